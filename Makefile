@@ -1,0 +1,54 @@
+# The course by commands; `make` alone lists them. Works with GNU make 3.81 (macOS) and later.
+# scripts/setup_env.py decides whether .venv needs anything: it compares the requirements' content, not their dates.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup tutorial course test lab notebooks lint format constraints clean
+
+# The first Python that the course runs on; a name that is there may still not run (pyenv's shims).
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' 2>/dev/null && echo $$p && break; done)
+VENV_PYTHON := .venv/bin/python
+PORT ?= 8888
+
+help: ## List the commands
+	@echo "make COMMAND, where COMMAND is one of"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
+		while IFS='|' read -r name text; do printf '  %-14s%s\n' $$name "$$text"; done
+	@echo
+	@echo "Settings: EPOCHS=50 make tutorial   TORCH_BACKEND=cpu make setup (no GPU)   PYTHON=python3.12   PORT=8889"
+
+setup: ## Make .venv with everything in it; does nothing if the requirements have not changed
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 is found (tried python3, python3.12, python3.11)." \
+		"Install one, or name it: make PYTHON=/path/to/python3.12 setup" >&2; exit 1; }
+	@$(PYTHON) scripts/setup_env.py
+
+tutorial: setup ## Run the core path: data, features, training, evaluation; ends in a table
+	$(VENV_PYTHON) scripts/run_notebooks.py tutorial
+
+course: setup ## Run every notebook there is
+	$(VENV_PYTHON) scripts/run_notebooks.py course
+
+test: lint ## Lint, then run all tests
+	$(VENV_PYTHON) -m pytest
+
+lab: setup ## Open JupyterLab on 127.0.0.1; the address with its token is printed
+	$(VENV_PYTHON) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.port=$(PORT) --ServerApp.allow_root=True \
+		--LabApp.default_url=/lab/tree/notebooks
+
+notebooks: setup ## Execute the committed notebooks again, so that their outputs are fresh
+	$(VENV_PYTHON) scripts/run_notebooks.py update
+
+lint: setup ## Check style, notebooks included
+	$(VENV_PYTHON) -m ruff check
+	$(VENV_PYTHON) -m ruff format --check
+
+format: setup ## Mend style, notebooks included
+	$(VENV_PYTHON) -m ruff check --fix
+	$(VENV_PYTHON) -m ruff format
+
+constraints: setup ## Write constraints.txt from what .venv has
+	$(VENV_PYTHON) scripts/setup_env.py --freeze
+
+clean: ## Remove build/ and caches; keeps data/, runs/ and .venv
+	rm -rf build .pytest_cache .ruff_cache src/*.egg-info
+	find src scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

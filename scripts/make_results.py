@@ -1,0 +1,28 @@
+#!/usr/bin/env python3
+"""Write RESULTS.md from the results files."""
+
+from pathlib import Path
+
+import typer
+
+from asr_with_nemo import cli, manifest, results
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAD = """# Results
+
+Made by `python scripts/make_results.py` from the files in `results/`, which `python scripts/run_study.py STUDY` makes.
+Choices are made on dev (100 utterances of 8 speakers that training doesn't hear); the interval is a 95% bootstrap over
+utterances. Minutes are those of training alone, on the machine that is named; other work ran beside some of them.
+"""
+
+
+def main() -> None:
+    """Write RESULTS.md: the table of each study in results/."""
+    studies = sorted(path.name for path in (ROOT / "results").iterdir() if path.is_dir())
+    parts = [HEAD, *(results.markdown(study, ROOT / "results") for study in studies)]
+    manifest.write_if_changed(ROOT / "RESULTS.md", "\n".join(parts))
+    typer.echo(f"RESULTS.md: {', '.join(studies)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Get AN4, turn it into WAVs, and write NeMo manifests."""
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asr_with_nemo import an4, cli
+
+
+class Source(StrEnum):
+    """Which corpus."""
+
+    auto = "auto"
+    an4 = "an4"
+    synthetic = "synthetic"
+
+
+def main(
+    data_dir: Annotated[Path, typer.Option(help="Where everything goes: an4/ or synthetic/ below it.")] = Path("data"),
+    source: Annotated[
+        Source, typer.Option(help="auto: AN4 if it can be had, else the built-in corpus of synthesised speech.")
+    ] = Source.auto,
+    archive: Annotated[
+        str | None,
+        typer.Option(help="AN4's archive, a file or a URL.", envvar="AN4_ARCHIVE", metavar="FILE_OR_URL"),
+    ] = None,
+    utterances: Annotated[int | None, typer.Option(help="Take only so many, for a quick try.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the built-in corpus.")] = 0,
+) -> None:
+    """Get AN4, turn it into WAVs, and write NeMo manifests.
+
+    AN4's archive is taken from --archive or AN4_ARCHIVE, else from the data folder, else downloaded. Each SPHERE file
+    is checked against its own checksum and becomes a 16-bit, 16 kHz, mono WAV beside it. The manifests train (848
+    utterances), dev (100, of speakers held out of train), train_all (948) and test (130) have paths relative to
+    themselves, so the folder can be moved. Running it again changes nothing; after an interruption it carries on.
+
+    Examples:
+
+        python scripts/prepare_an4.py
+
+        python scripts/prepare_an4.py --archive ~/Downloads/an4_sphere.tar.gz
+
+        python scripts/prepare_an4.py --source synthetic --utterances 60 --data-dir /tmp/small
+    """
+    started = time.perf_counter()
+    corpus = an4.prepare(data_dir, source.value, archive, utterances, seed)
+    for problem in corpus.problems:
+        typer.echo(f"problem: {problem}", err=True)
+    seconds = time.perf_counter() - started
+    if corpus.changed:
+        typer.echo(f"{corpus.title}, in {corpus.folder}, made in {seconds:.1f} s:")
+    else:
+        typer.echo(f"{corpus.title}, in {corpus.folder}: all there already, nothing changed ({seconds:.1f} s)")
+    for name, count in corpus.utterances.items():
+        typer.echo(f"  {name:26} {count:5} utterances")
+    if corpus.problems:
+        typer.echo(f"error: {len(corpus.problems)} problem(s), named above; all else is done", err=True)
+        raise typer.Exit(1)
+    override = "" if corpus.folder == Path("data/an4") else f" data_dir={corpus.folder}"
+    typer.echo(f"next: python scripts/train.py{override}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Turn sound files into text."""
+
+import contextlib
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asr_with_nemo import cli
+from asr_with_nemo.errors import InputError
+
+
+def main(
+    model: Annotated[Path, typer.Argument(help="A .nemo file or a Lightning .ckpt.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Sound files of any rate, channels and length.", metavar="FILE...")
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A JSON object a line: file, text, duration, and words with their times.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pieces of sound at a time.")] = 16,
+    output: Annotated[Path | None, typer.Option(help="Write there, not to the terminal.")] = None,
+) -> None:
+    """Turn sound files into text.
+
+    One file gives its text; several give lines of file, tab, text. Long files are read in pieces cut at pauses, so
+    memory hardly grows with them. A file that can't be read is named, the others are done, and the exit status is 1.
+
+    Examples:
+
+        python scripts/transcribe.py MODEL.nemo recording.wav
+
+        python scripts/transcribe.py MODEL.nemo data/an4/wav/an4test_clstk/*/*.wav --output texts.tsv
+
+        python scripts/transcribe.py MODEL.nemo lecture.flac --json | jq .words
+    """
+    from asr_with_nemo import decoding
+
+    loaded = decoding.load_model(model)
+    failed = 0
+    # A bar between the lines of a terminal would only be in the way.
+    progress = output is not None or not sys.stdout.isatty()
+    with _destination(output) as out:
+        for file, result in zip(files, decoding.transcribe_each(loaded, files, batch_size, progress), strict=True):
+            if isinstance(result, InputError):
+                typer.echo(f"error: {result}", err=True)
+                failed += 1
+            elif as_json:
+                print(json.dumps({"file": str(file)} | asdict(result), ensure_ascii=False), file=out, flush=True)
+            else:
+                print(result.text if len(files) == 1 else f"{file}\t{result.text}", file=out, flush=True)
+    if failed:
+        typer.echo(f"error: {failed} of {len(files)} files can't be read, named above; all else is done", err=True)
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _destination(path: Path | None):
+    """The terminal, or a file that appears under its name only when it is complete."""
+    if path is None:
+        yield sys.stdout
+        return
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            yield file
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"{path}: can't be written ({error.strerror})") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,146 @@
+"""NeMo manifests: one JSON object a line, `{"audio_filepath": ..., "duration": seconds, "text": ...}`.
+
+Paths are relative to the manifest, so that a folder with its manifests can be moved. Further keys (`speaker`) are kept;
+NeMo ignores them.
+"""
+
+import json
+import os
+import random
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from asr_with_nemo.errors import InputError
+
+REQUIRED = {"audio_filepath": str, "duration": (int, float), "text": str}
+
+Utterance = dict
+"""One line of a manifest: audio_filepath, duration in seconds, text, and what else it holds (speaker)."""
+
+
+def read_manifest(path: str | os.PathLike, check_audio: bool = True) -> list[Utterance]:
+    """Read a manifest; `audio_filepath` comes back absolute.
+
+    Raises:
+        InputError: the manifest isn't there or is empty, a line isn't JSON or lacks a key (with its number), or, when
+            `check_audio` is set, a sound file is missing.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such manifest; make one with scripts/prepare_an4.py") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: can't be read as a manifest ({error})") from error
+    utterances = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            utterance = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from error
+        _check(utterance, f"{path}, line {number}")
+        audio = path.parent.absolute() / utterance["audio_filepath"]  # an absolute path stays as it is
+        if check_audio and not audio.is_file():
+            raise InputError(f"{path}, line {number}: the sound file {audio} isn't there")
+        utterances.append(utterance | {"audio_filepath": str(audio)})
+    if not utterances:
+        raise InputError(f"{path}: the manifest is empty; expected a JSON object a line, one an utterance")
+    return utterances
+
+
+def _check(utterance: object, where: str) -> None:
+    if not isinstance(utterance, dict):
+        raise InputError(f"{where}: expected a JSON object with {', '.join(REQUIRED)}")
+    for key, kind in REQUIRED.items():
+        if key not in utterance:
+            raise InputError(f"{where}: lacks {key!r}; expected {', '.join(REQUIRED)}")
+        if not isinstance(utterance[key], kind) or isinstance(utterance[key], bool):
+            raise InputError(
+                f"{where}: {key!r} is {utterance[key]!r}, which is no {'text' if kind is str else 'number'}"
+            )
+    if utterance["duration"] <= 0:
+        raise InputError(f"{where}: 'duration' is {utterance['duration']}; expected seconds above zero")
+
+
+def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> None:
+    """Write utterances as a manifest with paths relative to it. A file that already says the same is left untouched."""
+    path = Path(path)
+    folder = path.parent.absolute()
+    lines = (
+        json.dumps(u | {"audio_filepath": os.path.relpath(u["audio_filepath"], folder)}, ensure_ascii=False)
+        for u in utterances
+    )
+    write_if_changed(path, "".join(line + "\n" for line in lines))
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """Write a text file in one step, and not at all where it says the same already."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def hold_out_speakers(
+    utterances: list[Utterance], count: int, seed: int = 0, tries: int = 2_000
+) -> tuple[list[Utterance], list[Utterance]]:
+    """Split into (kept, held out) by whole speakers, about `count` utterances held out.
+
+    Of `tries` random draws of speakers, the one that comes nearest to `count`, and among those to the whole's share of
+    each group of speakers (the first letter of the speaker's name: AN4 names women f..., men m...), is taken. The order
+    of the utterances is kept, and the same input gives the same split.
+
+    Raises:
+        InputError: fewer than two speakers: nothing can be held out.
+    """
+    by_speaker = defaultdict(int)
+    for utterance in utterances:
+        by_speaker[utterance["speaker"]] += 1
+    if len(by_speaker) < 2:
+        raise InputError(
+            f"a dev set of other speakers needs at least two speakers; these {len(utterances)} utterances have "
+            f"{len(by_speaker)}"
+        )
+
+    def shares(speakers: Iterable[str]) -> dict[str, float]:
+        counts = defaultdict(float)
+        for speaker in speakers:
+            counts[speaker[:1]] += by_speaker[speaker]
+        return {group: n / sum(counts.values()) for group, n in counts.items()}
+
+    whole = shares(by_speaker)
+    generator = random.Random(seed)
+    best, best_cost = [], None
+    for _ in range(tries):
+        order = generator.sample(sorted(by_speaker), len(by_speaker))
+        held, total = [], 0
+        for speaker in order[:-1]:  # somebody has to be left to train on
+            if not held or total + by_speaker[speaker] <= count:
+                held.append(speaker)
+                total += by_speaker[speaker]
+        part = shares(held)
+        cost = (abs(count - total), sum(abs(part.get(group, 0) - share) for group, share in whole.items()))
+        if best_cost is None or cost < best_cost:
+            best, best_cost = held, cost
+    held = set(best)
+    return [u for u in utterances if u["speaker"] not in held], [u for u in utterances if u["speaker"] in held]
+
+
+def check_alphabet(manifest: str | os.PathLike, utterances: Iterable[Utterance], labels: Iterable[str]) -> None:
+    """Make sure that a model can spell every transcript.
+
+    Raises:
+        InputError: a transcript has letters outside `labels`, which NeMo would leave out silently.
+    """
+    allowed = set(labels)
+    for number, utterance in enumerate(utterances, 1):
+        strange = sorted(set(utterance["text"]) - allowed)
+        if strange:
+            raise InputError(
+                f"{manifest}, utterance {number}: the text {utterance['text']!r} has {' '.join(map(repr, strange))}, "
+                f"which the model's alphabet {''.join(sorted(allowed))!r} lacks; change the text or model.labels"
+            )

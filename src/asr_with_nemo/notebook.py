@@ -1,0 +1,112 @@
+"""What the course's notebooks share: where they stand, and how they show pictures and sound."""
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import lightning.pytorch as pl
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import Audio, display
+from matplotlib.figure import Figure
+
+from asr_with_nemo import an4
+from asr_with_nemo.errors import InputError
+
+STYLE = {
+    "figure.dpi": 80,
+    "figure.figsize": (9, 3),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "image.cmap": "magma",
+}
+
+
+def start() -> None:
+    """Work from the course's own folder, so that the paths in a notebook are those of the commands in the README.
+
+    Raises:
+        InputError: the notebook doesn't lie in the course's folder.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "configs" / "config.yaml").is_file() and (folder / "src" / "asr_with_nemo").is_dir():
+            os.chdir(folder)
+            plt.rcParams.update(STYLE)
+            return
+    raise InputError(f"{here}: not inside of the course's folder; open the notebook from a clone of the repository")
+
+
+def mark_stand_in(figure: Figure, corpus: an4.Corpus) -> None:
+    """Say in the picture itself when its sound is synthesised and not AN4's."""
+    if corpus.name != "an4":
+        figure.text(0.995, 0.005, corpus.title, ha="right", va="bottom", fontsize=8, color="firebrick")
+
+
+def show(figure: Figure, alt: str, corpus: an4.Corpus | None = None) -> None:
+    """Display a figure as a small PNG with a text for those who can't see it, and close it.
+
+    Args:
+        figure: what to show.
+        alt: what is to be seen, in a sentence.
+        corpus: where the sound is from; a stand-in for AN4 is named in the picture.
+    """
+    if corpus:
+        mark_stand_in(figure, corpus)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", bbox_inches="tight")
+    plt.close(figure)
+    display({"image/png": picture.getvalue(), "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def play(samples: np.ndarray, sample_rate: int) -> None:
+    """Display a player for mono samples, (T,); it doesn't start by itself."""
+    display(Audio(samples, rate=sample_rate))
+
+
+class LiveCurves(pl.Callback):
+    """Draw the losses and the dev WER while a model trains, a point an epoch, in place."""
+
+    def __init__(self, corpus: an4.Corpus | None = None):
+        self.corpus = corpus
+        self.points: list[Mapping[str, float]] = []
+        self._display = None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        wanted = ("train_loss_epoch", "val_loss", "val_wer")
+        metrics = {name: float(trainer.callback_metrics[name]) for name in wanted if name in trainer.callback_metrics}
+        self.points.append({"epoch": trainer.current_epoch + 1} | metrics)
+        figure = draw_curves(self.points)
+        if self.corpus:
+            mark_stand_in(figure, self.corpus)
+        alt = "Losses and dev WER by epoch, up to epoch {epoch}: {rest}".format(
+            epoch=trainer.current_epoch + 1, rest=", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+        )
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", bbox_inches="tight")
+        plt.close(figure)
+        bundle = {"image/png": picture.getvalue(), "text/plain": alt}
+        metadata = {"image/png": {"alt": alt}}
+        if self._display is None:
+            self._display = display(bundle, raw=True, metadata=metadata, display_id=True)
+        else:
+            self._display.update(bundle, raw=True, metadata=metadata)
+
+
+def draw_curves(points: list[Mapping[str, float]]) -> Figure:
+    """Draw what `training.read_log` or `LiveCurves` gathered: losses on the left, dev WER on the right."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8))
+    for name, title in (("train_loss_epoch", "train"), ("val_loss", "dev")):
+        rows = [(point["epoch"], point[name]) for point in points if name in point]
+        if rows:
+            left.plot(*zip(*rows, strict=True), marker=".", label=title)
+    left.set(title="CTC loss", xlabel="epoch")
+    left.legend(frameon=False)
+    rows = [(point["epoch"], 100 * point["val_wer"]) for point in points if "val_wer" in point]
+    if rows:
+        right.plot(*zip(*rows, strict=True), marker=".", color="tab:green")
+    right.set(title="WER on dev, %", xlabel="epoch", ylim=(0, 105))
+    figure.tight_layout()
+    return figure

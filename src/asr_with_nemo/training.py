@@ -1,0 +1,597 @@
+"""Training a NeMo model from a config, on whatever machine it is.
+
+A training lives in one folder, named for its config: the resolved config, checkpoints (the best and the last), a CSV
+log, and, at the end, the `.nemo` file. The same config again finds that folder: a training that was killed goes on, one
+that is finished is not done twice.
+"""
+
+import difflib
+import hashlib
+import inspect
+import json
+import logging
+import os
+import re
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from asr_with_nemo import manifest, tracking
+from asr_with_nemo.errors import InputError
+
+DATASETS = ("train_ds", "validation_ds", "test_ds")
+SUMMARY = "training.json"
+
+
+# --- The config -------------------------------------------------------------------------------------------------------
+
+
+def load_config(
+    config_path: str | os.PathLike = "configs", config_name: str = "config", overrides: Sequence[str] = ()
+) -> DictConfig:
+    """Read a NeMo config and apply Hydra overrides (`model.optim.lr=0.01`, `+new.key=1`, `~key`).
+
+    `seed`, which NeMo's own configs lack, can always be given.
+
+    Raises:
+        InputError: no such config, an override that can't be read, or one of a key that doesn't exist.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    folder = Path(config_path).absolute()
+    file = folder / f"{config_name.removesuffix('.yaml')}.yaml"
+    if not file.is_file():
+        there = ", ".join(sorted(path.name for path in folder.glob("*.yaml"))) or "no config at all"
+        raise InputError(f"{file}: no such config; the folder holds {there}")
+    for item in overrides:
+        try:
+            OverridesParser.create().parse_override(item)
+        except HydraException as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{item!r}: not an override ({reason}); expected key=value, +key=value or ~key") from error
+    try:
+        with initialize_config_dir(str(folder), version_base=None):
+            config = compose(file.stem, overrides=[re.sub("^seed=", "++seed=", item) for item in overrides])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_explain(error, file)) from error
+    except Exception as error:  # of the YAML parser, which differs between versions
+        raise InputError(f"{file}: can't be read as YAML: {error}") from error
+    if "model" not in config:
+        raise InputError(f"{file}: has no `model:` section, so it is no NeMo training config")
+    return config
+
+
+def _explain(error: Exception, file: Path) -> str:
+    """Hydra's complaint about an override, with the nearest keys that do exist."""
+    message = str(error).splitlines()[0]
+    wrong = re.search(r"Could not override '([^']+)'", message)
+    if not wrong:
+        return f"{file}: {error}"
+    near = difflib.get_close_matches(wrong[1], all_keys(OmegaConf.load(file)), n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"{file} has no key {wrong[1]!r}{hint} (to add a new key, write +{wrong[1]}=...)"
+
+
+def all_keys(config: DictConfig, prefix: str = "") -> list[str]:
+    """Every dotted key of a config."""
+    keys = []
+    for key in config:
+        keys.append(f"{prefix}{key}")
+        value = OmegaConf.to_container(config).get(key)
+        if isinstance(value, dict):
+            keys += all_keys(OmegaConf.create(value), f"{prefix}{key}.")
+    return keys
+
+
+def bound_keys(overrides: Sequence[str]) -> set[str]:
+    """The dotted keys that were given on the command line, and that nothing may replace."""
+    return {re.sub(r"^[+~]*", "", item).split("=", 1)[0] for item in overrides}
+
+
+# --- The machine ------------------------------------------------------------------------------------------------------
+
+
+def has_working_gpu() -> bool:
+    """Whether this torch can compute on this machine's NVIDIA GPU (a K80, say, is there but no longer supported)."""
+    if not torch.cuda.is_available():
+        return False
+    try:
+        return bool((torch.ones(8, device="cuda") * 2).sum().item() == 16)
+    except RuntimeError:
+        return False
+
+
+def machine_settings(gpu: bool) -> dict[str, object]:
+    """What a Trainer and the data loaders should use here: one process on a CPU, or every GPU.
+
+    bf16 where the hardware has it (the weights stay fp32). Apple's GPU has no CTC loss, so a Mac trains on its CPU.
+    """
+    if gpu:
+        devices = torch.cuda.device_count()
+        return {
+            "accelerator": "gpu",
+            "devices": devices,
+            "num_nodes": 1,
+            "strategy": "ddp" if devices > 1 else "auto",
+            "precision": "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true",
+            "num_workers": min(8, os.cpu_count() or 1),
+            "pin_memory": True,
+        }
+    bf16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return {
+        "accelerator": "cpu",
+        "devices": 1,
+        "num_nodes": 1,
+        "strategy": "auto",
+        "precision": "bf16-mixed" if bf16 else "32-true",
+        # Reading AN4's WAVs takes 1% of a step, and workers would take the cores that compute.
+        "num_workers": 0,
+        "pin_memory": False,
+    }
+
+
+def fit_to_machine(config: DictConfig, bound: set[str] = frozenset()) -> tuple[DictConfig, str]:
+    """Replace what a config says of GPUs, devices, strategy, precision and workers by what this machine has.
+
+    Trainer settings that Lightning no longer knows (old configs have `gpus`, `amp_level`) are left out.
+
+    Args:
+        config: a NeMo training config; it is not changed.
+        bound: dotted keys that stay as they are: those of the command line.
+
+    Returns:
+        the config for this machine, and one line that says what it uses and what was replaced.
+
+    Raises:
+        InputError: a trainer setting given on the command line is none of Lightning's.
+    """
+    config = config.copy()
+    on_cpu = "trainer.accelerator" in bound and config.trainer.accelerator == "cpu"
+    machine = machine_settings(gpu=not on_cpu and has_working_gpu())
+    known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
+    replaced = []
+    with open_dict(config):
+        trainer = config.setdefault("trainer", {})
+        for key in list(trainer):
+            if key not in known:
+                if f"trainer.{key}" in bound:
+                    raise InputError(f"trainer.{key}: Lightning's Trainer has no such setting; it has {sorted(known)}")
+                replaced.append(f"trainer.{key}={trainer.pop(key)}")
+        if trainer.get("max_steps", -1) is None:
+            trainer.max_steps = -1
+        for key in ("accelerator", "devices", "num_nodes", "strategy", "precision"):
+            _replace(trainer, "trainer", key, machine[key], bound, replaced)
+        for name in DATASETS:
+            dataset = config.model.get(name)
+            if dataset is not None:
+                for key in ("num_workers", "pin_memory"):
+                    _replace(dataset, f"model.{name}", key, machine[key], bound, replaced)
+    line = f"machine: {trainer.accelerator}, {trainer.devices} device(s), precision {trainer.precision}"
+    line += f", {os.cpu_count()} cores" if trainer.accelerator == "cpu" else f" ({torch.cuda.get_device_name()})"
+    return config, line + (f"; replaced {', '.join(replaced)}" if replaced else "")
+
+
+def _replace(section: DictConfig, prefix: str, key: str, value: object, bound: set[str], replaced: list[str]) -> None:
+    said = section.get(key)
+    if f"{prefix}.{key}" in bound or said == value:
+        return
+    # "auto" and the values that mean the same are no news to the reader.
+    if said not in (None, "auto", 32):
+        replaced.append(f"{prefix}.{key}={said}")
+    section[key] = value
+
+
+# --- Checks before any time is lost -----------------------------------------------------------------------------------
+
+
+def complete(config: DictConfig) -> DictConfig:
+    """Check the data that a config names, and put `labels` and `sample_rate` where NeMo 3 looks for them.
+
+    Raises:
+        InputError: a manifest isn't given, isn't there, or holds letters that the model can't spell; the config isn't
+            of a character CTC model.
+    """
+    config = config.copy()
+    model = config.model
+    with open_dict(config):
+        decoder = model.get("decoder") or {}
+        if "tokenizer" in model or "joint" in model or not decoder:
+            raise InputError("the config is not of a character CTC model (model.decoder with a vocabulary of letters)")
+        labels = model.get("labels") or config.get("labels") or decoder.get("vocabulary")
+        if not labels:
+            raise InputError("the config names no letters: give model.labels")
+        model.labels = labels
+        model.sample_rate = model.get("sample_rate") or model.preprocessor.sample_rate
+        for name in DATASETS[:2]:
+            dataset = model.get(name)
+            if dataset is None or OmegaConf.is_missing(dataset, "manifest_filepath") or not dataset.manifest_filepath:
+                raise InputError(f"no data: give model.{name}.manifest_filepath=MANIFEST")
+            dataset.labels = model.labels
+            path = dataset.manifest_filepath
+            manifest.check_alphabet(path, _read(path), model.labels)
+    return config
+
+
+def _read(path: str) -> list[manifest.Utterance]:
+    folder, other = Path(path).parent, Path(path).parent.with_name("synthetic")
+    if not Path(path).is_file() and folder.name == "an4" and (other / Path(path).name).is_file():
+        raise InputError(
+            f"{path}: no such manifest, but the built-in corpus is there: add data_dir={other}, or get AN4 with "
+            "scripts/prepare_an4.py --source an4"
+        )
+    return manifest.read_manifest(path)
+
+
+# --- Callbacks --------------------------------------------------------------------------------------------------------
+
+
+class WeightAveraging(pl.Callback):
+    """Keep an exponential moving average of the weights; validate with it, and let checkpoints carry it.
+
+    average ← d · average + (1 - d) · weights after each step, with d = min(decay, (1 + step) / (10 + step)), so that
+    the first, random weights are soon forgotten. Batch norm's running statistics are averaged along: they belong to the
+    weights. The plain weights are kept in the callback's own state, from which a training goes on.
+
+    NeMo's own EMA callback averages the parameters alone and needs its own checkpoint class.
+    """
+
+    def __init__(self, decay: float):
+        self.decay = decay
+        self.steps = 0
+        self._average: dict[str, torch.Tensor] = {}
+        self._restored: dict | None = None
+        self._swapped = False
+
+    @staticmethod
+    def _tensors(module: pl.LightningModule) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        tensors = self._tensors(pl_module)
+        if self._restored:
+            self._average = {name: tensors[name].clone() for name in tensors}  # a checkpoint holds the average
+            with torch.no_grad():
+                for name, tensor in self._restored.items():
+                    tensors[name].copy_(tensor)
+            self._restored = None
+        else:
+            self._average = {name: tensor.clone() for name, tensor in tensors.items()}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_) -> None:
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        with torch.no_grad():
+            now = self._tensors(pl_module)
+            torch._foreach_lerp_(list(self._average.values()), [now[name] for name in self._average], 1 - decay)
+
+    def _swap(self, pl_module: pl.LightningModule) -> None:
+        with torch.no_grad():
+            for name, tensor in self._tensors(pl_module).items():
+                held = tensor.clone()
+                tensor.copy_(self._average[name])
+                self._average[name].copy_(held)
+        self._swapped = not self._swapped
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._average and not trainer.sanity_checking:
+            self._swap(pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._swapped:
+            self._swap(pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The model that the caller holds ends as the average."""
+        self._swap(pl_module)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        if self._average and not self._swapped:
+            # What is restored as "the model" from a checkpoint is what was validated.
+            weights = checkpoint["state_dict"]
+            checkpoint["plain_weights"] = {name: weights[name] for name in self._average}
+            checkpoint["state_dict"] = {**weights, **{name: t.clone() for name, t in self._average.items()}}
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        self._restored = checkpoint.get("plain_weights")
+
+    def state_dict(self) -> dict:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.steps = state_dict["steps"]
+
+
+class EpochSeeds(pl.Callback):
+    """Draw each epoch's randomness (order, dropout, augmentation) from the seed and the epoch's number alone.
+
+    So a training that was killed and goes on ends as one that was not. Random numbers are drawn when the loader's
+    iterator is made (at once, with worker processes) and in the steps. Lightning makes the iterator after
+    `on_train_epoch_start`, but that of a process's first epoch already after `on_fit_start`. Hence a seed before each.
+    """
+
+    def __init__(self, seed: int, first_epoch: int):
+        self.seed = seed
+        self.first_epoch = first_epoch
+
+    def _seed(self, epoch: int, phase: int) -> None:
+        pl.seed_everything((self.seed * 1_000_003 + epoch * 2 + phase) % 2**32, workers=True, verbose=False)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        sampler = getattr(pl_module._train_dl, "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(self.first_epoch)
+        self._seed(self.first_epoch, 0)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch != self.first_epoch:
+            self._seed(trainer.current_epoch, 0)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self._seed(trainer.current_epoch, 1)
+
+
+class EpochLines(pl.Callback):
+    """Print a line an epoch: losses, dev WER, seconds, and how much longer it will take."""
+
+    def __init__(self):
+        self.seconds = 0.0
+        self._started = 0.0
+        self._here: list[float] = []
+        self._losses: list[torch.Tensor] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.perf_counter()
+        self._losses = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict, *_) -> None:
+        self._losses.append(outputs["loss"].detach())
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        seconds = time.perf_counter() - self._started
+        self.seconds += seconds
+        self._here.append(seconds)
+        # NeMo logs the loss of single batches; over an epoch it can be compared with the dev set's.
+        train_loss = torch.stack(self._losses).mean()
+        pl_module.log("train_loss_epoch", train_loss, sync_dist=True)
+        if not trainer.is_global_zero:
+            return
+        metrics = trainer.callback_metrics
+        line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  train loss {train_loss:.2f}"
+        if "val_loss" in metrics:
+            line += f"  dev loss {metrics['val_loss']:.2f}"
+        if "val_wer" in metrics:
+            line += f"  dev WER {metrics['val_wer']:.1%}"
+        left = (trainer.max_epochs - trainer.current_epoch - 1) * sum(self._here) / len(self._here)
+        if trainer.max_steps != -1:  # the epochs are not what ends it
+            left = 0
+        print(f"{line}  {seconds:.0f} s" + (f", about {left / 60:.1f} min left" if left > 0 else ""), flush=True)
+
+    def state_dict(self) -> dict:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.seconds = state_dict["seconds"]
+
+
+# --- One training -----------------------------------------------------------------------------------------------------
+
+
+def run_folder(config: DictConfig) -> Path:
+    """The folder of a training: named for its config and its data, so that the same training finds it again."""
+    settings = OmegaConf.to_container(config, resolve=True)
+    place = settings.pop("exp_manager", None) or {}
+    data = [Path(config.model[name].manifest_filepath).read_bytes() for name in DATASETS[:2]]
+    parts = [json.dumps([settings, place.get("ema")], sort_keys=True).encode(), *data]
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:8]
+    folder = Path(place.get("exp_dir") or "runs") / f"{config.get('name') or 'model'}-{digest}"
+    if place.get("resume_if_exists", True):
+        return folder
+    takes = (folder.with_name(f"{folder.name}-{n}") for n in range(2, 10_000))
+    return folder if not folder.exists() else next(take for take in takes if not take.exists())
+
+
+def train(config: DictConfig, bound: set[str] = frozenset(), callbacks: Sequence[pl.Callback] = ()) -> Path:
+    """Train as a config says and return the path of the `.nemo` file.
+
+    Args:
+        config: a complete NeMo training config, as `load_config` gives it.
+        bound: the dotted keys that the machine's settings must not replace (`bound_keys`).
+        callbacks: further ones for Lightning's Trainer.
+
+    Raises:
+        InputError: the data or the config can't be used, with what to change.
+    """
+    quieten()
+    if "exp_manager.resume_if_exists" not in bound and config.get("exp_manager"):
+        with open_dict(config):
+            config.exp_manager.resume_if_exists = True  # NeMo's configs say false; to go on loses nothing
+    config, machine_line = fit_to_machine(complete(config), bound)
+    folder = run_folder(config)
+    model_path = folder / f"{config.get('name') or 'model'}.nemo"
+    print(machine_line)
+    if (folder / SUMMARY).is_file() and model_path.is_file():
+        print(f"{folder} holds this very training, finished; exp_manager.resume_if_exists=false would do it again")
+        return model_path
+
+    seed = config.get("seed") or 0
+    pl.seed_everything(seed, workers=True, verbose=False)
+    last = folder / "checkpoints" / "last.ckpt"
+    first_epoch = _epoch_after(last) if last.is_file() else 0
+    trainer, own = build_trainer(config, folder, first_epoch, bound, callbacks)
+    model = build_model(config, trainer)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{config.get('name')}: {weights / 1e6:.1f} M weights, seed {seed}; all about this training is in {folder}")
+    if first_epoch:
+        print(f"going on from the end of epoch {first_epoch}")
+    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.config.update(OmegaConf.to_container(config, resolve=True), allow_val_change=True)
+    try:
+        trainer.fit(model, ckpt_path=str(last) if last.is_file() else None)
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the one into the other
+        raise InputError(f"interrupted; the same command goes on from {folder}") from error
+    return _finish(config, trainer, model, model_path, own)
+
+
+def build_model(config: DictConfig, trainer: pl.Trainer | None = None):
+    """Build the NeMo model that a config describes (an `EncDecCTCModel`).
+
+    Raises:
+        InputError: NeMo can't, with its reason.
+    """
+    from nemo.collections.asr.models import EncDecCTCModel
+
+    quieten()
+    try:
+        return EncDecCTCModel(cfg=config.model, trainer=trainer)
+    except Exception as error:  # NeMo, Hydra and torch raise of every kind for a wrong setting
+        reason = str(error.__cause__ or error).strip()
+        raise InputError(f"NeMo can't build this model: {reason}\nLook at the model: section of the config.") from error
+
+
+def build_trainer(
+    config: DictConfig,
+    folder: Path,
+    first_epoch: int = 0,
+    bound: set[str] = frozenset(),
+    more: Sequence[pl.Callback] = (),
+) -> tuple[pl.Trainer, dict[str, pl.Callback]]:
+    """A Lightning Trainer with the callbacks and loggers of the config's `exp_manager`, writing into `folder`.
+
+    Returns:
+        the trainer, and its callbacks by name ("checkpoint", "lines" and others).
+    """
+    manager = config.get("exp_manager") or {}
+    asked = manager.get("checkpoint_callback_params") or {}
+    validates = config.trainer.get("limit_val_batches", 1.0) != 0
+    callbacks: dict[str, pl.Callback] = {
+        "seeds": EpochSeeds(config.get("seed") or 0, first_epoch),
+        "lines": EpochLines(),
+        "checkpoint": ModelCheckpoint(
+            folder / "checkpoints",
+            filename="best-{epoch}",
+            monitor=asked.get("monitor", "val_wer") if validates else None,
+            mode=asked.get("mode", "min"),
+            save_top_k=1,
+            save_last=True,
+            enable_version_counter=False,
+        ),
+    }
+    average = manager.get("ema") or {}
+    if average.get("enable"):
+        callbacks["average"] = WeightAveraging(average.decay)
+    if os.isatty(2):
+        callbacks["bar"] = TQDMProgressBar(leave=False)
+    settings = OmegaConf.to_container(config.trainer, resolve=True)
+    settings.update(
+        logger=make_loggers(config, folder, bound),
+        callbacks=[*callbacks.values(), *more],
+        enable_checkpointing=True,
+        enable_progress_bar="bar" in callbacks,
+        enable_model_summary=False,
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return pl.Trainer(**settings), callbacks
+    except OSError as error:
+        raise InputError(f"{folder}: can't be written to ({error.strerror}); set exp_manager.exp_dir") from error
+    except Exception as error:  # Lightning raises its own, ValueError and TypeError for a wrong setting
+        raise InputError(f"the trainer: section of the config: {error}") from error
+
+
+def make_loggers(config: DictConfig, folder: Path, bound: set[str] = frozenset()) -> list[Logger]:
+    """The CSV log that always lies beside a training, and W&B's, offline where there is no key."""
+    loggers: list[Logger] = [CSVLogger(folder, name="csv", flush_logs_every_n_steps=50)]
+    manager = config.get("exp_manager") or {}
+    if "exp_manager.create_wandb_logger" in bound and not manager.create_wandb_logger:
+        return loggers
+    mode = tracking.configure_wandb()
+    if mode == "disabled":
+        return loggers
+    print(tracking.describe_mode(mode))
+    kept = folder / "wandb_id"
+    asked = manager.get("wandb_logger_kwargs") or {}
+    logger = WandbLogger(
+        project=os.environ["WANDB_PROJECT"] if "WANDB_PROJECT" in os.environ else asked.get("project"),
+        name=asked.get("name") or folder.name,
+        id=kept.read_text() if kept.is_file() else None,
+        resume="allow" if mode == "online" else None,
+        save_dir=os.environ["WANDB_DIR"],
+    )
+    logger._wandb_init.pop("anonymous", None)  # Lightning passes on a setting that W&B warns of
+    folder.mkdir(parents=True, exist_ok=True)
+    kept.write_text(logger.experiment.id)
+    return [*loggers, logger]
+
+
+def read_log(folder: str | os.PathLike) -> list[dict[str, float]]:
+    """The CSV log of a training, one row an epoch, over all its restarts: `epoch`, `val_wer`, `train_loss_epoch`..."""
+    import pandas
+
+    files = sorted(Path(folder).glob("csv/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
+    if not files:
+        raise InputError(f"{folder}: holds no log of a training (csv/version_*/metrics.csv)")
+    log = pandas.concat([pandas.read_csv(file) for file in files])
+    # What an interrupted epoch had logged is replaced by what its second run logged.
+    by_epoch = log.groupby("epoch").last().reset_index()
+    return by_epoch.to_dict("records")
+
+
+def _epoch_after(checkpoint: Path) -> int:
+    return torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["epoch"] + 1
+
+
+def _finish(
+    config: DictConfig, trainer: pl.Trainer, model: pl.LightningModule, path: Path, callbacks: dict[str, pl.Callback]
+) -> Path:
+    """Write the `.nemo` file of the best epoch; the summary that marks the training as finished comes last."""
+    best = callbacks["checkpoint"].best_model_path
+    score = callbacks["checkpoint"].best_model_score
+    if best:
+        checkpoint = torch.load(best, map_location="cpu", weights_only=False)
+        model.load_state_dict(checkpoint["state_dict"])
+    if trainer.is_global_zero:
+        partial = path.with_name(f"partial-{path.name}")
+        model.save_to(str(partial))
+        os.replace(partial, path)
+        summary = {
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "best_epoch": checkpoint["epoch"] + 1 if best else trainer.current_epoch,
+            "monitor": callbacks["checkpoint"].monitor,
+            "best": None if score is None else round(float(score), 6),
+            "seconds": round(callbacks["lines"].seconds, 1),
+            "precision": str(config.trainer.precision),
+            "weights": sum(parameter.numel() for parameter in model.parameters()),
+            "seed": config.get("seed") or 0,
+        }
+        (path.parent / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
+    for logger in trainer.loggers:
+        logger.finalize("success")
+    if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
+        import wandb
+
+        wandb.finish()
+    return path
+
+
+def quieten() -> None:
+    """Keep NeMo's, Lightning's and their helpers' logs to errors: what matters is said in a line of our own."""
+    warnings.filterwarnings("ignore")
+    for name in ("nv_one_logger", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from nemo.utils import logging as nemo_logging
+
+    nemo_logging.setLevel(nemo_logging.ERROR)

@@ -1,0 +1,68 @@
+"""Real sound and real models for the tests: a small corpus of the built-in voices, and a model trained on it."""
+
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from asr_with_nemo import an4
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("WANDB_MODE", "offline")
+
+
+def run_script(name: str, *arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run one of the course's commands as a user would, in `cwd`, with neither AN4_ARCHIVE nor a W&B key set."""
+    kept = {
+        key: value for key, value in os.environ.items() if key not in ("AN4_ARCHIVE", "WANDB_API_KEY", "WANDB_MODE")
+    }
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)],
+        cwd=cwd,
+        env=kept | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> an4.Corpus:
+    """60 utterances of the built-in corpus, prepared; tests must not change it."""
+    folder = tmp_path_factory.mktemp("small_corpus")
+    return an4.prepare(folder, source="synthetic", utterances=60, progress=False)
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory, small_corpus: an4.Corpus) -> Path:
+    """AN4's archive where `AN4_ARCHIVE` names it, else one of the same layout, made of the built-in corpus."""
+    if os.environ.get("AN4_ARCHIVE"):
+        return Path(os.environ["AN4_ARCHIVE"])
+    return pack(small_corpus.folder, tmp_path_factory.mktemp("archive") / an4.ARCHIVE_NAME)
+
+
+@pytest.fixture(scope="session")
+def small_archive(tmp_path_factory: pytest.TempPathFactory, small_corpus: an4.Corpus) -> Path:
+    """An archive in AN4's layout with the 60 utterances of `small_corpus`."""
+    return pack(small_corpus.folder, tmp_path_factory.mktemp("small_archive") / an4.ARCHIVE_NAME)
+
+
+def pack(tree: Path, archive: Path) -> Path:
+    """Pack the transcriptions and SPHERE files of a corpus as CMU does, below `an4/`."""
+    with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
+        for path in sorted([*tree.glob("etc/*"), *tree.rglob("*.sph")]):
+            tar.add(path, f"an4/{path.relative_to(tree)}")
+    return archive
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory, small_corpus: an4.Corpus) -> Path:
+    """A `.nemo` file: the course's model after two epochs on `small_corpus`, made by scripts/train.py."""
+    folder = tmp_path_factory.mktemp("small_model")
+    done = run_script("train.py", f"data_dir={small_corpus.folder}", "trainer.max_epochs=2", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / done.stdout.splitlines()[-1].removeprefix("model: ")

@@ -1,0 +1,390 @@
+"""A model file and some sound become text, with times."""
+
+import io
+import json
+import shutil
+import tarfile
+import tracemalloc
+import zipfile
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+
+from asr_with_nemo import an4, audio, decoding, manifest
+from asr_with_nemo.errors import InputError
+from tests.conftest import run_script
+
+RATE = audio.SAMPLE_RATE
+
+
+@pytest.fixture(scope="module")
+def utterances(small_corpus: an4.Corpus) -> list[manifest.Utterance]:
+    return manifest.read_manifest(small_corpus.manifest("dev"))
+
+
+@pytest.fixture(scope="module")
+def files(utterances: list[manifest.Utterance]) -> list[str]:
+    return [utterance["audio_filepath"] for utterance in utterances]
+
+
+@pytest.fixture(scope="module")
+def model(small_model: Path, files: list[str]):
+    """The briefly trained model, its letters made about equally likely: it spells nonsense, but at length."""
+    model = decoding.load_model(small_model)
+    average = np.concatenate(decoding.log_probs(model, files)).mean(axis=0)
+    with torch.no_grad():
+        model.decoder.decoder_layers[0].bias -= torch.from_numpy(average).to(model.device)
+    return model
+
+
+@pytest.fixture(scope="module")
+def talkative(model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("talkative") / "talkative.nemo"
+    model.save_to(str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def long_sound(files: list[str]) -> np.ndarray:
+    """About a minute: the recordings with half a second of near silence between them."""
+    pause = np.random.default_rng(0).normal(0, 1e-4, RATE // 2).astype(np.float32)
+    once = [part for file in files for part in (audio.load_audio(file), pause)]
+    sound = np.concatenate(once)
+    return np.tile(sound, -(-60 * RATE // len(sound)))
+
+
+# --- Models -----------------------------------------------------------------------------------------------------------
+
+
+def nemo_file(path: Path, **members: str | bytes) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            content = content.encode() if isinstance(content, str) else content
+            info = tarfile.TarInfo(name.replace("__", "."))
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_what_is_no_model_file_is_told_so_at_once(tmp_path: Path):
+    contents = {
+        "empty.nemo": b"",
+        "text.nemo": b"a letter to a friend\n" * 100,
+        "random.ckpt": np.random.default_rng(0).bytes(20_000),
+        "zeros.nemo": bytes(20_000),
+    }
+    for name, content in contents.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=rf"{name}: .*\.nemo"):
+            decoding.load_model(path)
+    with pytest.raises(InputError, match="no such file; expected a model"):
+        decoding.load_model(tmp_path / "missing.nemo")
+    with pytest.raises(InputError, match="a folder; expected a model"):
+        decoding.load_model(tmp_path)
+    other = nemo_file(tmp_path / "an4_sphere.tar", README="hello")
+    with pytest.raises(InputError, match=r"without model_config\.yaml"):
+        decoding.load_model(other)
+
+
+@pytest.mark.slow
+def test_models_of_other_kinds_and_damaged_ones_are_refused(small_model: Path, tmp_path: Path):
+    words = nemo_file(
+        tmp_path / "words.nemo",
+        model_config__yaml="target: nemo.collections.asr.models.EncDecCTCModelBPE\ntokenizer: {dir: x}\n",
+    )
+    with pytest.raises(InputError, match="EncDecCTCModelBPE, not a character CTC model"):
+        decoding.load_model(words)
+    wrong = nemo_file(
+        tmp_path / "wrong.nemo", model_config__yaml="decoder: {vocabulary: [a]}\nencoder: {_target_: no}\n"
+    )
+    with pytest.raises(InputError, match=r"wrong\.nemo: can't be loaded as a NeMo model"):
+        decoding.load_model(wrong)
+
+    whole = small_model.read_bytes()
+    for name, content in (("cut.nemo", whole[: len(whole) // 2]), ("config only.nemo", whole[: 64 * 1024])):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=name):
+            decoding.load_model(tmp_path / name)
+
+    checkpoint = next(small_model.parent.glob("checkpoints/last.ckpt"))
+    (tmp_path / "cut.ckpt").write_bytes(checkpoint.read_bytes()[:100_000])
+    with pytest.raises(InputError, match=r"cut\.ckpt: not a model file, or cut short"):
+        decoding.load_model(tmp_path / "cut.ckpt")
+    with zipfile.ZipFile(tmp_path / "photos.ckpt", "w") as archive:
+        archive.writestr("holiday.txt", "sun")
+    with pytest.raises(InputError, match=r"photos\.ckpt: can't be loaded"):
+        decoding.load_model(tmp_path / "photos.ckpt")
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match="not a Lightning checkpoint of a NeMo model"):
+        decoding.load_model(tmp_path / "other.ckpt")
+
+
+class Trap:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_runs_no_code(tmp_path: Path):
+    torch.save({"state_dict": {}, "hyper_parameters": Trap(tmp_path / "sprung")}, tmp_path / "trap.ckpt")
+    with pytest.raises(InputError, match=r"trap\.ckpt: can't be loaded"):
+        decoding.load_model(tmp_path / "trap.ckpt")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_the_same_model_as_its_nemo_file(small_model: Path, files: list[str]):
+    best = next(small_model.parent.glob("checkpoints/best-*.ckpt"))
+    results = [decoding.log_probs(decoding.load_model(path), files[:2]) for path in (small_model, best)]
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# --- Outputs and transcripts ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_texts_are_those_of_nemos_own_transcribe(model, files: list[str]):
+    ours = [transcript.text for transcript in decoding.transcribe(model, files, batch_size=3)]
+    assert ours == [hypothesis.text for hypothesis in model.transcribe(files, batch_size=4, verbose=False)]
+    assert len(set(ours)) > 1 and max(map(len, ours)) > 5
+
+
+@pytest.mark.slow
+def test_neither_batches_nor_order_change_the_outputs(model, files: list[str]):
+    together = decoding.log_probs(model, files, batch_size=8)
+    backwards = decoding.log_probs(model, files[::-1], batch_size=1)[::-1]
+    for one, other, file in zip(together, backwards, files, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+        np.testing.assert_allclose(np.exp(one).sum(axis=1), 1, atol=1e-4)
+        seconds = len(audio.load_audio(file)) / RATE
+        assert abs(len(one) * decoding.seconds_per_frame(model) - seconds) <= 0.04
+        assert one.shape[1] == len(decoding.alphabet(model)) + 1
+
+
+@pytest.mark.slow
+def test_the_model_is_left_as_it_was(model, files: list[str]):
+    featurizer = model.preprocessor.featurizer
+    model.train()
+    featurizer.dither, featurizer.pad_to = 1e-5, 16
+    decoding.transcribe(model, files[:1])
+    assert model.training and (featurizer.dither, featurizer.pad_to) == (1e-5, 16)
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    model.eval()
+
+
+@pytest.mark.slow
+def test_words_have_times_in_order(model, files: list[str]):
+    for transcript, file in zip(decoding.transcribe(model, files), files, strict=True):
+        assert [word.word for word in transcript.words] == transcript.text.split()
+        assert transcript.duration == pytest.approx(len(audio.load_audio(file)) / RATE)
+        times = [time for word in transcript.words for time in (word.start, word.end)]
+        assert times == sorted(times)
+        assert all(0 <= word.start < word.end <= transcript.duration for word in transcript.words)
+
+
+@pytest.mark.slow
+def test_word_times_are_near_nemos(model, files: list[str]):
+    (ours,) = decoding.transcribe(model, files[:1])
+    (hypothesis,) = model.transcribe(files[:1], timestamps=True, verbose=False)
+    theirs = hypothesis.timestamp["word"]
+    model.change_decoding_strategy(None, verbose=False)
+    assert [word.word for word in ours.words] == [word["word"] for word in theirs]
+    for one, other in zip(ours.words, theirs, strict=True):
+        # NeMo lets a letter begin where the blank before it began, and end a frame before.
+        assert float(other["start"]) <= one.start + 1e-6
+        assert one.end == pytest.approx(float(other["end"]), abs=0.1)
+
+
+@pytest.mark.slow
+def test_a_beam_search_gives_word_times_too(talkative: Path, files: list[str]):
+    from omegaconf import OmegaConf
+
+    model = decoding.load_model(talkative)
+    assert decoding.decoder_of(model) == "greedy"
+    model.change_decoding_strategy(
+        OmegaConf.create({"strategy": "beam_batch", "beam": {"beam_size": 8}}), verbose=False
+    )
+    assert decoding.decoder_of(model) == "beam_batch"
+    (transcript,) = decoding.transcribe(model, files[:1])
+    assert [word.word for word in transcript.words] == transcript.text.split() != []
+    assert all(0 <= word.start < word.end <= transcript.duration for word in transcript.words)
+
+
+@pytest.mark.slow
+def test_any_sound_file_will_do(model, files: list[str], tmp_path: Path):
+    samples = audio.load_audio(files[0])
+    at_44k, at_8k = (soxr.resample(samples, RATE, rate) for rate in (44_100, 8_000))
+    soundfile.write(tmp_path / "stereo.wav", np.stack([at_44k, at_44k], axis=1), 44_100)
+    soundfile.write(tmp_path / "24bit.wav", samples, RATE, subtype="PCM_24")
+    soundfile.write(tmp_path / "lossless.flac", samples, RATE)
+    soundfile.write(tmp_path / "telephone.wav", at_8k, 8_000)
+    soundfile.write(tmp_path / "click.wav", samples[:1], RATE)
+    names = ["stereo.wav", "24bit.wav", "lossless.flac", "telephone.wav", "click.wav"]
+    original, *outputs = decoding.log_probs(model, [files[0], *(tmp_path / name for name in names)])
+    transcripts = decoding.transcribe(model, [tmp_path / name for name in names])
+    for name, output, transcript in zip(names[:3], outputs, transcripts, strict=False):
+        length = min(len(original), len(output))
+        assert abs(len(original) - len(output)) <= 1, name
+        # Resampling touches the top of the band only; bits that were lost are inaudible.
+        agree = (original[:length].argmax(axis=1) == output[:length].argmax(axis=1)).mean()
+        assert agree > 0.9, name
+        assert transcript.duration == pytest.approx(len(samples) / RATE, abs=0.001)
+    assert transcripts[3].duration == pytest.approx(len(samples) / RATE, abs=0.001)
+    assert transcripts[4].duration == 1 / RATE
+    assert np.isfinite(outputs[4]).all()
+
+
+@pytest.mark.slow
+def test_samples_and_files_give_the_same(model, files: list[str]):
+    samples = audio.load_audio(files[0])
+    assert decoding.transcribe(model, [samples]) == decoding.transcribe(model, files[:1])
+    assert decoding.transcribe(model, [samples.astype(np.float64)]) == decoding.transcribe(model, files[:1])
+
+
+@pytest.mark.slow
+def test_sound_that_cant_be_used_is_named(model, files: list[str], tmp_path: Path):
+    samples = audio.load_audio(files[0])
+    spoiled = samples.copy()
+    spoiled[100] = np.nan
+    soundfile.write(tmp_path / "spoiled.wav", spoiled, RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "zero.wav", samples[:0], RATE)
+    soundfile.write(tmp_path / "whole.flac", samples, RATE)
+    (tmp_path / "cut.flac").write_bytes((tmp_path / "whole.flac").read_bytes()[:5_000])
+    (tmp_path / "letter.wav").write_text("dear friend")
+    reasons = {
+        tmp_path / "spoiled.wav": "no numbers",
+        tmp_path / "zero.wav": "zero samples",
+        tmp_path / "cut.flac": "damaged or cut short",
+        tmp_path / "letter.wav": "can't read|can read it",
+        tmp_path / "missing.wav": "no such file",
+    }
+    for file, reason in reasons.items():
+        with pytest.raises(InputError, match=rf"{file.name}: .*({reason})"):
+            decoding.transcribe(model, [file])
+        with pytest.raises(InputError, match=rf"{file.name}: .*({reason})"):
+            decoding.log_probs(model, [file])
+    for wrong in (np.zeros((100, 2), np.float32), np.zeros(100, np.int16), np.zeros(0, np.float32)):
+        with pytest.raises(InputError, match="array 0: .*expected mono float samples"):
+            decoding.transcribe(model, [wrong])
+    with pytest.raises(InputError, match="batch size 0"):
+        decoding.transcribe(model, files[:1], batch_size=0)
+
+    results = list(decoding.transcribe_each(model, [files[0], *reasons, files[1]], batch_size=2))
+    assert [isinstance(result, InputError) for result in results] == [False] + [True] * 5 + [False]
+    assert [results[0], results[-1]] == decoding.transcribe(model, files[:2])
+
+
+@pytest.mark.slow
+def test_a_long_recording_is_cut_at_pauses_and_joined(model, files: list[str], long_sound: np.ndarray, tmp_path: Path):
+    soundfile.write(tmp_path / "long.wav", long_sound, RATE, subtype="FLOAT")  # the same samples, bit for bit
+    first, transcript, last = decoding.transcribe(model, [files[0], tmp_path / "long.wav", files[1]], batch_size=2)
+    assert [first, last] == decoding.transcribe(model, files[:2])
+    assert transcript.duration == pytest.approx(len(long_sound) / RATE)
+    starts = [word.start for word in transcript.words]
+    assert starts == sorted(starts)
+    assert starts[-1] > transcript.duration - 10  # it was heard to the end
+    assert [word.word for word in transcript.words] == transcript.text.split()
+
+    pieces = list(audio.cut_at_pauses([long_sound], RATE, decoding.LONGEST_PIECE, decoding.SHORTEST_PIECE))
+    assert len(pieces) >= 3
+    texts = [piece.text.strip() for piece in decoding.transcribe(model, [samples for _, samples in pieces])]
+    assert transcript.text == " ".join(text for text in texts if text)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_a_recordings_length(model, long_sound: np.ndarray, tmp_path: Path):
+    def peak(minutes: int) -> int:
+        """Bytes of samples held at once while the recording is read (numpy's memory, not torch's)."""
+        path = tmp_path / f"{minutes}.wav"
+        soundfile.write(path, np.tile(long_sound, minutes), RATE)
+        tracemalloc.start()
+        for window in decoding._windows(decoding._pieces([path], RATE), RATE, 16):
+            assert sum(piece.size for piece in window) <= (decoding.WINDOW_SECONDS + 20) * RATE
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    assert peak(30) < 1.3 * peak(10)
+
+
+# --- Forced alignment -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_alignment_spells_the_text_in_order(model, utterances: list[manifest.Utterance]):
+    for utterance in utterances[:3]:
+        letters = decoding.align(model, utterance["audio_filepath"], utterance["text"])
+        assert "".join(letter.letter for letter in letters) == utterance["text"]
+        assert all(letter.start < letter.end for letter in letters)
+        assert all(one.end <= other.start for one, other in pairwise(letters))
+        assert letters[-1].end <= utterance["duration"] + 0.04
+
+
+@pytest.mark.slow
+def test_aligning_what_the_model_heard_finds_where_it_heard_it(model, files: list[str]):
+    """The greedy text's likeliest path is the greedy path, or one that is likelier still in sum."""
+    (transcript,) = decoding.transcribe(model, files[:1])
+    text = " ".join(transcript.text.split())
+    spaceless = [letter for letter in decoding.align(model, files[0], text) if letter.letter != " "]
+    heard = [word.start for word in transcript.words]
+    aligned = [spaceless[sum(map(len, text.split()[:place]))].start for place in range(len(heard))]
+    assert np.median(np.abs(np.array(heard) - aligned)) <= 0.1
+
+
+@pytest.mark.slow
+def test_what_cant_be_aligned_is_refused(model, files: list[str]):
+    with pytest.raises(InputError, match="is empty"):
+        decoding.align(model, files[0], "")
+    with pytest.raises(InputError, match="'é', which the model can't spell"):
+        decoding.align(model, files[0], "née")
+    with pytest.raises(InputError, match="frames .*is it the right text"):
+        decoding.align(model, files[0], "ab" * 5_000)
+    # Twins need a blank between them: 3 frames hold "aba", but not "aab".
+    assert len(decoding.align(model, np.zeros(RATE // 16, np.float32), "aba")) == 3
+    with pytest.raises(InputError, match="needs 4 frames"):
+        decoding.align(model, np.zeros(RATE // 16, np.float32), "aab")
+
+
+# --- scripts/transcribe.py --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_command_prints_texts(talkative: Path, model, files: list[str], tmp_path: Path):
+    texts = [transcript.text for transcript in decoding.transcribe(model, files[:2])]
+    for name, file in zip(("a.wav", "b.wav"), files, strict=False):
+        shutil.copy(file, tmp_path / name)
+    one = run_script("transcribe.py", talkative, "a.wav", cwd=tmp_path)
+    assert (one.returncode, one.stdout) == (0, texts[0] + "\n"), one.stderr
+    (tmp_path / "bad.wav").write_text("dear friend")
+
+    some = run_script("transcribe.py", talkative, "a.wav", "bad.wav", "b.wav", "--output", "out.tsv", cwd=tmp_path)
+    assert some.returncode == 1 and some.stdout == ""
+    assert "error: bad.wav: " in some.stderr and "1 of 3 files" in some.stderr and "Traceback" not in some.stderr
+    assert (tmp_path / "out.tsv").read_text() == f"a.wav\t{texts[0]}\nb.wav\t{texts[1]}\n"
+
+    lines = run_script("transcribe.py", talkative, "a.wav", "b.wav", "--json", cwd=tmp_path).stdout.splitlines()
+    first, second = map(json.loads, lines)
+    assert list(first) == ["file", "text", "words", "duration"]
+    assert (first["file"], first["text"], second["text"]) == ("a.wav", *texts)
+    assert [word["word"] for word in first["words"]] == texts[0].split()
+    assert all(word["start"] < word["end"] for word in first["words"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "b.wav", "bad.wav", "out.tsv"]
+
+
+def test_the_command_refuses_what_is_no_model(tmp_path: Path):
+    (tmp_path / "notes.nemo").write_text("no model")
+    done = run_script("transcribe.py", "notes.nemo", "a.wav", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: notes.nemo: not a model file")

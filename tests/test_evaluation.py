@@ -1,0 +1,296 @@
+"""Texts become counts, a word error rate with its interval, and results files that can be compared."""
+
+import json
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import jiwer
+import pytest
+
+from asr_with_nemo import an4, decoding, evaluation, manifest
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.evaluation import Counts, Row
+from tests.conftest import run_script
+
+WORDS = "a b c nine five enter erase go help rubout october twenty second yes no p l e n".split()  # noqa: SIM905
+
+
+def misheard(text: str, generator: random.Random, rate: float) -> str:
+    """A text with about `rate` of its words replaced, left out or doubled."""
+    words = []
+    for word in text.split():
+        kind = generator.choice("sdi") if generator.random() < rate else ""
+        words += {"s": [generator.choice(WORDS)], "d": [], "i": [word, generator.choice(WORDS)], "": [word]}[kind]
+    return " ".join(words)
+
+
+def some_rows(count: int = 60, seed: int = 0, rate: float = 0.3, shortest: int = 1) -> list[Row]:
+    texts, ears = random.Random(1), random.Random(seed)
+    rows = []
+    for number in range(count):
+        reference = " ".join(texts.choices(WORDS, k=texts.randint(shortest, 8)))
+        rows.append(Row(f"wav/{number}.wav", f"s{number % 4}", reference, misheard(reference, ears, rate)))
+    return rows
+
+
+# --- Counting ---------------------------------------------------------------------------------------------------------
+
+
+def test_counts_agree_with_jiwer():
+    rows = [row for seed in range(5) for row in some_rows(100, seed, rate=0.5, shortest=0)]
+    assert any(not row.reference for row in rows) and any(not row.hypothesis for row in rows)
+    for row in rows:
+        words = jiwer.process_words(row.reference, row.hypothesis)
+        characters = jiwer.process_characters(row.reference, row.hypothesis)
+        for ours, theirs in ((row.words, words), (row.characters, characters)):
+            assert ours.errors == theirs.substitutions + theirs.deletions + theirs.insertions
+            assert ours.words == theirs.hits + theirs.substitutions + theirs.deletions
+            # Which of several shortest ways is counted is free, but not this:
+            assert ours.deletions - ours.insertions == theirs.deletions - theirs.insertions
+    spoken = [row for row in rows if row.reference]
+    references, hypotheses = [row.reference for row in spoken], [row.hypothesis for row in spoken]
+    assert evaluation.total(spoken).rate == pytest.approx(jiwer.wer(references, hypotheses))
+    assert evaluation.total(spoken, "character").rate == pytest.approx(jiwer.cer(references, hypotheses))
+
+
+def test_counts_by_hand():
+    assert evaluation.errors("g l e n n", "g l a n") == Counts(1, 1, 0, 5)
+    assert evaluation.errors("go", "oh go now") == Counts(0, 0, 2, 1)
+    assert evaluation.errors("", "go") == Counts(0, 0, 1, 0)
+    assert evaluation.errors("go", "") == Counts(0, 1, 0, 1)
+    assert evaluation.errors("", "") == Counts()
+    assert evaluation.errors("a  b ", " a b") == Counts(words=2)
+    assert evaluation.errors("a  b ", " a b", "character") == Counts(words=3)
+    assert Counts(1, 2, 3, 12).rate == 0.5
+    assert Counts(0, 0, 1, 0).rate is None
+
+
+def test_what_is_confused_with_what():
+    rows = [
+        Row("1", "", "nine five nine", "five five nine"),
+        Row("2", "", "nine go", "five oh"),
+        Row("3", "", "", "uh"),
+    ]
+    assert evaluation.confusions(rows) == {("nine", "five"): 2, ("go", "oh"): 1, ("", "uh"): 1}
+    assert evaluation.confusions([Row("1", "", "m n", "n")]) == {("m", ""): 1}
+    assert evaluation.confusions([Row("1", "", "b d", "b b")], "character") == {("d", "b"): 1}
+    for unit in ("word", "character"):
+        counts, total = evaluation.confusions(some_rows(), unit), evaluation.total(some_rows(), unit)
+        assert counts.total() == total.errors
+        assert sum(n for (reference, _), n in counts.items() if not reference) == total.insertions
+        assert sum(n for (_, hypothesis), n in counts.items() if not hypothesis) == total.deletions
+
+
+def test_errors_by_speaker_add_up():
+    rows = some_rows()
+    speakers = evaluation.by_speaker(rows)
+    assert sorted(speakers) == ["s0", "s1", "s2", "s3"]
+    assert sum(speakers.values(), Counts()) == evaluation.total(rows)
+    rates = [counts.rate for counts in speakers.values()]
+    assert rates == sorted(rates)
+    assert evaluation.by_speaker([replace(row, speaker="") for row in rows]) == {}
+
+
+# --- Chance -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_holds_the_rate_and_narrows_with_more_data():
+    few, many = some_rows(40), some_rows(640)
+    for rows in (few, many):
+        low, high = evaluation.interval(rows)
+        assert low < evaluation.total(rows).rate < high
+        assert evaluation.interval(rows) == (low, high)
+    widths = [high - low for low, high in map(evaluation.interval, (few, many))]
+    assert 2 < widths[0] / widths[1] < 8  # 16 times the data, a quarter of the width
+
+
+def test_the_interval_is_the_known_one_where_theory_knows_it():
+    """Utterances of one word are a binomial: the interval is about rate ± 1.96 √(p(1-p)/n)."""
+    rows = [Row(f"{number}", "", "yes", "no" if number % 5 == 0 else "yes") for number in range(400)]
+    half = 1.96 * math.sqrt(0.2 * 0.8 / 400)
+    assert evaluation.interval(rows) == pytest.approx((0.2 - half, 0.2 + half), abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([Row("1", "", "a b", "a")], (0.5, 0.5)),
+        ([Row("1", "", "a b", "a b"), Row("2", "", "a", "a")], (0, 0)),
+        ([Row("1", "", "a b", ""), Row("2", "", "a", "")], (1, 1)),
+    ],
+)
+def test_an_interval_without_any_chance_in_it(rows: list[Row], expected: tuple[float, float]):
+    assert evaluation.interval(rows) == expected
+
+
+def test_an_interval_with_empty_references_is_a_number():
+    rows = [Row("1", "", "", "uh"), Row("2", "", "go", "go"), Row("3", "", "", "")]
+    assert all(math.isfinite(bound) for bound in evaluation.interval(rows))
+
+
+def test_a_result_does_not_differ_from_itself():
+    rows = some_rows()
+    comparison = evaluation.compare(rows, rows[::-1])
+    assert (comparison.difference, comparison.ci95, comparison.is_more_than_chance) == (0, (0, 0), False)
+    assert "no difference" in str(comparison)
+
+
+def test_two_results_that_differ():
+    bad, good = some_rows(seed=2, rate=0.5), some_rows(seed=3, rate=0.1)
+    comparison = evaluation.compare(good, bad)
+    assert comparison.ci95[0] < comparison.difference < comparison.ci95[1] < 0
+    assert comparison.is_more_than_chance and "better, by more than chance" in str(comparison)
+    other_way = evaluation.compare(bad, good)
+    assert other_way.difference == -comparison.difference and "worse, by more than chance" in str(other_way)
+    assert other_way.ci95 == pytest.approx((-comparison.ci95[1], -comparison.ci95[0]), abs=0.01)
+    alike = evaluation.compare(some_rows(seed=4), some_rows(seed=5))
+    assert not alike.is_more_than_chance and "chance could not have made" in str(alike)
+
+
+def test_a_comparison_sees_pairs():
+    """One error fewer in every third utterance is no chance, however much the utterances differ from each other."""
+    rows = [Row(str(n), "", "a b c d e f g h", " ".join("abcdefgh"[: n % 8])) for n in range(60)]
+    better = [replace(row, hypothesis=row.hypothesis + " h") if n % 3 == 0 else row for n, row in enumerate(rows)]
+    comparison = evaluation.compare(better, rows)
+    assert comparison.is_more_than_chance
+    low, high = evaluation.interval(rows)
+    assert comparison.ci95[1] - comparison.ci95[0] < (high - low) / 2
+
+
+def test_results_of_other_utterances_are_not_compared():
+    rows = some_rows()
+    for others in (rows[:-1], [*rows[:-1], replace(rows[-1], reference="something else")], [*rows, rows[0]]):
+        with pytest.raises(InputError, match="not of the same utterances"):
+            evaluation.compare(rows, others)
+
+
+# --- Results files ----------------------------------------------------------------------------------------------------
+
+
+def some_result(rows: list[Row]) -> evaluation.Result:
+    return evaluation.Result(rows, "an4", "greedy", "m.nemo", "an4/test_manifest.json", 357.0, 2.0, "a CPU", [])
+
+
+def test_a_results_file_comes_back_as_it_was(tmp_path: Path):
+    rows = [*some_rows(), Row('odd "name"\t.wav', "", "", ""), Row("ü.wav", "s9", "né'e", '"go"')]
+    path = tmp_path / "results" / "mine.json"
+    evaluation.save(some_result(rows), path, command="python scripts/evaluate.py m.nemo an4/test_manifest.json")
+    assert evaluation.read_rows(path) == rows
+    assert sorted(file.name for file in path.parent.iterdir()) == ["mine.json", "mine.tsv"]
+    result = json.loads(path.read_text())
+    assert result["errors"] == result["substitutions"] + result["deletions"] + result["insertions"]
+    assert result["wer"] == pytest.approx(result["errors"] / result["words"], abs=1e-6)
+    assert result["ci95"][0] <= result["wer"] <= result["ci95"][1]
+    assert (result["utterances"], result["corpus"], result["decoder"]) == (62, "an4", "greedy")
+    assert result["rtfx"] == 178.5
+    assert result["command"].startswith("python scripts/evaluate.py")
+    lines = path.with_suffix(".tsv").read_text().splitlines()
+    assert lines[0].split("\t") == list(evaluation.COLUMNS)
+    first = dict(zip(evaluation.COLUMNS, lines[1].split("\t"), strict=True))
+    assert int(first["words"]) == len(rows[0].reference.split())
+
+
+def test_a_results_file_that_cant_be_written(tmp_path: Path):
+    with pytest.raises(InputError, match=r"ends in \.json"):
+        evaluation.save(some_result(some_rows()), tmp_path / "mine.tsv")
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(InputError, match="can't be written"):
+        evaluation.save(some_result(some_rows()), tmp_path / "taken" / "mine.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "not there; scripts/evaluate.py --output writes it"),
+        ("", "lacks the column 'file'"),
+        ("file\tspeaker\treference\n1\ts\ta\n", "lacks the column 'hypothesis'"),
+        ("file\tspeaker\treference\thypothesis\n1\ts\ta\n", r"line 2: expected"),
+        ("file\tspeaker\treference\thypothesis\n", "holds no utterances"),
+        (b"\xff\xfe\x00", "can't be read"),
+    ],
+)
+def test_a_table_of_utterances_that_isnt_one(tmp_path: Path, content: str | bytes | None, reason: str):
+    path = tmp_path / "other.tsv"
+    if content is not None:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(InputError, match=rf"other\.tsv.*{reason}"):
+        evaluation.read_rows(tmp_path / "other.json")
+
+
+# --- A real model -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_command_measures_and_compares(small_model: Path, small_corpus: an4.Corpus, tmp_path: Path):
+    test = small_corpus.manifest("test")
+    done = run_script("evaluate.py", small_model, test, "--output", "out/mine.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "synthetic stand-in, not AN4" in done.stdout and "figures say nothing about AN4" in done.stderr
+    result = json.loads((tmp_path / "out" / "mine.json").read_text())
+    required = {"wer", "cer", "errors", "words", "ci95", "utterances", "corpus", "decoder", "rtfx"}
+    assert required <= result.keys()
+    assert (result["corpus"], result["decoder"]) == ("synthetic", "greedy")
+    assert result["training"]["epochs"] == 2 and result["rtfx"] > 1
+
+    utterances = manifest.read_manifest(test)
+    rows = evaluation.read_rows(tmp_path / "out" / "mine.json")
+    assert [row.reference for row in rows] == [utterance["text"] for utterance in utterances]
+    assert all(row.file.startswith("wav/") for row in rows)
+    transcripts = decoding.transcribe(decoding.load_model(small_model), [u["audio_filepath"] for u in utterances])
+    assert [row.hypothesis for row in rows] == [" ".join(transcript.text.split()) for transcript in transcripts]
+    theirs = jiwer.process_words([row.reference for row in rows], [row.hypothesis for row in rows])
+    assert result["wer"] == pytest.approx(theirs.wer, abs=1e-6)
+    assert result["words"] == theirs.hits + theirs.substitutions + theirs.deletions
+    assert sum(speaker["errors"] for speaker in result["by_speaker"].values()) == result["errors"]
+
+    again = run_script(
+        "evaluate.py", small_model, test, "--compare", "out/mine.json", "--batch-size", "2", cwd=tmp_path
+    )
+    assert again.returncode == 0 and "no difference, utterance by utterance" in again.stdout
+    other = run_script(
+        "evaluate.py", small_model, small_corpus.manifest("dev"), "--compare", "out/mine.json", cwd=tmp_path
+    )
+    assert other.returncode == 1 and "not of the same utterances" in other.stderr
+
+
+@pytest.mark.slow
+def test_manifests_of_all_sorts(small_model: Path, small_corpus: an4.Corpus, tmp_path: Path):
+    model = decoding.load_model(small_model)
+    utterances = manifest.read_manifest(small_corpus.manifest("test"))[:3]
+
+    def evaluate(*texts: str, **more: object) -> evaluation.Result:
+        path = tmp_path / "mine" / "manifest.json"
+        path.parent.mkdir(exist_ok=True)
+        lines = [
+            {"audio_filepath": utterance["audio_filepath"], "duration": utterance["duration"], "text": text} | more
+            for utterance, text in zip(utterances, texts, strict=False)
+        ]
+        manifest.write_manifest(path, lines)
+        return evaluation.evaluate(model, path, batch_size=2, progress=False)
+
+    result = evaluate("go", "", "née 2")
+    assert result.words.words == 3 and result.corpus == "mine"
+    assert result.unspellable == ["2", "é"]
+    assert result.as_dict()["by_speaker"] == {} and result.as_dict()["training"] is None
+    assert "an4" not in str(result).lower()
+    single = evaluate("go")
+    assert single.ci95 == (single.wer, single.wer)
+    with pytest.raises(InputError, match="none of its texts has a word"):
+        evaluate("", " ")
+    with pytest.raises(InputError, match="offset"):
+        evaluate("go", offset=1.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["missing.nemo", "m.json"], "missing.nemo: no such file"),
+        (["missing.nemo", "m.json", "--compare", "none.json"], "none.tsv: not there"),
+        (["missing.nemo", "m.json", "--output", "results.txt"], "ends in .json"),
+    ],
+)
+def test_the_command_says_what_is_wrong_before_the_slow_part(tmp_path: Path, arguments: list[str], reason: str):
+    done = run_script("evaluate.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 1 and reason in done.stderr and "Traceback" not in done.stderr

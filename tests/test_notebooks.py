@@ -1,0 +1,113 @@
+"""The notebooks run from top to bottom, alone, and what is committed is fresh and clean."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from asr_with_nemo.errors import InputError
+from tests.conftest import ROOT, run_script
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import run_notebooks
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SMALL = {"UTTERANCES": "60", "EPOCHS": "2", "SEED": "0"}
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def committed(request) -> tuple[Path, nbformat.NotebookNode]:
+    return request.param, nbformat.read(request.param, as_version=4)
+
+
+def test_the_core_path_is_there():
+    assert [path.stem for path in run_notebooks.chosen(run_notebooks.Which.tutorial)] == list(run_notebooks.TUTORIAL)
+
+
+def test_outputs_are_of_the_text_that_stands_there(committed):
+    path, notebook = committed
+    recorded = notebook.metadata.get("asr_with_nemo", {})
+    assert recorded.get("source") == run_notebooks.source_digest(notebook), f"{path.name} is stale: run make notebooks"
+    assert recorded["corpus"] == "an4"
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+
+
+def test_committed_copies_are_small_and_clean(committed):
+    path, notebook = committed
+    assert path.stat().st_size < 1_500_000
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            text = json.dumps(output)
+            assert output.output_type != "error"
+            assert "<audio" not in text
+            assert "base64," not in text
+            assert not run_notebooks.FREE_OF.search(text), f"{path.name}: a path of a machine in {text[:200]}"
+            if "image/png" in output.get("data", {}):
+                assert len(output.metadata["image/png"]["alt"]) > 20, f"{path.name}: a picture without a text"
+
+
+def test_cells_are_small_and_each_has_its_prose(committed):
+    path, notebook = committed
+    for cell in code_cells(notebook):
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        assert len(lines) <= 20, f"{path.name}: a cell of {len(lines)} lines: {lines[0]}"
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
+    for link in re.findall(r"\]\(([\w./]+\.ipynb)\)", "\n".join(cell.source for cell in notebook.cells)):
+        assert (path.parent / link).is_file(), f"{path.name} links to {link}, which isn't there"
+
+
+def test_a_parameter_that_the_notebook_does_not_know_is_an_error(tmp_path: Path):
+    with pytest.raises(InputError, match="no parameter epoch; it has .*epochs"):
+        run_notebooks.execute(ROOT / "notebooks/05_training.ipynb", tmp_path / "out.ipynb", {"epoch": 3})
+
+
+def test_the_tool_that_makes_the_committed_copies_strips_sound_paths_and_bars():
+    cell = nbformat.v4.new_code_cell("play()")
+    cell.outputs = [
+        nbformat.v4.new_output("display_data", {"text/html": '<audio src="data:...">', "text/plain": "<Audio>"}),
+        nbformat.v4.new_output("stream", name="stderr", text="50%|#####"),
+        nbformat.v4.new_output("stream", name="stdout", text="made /home/someone/course/data"),
+    ]
+    injected = nbformat.v4.new_code_cell("epochs = 1", metadata={"tags": ["injected-parameters"]})
+    notebook = run_notebooks.tidy(nbformat.v4.new_notebook(cells=[injected, cell]), "an4")
+    (kept,) = notebook.cells
+    assert [output.output_type for output in kept.outputs] == ["display_data", "stream"]
+    assert kept.outputs[0].data == {"text/plain": run_notebooks.AUDIO_NOTE}
+    assert "someone" not in kept.outputs[1].text
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_and_ends_in_its_table(tmp_path: Path, small_corpus):
+    # No network, no account, no AN4: the built-in corpus, in a size that takes seconds.
+    build = tmp_path / "build"
+    done = run_script(
+        "run_notebooks.py",
+        "tutorial",
+        "--build",
+        build,
+        "--set",
+        f"data_dir={small_corpus.folder.parent}",
+        cwd=ROOT,
+        **SMALL,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((build / "tutorial.json").read_text())
+    assert summary["corpus"] == "synthetic"
+    assert summary["epochs"] == 2
+    assert set(summary["notebooks"]) == set(run_notebooks.TUTORIAL)
+    assert summary["test"]["words"] > 0
+    assert len(summary["test"]["ci95"]) == 2
+    for word in ("NOT AN4", "WER on test", "01_data", "minutes"):
+        assert word in done.stdout
+    for name in run_notebooks.TUTORIAL:
+        shown = (build / f"{name}.ipynb").read_text()
+        assert "synthetic stand-in, not AN4" in shown
+    assert not list((ROOT / "notebooks").glob("*.partial"))
