@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Write RESULTS.md from the results files."""
 
+import os
 from pathlib import Path
 
 import typer
@@ -18,6 +19,7 @@ utterances. Minutes are those of training alone, on the machine that is named; o
 
 def main() -> None:
     """Write RESULTS.md: the table of each study in results/."""
+    os.chdir(ROOT)  # the paths in the package are those of the course's folder
     studies = sorted(path.name for path in (ROOT / "results").iterdir() if path.is_dir())
     parts = [HEAD, *(results.markdown(study, ROOT / "results") for study in studies)]
     manifest.write_if_changed(ROOT / "RESULTS.md", "\n".join(parts))

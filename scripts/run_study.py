@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from omegaconf import OmegaConf
 
-from asr_with_nemo import cli, training
+from asr_with_nemo import cli
 from asr_with_nemo.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,15 +66,13 @@ def main(
             model = stage("train.py", *overrides).splitlines()[-1].removeprefix("model: ")
             evaluated = target.with_suffix(".evaluation.json")
             stage("evaluate.py", model, str(data_dir / "dev_manifest.json"), "--output", str(evaluated))
-            row = {
+            row = json.loads(evaluated.read_text()) | {
                 "study": study,
                 "name": run["name"],
                 "seed": seed,
                 "split": "dev",
                 "command": f"python scripts/train.py {shlex.join(run['overrides'])} seed={seed}",
-                "training": json.loads((ROOT / model).parent.joinpath(training.SUMMARY).read_text()),
             }
-            row |= json.loads(evaluated.read_text())
             partial = target.with_suffix(".partial")
             partial.write_text(json.dumps(row, indent=1) + "\n")
             partial.replace(target)

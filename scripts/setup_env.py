@@ -212,18 +212,10 @@ class Runner:
     def run(self, command: list[str], env: dict[str, str] | None = None) -> None:
         """Run a command; a failure is a `SetupError` with its last lines."""
         lines, found = [], 0
-        with (
-            open(self.log, "a", encoding="utf-8") as log,
-            subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-            ) as process,
-        ):
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        )
+        with process, open(self.log, "a", encoding="utf-8") as log:
             log.write(f"$ {' '.join(command)}\n")
             for line in process.stdout:
                 log.write(line)

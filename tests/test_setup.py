@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,6 +57,15 @@ def test_constraints_hold_each_requirement_in_the_same_version_and_fit_any_machi
     assert len(held) > len(names_in("requirements-dev.txt"))
     for name, version in held.items():
         assert re.fullmatch(r"[\w.]+", version), f"{name}: {version!r} is a local version"
+
+
+def test_constraints_fit_the_python_of_debian_12():
+    """Its python3 is 3.11.2; where one pin wants more, pip tries every other version of everything, CUDA included."""
+    held = constraints()
+    for distribution in importlib.metadata.distributions():
+        name, needs = distribution.metadata["Name"], distribution.metadata["Requires-Python"] or ""
+        if held.get(setup_env.normalized(name)) == distribution.version:
+            assert "3.11.2" in SpecifierSet(needs), f"{name} needs Python {needs}: hold an older one in constraints.txt"
 
 
 def imported_names(source: str) -> set[str]:

@@ -177,7 +177,7 @@ def fit_to_machine(config: DictConfig, bound: set[str] = frozenset()) -> tuple[D
                 for key in ("num_workers", "pin_memory"):
                     _replace(dataset, f"model.{name}", key, machine[key], bound, replaced)
     line = f"machine: {trainer.accelerator}, {trainer.devices} device(s), precision {trainer.precision}"
-    line += f", {os.cpu_count()} cores" if trainer.accelerator == "cpu" else f" ({torch.cuda.get_device_name()})"
+    line += f" ({torch.cuda.get_device_name()})" if machine["accelerator"] == "gpu" else f", {os.cpu_count()} cores"
     return config, line + (f"; replaced {', '.join(replaced)}" if replaced else "")
 
 
@@ -361,9 +361,10 @@ class EpochLines(pl.Callback):
         seconds = time.perf_counter() - self._started
         self.seconds += seconds
         self._here.append(seconds)
-        # NeMo logs the loss of single batches; over an epoch it can be compared with the dev set's.
+        # NeMo logs the loss and the rate of every so many steps; over an epoch they stand beside the dev set's.
         train_loss = torch.stack(self._losses).mean()
         pl_module.log("train_loss_epoch", train_loss, sync_dist=True)
+        pl_module.log("learning_rate", trainer.optimizers[0].param_groups[0]["lr"])
         if not trainer.is_global_zero:
             return
         metrics = trainer.callback_metrics
