@@ -77,6 +77,7 @@ def execute(path: Path, output: Path, parameters: dict[str, object]) -> float:
             cwd=path.parent,
             progress_bar=False,
             log_output=False,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # the kernel's warnings say nothing of the course
         )
     except papermill.PapermillExecutionError as error:
         raise InputError(

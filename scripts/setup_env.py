@@ -230,7 +230,7 @@ class Runner:
             tail = "\n".join(f"  {line}" for line in lines[-LOG_TAIL:])
             raise SetupError(
                 f"this command failed:\n  {' '.join(command)}\n{tail}\nThe whole log is {self.log}. When the cause is "
-                "mended (network? disk space? 3 GB are needed, 8 GB with CUDA), the same command goes on from here; "
+                "mended (the network? a full disk? it takes 3 GB, more with CUDA), the same command goes on from here; "
                 "after `rm -rf .venv` it starts afresh."
             )
 
