@@ -147,8 +147,9 @@ def test_a_long_recording_is_cut_in_its_pauses():
     pause = generator.normal(0, 1e-4, rate).astype(np.float32)
     whole = np.concatenate([speech, pause] * 4)
     blocks = (whole[start : start + 7 * rate] for start in range(0, len(whole), 7 * rate))
-    pieces = list(audio.cut_at_pauses(blocks))
+    pieces = list(audio.cut_at_pauses(blocks, rate, whole=30, longest=20, shortest=10))
     np.testing.assert_array_equal(np.concatenate([piece for _, piece in pieces]), whole)
     assert all(len(piece) <= 20 * rate for _, piece in pieces)
     for start, _ in pieces[1:]:
         assert start % 13 > 12, f"cut at {start} s, in the middle of speech"
+    assert len(list(audio.cut_at_pauses([whole], rate, whole=60, longest=20, shortest=10))) == 1

@@ -297,7 +297,9 @@ def test_a_long_recording_is_cut_at_pauses_and_joined(model, files: list[str], l
     assert starts[-1] > transcript.duration - 10  # it was heard to the end
     assert [word.word for word in transcript.words] == transcript.text.split()
 
-    pieces = list(audio.cut_at_pauses([long_sound], RATE, decoding.LONGEST_PIECE, decoding.SHORTEST_PIECE))
+    pieces = list(
+        audio.cut_at_pauses([long_sound], RATE, decoding.WHOLE, decoding.LONGEST_PIECE, decoding.SHORTEST_PIECE)
+    )
     assert len(pieces) >= 3
     texts = [piece.text.strip() for piece in decoding.transcribe(model, [samples for _, samples in pieces])]
     assert transcript.text == " ".join(text for text in texts if text)

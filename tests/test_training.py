@@ -393,6 +393,10 @@ def nemo_config(folder: Path, name: str) -> str:
         },
         "hydra": {"run": {"dir": "."}, "job_logging": {"root": {"handlers": None}}},
     }
+    if name == "conformer_ctc_char":  # as in NeMo 1.x, for Lightning 1.x
+        legacy = {"gpus": -1, "accelerator": "ddp", "amp_level": "O0", "precision": 32, "progress_bar_refresh_rate": 10}
+        config["trainer"] = {"max_epochs": 1000, "max_steps": None, "resume_from_checkpoint": None, **legacy}
+        config["model"]["log_prediction"] = True
     OmegaConf.save(config, folder / f"{name}.yaml")
     return name
 
@@ -415,7 +419,7 @@ def test_nemos_own_configs_train_without_edits_beyond_manifests_and_batch_size(s
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert "replaced trainer.accelerator=gpu" in done.stdout or torch.cuda.is_available()
+    assert "; replaced " in done.stdout
     model = tmp_path / done.stdout.splitlines()[-1].removeprefix("model: ")
     assert model.is_file()
     assert json.loads((model.parent / training.SUMMARY).read_text())["steps"] == 2

@@ -261,11 +261,12 @@ def _blocks(sound: soundfile.SoundFile, size: int) -> Iterator[np.ndarray]:
 
 
 def cut_at_pauses(
-    blocks: Iterable[np.ndarray], sample_rate: int = SAMPLE_RATE, longest: float = 20.0, shortest: float = 10.0
+    blocks: Iterable[np.ndarray], sample_rate: int, whole: float, longest: float, shortest: float
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """Cut a stream of samples into pieces a model can take, each cut where it is quietest.
+    """Cut a stream of samples into pieces that a model can take, each cut where it is quietest.
 
-    A piece is cut between `shortest` and `longest` seconds after its start, at the middle of the quietest 0.3 s there.
+    A stream of up to `whole` seconds stays in one piece. A longer one is cut between `shortest` and `longest` seconds
+    after the start of each piece, in the middle of the quietest 0.3 s there.
 
     Yields:
         (start in seconds, mono samples (t,)).
@@ -274,9 +275,12 @@ def cut_at_pauses(
     window = 15  # frames, 0.3 s
     buffer = np.zeros(0, np.float32)
     start = 0
+    enough = whole  # seconds in the buffer, from which on it is cut
     for block in blocks:
         buffer = np.concatenate([buffer, block])
-        while len(buffer) > longest * sample_rate:
+        if len(buffer) > enough * sample_rate:
+            enough = longest
+        while len(buffer) > enough * sample_rate:
             first = int(shortest * sample_rate)
             candidates = buffer[first : int(longest * sample_rate)]
             frames = candidates[: len(candidates) // frame * frame].reshape(-1, frame)
