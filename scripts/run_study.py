@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -50,6 +51,7 @@ def main(
 
         python scripts/run_study.py patience
     """
+    results = results.absolute()  # the stages run in the course's folder
     studies = OmegaConf.to_container(OmegaConf.load(file))
     if study not in studies:
         raise InputError(f"{file}: has no study {study!r}; it has {', '.join(studies)}")
@@ -64,9 +66,11 @@ def main(
             overrides = [*run["overrides"], f"seed={seed}", f"data_dir={data_dir}"]
             print(f"{study}: {run['name']}, seed {seed}", flush=True)
             model = stage("train.py", *overrides).splitlines()[-1].removeprefix("model: ")
-            evaluated = target.with_suffix(".evaluation.json")
-            stage("evaluate.py", model, str(data_dir / "dev_manifest.json"), "--output", str(evaluated))
-            row = json.loads(evaluated.read_text()) | {
+            with tempfile.TemporaryDirectory() as scratch:
+                evaluated = Path(scratch) / "evaluation.json"
+                stage("evaluate.py", model, str(data_dir / "dev_manifest.json"), "--output", str(evaluated))
+                evaluation = json.loads(evaluated.read_text())
+            row = evaluation | {
                 "study": study,
                 "name": run["name"],
                 "seed": seed,
@@ -76,8 +80,6 @@ def main(
             partial = target.with_suffix(".partial")
             partial.write_text(json.dumps(row, indent=1) + "\n")
             partial.replace(target)
-            for leftover in target.parent.glob(f"{evaluated.stem}*"):
-                leftover.unlink()
 
 
 if __name__ == "__main__":

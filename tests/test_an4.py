@@ -120,6 +120,9 @@ def test_a_deleted_wav_is_made_again_and_a_deleted_recording_is_unpacked_again(s
 def test_fewer_utterances_and_then_all_of_them(small_archive: Path, tmp_path: Path):
     few = an4.prepare(tmp_path, archive=str(small_archive), utterances=30, progress=False)
     assert few.utterances["train_all_manifest.json"] + few.utterances["test_manifest.json"] == 30
+    assert "30 utterances of it" in few.title
+    speakers = {utterance["speaker"] for utterance in manifest.read_manifest(few.manifest("train_all"))}
+    assert len(speakers) >= 4, "the few come from the whole corpus, not from its first speakers"
     whole = an4.prepare(tmp_path, archive=str(small_archive), progress=False)
     assert whole.utterances["train_all_manifest.json"] + whole.utterances["test_manifest.json"] == 60
 
@@ -164,6 +167,39 @@ def test_the_archive_is_fetched_from_a_url(small_archive: Path, tmp_path: Path, 
         server.server_close()
     assert corpus.name == "an4"
     assert not an4.prepare(tmp_path, archive=url, progress=False).changed  # the server is gone by now
+
+
+def test_a_page_of_a_gateway_is_not_kept_as_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Gateway(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Please log in</html>")
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.delenv("AN4_ARCHIVE", raising=False)
+    monkeypatch.setattr(an4, "PLACES", (f"http://127.0.0.1:{server.server_port}/{an4.ARCHIVE_NAME}",))
+    try:
+        with pytest.raises(an4.CorpusUnreachable, match="HTML"):
+            an4.prepare(tmp_path, source="an4", progress=False)
+        assert list(tmp_path.iterdir()) == []
+        assert an4.prepare(tmp_path, utterances=30, progress=False).name == "synthetic"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_an_an4_with_a_recording_missing_is_not_silently_replaced(small_archive: Path, tmp_path: Path, no_places):
+    corpus = an4.prepare(tmp_path, archive=str(small_archive), progress=False)
+    min((corpus.folder / "wav").rglob("*.sph")).unlink()
+    shutil.rmtree(corpus.folder / "wav" / "an4test_clstk")
+    with pytest.raises(an4.CorpusUnreachable):
+        an4.prepare(tmp_path, progress=False)
+    assert an4.prepare(tmp_path, archive=str(small_archive), progress=False).problems == []
 
 
 def test_the_synthetic_corpus_of_another_seed_replaces_the_first(tmp_path: Path):
@@ -305,8 +341,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, small_archive: Path):
 def test_an_unknown_source_and_a_corpus_too_small(tmp_path: Path):
     with pytest.raises(InputError, match="expected auto, an4 or synthetic"):
         an4.prepare(tmp_path, source="librispeech")
-    with pytest.raises(InputError, match="at least 20"):
-        an4.prepare(tmp_path, source="synthetic", utterances=3)
+    for count in (3, 5000):
+        with pytest.raises(InputError, match=f"{count} utterances: expected 20 .* to 1078"):
+            an4.prepare(tmp_path, source="synthetic", utterances=count)
 
 
 def test_a_recording_of_another_rate_in_the_archive_is_named(small_corpus: an4.Corpus, tmp_path: Path):

@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from asr_with_nemo import manifest
 from asr_with_nemo.errors import InputError
@@ -95,6 +97,28 @@ def test_one_speaker_cannot_be_held_out():
 def test_two_speakers_leave_one_to_train_on():
     kept, held = manifest.hold_out_speakers(_utterances(20, 2), 1)
     assert len(kept) == len(held) == 10
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "samples", "words"),
+    [(8_000, 1, 800, "8,000 Hz with 1"), (16_000, 2, 800, "16,000 Hz with 2"), (16_000, 1, 0, "zero samples")],
+)
+def test_recordings_that_a_model_cannot_be_trained_on_are_named(tmp_path: Path, rate, channels, samples, words: str):
+    soundfile.write(tmp_path / "a.wav", np.zeros((samples, channels)), rate)
+    utterances = [{"audio_filepath": str(tmp_path / "a.wav"), "duration": 1.0, "text": "go"}]
+    with pytest.raises(InputError, match=f"m.json, utterance 1: .*{words}"):
+        manifest.check_recordings("m.json", utterances, 16_000)
+
+
+def test_a_recording_that_is_no_sound_is_named(tmp_path: Path):
+    (tmp_path / "a.wav").write_text("no sound")
+    with pytest.raises(InputError, match="not a sound file"):
+        manifest.check_recordings("m.json", [{"audio_filepath": str(tmp_path / "a.wav")}], 16_000)
+
+
+def test_24_bits_are_no_trouble(tmp_path: Path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(800), 16_000, subtype="PCM_24")
+    manifest.check_recordings("m.json", [{"audio_filepath": str(tmp_path / "a.wav")}], 16_000)
 
 
 def test_letters_that_the_model_lacks_are_found(tmp_path: Path):

@@ -58,10 +58,21 @@ def test_cells_are_small_and_each_has_its_prose(committed):
     path, notebook = committed
     for cell in code_cells(notebook):
         lines = [line for line in cell.source.splitlines() if line.strip()]
-        assert len(lines) <= 20, f"{path.name}: a cell of {len(lines)} lines: {lines[0]}"
+        assert len(lines) <= 13, f"{path.name}: a cell of {len(lines)} lines: {lines[0]}"
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
     for link in re.findall(r"\]\(([\w./]+\.ipynb)\)", "\n".join(cell.source for cell in notebook.cells)):
         assert (path.parent / link).is_file(), f"{path.name} links to {link}, which isn't there"
+
+
+def test_the_readmes_map_leads_to_sections_that_are_there():
+    rows = re.findall(r"^\| .+ \| (\d\d_\w+) \| (.+) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(rows) > 10
+    for name, section in rows:
+        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+        text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        assert re.search(rf"^##? (\d+ · )?{re.escape(section)}$", text, re.MULTILINE), (
+            f"{name} has no section {section!r}"
+        )
 
 
 def test_a_parameter_that_the_notebook_does_not_know_is_an_error(tmp_path: Path):

@@ -45,7 +45,6 @@ def test_overrides_are_hydras():
     assert training.bound_keys(["model.optim.lr=0.01", "+model.new=1", "~seed"]) == {
         "model.optim.lr",
         "model.new",
-        "seed",
     }
 
 
@@ -102,6 +101,7 @@ def test_what_the_command_line_says_binds(config):
     bound = {"trainer.precision", "model.train_ds.num_workers"}
     fitted, _ = training.fit_to_machine(config, bound)
     assert (fitted.trainer.precision, fitted.model.train_ds.num_workers) == ("32-true", 1)
+    assert training.fit_to_machine(config, {"trainer"})[0].trainer.devices == config.trainer.devices
     OmegaConf.set_struct(config, False)
     config.trainer.gpus = 1
     with pytest.raises(InputError, match="trainer.gpus"):
@@ -129,6 +129,38 @@ def test_missing_data_is_asked_for(config, tmp_path: Path):
     config.model.train_ds.manifest_filepath = "???"
     with pytest.raises(InputError, match="give model.train_ds.manifest_filepath"):
         training.complete(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.labels=[1,2]", "expected a list of letters"),
+        ("model.train_ds.manifest_filepath=[a,b]", "expected one manifest file"),
+        ("+model.tokenizer={dir: x}", "not of a character CTC model"),
+    ],
+)
+def test_a_config_that_cannot_be_trained_is_refused_before_any_time_is_lost(small_corpus, override: str, words: str):
+    config = training.load_config(CONFIGS, "config", [f"data_dir={small_corpus.folder}", override])
+    with pytest.raises(InputError, match=words):
+        training.complete(config)
+
+
+@pytest.mark.parametrize("override", ["model=3", "seed=abc", "model.dropout=${nothing}"])
+def test_overrides_that_leave_no_config(override: str):
+    with pytest.raises(InputError):
+        training.load_config(CONFIGS, "config", [override])
+
+
+def test_how_long_to_train_has_to_be_said(config):
+    config.trainer.max_epochs = None
+    with pytest.raises(InputError, match="how long"):
+        training.fit_to_machine(config)
+
+
+def test_a_folder_that_cannot_be_written_is_named(config, tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="exp_manager.exp_dir"):
+        training.build_trainer(config, tmp_path / "file" / "run")
 
 
 def test_a_wrong_model_or_trainer_setting_is_explained(config, tmp_path: Path):

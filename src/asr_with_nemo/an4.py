@@ -30,7 +30,7 @@ GIVE_UP_AFTER = 30.0
 SPLITS = {"train": "an4_clstk", "test": "an4test_clstk"}
 """Split → the folder of its recordings below wav/."""
 
-TRAIN_UTTERANCES, TEST_UTTERANCES, DEV_UTTERANCES = 948, 130, 100
+TRAIN_UTTERANCES, DEV_UTTERANCES = 948, 100
 DEV_SEED = 0  # fixed, so that everybody's dev set is the same, whatever the seed of a training
 STATE = "corpus.json"
 
@@ -45,6 +45,7 @@ class Corpus:
         name: "an4" or "synthetic".
         folder: where its `etc`, `wav` and manifests lie.
         utterances: how many each manifest holds, by its file name.
+        limit: how many utterances were asked for; None for the whole corpus.
         problems: what is damaged or missing, one message each; empty for a whole corpus.
         changed: whether this call had to do anything.
     """
@@ -54,6 +55,7 @@ class Corpus:
     utterances: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     changed: bool = True
+    limit: int | None = None
 
     def manifest(self, split: str) -> Path:
         """The path of a manifest: "train", "dev", "train_all" or "test"."""
@@ -74,7 +76,8 @@ class Corpus:
     @property
     def title(self) -> str:
         """What a picture or a result says it shows."""
-        return "AN4" if self.name == "an4" else "synthetic stand-in, not AN4"
+        title = "AN4" if self.name == "an4" else "synthetic stand-in, not AN4"
+        return title if self.limit is None else f"{title} ({self.limit} utterances of it)"
 
 
 def prepare(
@@ -103,8 +106,10 @@ def prepare(
     """
     if source not in ("auto", "an4", "synthetic"):
         raise InputError(f"source {source!r}: expected auto, an4 or synthetic")
-    if utterances is not None and utterances < synthetic.SMALLEST_SIZE:
-        raise InputError(f"{utterances} utterances: at least {synthetic.SMALLEST_SIZE} are needed for three splits")
+    if utterances is not None and not synthetic.SMALLEST_SIZE <= utterances <= synthetic.FULL_SIZE:
+        raise InputError(
+            f"{utterances} utterances: expected {synthetic.SMALLEST_SIZE} (for three splits) to {synthetic.FULL_SIZE}"
+        )
     data_dir = Path(data_dir)
     archive = archive or os.environ.get("AN4_ARCHIVE") or None
     stand_in = data_dir / "synthetic"
@@ -115,8 +120,8 @@ def prepare(
     try:
         return _prepare_an4(data_dir, archive, utterances, progress)
     except CorpusUnreachable as error:
-        if source == "an4" or archive:
-            raise
+        if source == "an4" or archive or (data_dir / "an4" / "etc").is_dir():
+            raise  # a stand-in for an AN4 that is there, but not whole, would surprise
         print(f"AN4 can't be had here: {error}")
         return _prepare_synthetic(data_dir, utterances, seed, progress)
 
@@ -134,7 +139,8 @@ def locate(data_dir: str | os.PathLike = "data") -> Corpus:
     for name in ("an4", "synthetic"):
         state = _read_state(Path(data_dir) / name)
         if state:
-            return Corpus(name, Path(data_dir) / name, state["utterances"], state["problems"], changed=False)
+            folder = Path(data_dir) / name
+            return Corpus(name, folder, state["utterances"], state["problems"], False, state.get("limit"))
     raise InputError(f"{data_dir}: holds no prepared corpus; run scripts/prepare_an4.py first")
 
 
@@ -183,21 +189,42 @@ def fetch_archive(data_dir: Path, archive: str | None = None, progress: bool = T
         CorpusUnreachable: none of the known places answered.
     """
     kept = data_dir / ARCHIVE_NAME
-    if archive and re.match(r"https?://", archive):
+    if archive and _is_url(archive):
         return download.download(archive, kept.with_name("named_" + ARCHIVE_NAME), progress=progress)
     if archive:
-        path = Path(archive.removeprefix("file://")).expanduser()
+        path = Path(os.path.expanduser(archive.removeprefix("file://")))
         if not path.is_file():
             raise InputError(f"{archive}: no such archive; expected {ARCHIVE_NAME}, or a URL of it")
         return path
     if not kept.is_file():
-        try:
-            download.download_first(PLACES, kept, give_up_after=GIVE_UP_AFTER, progress=progress)
-        except download.DownloadError as error:
-            raise CorpusUnreachable(
-                f"{error}\nIf you have {ARCHIVE_NAME} elsewhere, set AN4_ARCHIVE to its path or URL."
-            ) from error
+        _download(kept, progress)
     return kept
+
+
+def _is_url(archive: str) -> bool:
+    return bool(re.match(r"https?://", archive, re.IGNORECASE))
+
+
+def _download(kept: Path, progress: bool) -> None:
+    """Fetch the archive from the first of the places that has it, and not a page of some gateway in between."""
+    places = list(PLACES)
+    reasons = []
+    while places:
+        try:
+            served = download.download_first(places, kept, give_up_after=GIVE_UP_AFTER, progress=progress)
+        except download.DownloadError as error:
+            reasons.append(str(error))
+            break
+        try:
+            archives.check_looks(kept)
+            return
+        except InputError as error:
+            reasons.append(f"{served}: {error}")
+            kept.unlink()
+            places = places[places.index(served) + 1 :]
+    raise CorpusUnreachable(
+        "\n".join([*reasons, f"If you have {ARCHIVE_NAME} elsewhere, set AN4_ARCHIVE to its path or URL."])
+    )
 
 
 def _prepare_an4(data_dir: Path, archive: str | None, utterances: int | None, progress: bool) -> Corpus:
@@ -205,26 +232,30 @@ def _prepare_an4(data_dir: Path, archive: str | None, utterances: int | None, pr
     request = {"name": "an4", "limit": utterances}
     state = _read_state(folder)
     # A file or URL that was named counts before what is there; its digest tells whether it is the same archive.
-    is_url = bool(archive and re.match(r"https?://", archive))
+    is_url = bool(archive and _is_url(archive))
     named = {"archive": archive} if is_url else {}
     if archive and not is_url:
         named = {"sha256": archives.sha256_of(fetch_archive(data_dir, archive))}
     same_archive = bool(state) and all(state.get(key) == value for key, value in named.items())
     if same_archive and _is_whole(folder, state, request):
-        return Corpus("an4", folder, state["utterances"], changed=False)
+        return Corpus("an4", folder, state["utterances"], changed=False, limit=utterances)
 
     _make_writable(data_dir)
     origin = {key: state[key] for key in ("archive", "sha256") if key in state} if same_archive else None
-    if origin is None or not _tree_is_whole(folder, state):
+    # With an archive at hand, what was damaged is unpacked again.
+    damaged = bool(state and state["problems"]) and bool(archive or (data_dir / ARCHIVE_NAME).is_file())
+    if origin is None or damaged or not _tree_is_whole(folder, state):
         path = fetch_archive(data_dir, archive, progress)
         origin = {
             "archive": archive if is_url else path.name,
             "sha256": named.get("sha256") or archives.sha256_of(path),
         }
-        _unpack(path, folder, progress)
-        if is_url:
-            path.unlink()  # not the one that is found in the data folder when none is named
-    return _finish(folder, request | origin, utterances, progress)
+        try:
+            _unpack(path, folder, progress)
+        finally:
+            if is_url:
+                path.unlink()  # not the one that is found in the data folder when none is named
+    return _finish(folder, request | origin, progress)
 
 
 def _unpack(archive: Path, folder: Path, progress: bool) -> None:
@@ -245,10 +276,17 @@ def _unpack(archive: Path, folder: Path, progress: bool) -> None:
 
 
 def _move_tree(source: Path, folder: Path) -> None:
-    """Move a tree into `folder`; recordings that change take the WAVs that were made of them along."""
+    """Put a tree in the place of an earlier one in `folder`: recordings that change take their WAVs along."""
     if not folder.exists():
         os.replace(source, folder)
         return
+    if not folder.is_dir():
+        raise InputError(f"{folder}: a file, where the folder of the corpus was expected; move it away")
+    (folder / STATE).unlink(missing_ok=True)  # from here on it isn't whole
+    for old in (folder / "wav").rglob("*.sph"):
+        if not (source / old.relative_to(folder)).exists():
+            old.with_suffix(".wav").unlink(missing_ok=True)
+            old.unlink()
     for path in sorted(source.rglob("*")):
         target = folder / path.relative_to(source)
         if path.is_dir():
@@ -266,20 +304,24 @@ def _prepare_synthetic(data_dir: Path, utterances: int | None, seed: int, progre
     request = {"name": "synthetic", "limit": utterances, "seed": seed}
     state = _read_state(folder)
     if _is_whole(folder, state, request):
-        return Corpus("synthetic", folder, state["utterances"], changed=False)
+        return Corpus("synthetic", folder, state["utterances"], changed=False, limit=utterances)
     _make_writable(data_dir)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    count = utterances or TRAIN_UTTERANCES + TEST_UTTERANCES
-    synthetic.make_corpus(partial, utterances=count, seed=seed, progress=progress)
+    synthetic.make_corpus(partial, utterances=utterances or synthetic.FULL_SIZE, seed=seed, progress=progress)
     shutil.rmtree(folder, ignore_errors=True)  # all of it was made by an earlier call, with another seed or size
     os.replace(partial, folder)
-    return _finish(folder, request, None, progress)
+    return _finish(folder, request, progress)
 
 
-def _finish(folder: Path, request: dict, utterances: int | None, progress: bool) -> Corpus:
+def _spread(rows: list, count: int) -> list:
+    """`count` of the rows, evenly over them all: they are sorted by speaker."""
+    return [rows[number * len(rows) // count] for number in range(min(count, len(rows)))]
+
+
+def _finish(folder: Path, request: dict, progress: bool) -> Corpus:
     """From an unpacked tree to WAVs and manifests; the note of what was made comes last."""
-    corpus = Corpus(request["name"], folder)
+    corpus = Corpus(request["name"], folder, limit=request["limit"])
     splits = {}
     for split, wav_folder in SPLITS.items():
         transcripts, problems = read_transcripts(folder / "etc" / f"an4_{split}.transcription")
@@ -294,9 +336,9 @@ def _finish(folder: Path, request: dict, utterances: int | None, progress: bool)
             f"{path}: has no transcript" for name, path in recordings.items() if name not in transcripts
         ]
         splits[split] = [(recordings[name], text) for name, text in transcripts.items() if name in recordings]
-    if utterances:
-        train = round(utterances * TRAIN_UTTERANCES / (TRAIN_UTTERANCES + TEST_UTTERANCES))
-        splits = {"train": splits["train"][:train], "test": splits["test"][: utterances - train]}
+    if request["limit"] and request["name"] == "an4":  # the synthetic corpus was made in that size
+        train = round(request["limit"] * TRAIN_UTTERANCES / synthetic.FULL_SIZE)
+        splits = {"train": _spread(splits["train"], train), "test": _spread(splits["test"], request["limit"] - train)}
 
     wanted = [sphere for rows in splits.values() for sphere, _ in rows]
     with audio.Converter() as converter:
@@ -328,7 +370,7 @@ def _finish(folder: Path, request: dict, utterances: int | None, progress: bool)
         manifest.write_manifest(path, split_rows)
         corpus.utterances[path.name] = len(split_rows)
     state = request | {key: value for key, value in asdict(corpus).items() if key in ("utterances", "problems")}
-    state["recordings"] = len(wanted)
+    state["recordings"] = sum(1 for _ in (folder / "wav").rglob("*.sph"))
     manifest.write_if_changed(folder / STATE, json.dumps(state, indent=1) + "\n")
     return corpus
 
@@ -342,9 +384,11 @@ def _samples_said(sphere: Path) -> int:
 
 def _read_state(folder: Path) -> dict | None:
     try:
-        return json.loads((folder / STATE).read_text())
+        state = json.loads((folder / STATE).read_text())
     except (OSError, ValueError):
         return None
+    needed = ("name", "utterances", "problems", "recordings")
+    return state if isinstance(state, dict) and all(key in state for key in needed) else None
 
 
 def _tree_is_whole(folder: Path, state: dict | None) -> bool:
@@ -358,15 +402,18 @@ def _is_whole(folder: Path, state: dict | None, request: dict) -> bool:
     """Whether `folder` holds, without a problem, all that `request` would make."""
     if not state or state["problems"] or any(state.get(key) != value for key, value in request.items()):
         return False
-    for name in state["utterances"]:
-        if not (folder / name).is_file():
-            return False
-    for split in ("train_all", "test"):
-        for utterance in manifest.read_manifest(folder / f"{split}_manifest.json", check_audio=False):
-            expected = round(utterance["duration"] * audio.SAMPLE_RATE)
-            if audio.wav_samples(utterance["audio_filepath"]) != expected:
-                return False
-    return True
+    try:
+        utterances = [
+            utterance
+            for split in ("train", "dev", "train_all", "test")
+            for utterance in manifest.read_manifest(folder / f"{split}_manifest.json", check_audio=False)
+        ]
+    except InputError:
+        return False  # damaged: it is written anew
+    return all(
+        audio.wav_samples(utterance["audio_filepath"]) == round(utterance["duration"] * audio.SAMPLE_RATE)
+        for utterance in utterances
+    )
 
 
 def _make_writable(folder: Path) -> None:

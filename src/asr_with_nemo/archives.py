@@ -67,7 +67,7 @@ def unpack_tar(
             is a device, a pipe or a link that leads elsewhere; there are more than `max_files` members or
             `max_bytes` bytes. Nothing of what was unpacked is left.
     """
-    _check_looks(archive)
+    check_looks(archive)
     with _all_or_nothing(folder), _explained(archive, folder), archive.open("rb") as packed:
         written = _unpack(archive, packed, folder, max_bytes, max_files, on_file, progress)
     return written
@@ -117,8 +117,8 @@ def _unpack(
     return list(written)
 
 
-def _check_looks(archive: Path) -> None:
-    """Raise InputError for what the first bytes already tell not to be a tar archive."""
+def check_looks(archive: Path) -> None:
+    """Raise an InputError for what the first bytes tell not to be a tar archive: a web page, nothing at all."""
     try:
         with archive.open("rb") as file:
             head = file.read(64)

@@ -67,9 +67,11 @@ def read_sphere_header(path: str | os.PathLike) -> SphereHeader:
             if line.strip() and not line.startswith(";"):
                 name, kind, value = line.split(maxsplit=2)
                 fields[name] = convert[kind[1]](value)
+        if any(not isinstance(fields.get(name, 0), int) for name in ("sample_count", "sample_rate", "sample_checksum")):
+            raise ValueError("a count, rate or checksum that is no whole number")
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from error
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, IndexError) as error:
         raise InputError(f"{path}: the SPHERE header is damaged ({error}); get the file again") from error
     return SphereHeader(size, fields)
 
@@ -148,8 +150,11 @@ def convert_sphere(path: str | os.PathLike, wav: str | os.PathLike) -> float:
     """Turn one SPHERE file into a 16-bit, 16 kHz, mono WAV with exactly the same samples. Returns its seconds.
 
     Raises:
-        InputError: the file is damaged, or isn't 16 kHz mono (nothing is resampled silently).
+        InputError: the file is damaged, or isn't 16-bit, 16 kHz, mono (nothing is changed silently).
     """
+    fields = read_sphere_header(path).fields
+    if str(fields.get("sample_coding", "pcm")).startswith("pcm") and fields.get("sample_n_bytes", 2) != 2:
+        raise InputError(f"{path}: samples of {fields['sample_n_bytes']} bytes where 16-bit ones were expected")
     samples, rate = read_sphere(path)
     if rate != SAMPLE_RATE or samples.ndim != 1:
         channels = 1 if samples.ndim == 1 else samples.shape[1]
@@ -179,6 +184,8 @@ class Converter:
             convert_sphere(path, path.with_suffix(".wav"))
         except InputError as error:
             return str(error)
+        except OSError as error:  # a full disk, say
+            return f"{path.with_suffix('.wav')}: can't be written ({error.strerror})"
         return None
 
     def problems(self, progress: bool = True) -> list[str]:

@@ -73,8 +73,18 @@ def waveform(axes: Axes, samples: np.ndarray, sample_rate: int) -> None:
     axes.set(xlabel="seconds", ylabel="amplitude")
 
 
+def loud_spans(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Where speech is: all that is less than 20 dB below the loudest part. (N, 2) starts and ends in seconds."""
+    return librosa.effects.split(samples, top_db=20, frame_length=sample_rate // 20, hop_length=160) / sample_rate
+
+
 def mark_spans(axes: Axes, spans: Sequence[tuple[float, float]], names: Sequence[str], strong: Sequence[int]) -> None:
-    """Lay named spans of seconds over a picture whose x axis is time; those numbered in `strong` in another colour."""
+    """Lay named spans of seconds over a picture whose x axis is time; those numbered in `strong` in another colour.
+
+    Where there are not as many spans as names (letters that run into one another), nothing is marked.
+    """
+    if len(spans) != len(names):
+        return
     for number, ((start, end), name) in enumerate(zip(spans, names, strict=True)):
         color = "tab:red" if number in strong else "0.6"
         axes.axvspan(start, end, color=color, alpha=0.15, lw=0)

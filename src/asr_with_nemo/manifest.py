@@ -5,11 +5,14 @@ NeMo ignores them.
 """
 
 import json
+import math
 import os
 import random
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+
+import soundfile
 
 from asr_with_nemo.errors import InputError
 
@@ -28,7 +31,7 @@ def read_manifest(path: str | os.PathLike, check_audio: bool = True) -> list[Utt
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise InputError(f"{path}: no such manifest; make one with scripts/prepare_an4.py") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -41,6 +44,8 @@ def read_manifest(path: str | os.PathLike, check_audio: bool = True) -> list[Utt
             utterance = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from error
+        except RecursionError as error:
+            raise InputError(f"{path}, line {number}: not an utterance, but JSON nested without end") from error
         _check(utterance, f"{path}, line {number}")
         audio = path.parent.absolute() / utterance["audio_filepath"]  # an absolute path stays as it is
         if check_audio and not audio.is_file():
@@ -61,7 +66,7 @@ def _check(utterance: object, where: str) -> None:
             raise InputError(
                 f"{where}: {key!r} is {utterance[key]!r}, which is no {'text' if kind is str else 'number'}"
             )
-    if utterance["duration"] <= 0:
+    if not 0 < utterance["duration"] < math.inf:
         raise InputError(f"{where}: 'duration' is {utterance['duration']}; expected seconds above zero")
 
 
@@ -143,4 +148,25 @@ def check_alphabet(manifest: str | os.PathLike, utterances: Iterable[Utterance],
             raise InputError(
                 f"{manifest}, utterance {number}: the text {utterance['text']!r} has {' '.join(map(repr, strange))}, "
                 f"which the model's alphabet {''.join(sorted(allowed))!r} lacks; change the text or model.labels"
+            )
+
+
+def check_recordings(manifest: str | os.PathLike, utterances: Iterable[Utterance], sample_rate: int) -> None:
+    """Make sure, by the headers alone, that a model can be trained on the recordings.
+
+    Raises:
+        InputError: a file isn't sound, is empty, has several channels, or another rate than `sample_rate` in Hz.
+    """
+    for number, utterance in enumerate(utterances, 1):
+        where = f"{manifest}, utterance {number}: {utterance['audio_filepath']}"
+        try:
+            info = soundfile.info(utterance["audio_filepath"])
+        except soundfile.LibsndfileError as error:
+            raise InputError(f"{where}: not a sound file that can be read ({error.error_string})") from error
+        if info.frames == 0:
+            raise InputError(f"{where}: holds no sound (zero samples); leave it out")
+        if info.channels != 1 or info.samplerate != sample_rate:
+            raise InputError(
+                f"{where}: {info.samplerate:,} Hz with {info.channels} channel(s), where the model expects "
+                f"{sample_rate:,} Hz mono; convert it: sox IN.wav -r {sample_rate} -c 1 OUT.wav"
             )

@@ -45,6 +45,17 @@ def mark_stand_in(figure: Figure, corpus: an4.Corpus) -> None:
         figure.text(0.995, 0.005, corpus.title, ha="right", va="bottom", fontsize=8, color="firebrick")
 
 
+def _bundle(figure: Figure, alt: str, corpus: an4.Corpus | None) -> dict:
+    """A figure as what IPython's `display` takes: a small PNG, and a text for those who can't see it."""
+    if corpus:
+        mark_stand_in(figure, corpus)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", bbox_inches="tight")
+    plt.close(figure)
+    data = {"image/png": picture.getvalue(), "text/plain": alt}
+    return {"data": data, "raw": True, "metadata": {"image/png": {"alt": alt}}}
+
+
 def show(figure: Figure, alt: str, corpus: an4.Corpus | None = None) -> None:
     """Display a figure as a small PNG with a text for those who can't see it, and close it.
 
@@ -53,12 +64,8 @@ def show(figure: Figure, alt: str, corpus: an4.Corpus | None = None) -> None:
         alt: what is to be seen, in a sentence.
         corpus: where the sound is from; a stand-in for AN4 is named in the picture.
     """
-    if corpus:
-        mark_stand_in(figure, corpus)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", bbox_inches="tight")
-    plt.close(figure)
-    display({"image/png": picture.getvalue(), "text/plain": alt}, raw=True, metadata={"image/png": {"alt": alt}})
+    bundle = _bundle(figure, alt, corpus)
+    display(bundle.pop("data"), **bundle)
 
 
 def play(samples: np.ndarray, sample_rate: int) -> None:
@@ -78,21 +85,14 @@ class LiveCurves(pl.Callback):
         wanted = ("train_loss_epoch", "val_loss", "val_wer")
         metrics = {name: float(trainer.callback_metrics[name]) for name in wanted if name in trainer.callback_metrics}
         self.points.append({"epoch": trainer.current_epoch + 1} | metrics)
-        figure = draw_curves(self.points)
-        if self.corpus:
-            mark_stand_in(figure, self.corpus)
-        alt = "Losses and dev WER by epoch, up to epoch {epoch}: {rest}".format(
-            epoch=trainer.current_epoch + 1, rest=", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
-        )
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", bbox_inches="tight")
-        plt.close(figure)
-        bundle = {"image/png": picture.getvalue(), "text/plain": alt}
-        metadata = {"image/png": {"alt": alt}}
+        figures = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+        alt = f"Losses and dev WER by epoch, up to epoch {trainer.current_epoch + 1}: {figures}"
+        bundle = _bundle(draw_curves(self.points), alt, self.corpus)
+        data = bundle.pop("data")
         if self._display is None:
-            self._display = display(bundle, raw=True, metadata=metadata, display_id=True)
+            self._display = display(data, **bundle, display_id=True)
         else:
-            self._display.update(bundle, raw=True, metadata=metadata)
+            self._display.update(data, **bundle)
 
 
 def draw_curves(points: list[Mapping[str, float]]) -> Figure:

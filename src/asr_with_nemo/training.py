@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -61,13 +63,17 @@ def load_config(
             raise InputError(f"{item!r}: not an override ({reason}); expected key=value, +key=value or ~key") from error
     try:
         with initialize_config_dir(str(folder), version_base=None):
-            config = compose(file.stem, overrides=[re.sub("^seed=", "++seed=", item) for item in overrides])
+            name = config_name.removesuffix(".yaml")
+            config = compose(name, overrides=[re.sub("^seed=", "++seed=", item) for item in overrides])
+        OmegaConf.to_container(config, resolve=True)  # a reference to nothing is found here
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_explain(error, file)) from error
     except Exception as error:  # of the YAML parser, which differs between versions
         raise InputError(f"{file}: can't be read as YAML: {error}") from error
-    if "model" not in config:
+    if not isinstance(config.get("model"), DictConfig):
         raise InputError(f"{file}: has no `model:` section, so it is no NeMo training config")
+    if not isinstance(config.get("seed", 0), int):
+        raise InputError(f"seed={config.seed}: expected a whole number")
     return config
 
 
@@ -95,7 +101,13 @@ def all_keys(config: DictConfig, prefix: str = "") -> list[str]:
 
 def bound_keys(overrides: Sequence[str]) -> set[str]:
     """The dotted keys that were given on the command line, and that nothing may replace."""
-    return {re.sub(r"^[+~]*", "", item).split("=", 1)[0] for item in overrides}
+    return {item.lstrip("+").split("=", 1)[0] for item in overrides if not item.startswith("~")}
+
+
+def _is_bound(key: str, bound: set[str]) -> bool:
+    """Whether a dotted key, or a section that it lies in, was given on the command line."""
+    parts = key.split(".")
+    return any(".".join(parts[:end]) in bound for end in range(1, len(parts) + 1))
 
 
 # --- The machine ------------------------------------------------------------------------------------------------------
@@ -117,7 +129,8 @@ def machine_settings(gpu: bool) -> dict[str, object]:
     bf16 where the hardware has it (the weights stay fp32). Apple's GPU has no CTC loss, so a Mac trains on its CPU.
     """
     if gpu:
-        devices = torch.cuda.device_count()
+        # In a notebook's kernel CUDA is in use already, and processes can't be started from there.
+        devices = 1 if hasattr(sys, "ps1") or "ipykernel" in sys.modules else torch.cuda.device_count()
         return {
             "accelerator": "gpu",
             "devices": devices,
@@ -127,7 +140,8 @@ def machine_settings(gpu: bool) -> dict[str, object]:
             "num_workers": min(8, os.cpu_count() or 1),
             "pin_memory": True,
         }
-    bf16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch: none known, so fp32
+    bf16 = capabilities.get("avx512_bf16", False)
     return {
         "accelerator": "cpu",
         "devices": 1,
@@ -156,21 +170,27 @@ def fit_to_machine(config: DictConfig, bound: set[str] = frozenset()) -> tuple[D
         InputError: a trainer setting given on the command line is none of Lightning's.
     """
     config = config.copy()
-    on_cpu = "trainer.accelerator" in bound and config.trainer.accelerator == "cpu"
+    with open_dict(config):
+        config.trainer = config.get("trainer") or {}
+    on_cpu = _is_bound("trainer.accelerator", bound) and config.trainer.get("accelerator") == "cpu"
     machine = machine_settings(gpu=not on_cpu and has_working_gpu())
     known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
     replaced = []
     with open_dict(config):
-        trainer = config.setdefault("trainer", {})
+        trainer = config.trainer
         for key in list(trainer):
             if key not in known:
-                if f"trainer.{key}" in bound:
+                if _is_bound(f"trainer.{key}", bound):
                     raise InputError(f"trainer.{key}: Lightning's Trainer has no such setting; it has {sorted(known)}")
                 replaced.append(f"trainer.{key}={trainer.pop(key)}")
         if trainer.get("max_steps", -1) is None:
             trainer.max_steps = -1
+        if trainer.get("max_epochs") is None and trainer.get("max_steps", -1) == -1:
+            raise InputError("the config doesn't say how long to train: give trainer.max_epochs or trainer.max_steps")
         for key in ("accelerator", "devices", "num_nodes", "strategy", "precision"):
             _replace(trainer, "trainer", key, machine[key], bound, replaced)
+        if trainer.devices in (1, "1") and not _is_bound("trainer.strategy", bound):
+            trainer.strategy = "auto"
         for name in DATASETS:
             dataset = config.model.get(name)
             if dataset is not None:
@@ -183,7 +203,7 @@ def fit_to_machine(config: DictConfig, bound: set[str] = frozenset()) -> tuple[D
 
 def _replace(section: DictConfig, prefix: str, key: str, value: object, bound: set[str], replaced: list[str]) -> None:
     said = section.get(key)
-    if f"{prefix}.{key}" in bound or said == value:
+    if said == value or (_is_bound(f"{prefix}.{key}", bound) and said is not None):
         return
     # "auto" and the values that mean the same are no news to the reader.
     if said not in (None, "auto", 32):
@@ -198,8 +218,8 @@ def complete(config: DictConfig) -> DictConfig:
     """Check the data that a config names, and put `labels` and `sample_rate` where NeMo 3 looks for them.
 
     Raises:
-        InputError: a manifest isn't given, isn't there, or holds letters that the model can't spell; the config isn't
-            of a character CTC model.
+        InputError: a manifest isn't given, isn't there, or holds letters that the model can't spell or recordings that
+            it can't hear; the config isn't of a character CTC model.
     """
     config = config.copy()
     model = config.model
@@ -208,17 +228,24 @@ def complete(config: DictConfig) -> DictConfig:
         if "tokenizer" in model or "joint" in model or not decoder:
             raise InputError("the config is not of a character CTC model (model.decoder with a vocabulary of letters)")
         labels = model.get("labels") or config.get("labels") or decoder.get("vocabulary")
-        if not labels:
-            raise InputError("the config names no letters: give model.labels")
+        if not labels or any(not isinstance(letter, str) or len(letter) != 1 for letter in labels):
+            raise InputError(f"model.labels is {labels}; expected a list of letters, a character each")
+        preprocessor = model.get("preprocessor") or {}
         model.labels = labels
-        model.sample_rate = model.get("sample_rate") or model.preprocessor.sample_rate
+        model.sample_rate = model.get("sample_rate") or preprocessor.get("sample_rate")
+        if not preprocessor or not model.sample_rate:
+            raise InputError("the config has no model.preprocessor with a sample_rate")
         for name in DATASETS[:2]:
             dataset = model.get(name)
             if dataset is None or OmegaConf.is_missing(dataset, "manifest_filepath") or not dataset.manifest_filepath:
                 raise InputError(f"no data: give model.{name}.manifest_filepath=MANIFEST")
             dataset.labels = model.labels
             path = dataset.manifest_filepath
-            manifest.check_alphabet(path, _read(path), model.labels)
+            if not isinstance(path, str) or dataset.get("is_tarred"):
+                raise InputError(f"model.{name}: expected one manifest file in manifest_filepath, and no tarred audio")
+            utterances = _read(path)
+            manifest.check_alphabet(path, utterances, model.labels)
+            manifest.check_recordings(path, utterances, model.sample_rate)
     return config
 
 
@@ -268,7 +295,9 @@ class WeightAveraging(pl.Callback):
             self._average = {name: tensor.clone() for name, tensor in tensors.items()}
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_) -> None:
-        self.steps += 1
+        if trainer.global_step == self.steps:  # gradients are being accumulated
+            return
+        self.steps = trainer.global_step
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         with torch.no_grad():
             now = self._tensors(pl_module)
@@ -323,8 +352,9 @@ class EpochSeeds(pl.Callback):
         self.seed = seed
         self.first_epoch = first_epoch
 
-    def _seed(self, epoch: int, phase: int) -> None:
-        pl.seed_everything((self.seed * 1_000_003 + epoch * 2 + phase) % 2**32, workers=True, verbose=False)
+    def _seed(self, epoch: int, phase: int, rank: int = 0) -> None:
+        seed = (self.seed * 1_000_003 + epoch * 2 + phase + rank * 7_919) % 2**32
+        pl.seed_everything(seed, workers=True, verbose=False)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         sampler = getattr(pl_module._train_dl, "sampler", None)
@@ -338,7 +368,7 @@ class EpochSeeds(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx: int) -> None:
         if batch_idx == 0:
-            self._seed(trainer.current_epoch, 1)
+            self._seed(trainer.current_epoch, 1, trainer.global_rank)  # each process drops and masks something else
 
 
 class EpochLines(pl.Callback):
@@ -396,10 +426,12 @@ def run_folder(config: DictConfig) -> Path:
     parts = [json.dumps([settings, place.get("ema")], sort_keys=True).encode(), *data]
     digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:8]
     folder = Path(place.get("exp_dir") or "runs") / f"{config.get('name') or 'model'}-{digest}"
-    if place.get("resume_if_exists", True):
+    if place.get("resume_if_exists", True) or not folder.exists():
         return folder
-    takes = (folder.with_name(f"{folder.name}-{n}") for n in range(2, 10_000))
-    return folder if not folder.exists() else next(take for take in takes if not take.exists())
+    takes = [folder.with_name(f"{folder.name}-{n}") for n in range(2, 10_000)]
+    new = next(number for number, take in enumerate(takes) if not take.exists())
+    # The processes of the other GPUs start when the first has made its folder.
+    return takes[new] if rank_zero_only.rank == 0 else [folder, *takes][new]
 
 
 def train(config: DictConfig, bound: set[str] = frozenset(), callbacks: Sequence[pl.Callback] = ()) -> Path:
@@ -414,15 +446,16 @@ def train(config: DictConfig, bound: set[str] = frozenset(), callbacks: Sequence
         InputError: the data or the config can't be used, with what to change.
     """
     quieten()
-    if "exp_manager.resume_if_exists" not in bound and config.get("exp_manager"):
+    config, machine_line = fit_to_machine(complete(config), bound)
+    if not _is_bound("exp_manager.resume_if_exists", bound) and config.get("exp_manager"):
         with open_dict(config):
             config.exp_manager.resume_if_exists = True  # NeMo's configs say false; to go on loses nothing
-    config, machine_line = fit_to_machine(complete(config), bound)
     folder = run_folder(config)
     model_path = folder / f"{config.get('name') or 'model'}.nemo"
-    print(machine_line)
+    say = rank_zero_only(print)
+    say(machine_line)
     if (folder / SUMMARY).is_file() and model_path.is_file():
-        print(f"{folder} holds this very training, finished; exp_manager.resume_if_exists=false would do it again")
+        say(f"{folder} holds this very training, finished; exp_manager.resume_if_exists=false would do it again")
         return model_path
 
     seed = config.get("seed") or 0
@@ -432,13 +465,14 @@ def train(config: DictConfig, bound: set[str] = frozenset(), callbacks: Sequence
     trainer, own = build_trainer(config, folder, first_epoch, bound, callbacks)
     model = build_model(config, trainer)
     weights = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{config.get('name')}: {weights / 1e6:.1f} M weights, seed {seed}; all about this training is in {folder}")
+    say(f"{config.get('name')}: {weights / 1e6:.1f} M weights, seed {seed}; all about this training is in {folder}")
     if first_epoch:
-        print(f"going on from the end of epoch {first_epoch}")
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.config.update(OmegaConf.to_container(config, resolve=True), allow_val_change=True)
+        say(f"going on from the end of epoch {first_epoch}")
+    if trainer.is_global_zero:
+        OmegaConf.save(config, folder / "config.yaml", resolve=True)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.config.update(OmegaConf.to_container(config, resolve=True), allow_val_change=True)
     try:
         trainer.fit(model, ckpt_path=str(last) if last.is_file() else None)
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the one into the other
@@ -492,12 +526,11 @@ def build_trainer(
     }
     average = manager.get("ema") or {}
     if average.get("enable"):
-        callbacks["average"] = WeightAveraging(average.decay)
+        callbacks["average"] = WeightAveraging(average.get("decay", 0.999))
     if os.isatty(2):
         callbacks["bar"] = TQDMProgressBar(leave=False)
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     settings.update(
-        logger=make_loggers(config, folder, bound),
         callbacks=[*callbacks.values(), *more],
         enable_checkpointing=True,
         enable_progress_bar="bar" in callbacks,
@@ -505,35 +538,43 @@ def build_trainer(
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return pl.Trainer(**settings), callbacks
+        return pl.Trainer(**settings, logger=make_loggers(config, folder, bound)), callbacks
     except OSError as error:
         raise InputError(f"{folder}: can't be written to ({error.strerror}); set exp_manager.exp_dir") from error
+    except InputError:
+        raise
     except Exception as error:  # Lightning raises its own, ValueError and TypeError for a wrong setting
         raise InputError(f"the trainer: section of the config: {error}") from error
 
 
 def make_loggers(config: DictConfig, folder: Path, bound: set[str] = frozenset()) -> list[Logger]:
     """The CSV log that always lies beside a training, and W&B's, offline where there is no key."""
-    loggers: list[Logger] = [CSVLogger(folder, name="csv", flush_logs_every_n_steps=50)]
+    loggers: list[Logger] = [CSVLogger(folder, name="csv", flush_logs_every_n_steps=1)]
     manager = config.get("exp_manager") or {}
-    if "exp_manager.create_wandb_logger" in bound and not manager.create_wandb_logger:
+    if _is_bound("exp_manager.create_wandb_logger", bound) and not manager.get("create_wandb_logger"):
         return loggers
     mode = tracking.configure_wandb()
     if mode == "disabled":
         return loggers
-    print(tracking.describe_mode(mode))
     kept = folder / "wandb_id"
     asked = manager.get("wandb_logger_kwargs") or {}
+    project = tracking.project(asked.get("project"))
+    rank_zero_only(print)(tracking.describe_mode(mode, project))
     logger = WandbLogger(
-        project=os.environ["WANDB_PROJECT"] if "WANDB_PROJECT" in os.environ else asked.get("project"),
+        project=project,
         name=asked.get("name") or folder.name,
         id=kept.read_text() if kept.is_file() else None,
         resume="allow" if mode == "online" else None,
         save_dir=os.environ["WANDB_DIR"],
     )
     logger._wandb_init.pop("anonymous", None)  # Lightning passes on a setting that W&B warns of
-    folder.mkdir(parents=True, exist_ok=True)
-    kept.write_text(logger.experiment.id)
+    if rank_zero_only.rank == 0:
+        try:
+            manifest.write_if_changed(kept, logger.experiment.id)
+        except OSError:
+            raise
+        except Exception as error:  # W&B raises of every kind when its server can't be reached or refuses
+            raise InputError(f"W&B can't start a run ({error}); WANDB_MODE=offline keeps it here instead") from error
     return [*loggers, logger]
 
 
@@ -551,14 +592,17 @@ def read_log(folder: str | os.PathLike) -> list[dict[str, float]]:
 
 
 def _epoch_after(checkpoint: Path) -> int:
-    return torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["epoch"] + 1
+    """The epoch that a training goes on with from a checkpoint, which may be of the middle of one."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
+    whole = state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
+    return state["epoch"] + (1 if whole else 0)
 
 
 def _finish(
     config: DictConfig, trainer: pl.Trainer, model: pl.LightningModule, path: Path, callbacks: dict[str, pl.Callback]
 ) -> Path:
     """Write the `.nemo` file of the best epoch; the summary that marks the training as finished comes last."""
-    best = callbacks["checkpoint"].best_model_path
+    best = _best_checkpoint(callbacks["checkpoint"])
     score = callbacks["checkpoint"].best_model_score
     if best:
         checkpoint = torch.load(best, map_location="cpu", weights_only=False)
@@ -578,7 +622,7 @@ def _finish(
             "weights": sum(parameter.numel() for parameter in model.parameters()),
             "seed": config.get("seed") or 0,
         }
-        (path.parent / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n")
+        manifest.write_if_changed(path.parent / SUMMARY, json.dumps(summary, indent=1) + "\n")
     for logger in trainer.loggers:
         logger.finalize("success")
     if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
@@ -586,6 +630,13 @@ def _finish(
 
         wandb.finish()
     return path
+
+
+def _best_checkpoint(callback: ModelCheckpoint) -> Path | None:
+    """The checkpoint of the best epoch, also where a kill between two writes, or a moved folder, made it forgotten."""
+    if callback.best_model_path and Path(callback.best_model_path).is_file():
+        return Path(callback.best_model_path)
+    return max(Path(callback.dirpath).glob("best-*.ckpt"), key=os.path.getmtime, default=None)
 
 
 def quieten() -> None:
