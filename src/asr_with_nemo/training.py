@@ -530,6 +530,7 @@ def build_trainer(
     if os.isatty(2):
         callbacks["bar"] = TQDMProgressBar(leave=False)
     settings = OmegaConf.to_container(config.trainer, resolve=True)
+    settings.pop("logger", None)  # NeMo's configs say false and leave it to exp_manager
     settings.update(
         callbacks=[*callbacks.values(), *more],
         enable_checkpointing=True,
