@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from asr_with_nemo import cli
+from asr_with_nemo import an4, cli
 from asr_with_nemo.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,7 +96,7 @@ def source_digest(notebook: nbformat.NotebookNode) -> str:
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]
 
 
-def tidy(notebook: nbformat.NotebookNode, corpus: str) -> nbformat.NotebookNode:
+def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Make a run notebook fit to be committed: no sound, progress bars, paths of a machine or notes of papermill."""
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
@@ -111,7 +111,6 @@ def tidy(notebook: nbformat.NotebookNode, corpus: str) -> nbformat.NotebookNode:
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
-        "asr_with_nemo": {"source": source_digest(notebook), "corpus": corpus},
     }
     return notebook
 
@@ -221,13 +220,15 @@ def _parameter(item: str) -> tuple[str, object]:
 
 def _commit(path: Path, output: Path) -> None:
     """Put an executed notebook in the place of the committed one, tidied."""
-    from asr_with_nemo import an4
-
-    notebook = tidy(nbformat.read(output, as_version=4), an4.locate(ROOT / "data").name)
-    partial = path.with_name(f".{path.name}.partial")
+    notebook = nbformat.read(output, as_version=4)
+    corpus = an4.locate(ROOT / "data").name
+    partial = path.with_name(f"partial_{path.name}")
+    nbformat.write(tidy(notebook), partial)
+    subprocess.run([sys.executable, "-m", "ruff", "format", "-q", partial], check=True)
+    notebook = nbformat.read(partial, as_version=4)
+    notebook.metadata["asr_with_nemo"] = {"source": source_digest(notebook), "corpus": corpus}
     nbformat.write(notebook, partial)
     os.replace(partial, path)
-    subprocess.run([sys.executable, "-m", "ruff", "format", "-q", path], check=True)
 
 
 if __name__ == "__main__":
