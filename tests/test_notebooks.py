@@ -40,6 +40,22 @@ def test_outputs_are_of_the_text_that_stands_there(committed):
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
 
 
+@pytest.mark.parametrize(
+    ("name", "checks"),
+    [
+        ("01_data", ["SoX and the package agree on every sample: True", "checksum as in the header: True"]),
+        ("02_features", ["correlation:        1.000000"]),
+        ("08_inference", ["both the same: True", "of sound, greedy"]),
+    ],
+)
+def test_what_the_notebooks_check_holds_in_the_committed_outputs(name: str, checks: list[str]):
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    shown = "".join(output.get("text", "") for cell in code_cells(notebook) for output in cell.outputs)
+    for check in checks:
+        assert check in shown
+    assert "False" not in shown
+
+
 def test_committed_copies_are_small_and_clean(committed):
     path, notebook = committed
     assert path.stat().st_size < 1_500_000
