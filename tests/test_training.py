@@ -167,6 +167,9 @@ def test_a_wrong_model_or_trainer_setting_is_explained(config, tmp_path: Path):
     config.model.encoder.jasper[0].kernel = ["wide"]
     with pytest.raises(InputError, match="NeMo can't build this model"):
         training.build_model(config)
+    config.model.optim.sched.name = "CosineAnealing"
+    with pytest.raises(InputError, match="model.optim.sched.name=CosineAnealing: NeMo knows .*CosineAnnealing"):
+        training.build_model(config)
     config.trainer.precision = "17-mixed"
     with pytest.raises(InputError, match="trainer: section"):
         training.build_trainer(config, tmp_path, bound={"exp_manager.create_wandb_logger"})
@@ -266,6 +269,21 @@ def test_the_kept_model_is_the_average_that_was_validated(small_model: Path):
     best_weights = torch.load(best, weights_only=False)["state_dict"]
     for name, tensor in weights(small_model).items():
         torch.testing.assert_close(tensor, best_weights[name], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_nemo_itself_loads_the_courses_config(config):
+    import lightning.pytorch as pl
+    from nemo.collections.asr.models import EncDecCTCModel
+    from nemo.utils.exp_manager import ExpManagerConfig
+
+    # As NeMo's own speech_to_text_ctc.py does: nothing of the course's package is needed to train with it.
+    trainer = pl.Trainer(**config.trainer)
+    model = EncDecCTCModel(cfg=config.model, trainer=trainer)
+    assert len(model.decoder.vocabulary) == 28
+    merged = OmegaConf.merge(OmegaConf.structured(ExpManagerConfig), config.exp_manager)
+    assert merged.ema.enable
+    assert merged.checkpoint_callback_params.monitor == "val_wer"
 
 
 def nemo_config(folder: Path, name: str) -> str:

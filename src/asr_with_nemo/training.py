@@ -489,11 +489,27 @@ def build_model(config: DictConfig, trainer: pl.Trainer | None = None):
     from nemo.collections.asr.models import EncDecCTCModel
 
     quieten()
+    _check_names(config)
     try:
         return EncDecCTCModel(cfg=config.model, trainer=trainer)
     except Exception as error:  # NeMo, Hydra and torch raise of every kind for a wrong setting
         reason = str(error.__cause__ or error).strip()
         raise InputError(f"NeMo can't build this model: {reason}\nLook at the model: section of the config.") from error
+
+
+def _check_names(config: DictConfig) -> None:
+    """Make sure that NeMo knows the optimiser and the schedule, which it looks up only when training starts."""
+    from nemo.core.optim.lr_scheduler import AVAILABLE_SCHEDULERS
+    from nemo.core.optim.optimizers import AVAILABLE_OPTIMIZERS
+
+    optim = config.model.get("optim") or {}
+    for key, section, known in (
+        ("model.optim.name", optim, AVAILABLE_OPTIMIZERS),
+        ("model.optim.sched.name", optim.get("sched") or {}, AVAILABLE_SCHEDULERS),
+    ):
+        name = section.get("name")
+        if name is not None and str(name).lower() not in {str(one).lower() for one in known}:
+            raise InputError(f"{key}={name}: NeMo knows {', '.join(sorted(map(str, known)))}")
 
 
 def build_trainer(
@@ -564,7 +580,9 @@ def make_loggers(config: DictConfig, folder: Path, bound: set[str] = frozenset()
     logger = WandbLogger(
         project=project,
         name=asked.get("name") or folder.name,
-        id=kept.read_text() if kept.is_file() else None,
+        group=folder.name,  # the parts of an interrupted training belong together
+        # Offline, W&B can't go on with a run; and one that was just killed may still be held by its service.
+        id=kept.read_text() if mode == "online" and kept.is_file() else None,
         resume="allow" if mode == "online" else None,
         save_dir=os.environ["WANDB_DIR"],
     )
