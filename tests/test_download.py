@@ -104,6 +104,16 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture(autouse=True)
+def heard(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The module's warnings arrive, also where NeMo, imported by an earlier test, has switched off what was there."""
+    monkeypatch.setattr(downloads.logger, "disabled", False)
+    monkeypatch.setattr(downloads.logger, "propagate", True)
+    logging.disable(logging.NOTSET)
+    caplog.set_level(logging.WARNING)
+    caplog.set_level(logging.WARNING, logger=downloads.logger.name)
+
+
 @pytest.fixture
 def start_server() -> Iterator[Callable[[], Server]]:
     servers = []
