@@ -2,7 +2,7 @@
 # scripts/setup_env.py decides whether .venv needs anything: it compares the requirements' content, not their dates.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial course test lab notebooks lint format constraints clean
+.PHONY: help setup tutorial course model test lab notebooks lint format constraints clean
 
 # The first Python that the course runs on; a name that is there may still not run (pyenv's shims).
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
@@ -27,6 +27,10 @@ tutorial: setup ## Run the core path: data, features, training, evaluation; ends
 
 course: setup ## Run every notebook there is
 	$(VENV_PYTHON) scripts/run_notebooks.py course
+
+model: setup ## Make the model that ships with the package again, from AN4; about an hour on two cores
+	$(VENV_PYTHON) scripts/prepare_an4.py --source an4
+	$(VENV_PYTHON) scripts/make_an4_model.py
 
 test: lint ## Lint, then run all tests
 	$(VENV_PYTHON) -m pytest

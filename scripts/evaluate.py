@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from asr_with_nemo import cli
+from asr_with_nemo.errors import InputError
 
 
 def main(
-    model: Annotated[Path, typer.Argument(help="A .nemo file or a Lightning .ckpt.")],
+    model: Annotated[Path, typer.Argument(help="A .nemo file, a Lightning .ckpt, or an4, which ships.")],
     manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with the right texts.")],
     output: Annotated[
         Path | None, typer.Option(help="Write the results there (.json), and the utterances beside it (.tsv).")
@@ -20,6 +21,18 @@ def main(
     compare: Annotated[
         Path | None, typer.Option(help="A results file of another model on the same manifest.", metavar="OTHER.json")
     ] = None,
+    lm: Annotated[
+        str | None,
+        typer.Option(
+            help="Decode with a language model; without a FILE.arpa, the one beside the model.", metavar="[FILE.arpa]"
+        ),
+    ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Tune alpha, beta and width on this manifest, and note them by the FILE.")
+    ] = False,
+    alpha: Annotated[float | None, typer.Option(help="The language model's weight; by default as tuned.")] = None,
+    beta: Annotated[float | None, typer.Option(help="What a word adds; by default as tuned.")] = None,
+    width: Annotated[int | None, typer.Option(help="Hypotheses kept at a time; by default as tuned.")] = None,
 ) -> None:
     """Measure a model's word error rate on a manifest.
 
@@ -33,15 +46,26 @@ def main(
         python scripts/evaluate.py MODEL.nemo data/an4/test_manifest.json --output results/mine.json
 
         python scripts/evaluate.py BETTER.nemo data/an4/test_manifest.json --compare results/mine.json
+
+        python scripts/evaluate.py MODEL.nemo data/an4/dev_manifest.json --lm lm.arpa --tune
     """
-    from asr_with_nemo import decoding, evaluation
+    from asr_with_nemo import beam, decoding, evaluation, language_model
 
     # What can be wrong is told before the slow part.
+    arpa = _check_search(model, manifest, lm, tune, {"alpha": alpha, "beta": beta, "width": width})
     others = evaluation.read_rows(compare) if compare else None
     if output:
         evaluation.check_output(output)
     loaded = decoding.load_model(model)
-    result = evaluation.evaluate(loaded, manifest, batch_size, model_path=model)
+    search = beam.load(arpa, decoding.alphabet(loaded), alpha, beta, width) if arpa else None
+    if tune:
+        tuning = evaluation.tune_on(loaded, manifest, search, batch_size)
+        search = search.with_weights(tuning.weights)
+        counts = tuning.trials[tuning.weights]
+        how = {"manifest": manifest.name, "model": model.name, "errors": counts.errors, "words": counts.words}
+        language_model.note_weights(arpa, tuning.weights, **how)
+        typer.echo(f"{tuning}, noted in {language_model.notes_path(arpa)}")
+    result = evaluation.evaluate(loaded, manifest, batch_size, model_path=model, search=search)
     typer.echo(result)
     if result.unspellable:
         letters = " ".join(map(repr, result.unspellable))
@@ -50,11 +74,34 @@ def main(
         typer.echo("warning: this is the built-in synthetic corpus; its figures say nothing about AN4", err=True)
     if output:
         command = ["python", "scripts/evaluate.py", str(model), str(manifest), "--batch-size", str(batch_size)]
+        if search:
+            weights = search.weights
+            command += [f"--lm={lm}" if lm else "--lm", f"--alpha={weights.alpha:g}", f"--beta={weights.beta:g}"]
+            command += [f"--width={weights.width}"]
         evaluation.save(result, output, command=shlex.join(command))
         typer.echo(f"results: {output}, utterances: {output.with_suffix('.tsv')}")
     if others:
         typer.echo(f"against {compare}: {evaluation.compare(result.rows, others)}")
 
 
+def _check_search(model: Path, manifest: Path, lm: str | None, tune: bool, weights: dict) -> Path | None:
+    """The language model's file, if there shall be one, with all that can be told about it at once."""
+    from asr_with_nemo import decoding, language_model
+
+    given = [f"--{name}" for name, value in weights.items() if value is not None]
+    if lm is None:
+        if tune or given:
+            raise InputError(f"{(given or ['--tune'])[0]} is about decoding with a language model; add --lm FILE.arpa")
+        return None
+    if tune and given:
+        raise InputError(f"--tune finds all three weights; leave out {', '.join(given)}")
+    arpa = decoding.language_model_path(model, lm)
+    if tune:
+        language_model.check_tuning_data(arpa, manifest)
+    elif not given and not language_model.tuned_weights(arpa):
+        typer.echo(f"warning: {arpa} has no tuned weights; --tune finds them on a dev manifest", err=True)
+    return arpa
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, bare={"--lm": ".arpa"})

@@ -42,10 +42,11 @@ def main(
     data_dir: Annotated[Path, typer.Option(help="The prepared corpus.")] = Path("data/an4"),
     results: Annotated[Path, typer.Option(help="Where the results files go.")] = ROOT / "results",
 ) -> None:
-    """Train and evaluate the variants of a study on the dev set, a results file each.
+    """Train and evaluate the variants of a study, a results file each.
 
-    What is there already isn't done again, and an interrupted training goes on, so that a study can be stopped and
-    started. scripts/make_results.py draws the tables.
+    They are measured on the dev set, or on the test set where the study says so. What is there already isn't done
+    again, and an interrupted training goes on, so that a study can be stopped and started. scripts/make_results.py
+    draws the tables.
 
     Example:
 
@@ -55,31 +56,42 @@ def main(
     studies = OmegaConf.to_container(OmegaConf.load(file))
     if study not in studies:
         raise InputError(f"{file}: has no study {study!r}; it has {', '.join(studies)}")
-    for run in studies[study]["runs"]:
+    plan = studies[study]
+    split, decoders = plan.get("split", "dev"), plan.get("decoders", {"greedy": []})
+    options = ["--config-name", plan["config"]] if "config" in plan else []
+    for run in plan["runs"]:
         for seed in run["seeds"]:
-            slug = re.sub(r"\W+", "-", run["name"]).strip("-").lower()
-            target = results / study / f"{slug}-seed{seed}.json"
-            if target.is_file():
-                print(f"{target} is there")
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            overrides = [*run["overrides"], f"seed={seed}", f"data_dir={data_dir}"]
-            print(f"{study}: {run['name']}, seed {seed}", flush=True)
-            model = stage("train.py", *overrides).splitlines()[-1].removeprefix("model: ")
-            with tempfile.TemporaryDirectory() as scratch:
-                evaluated = Path(scratch) / "evaluation.json"
-                stage("evaluate.py", model, str(data_dir / "dev_manifest.json"), "--output", str(evaluated))
-                evaluation = json.loads(evaluated.read_text())
-            row = evaluation | {
-                "study": study,
-                "name": run["name"],
-                "seed": seed,
-                "split": "dev",
-                "command": f"python scripts/train.py {shlex.join(run['overrides'])} seed={seed}",
+            slug = re.sub(r"\W+", "-", run["name"]).strip("-").lower() + f"-seed{seed}"
+            targets = {
+                decoder: results / study / (f"{slug}-{decoder}.json" if len(decoders) > 1 else f"{slug}.json")
+                for decoder in decoders
             }
-            partial = target.with_suffix(".partial")
-            partial.write_text(json.dumps(row, indent=1) + "\n")
-            partial.replace(target)
+            missing = {decoder: target for decoder, target in targets.items() if not target.is_file()}
+            if not missing:
+                print(f"{results / study / slug}: is there")
+                continue
+            print(f"{study}: {run['name']}, seed {seed}", flush=True)
+            overrides = [*run["overrides"], f"seed={seed}"]
+            training = stage("train.py", *options, *overrides, f"data_dir={data_dir}")
+            model = training.splitlines()[-1].removeprefix("model: ")
+            for decoder, target in missing.items():
+                evaluation = measure(model, data_dir / f"{split}_manifest.json", decoders[decoder])
+                command = ["python", "scripts/train.py", *options, *overrides]
+                more = {"study": study, "name": run["name"], "seed": seed, "split": split}
+                target.parent.mkdir(parents=True, exist_ok=True)
+                partial = target.with_suffix(".partial")
+                partial.write_text(
+                    json.dumps(evaluation | more | {"command": shlex.join(command)}, indent=1) + "\n", encoding="utf-8"
+                )
+                partial.replace(target)
+
+
+def measure(model: str, manifest: Path, options: list[str]) -> dict:
+    """What scripts/evaluate.py says of a model."""
+    with tempfile.TemporaryDirectory() as scratch:
+        output = Path(scratch) / "evaluation.json"
+        stage("evaluate.py", model, str(manifest), "--output", str(output), *options)
+        return json.loads(output.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

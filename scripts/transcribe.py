@@ -16,7 +16,7 @@ from asr_with_nemo.errors import InputError
 
 
 def main(
-    model: Annotated[Path, typer.Argument(help="A .nemo file or a Lightning .ckpt.")],
+    model: Annotated[Path, typer.Argument(help="A .nemo file, a Lightning .ckpt, or an4, which ships.")],
     files: Annotated[
         list[Path], typer.Argument(help="Sound files of any rate, channels and length.", metavar="FILE...")
     ],
@@ -25,6 +25,12 @@ def main(
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pieces of sound at a time.")] = 16,
     output: Annotated[Path | None, typer.Option(help="Write there, not to the terminal.")] = None,
+    lm: Annotated[
+        str | None,
+        typer.Option(
+            help="Decode with a language model; without a FILE.arpa, the one beside the model.", metavar="[FILE.arpa]"
+        ),
+    ] = None,
 ) -> None:
     """Turn sound files into text.
 
@@ -35,18 +41,23 @@ def main(
 
         python scripts/transcribe.py MODEL.nemo recording.wav
 
+        python scripts/transcribe.py an4 --lm recording.wav
+
         python scripts/transcribe.py MODEL.nemo data/an4/wav/an4test_clstk/*/*.wav --output texts.tsv
 
         python scripts/transcribe.py MODEL.nemo lecture.flac --json | jq .words
     """
-    from asr_with_nemo import decoding
+    from asr_with_nemo import beam, decoding
 
+    arpa = None if lm is None else decoding.language_model_path(model, lm)
     loaded = decoding.load_model(model)
+    search = beam.load(arpa, decoding.alphabet(loaded)) if arpa else None
     failed = 0
     # A bar between the lines of a terminal would only be in the way.
     progress = output is not None or not sys.stdout.isatty()
     with _destination(output) as out:
-        for file, result in zip(files, decoding.transcribe_each(loaded, files, batch_size, progress), strict=True):
+        results = decoding.transcribe_each(loaded, files, batch_size, progress, search)
+        for file, result in zip(files, results, strict=True):
             if isinstance(result, InputError):
                 typer.echo(f"error: {result}", err=True)
                 failed += 1
@@ -77,4 +88,4 @@ def _destination(path: Path | None):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, bare={"--lm": ".arpa"})

@@ -9,7 +9,7 @@ from pathlib import Path
 import jiwer
 import pytest
 
-from asr_with_nemo import an4, decoding, evaluation, manifest
+from asr_with_nemo import an4, decoding, evaluation, language_model, manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.evaluation import Counts, Row
 from tests.conftest import run_script
@@ -253,6 +253,47 @@ def test_the_command_measures_and_compares(small_model: Path, small_corpus: an4.
         "evaluate.py", small_model, small_corpus.manifest("dev"), "--compare", "out/mine.json", cwd=tmp_path
     )
     assert other.returncode == 1 and "not of the same utterances" in other.stderr
+
+
+@pytest.mark.slow
+def test_the_command_tunes_and_measures_with_a_language_model(
+    small_model: Path, small_corpus: an4.Corpus, tmp_path: Path
+):
+    arpa, dev = tmp_path / "lm.arpa", small_corpus.manifest("dev")
+    language_model.make(small_corpus.manifest("train"), arpa)
+    done = run_script("evaluate.py", small_model, dev, "--lm", arpa, "--tune", "--output", "dev.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    weights = language_model.tuned_weights(arpa)
+    assert f"tuned: alpha {weights.alpha:g}, beta {weights.beta:g}, width {weights.width}" in done.stdout
+    notes = language_model.read_notes(arpa)
+    assert (notes["tuning"]["manifest"], notes["text"]["file"]) == ("dev_manifest.json", "train_manifest.json")
+    result = json.loads((tmp_path / "dev.json").read_text())
+    described = "beam, lexicon + word 3-gram" if weights.alpha else "beam, lexicon ("
+    assert result["decoder"].startswith(described)
+    assert result["errors"] == notes["tuning"]["errors"]
+    assert f"--lm={arpa}" in result["command"] and f"--width={weights.width}" in result["command"]
+
+    again = run_script(
+        "evaluate.py", small_model, dev, "--lm", arpa, "--alpha", "0", "--beta=-1", "--width", "8", cwd=tmp_path
+    )
+    assert again.returncode == 0 and "beam, lexicon (beta -1, width 8)" in again.stdout
+    assert language_model.tuned_weights(arpa) == weights
+
+
+def test_tuning_has_its_rules(small_corpus: an4.Corpus, tmp_path: Path):
+    arpa, final = tmp_path / "lm.arpa", tmp_path / "final.arpa"
+    language_model.make(small_corpus.manifest("train"), arpa)
+    language_model.make(small_corpus.manifest("train_all"), final, final=True)
+    dev, test = (small_corpus.manifest(split) for split in ("dev", "test"))
+    for arguments, reason in (
+        ([test, "--lm", arpa, "--tune"], "has utterances of the test set; tune on a dev manifest"),
+        ([dev, "--lm", final, "--tune"], "was made of the dev set too"),
+        ([dev, "--lm", arpa, "--tune", "--alpha", "1"], "--tune finds all three weights; leave out --alpha"),
+        ([dev, "--tune"], "--tune is about decoding with a language model; add --lm"),
+        ([dev, "--width", "8"], "--width is about decoding with a language model; add --lm"),
+    ):
+        done = run_script("evaluate.py", "missing.nemo", *arguments, cwd=tmp_path)
+        assert done.returncode == 1 and reason in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from asr_with_nemo import training
+from asr_with_nemo import manifest, training
 from asr_with_nemo.errors import InputError
 from tests.conftest import ROOT, run_script
 
@@ -143,6 +143,40 @@ def test_a_config_that_cannot_be_trained_is_refused_before_any_time_is_lost(smal
     config = training.load_config(CONFIGS, "config", [f"data_dir={small_corpus.folder}", override])
     with pytest.raises(InputError, match=words):
         training.complete(config)
+
+
+@pytest.mark.parametrize("stranger", ["a recording of test", "a speaker of test", "a recording of dev"])
+def test_what_is_held_out_cannot_be_trained_on(config, small_corpus, tmp_path: Path, stranger: str):
+    split = stranger.split()[-1]
+    held_out = manifest.read_manifest(small_corpus.manifest(split))[0]
+    if "speaker" in stranger:
+        train = manifest.read_manifest(small_corpus.manifest("train"))
+        held_out = train[0] | {"speaker": held_out["speaker"]}  # another recording of the same person
+    for name in ("train", "dev", "test"):
+        utterances = manifest.read_manifest(small_corpus.manifest(name))
+        more = [held_out] if name == "train" else []
+        manifest.write_manifest(tmp_path / f"{name}_manifest.json", [*utterances, *more])
+    config.data_dir = str(tmp_path)
+    with pytest.raises(InputError, match=rf"shares 1 {stranger.split()[1]}\(s\) with the {split} set"):
+        training.complete(config)
+
+
+def test_a_final_training_hears_dev_but_never_test(small_corpus, tmp_path: Path):
+    overrides = [f"data_dir={small_corpus.folder}", "final=true"]
+    config = training.complete(training.load_config(CONFIGS, "config", overrides))
+    trained_on = {u["audio_filepath"] for u in manifest.read_manifest(config.model.train_ds.manifest_filepath)}
+    for split, heard in (("train", True), ("dev", True), ("test", False)):
+        files = {u["audio_filepath"] for u in manifest.read_manifest(small_corpus.manifest(split))}
+        assert (files <= trained_on, bool(files & trained_on)) == (heard, heard), split
+    assert config.trainer.limit_val_batches == 0, "what is trained on says nothing as a dev set"
+    with pytest.raises(InputError, match="test_manifest.json is neither"):
+        training.complete(
+            training.load_config(
+                CONFIGS, "config", [*overrides, f"model.train_ds.manifest_filepath={small_corpus.manifest('test')}"]
+            )
+        )
+    with pytest.raises(InputError, match="expected true or false"):
+        training.load_config(CONFIGS, "config", ["final=perhaps"])
 
 
 @pytest.mark.parametrize("override", ["model=3", "seed=abc", "model.dropout=${nothing}"])

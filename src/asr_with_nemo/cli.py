@@ -2,21 +2,39 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import typer
 
 from asr_with_nemo.errors import InputError
 
 
-def run(main: Callable[..., None]) -> None:
-    """Run a script's `main` with Typer; an `InputError` is printed without a traceback and exits with 1."""
+def run(main: Callable[..., None], bare: Mapping[str, str] | None = None) -> None:
+    """Run a script's `main` with Typer; an `InputError` is printed without a traceback and exits with 1.
+
+    Args:
+        main: its parameters are the command line's.
+        bare: options whose value may be left out, and the suffix by which a value is known: with {"--lm": ".arpa"},
+            `--lm recording.wav` is `--lm` without a value, which `main` gets as "", and an argument. `--lm=VALUE` takes
+            any value.
+    """
     app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
     app.command()(main)
     try:
-        app()
+        app(_with_values(sys.argv[1:], bare or {}))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _with_values(arguments: Sequence[str], bare: Mapping[str, str]) -> list[str]:
+    complete = []
+    for place, argument in enumerate(arguments):
+        if argument == "--":  # what follows are no options
+            return complete + list(arguments[place:])
+        following = "".join(arguments[place + 1 : place + 2])
+        is_bare = argument in bare and (following.startswith("-") or not following.endswith(bare[argument]))
+        complete.append(f"{argument}=" if is_bare else argument)
+    return complete

@@ -25,8 +25,14 @@ if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecCTCModel
     from omegaconf import DictConfig
 
+    from asr_with_nemo.beam import Search
+
 Sound = str | os.PathLike | np.ndarray
 """A sound file, or mono samples (T,) in [-1, 1] at the model's rate."""
+
+ASSETS = Path(__file__).parent / "assets"
+MODELS = ("an4",)
+"""The models that ship with the course, by name."""
 
 # Seconds. A recording of up to WHOLE is heard at once; a longer one is cut at a pause between the other two. Short
 # pieces suit models that were trained on a few seconds and look at all of a piece at once (squeeze-and-excite,
@@ -71,16 +77,56 @@ class Letter(NamedTuple):
 # --- Models -----------------------------------------------------------------------------------------------------------
 
 
+def model_path(model: str | os.PathLike) -> Path:
+    """The file of a model: a path stays as it is, and a name such as "an4", which has no suffix, is a model that ships.
+
+    A name never means a file or folder that happens to lie where the program runs.
+
+    Raises:
+        InputError: there is no model of that name.
+    """
+    path = Path(model)
+    if path.suffix or os.path.basename(os.fspath(model)) != os.fspath(model) or path.name in ("", ".."):
+        return path
+    file = ASSETS / f"{path}.nemo"
+    if path.name not in MODELS:
+        raise InputError(
+            f"{path}: no such model; the models that ship are named {', '.join(MODELS)}, and a model of yours is a "
+            ".nemo or .ckpt file, as scripts/train.py makes one"
+        )
+    if not file.is_file():
+        raise InputError(
+            f"{path}: this copy of the course lacks the model, assets/{file.name} in the package; get the repository "
+            "whole, or train a model with scripts/train.py"
+        )
+    return file
+
+
+def language_model_path(model: str | os.PathLike, lm: str | os.PathLike = "") -> Path:
+    """The file of the language model that goes with a model: the one named, else the .arpa beside it of the same name.
+
+    Raises:
+        InputError: the file isn't there.
+    """
+    path = Path(lm) if os.fspath(lm) else model_path(model).with_suffix(".arpa")
+    if not path.is_file():
+        where = "" if os.fspath(lm) else f" beside the model {model}"
+        raise InputError(
+            f"{path}: no such language model{where}; make one with scripts/build_lm.py, or name another: --lm FILE.arpa"
+        )
+    return path
+
+
 def load_model(path: str | os.PathLike) -> "EncDecCTCModel":
     """Load a character CTC model from a `.nemo` file or a Lightning checkpoint (`.ckpt`), ready for inference.
 
-    It is on the GPU if this torch can use one, else on the CPU. Load only files that you trust: the config inside a
-    model file names the classes that are built from it.
+    "an4" is the model that ships with the course. What is loaded is on the GPU if this torch can use one, else on the
+    CPU. Load only files that you trust: the config inside a model file names the classes that are built from it.
 
     Raises:
         InputError: the file isn't there, isn't a model file, is damaged, or isn't of a character CTC model.
     """
-    path = Path(path)
+    path = model_path(path)
     if not path.is_file():
         reason = "a folder" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {reason}; expected a model (.nemo or .ckpt), as scripts/train.py makes one")
@@ -172,8 +218,10 @@ def seconds_per_frame(model: "EncDecCTCModel") -> float:
     return float(model.cfg.preprocessor.window_stride * model.encoder.subsampling_factor)
 
 
-def decoder_of(model: "EncDecCTCModel") -> str:
-    """The name of the model's way from outputs to text: "greedy", or NeMo's name of another strategy."""
+def decoder_of(model: "EncDecCTCModel", search: "Search | None" = None) -> str:
+    """The name of the way from outputs to text: a search's own, "greedy", or NeMo's name of the model's strategy."""
+    if search:
+        return str(search)
     strategy = str(model.decoding.cfg.strategy)
     return "greedy" if strategy.startswith("greedy") else strategy
 
@@ -266,17 +314,28 @@ def log_probs(
 
 
 def transcribe(
-    model: "EncDecCTCModel", sounds: Sequence[Sound], batch_size: int = 16, progress: bool = True
+    model: "EncDecCTCModel",
+    sounds: Sequence[Sound],
+    batch_size: int = 16,
+    progress: bool = True,
+    search: "Search | None" = None,
 ) -> list[Transcript]:
     """Transcribe recordings of any length, in the order given.
 
     The texts are those of NeMo's `model.transcribe`; a recording of more than 20 s is cut at pauses.
 
+    Args:
+        model: as `load_model` gives it.
+        sounds: the recordings.
+        batch_size: pieces of sound at a time.
+        progress: show a progress bar.
+        search: a beam search with a language model (`beam.load`); by default the model's own decoding.
+
     Raises:
         InputError: a file can't be read, or an array isn't mono float samples.
     """
     transcripts = []
-    for result in transcribe_each(model, sounds, batch_size, progress):
+    for result in transcribe_each(model, sounds, batch_size, progress, search):
         if isinstance(result, InputError):
             raise result
         transcripts.append(result)
@@ -284,7 +343,11 @@ def transcribe(
 
 
 def transcribe_each(
-    model: "EncDecCTCModel", sounds: Sequence[Sound], batch_size: int = 16, progress: bool = True
+    model: "EncDecCTCModel",
+    sounds: Sequence[Sound],
+    batch_size: int = 16,
+    progress: bool = True,
+    search: "Search | None" = None,
 ) -> Iterator[Transcript | InputError]:
     """As `transcribe`, but one result after the other, and a recording that can't be read yields its error.
 
@@ -294,7 +357,7 @@ def transcribe_each(
     rate, minutes = _sample_rate(model), 0.0
     with tqdm(total=len(sounds), unit="file", delay=1, leave=False, disable=not progress) as bar:
         for window in _windows(_pieces(sounds, rate), rate, batch_size):
-            waiting += _transcribe_window(model, window, batch_size)
+            waiting += _transcribe_window(model, window, batch_size, search)
             minutes += sum(piece.size for piece in window) / rate / 60
             bar.set_postfix_str(f"{minutes:.0f} min of sound")
             last = waiting[-1].index  # more of it may follow
@@ -352,7 +415,9 @@ def _windows(pieces: Iterable[_Piece], rate: int, batch_size: int) -> Iterator[l
         yield window
 
 
-def _transcribe_window(model: "EncDecCTCModel", window: list[_Piece], batch_size: int) -> list[_Read]:
+def _transcribe_window(
+    model: "EncDecCTCModel", window: list[_Piece], batch_size: int, search: "Search | None"
+) -> list[_Read]:
     heard: dict[int, Transcript | InputError] = {}
     readable = []
     for place, piece in enumerate(window):
@@ -364,22 +429,29 @@ def _transcribe_window(model: "EncDecCTCModel", window: list[_Piece], batch_size
         for batch in _batches([window[place].size for place in readable], batch_size):
             places = [readable[index] for index in batch]
             samples = [window[place].samples for place in places]
-            heard.update(zip(places, _transcribe_batch(model, samples), strict=True))
+            heard.update(zip(places, _transcribe_batch(model, samples, search), strict=True))
     return [_Read(piece.index, piece.start, heard[place]) for place, piece in enumerate(window)]
 
 
-def _transcribe_batch(model: "EncDecCTCModel", batch: Sequence[np.ndarray]) -> list[Transcript]:
+def _transcribe_batch(
+    model: "EncDecCTCModel", batch: Sequence[np.ndarray], search: "Search | None"
+) -> list[Transcript]:
     output, frames = _forward(model, batch)
-    hypotheses = model.decoding.ctc_decoder_predictions_tensor(output, decoder_lengths=frames)
+    if search:
+        rows = output.float().cpu().numpy()
+        texts = search.texts([row[:length] for row, length in zip(rows, frames.tolist(), strict=True)])
+    else:
+        hypotheses = model.decoding.ctc_decoder_predictions_tensor(output, decoder_lengths=frames)
+        # A beam search gives one list of hypotheses an utterance, the best first.
+        texts = [(found[0] if isinstance(found, list) else found).text for found in hypotheses]
     paths = output.argmax(dim=-1).cpu().numpy()  # (B, T)
     transcripts = []
-    for row, (hypothesis, samples, length) in enumerate(zip(hypotheses, batch, frames.tolist(), strict=True)):
+    for row, (text, samples, length) in enumerate(zip(texts, batch, frames.tolist(), strict=True)):
         duration = len(samples) / _sample_rate(model)
-        # A beam search gives one list of hypotheses an utterance, the best first.
-        text = (hypothesis[0] if isinstance(hypothesis, list) else hypothesis).text
         words = _words(_runs(model, paths[row, :length]), duration)
         if [word.word for word in words] != text.split():  # not a greedy text: find its own path
-            words = _words(_align(model, output[row : row + 1, :length], " ".join(text.split())), duration)
+            spelled = " ".join(text.split())
+            words = _words(_align(model, output[row : row + 1, :length], spelled), duration) if spelled else []
         transcripts.append(Transcript(text, words, duration))
     return transcripts
 

@@ -23,12 +23,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from tqdm import tqdm
 
 from asr_with_nemo import an4, decoding, manifest
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.language_model import Weights
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecCTCModel
+
+    from asr_with_nemo.beam import Grid, Search
 
 Unit = Literal["word", "character"]
 
@@ -241,7 +245,7 @@ class Result:
     Attributes:
         rows: an utterance each, in the manifest's order.
         corpus: "an4", "synthetic", or the name of the manifest's folder.
-        decoder: "greedy", or NeMo's name of another strategy.
+        decoder: "greedy", NeMo's name of another strategy, or a beam search with its language model and weights.
         model, manifest: their paths as given ("" for a model that came from no file).
         duration: seconds of sound.
         seconds: of computing, from reading the files to the texts; loading the model is not in it.
@@ -317,9 +321,9 @@ class Result:
             "training": _training_of(self.model),
             "duration": round(self.duration, 2),
             "seconds": round(self.seconds, 3),
-            "machine": {"device": self.device, "cores": os.cpu_count(), "platform": platform.platform()},
-            "versions": _versions(),
-            "commit": _commit(),
+            "machine": machine(self.device),
+            "versions": versions(),
+            "commit": commit(),
         }
 
     def __str__(self) -> str:
@@ -349,8 +353,9 @@ def evaluate(
     batch_size: int = 16,
     model_path: str | os.PathLike = "",
     progress: bool = True,
+    search: "Search | None" = None,
 ) -> Result:
-    """Transcribe a manifest and compare with its texts, with the model's own decoding.
+    """Transcribe a manifest and compare with its texts.
 
     The first batch is done once before the clock starts, because the first call of anything is slow.
 
@@ -360,52 +365,71 @@ def evaluate(
         batch_size: utterances at a time.
         model_path: where the model came from, for the record.
         progress: show a progress bar.
+        search: a beam search with a language model (`beam.load`); by default the model's own decoding.
 
     Raises:
         InputError: the manifest or a sound file can't be used, or the manifest's texts have no word.
     """
-    utterances = manifest.read_manifest(manifest_path)
-    folder = Path(manifest_path).parent.absolute()
-    if not any(utterance["text"].split() for utterance in utterances):
-        raise InputError(f"{manifest_path}: none of its texts has a word, so there is no word error rate")
-    if any(utterance.get("offset") for utterance in utterances):
-        raise InputError(f"{manifest_path}: cuts utterances out of longer files (offset); cut the files first")
+    utterances = read_references(manifest_path)
     files = [utterance["audio_filepath"] for utterance in utterances]
-    decoding.transcribe(model, files[:batch_size], batch_size, progress=False)
+    decoding.transcribe(model, files[:batch_size], batch_size, progress=False, search=search)
     started = time.perf_counter()
-    transcripts = decoding.transcribe(model, files, batch_size, progress)
+    transcripts = decoding.transcribe(model, files, batch_size, progress, search)
     seconds = time.perf_counter() - started
-    rows = [
-        Row(
-            file=os.path.relpath(utterance["audio_filepath"], folder),
-            speaker=str(utterance.get("speaker") or ""),
-            reference=" ".join(utterance["text"].split()),
-            hypothesis=" ".join(transcript.text.split()),
-        )
-        for utterance, transcript in zip(utterances, transcripts, strict=True)
-    ]
+    rows = make_rows(manifest_path, utterances, [transcript.text for transcript in transcripts])
     return Result(
         rows,
         corpus=an4.corpus_of(manifest_path),
-        decoder=decoding.decoder_of(model),
+        decoder=decoding.decoder_of(model, search),
         model=str(model_path),
         manifest=str(manifest_path),
         duration=sum(transcript.duration for transcript in transcripts),
         seconds=seconds,
-        device=_device_name(model),
+        device=device_name(str(model.device)),
         unspellable=sorted(set("".join(row.reference for row in rows)) - {*decoding.alphabet(model), " "}),
     )
+
+
+def read_references(manifest_path: str | os.PathLike) -> list[manifest.Utterance]:
+    """Read a manifest to measure on.
+
+    Raises:
+        InputError: it can't be used, none of its texts has a word, or it cuts utterances out of longer files.
+    """
+    utterances = manifest.read_manifest(manifest_path)
+    if not any(utterance["text"].split() for utterance in utterances):
+        raise InputError(f"{manifest_path}: none of its texts has a word, so there is no word error rate")
+    if any(utterance.get("offset") for utterance in utterances):
+        raise InputError(f"{manifest_path}: cuts utterances out of longer files (offset); cut the files first")
+    return utterances
+
+
+def make_rows(
+    manifest_path: str | os.PathLike, utterances: Sequence[manifest.Utterance], texts: Sequence[str]
+) -> list[Row]:
+    """What was heard beside what was said, an utterance a row."""
+    folder = Path(manifest_path).parent.absolute()
+    return [
+        Row(
+            file=os.path.relpath(utterance["audio_filepath"], folder),
+            speaker=str(utterance.get("speaker") or ""),
+            reference=" ".join(utterance["text"].split()),
+            hypothesis=" ".join(text.split()),
+        )
+        for utterance, text in zip(utterances, texts, strict=True)
+    ]
 
 
 def _rounded(rate: float | None) -> float | None:
     return None if rate is None else round(rate, 6)
 
 
-def _device_name(model: "EncDecCTCModel") -> str:
-    import torch
+def device_name(device: str = "cpu") -> str:
+    """The name of what computes: of the processor, or of the GPU that torch calls `device`."""
+    if device.startswith("cuda"):
+        import torch
 
-    if model.device.type == "cuda":
-        return torch.cuda.get_device_name(model.device)
+        return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -413,12 +437,18 @@ def _device_name(model: "EncDecCTCModel") -> str:
         return platform.processor() or platform.machine()
 
 
-def _versions() -> dict[str, str]:
+def machine(device: str) -> dict[str, object]:
+    """The machine, for a results file."""
+    return {"device": device, "cores": os.cpu_count(), "platform": platform.platform()}
+
+
+def versions() -> dict[str, str]:
+    """The versions that matter for a result."""
     packages = {name: metadata.version(name) for name in ("torch", "nemo_toolkit", "kaldialign", "scipy")}
     return {"python": platform.python_version(), **packages}
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of this code, `-dirty` where files differ from it; None outside a repository."""
     if not shutil.which("git"):
         return None
@@ -432,9 +462,99 @@ def _training_of(model: str) -> dict | None:
     from asr_with_nemo import training
 
     try:
-        return json.loads((Path(model).parent / training.SUMMARY).read_text(encoding="utf-8")) if model else None
-    except (OSError, ValueError):
+        folder = decoding.model_path(model).parent
+        return json.loads((folder / training.SUMMARY).read_text(encoding="utf-8")) if model else None
+    except (OSError, ValueError, InputError):
         return None
+
+
+# --- Tuning a beam search ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a beam search was tuned to, and what was tried.
+
+    Attributes:
+        weights: the choice.
+        trials: the errors in words of each combination that was tried: first alpha and beta, then the width.
+    """
+
+    weights: Weights
+    trials: dict[Weights, Counts]
+
+    def __str__(self) -> str:
+        weights, best = self.weights, min(counts.errors for counts in self.trials.values())
+        chosen = self.trials[weights]
+        return (
+            f"tuned: alpha {weights.alpha:g}, beta {weights.beta:g}, width {weights.width}: {chosen.errors:,} errors "
+            f"in {chosen.words:,} words; of {len(self.trials)} combinations the luckiest made {best:,}"
+        )
+
+
+def tune(
+    search: "Search",
+    log_probs: Sequence[np.ndarray],
+    texts: Sequence[str],
+    grid: "Grid | None" = None,
+    progress: bool = True,
+) -> Tuning:
+    """Choose the weights of a beam search by the word errors that they make.
+
+    A handful of errors is chance, so the choice is not the one combination with the fewest: the errors are smoothed
+    over neighbouring alphas and betas (a Gaussian, one step wide), which leads to the middle of the best region. Of
+    equals the smaller alpha, then the smaller beta is taken; then the smallest width that no wider one is better than.
+
+    Args:
+        search: as `beam.load` gives it; alpha and beta are tuned at its width.
+        log_probs: the outputs of utterances that neither model was made of, (T, V) each, as `decoding.log_probs` gives
+            them.
+        texts: what was said.
+        grid: what to try; by default the search's own.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: the texts have no word.
+    """
+    from scipy import ndimage
+
+    if not any(text.split() for text in texts):
+        raise InputError("texts without a word: there are no errors to tune by")
+    trials: dict[Weights, Counts] = {}
+
+    def errors_with(weights: Weights) -> int:
+        if weights not in trials:
+            hypotheses = search.with_weights(weights).texts(log_probs)
+            trials[weights] = sum(map(errors, texts, hypotheses), Counts())
+        return trials[weights].errors
+
+    alphas, betas, widths = grid or search.grid
+    made = np.zeros((len(alphas), len(betas)))
+    for row, column in tqdm(list(np.ndindex(made.shape)), desc="tuning", delay=1, leave=False, disable=not progress):
+        made[row, column] = errors_with(Weights(alphas[row], betas[column], search.weights.width))
+    smooth = ndimage.gaussian_filter(made, sigma=1, mode="nearest").round(6)
+    row, column = min(np.ndindex(made.shape), key=lambda at: (smooth[at], alphas[at[0]], abs(betas[at[1]])))
+    by_width = [Weights(alphas[row], betas[column], width) for width in sorted(widths)]
+    least = min(map(errors_with, by_width))
+    return Tuning(next(weights for weights in by_width if errors_with(weights) == least), trials)
+
+
+def tune_on(
+    model: "EncDecCTCModel",
+    manifest_path: str | os.PathLike,
+    search: "Search",
+    batch_size: int = 16,
+    progress: bool = True,
+) -> Tuning:
+    """As `tune`, on a model's outputs for a manifest.
+
+    Raises:
+        InputError: the manifest or a sound file can't be used, or the manifest's texts have no word.
+    """
+    utterances = read_references(manifest_path)
+    files = [utterance["audio_filepath"] for utterance in utterances]
+    log_probs = decoding.log_probs(model, files, batch_size, progress)
+    return tune(search, log_probs, [utterance["text"] for utterance in utterances], progress=progress)
 
 
 # --- Files ------------------------------------------------------------------------------------------------------------

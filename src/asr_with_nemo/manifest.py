@@ -135,6 +135,26 @@ def hold_out_speakers(
     return [u for u in utterances if u["speaker"] not in held], [u for u in utterances if u["speaker"] in held]
 
 
+def check_held_out(training: str | os.PathLike, held_out: str | os.PathLike, split: str) -> None:
+    """Make sure that nothing of a held-out set is in a training set: no recording, and no speaker where both name them.
+
+    Args:
+        training, held_out: manifests.
+        split: what the held-out set is called: "dev", "test".
+
+    Raises:
+        InputError: the two share a recording or a speaker.
+    """
+    ours, theirs = (read_manifest(path, check_audio=False) for path in (training, held_out))
+    for key, kind in (("audio_filepath", "recording"), ("speaker", "speaker")):
+        shared = sorted({u[key] for u in ours if u.get(key)} & {u[key] for u in theirs if u.get(key)})
+        if shared:
+            raise InputError(
+                f"{training}: shares {len(shared)} {kind}(s) with the {split} set {held_out} ({shared[0]}); a model "
+                f"that was trained on the {split} set can't be measured on it"
+            )
+
+
 def check_alphabet(manifest: str | os.PathLike, utterances: Iterable[Utterance], labels: Iterable[str]) -> None:
     """Make sure that a model can spell every transcript.
 

@@ -25,50 +25,63 @@ def read(study: str, folder: Path = FOLDER) -> list[dict]:
     if not rows:
         raise InputError(f"{folder / study}: holds no results; make them with scripts/run_study.py {study}")
     order = [run["name"] for run in OmegaConf.load(STUDIES)[study].runs]
-    # What the study no longer names comes last.
-    return sorted(rows, key=lambda row: (order.index(row["name"]) if row["name"] in order else len(order), row["seed"]))
+
+    def place(row: dict) -> tuple:
+        # What the study no longer names comes last.
+        return order.index(row["name"]) if row["name"] in order else len(order), row["decoder"] != "greedy", row["seed"]
+
+    return sorted(rows, key=place)
 
 
 def _cells(row: dict) -> dict[str, str]:
     low, high = row["ci95"]
     training = row["training"]
-    return {
+    cells = {
+        "decoder": row["decoder"],
         "WER": f"{row['wer']:.1%}",
         "errors": f"{row['errors']} of {row['words']}",
         "95% interval": f"{low:.1%} to {high:.1%}",
         "CER": f"{row['cer']:.1%}",
-        "weights": f"{training['weights'] / 1e6:.2f} M",
-        "s an epoch": f"{training['seconds'] / training['epochs']:.0f}",
-        "minutes": f"{training['seconds'] / 60:.1f}",
+        "RTFx": f"{row['rtfx']:.0f}",
     }
+    if training:
+        cells["weights"] = f"{training['weights'] / 1e6:.2f} M"
+        cells["s an epoch"] = f"{training['seconds'] / training['epochs']:.0f}"
+        cells["minutes"] = f"{training['seconds'] / 60:.1f}"
+    return cells
 
 
 def table(study: str, folder: Path = FOLDER) -> "pandas.DataFrame":
-    """A study as a table, a run a row: WER with counts and interval, CER, weights, time."""
+    """A study as a table, a run a row: decoder, WER with counts and interval, CER, speed, weights, time."""
     import pandas
 
     rows = [{"run": row["name"], "seed": row["seed"]} | _cells(row) for row in read(study, folder)]
-    return pandas.DataFrame(rows).set_index(["run", "seed"])
+    return pandas.DataFrame(rows).fillna("").set_index(["run", "seed"])
 
 
 def markdown(study: str, folder: Path = FOLDER) -> str:
-    """A study as a Markdown table, with what it was run on and the command of each row."""
-    rows = read(study, folder)
-    table = [
-        {"run": row["name"], "seed": str(row["seed"]), "corpus, set": f"{row['corpus']}, {row['split']}"}
-        | _cells(row)
-        | {"command": f"`{row['command']}`"}
+    """A study as Markdown: its table, what others published, what it was run on, and the command of each row."""
+    rows, plan = read(study, folder), OmegaConf.load(STUDIES)[study]
+    cells = [
+        {"run": row["name"], "seed": str(row["seed"]), "corpus, set": f"{row['corpus']}, {row['split']}"} | _cells(row)
         for row in rows
     ]
-    head = list(table[0])
-    lines = [f"## {OmegaConf.load(STUDIES)[study].title}", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    lines += [f"| {' | '.join(cells.values())} |" for cells in table]
-    made = sorted(
-        {
-            f"{row['decoder']} decoding, precision {row['training']['precision']}, {row['machine']['cores']} cores of "
-            f"{row['machine']['device']}, torch {row['versions']['torch']}, "
-            f"NeMo {row['versions']['nemo_toolkit']}, commit {row['commit']}"
-            for row in rows
-        }
-    )
-    return "\n".join([*lines, "", *(f"Made with: {line}." for line in made), ""])
+    others = plan.get("others", [])
+    cells += [{"run": other.name, "WER": other.wer, "errors": other.get("errors", "")} for other in others]
+    head = list(dict.fromkeys(column for line in cells for column in line))
+    lines = [f"## {plan.title}", ""]
+    lines += [f"{plan.about}\n"] if "about" in plan else []
+    lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines += [f"| {' | '.join(line.get(column, '') for column in head)} |" for line in cells]
+    lines += ["", *(f"{other.name}: {other.source}\n" for other in others)]
+    commands = dict.fromkeys(row["command"] for row in rows)
+    lines += ["Each row's command:", "", "```sh", *commands, "```", ""]
+    made = sorted({_made_with(row) for row in rows})
+    return "\n".join([*lines, *(f"Made with: {line}." for line in made), ""])
+
+
+def _made_with(row: dict) -> str:
+    precision = f"trained in {row['training']['precision']}, " if row["training"] else ""
+    versions = ", ".join(f"{package} {version}" for package, version in sorted(row["versions"].items()))
+    machine = row["machine"]
+    return f"{precision}{machine['cores']} cores of {machine['device']}, {versions}, commit {row['commit']}"

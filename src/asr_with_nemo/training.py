@@ -41,7 +41,7 @@ def load_config(
 ) -> DictConfig:
     """Read a NeMo config and apply Hydra overrides (`model.optim.lr=0.01`, `+new.key=1`, `~key`).
 
-    `seed`, which NeMo's own configs lack, can always be given.
+    `seed` and `final`, which NeMo's own configs lack, can always be given.
 
     Raises:
         InputError: no such config, an override that can't be read, or one of a key that doesn't exist.
@@ -64,7 +64,7 @@ def load_config(
     try:
         with initialize_config_dir(str(folder), version_base=None):
             name = config_name.removesuffix(".yaml")
-            config = compose(name, overrides=[re.sub("^seed=", "++seed=", item) for item in overrides])
+            config = compose(name, overrides=[re.sub("^(seed|final)=", r"++\1=", item) for item in overrides])
         OmegaConf.to_container(config, resolve=True)  # a reference to nothing is found here
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_explain(error, file)) from error
@@ -74,6 +74,8 @@ def load_config(
         raise InputError(f"{file}: has no `model:` section, so it is no NeMo training config")
     if not isinstance(config.get("seed", 0), int):
         raise InputError(f"seed={config.seed}: expected a whole number")
+    if not isinstance(config.get("final", False), bool):
+        raise InputError(f"final={config.final}: expected true or false")
     return config
 
 
@@ -217,13 +219,19 @@ def _replace(section: DictConfig, prefix: str, key: str, value: object, bound: s
 def complete(config: DictConfig) -> DictConfig:
     """Check the data that a config names, and put `labels` and `sample_rate` where NeMo 3 looks for them.
 
+    With `final: true` the training is one whose recipe has been chosen: it gets the dev set too (`train_all`), reads no
+    dev set and keeps the last epoch.
+
     Raises:
         InputError: a manifest isn't given, isn't there, or holds letters that the model can't spell or recordings that
-            it can't hear; the config isn't of a character CTC model.
+            it can't hear; data that has to stay held out would be trained on; the config isn't of a character CTC
+            model.
     """
     config = config.copy()
     model = config.model
     with open_dict(config):
+        if config.get("final"):
+            _make_final(config)
         decoder = model.get("decoder") or {}
         if "tokenizer" in model or "joint" in model or not decoder:
             raise InputError("the config is not of a character CTC model (model.decoder with a vocabulary of letters)")
@@ -246,7 +254,34 @@ def complete(config: DictConfig) -> DictConfig:
             utterances = _read(path)
             manifest.check_alphabet(path, utterances, model.labels)
             manifest.check_recordings(path, utterances, model.sample_rate)
+        _check_held_out(config)
     return config
+
+
+def _make_final(config: DictConfig) -> None:
+    path = config.model.train_ds.manifest_filepath
+    folder, name = os.path.split(path)
+    if name not in ("train_manifest.json", "train_all_manifest.json"):
+        raise InputError(f"final=true trains on train_all_manifest.json, beside train_manifest.json; {path} is neither")
+    config.model.train_ds.manifest_filepath = os.path.join(folder, "train_all_manifest.json")
+    config.trainer.limit_val_batches = 0
+
+
+def _check_held_out(config: DictConfig) -> None:
+    """Make sure that no recording and no speaker of the dev and test sets is trained on.
+
+    The test set is the one that the config names, and the one beside the training manifest.
+    """
+    path = Path(config.model.train_ds.manifest_filepath)
+    others = {Path(config.model.validation_ds.manifest_filepath): "dev", path.with_name("test_manifest.json"): "test"}
+    test = config.model.get("test_ds") or {}
+    if isinstance(test.get("manifest_filepath"), str):
+        others[Path(test.manifest_filepath)] = "test"
+    for other, split in others.items():
+        if split == "dev" and config.get("final"):
+            continue
+        if other.is_file():
+            manifest.check_held_out(path, other, split)
 
 
 def _read(path: str) -> list[manifest.Utterance]:
@@ -338,6 +373,18 @@ class WeightAveraging(pl.Callback):
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.steps = state_dict["steps"]
+
+
+class FusedClipping(pl.Callback):
+    """Let Lightning clip the gradients of a fused optimiser where no loss scaling (fp16) forbids it.
+
+    A fused step is one pass over the weights instead of ten.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.precision != "16-mixed":
+            for optimizer in trainer.optimizers:
+                optimizer._step_supports_amp_scaling = False
 
 
 class EpochSeeds(pl.Callback):
@@ -488,13 +535,21 @@ def build_model(config: DictConfig, trainer: pl.Trainer | None = None):
     """
     from nemo.collections.asr.models import EncDecCTCModel
 
+    from asr_with_nemo import channels_last, features
+
     quieten()
     _check_names(config)
+    features.register()
     try:
-        return EncDecCTCModel(cfg=config.model, trainer=trainer)
+        model = EncDecCTCModel(cfg=config.model, trainer=trainer)
     except Exception as error:  # NeMo, Hydra and torch raise of every kind for a wrong setting
         reason = str(error.__cause__ or error).strip()
         raise InputError(f"NeMo can't build this model: {reason}\nLook at the model: section of the config.") from error
+    features.keep_in_memory(model)
+    if config.model.train_ds.get("vocal_tract"):
+        features.vary_vocal_tract(model, *config.model.train_ds.vocal_tract)
+    channels_last.speed_up(model)
+    return model
 
 
 def _check_names(config: DictConfig) -> None:
@@ -530,6 +585,7 @@ def build_trainer(
     callbacks: dict[str, pl.Callback] = {
         "seeds": EpochSeeds(config.get("seed") or 0, first_epoch),
         "lines": EpochLines(),
+        "clipping": FusedClipping(),
         "checkpoint": ModelCheckpoint(
             folder / "checkpoints",
             filename="best-{epoch}",
@@ -537,6 +593,7 @@ def build_trainer(
             mode=asked.get("mode", "min"),
             save_top_k=1,
             save_last=True,
+            save_on_train_epoch_end=True,  # where a training can go on; also in epochs without validation
             enable_version_counter=False,
         ),
     }
@@ -640,6 +697,7 @@ def _finish(
             "precision": str(config.trainer.precision),
             "weights": sum(parameter.numel() for parameter in model.parameters()),
             "seed": config.get("seed") or 0,
+            "final": bool(config.get("final")),
         }
         manifest.write_if_changed(path.parent / SUMMARY, json.dumps(summary, indent=1) + "\n")
     for logger in trainer.loggers:

@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Measure the traditional pipeline, PocketSphinx, on a manifest."""
+
+import re
+import shlex
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from tqdm import tqdm
+
+from asr_with_nemo import an4, audio, cli
+from asr_with_nemo.errors import InputError
+
+if TYPE_CHECKING:
+    import pocketsphinx
+
+# The best of a small grid on AN4's dev set, with n-grams of its train texts; PocketSphinx's own are 6.5 and 0.65. Wider
+# beams than its own took more than twice the time and made no fewer errors.
+LANGUAGE_WEIGHT, INSERTION_PENALTY = 6.5, 0.005
+
+
+def load_decoder(lm: Path, dictionary: Path, weight: float, penalty: float) -> "pocketsphinx.Decoder":
+    """Load PocketSphinx with its stock US English acoustic model, which brings its own front end with it.
+
+    Args:
+        lm: a word n-gram in ARPA format, in lower case. The search looks back two words at most.
+        dictionary: words of any case with their CMU phones; a word with a phone that the acoustic model lacks is left
+            out, which PocketSphinx tells on stderr.
+        weight: the exponent of the language model's probabilities in the first pass (PocketSphinx's `lw`); the
+            second and third pass keep their ratio to it.
+        penalty: what each word multiplies the probability of a hypothesis by (`wip`).
+
+    Raises:
+        InputError: the dictionary can't be read, or PocketSphinx can't load it or the language model.
+    """
+    import pocketsphinx
+
+    try:
+        entries = dictionary.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{dictionary}: can't be read as a dictionary ({error}); AN4's own is etc/an4.dic in its folder"
+        ) from error
+    with tempfile.TemporaryDirectory() as scratch:
+        # PocketSphinx finds a language model's words in the dictionary only where they are written alike.
+        lower = Path(scratch) / "lower_case.dict"
+        lower.write_text(re.sub(r"^\S+", lambda word: word[0].lower(), entries, flags=re.MULTILINE), encoding="utf-8")
+        config = pocketsphinx.Config(lm=str(lm), dict=str(lower), wip=penalty)
+        scale = weight / config["lw"]
+        for name in ("lw", "fwdflatlw", "bestpathlw"):
+            config[name] *= scale
+        try:
+            return pocketsphinx.Decoder(config)
+        except RuntimeError as error:
+            raise InputError(
+                f"{lm} and {dictionary}: PocketSphinx can't load them ({error}; it says more above); expected an ARPA "
+                "file of words, and a dictionary with CMU's phones"
+            ) from error
+
+
+def transcribe(decoder: "pocketsphinx.Decoder", file: str) -> tuple[str, float]:
+    """Decode one file whole; neither the mean of its cepstra nor its noise are guessed from the files before it.
+
+    Returns:
+        the text, empty where nothing was recognised, and the seconds of sound.
+
+    Raises:
+        InputError: the file can't be read.
+    """
+    samples = audio.load_audio(file)
+    pcm = np.rint(samples * 32_768).clip(-32_768, 32_767).astype(np.int16)  # what a 16-bit file holds, to the bit
+    decoder.reinit_feat()  # the noise that `remove_noise` takes off would be that of earlier files
+    decoder.start_utt()
+    decoder.process_raw(pcm.tobytes(), full_utt=True)
+    decoder.end_utt()
+    hypothesis = decoder.hyp()
+    return hypothesis.hypstr if hypothesis else "", len(samples) / audio.SAMPLE_RATE
+
+
+def main(
+    manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with the right texts, in lower case.")],
+    lm: Annotated[
+        Path, typer.Option(help="A word n-gram, as scripts/build_lm.py makes one of train.", metavar="FILE.arpa")
+    ],
+    dictionary: Annotated[
+        Path | None, typer.Option(help="Words and their phones, as CMU writes them; by default PocketSphinx's own.")
+    ] = None,
+    lw: Annotated[float, typer.Option(min=0, help="Language weight.")] = LANGUAGE_WEIGHT,
+    wip: Annotated[
+        float, typer.Option(min=1e-30, help="Word insertion penalty; smaller gives fewer words.")
+    ] = INSERTION_PENALTY,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the results there (.json), and the utterances beside it (.tsv).")
+    ] = None,
+) -> None:
+    """Measure the traditional pipeline on a manifest: hidden Markov models, a pronouncing dictionary and an n-gram.
+
+    This is PocketSphinx: the n-gram and the dictionary are the task's, the acoustic model is the US English one that
+    comes with it. What speech that was trained on is not fully documented, so AN4 may be among it. The table is that
+    of scripts/evaluate.py. Choose settings by their WER on dev, and read test once, at the end.
+
+    Examples:
+
+        python scripts/build_lm.py data/an4/train_manifest.json lm.arpa --lexicon data/an4/etc/an4.dic
+
+        python scripts/evaluate_pocketsphinx.py data/an4/dev_manifest.json --lm lm.arpa
+        --dictionary data/an4/etc/an4.dic
+    """
+    try:
+        import pocketsphinx
+    except ImportError as error:
+        raise InputError(
+            f"PocketSphinx can't be imported ({error}); install what the tests and tools need: "
+            "python -m pip install -r requirements-dev.txt"
+        ) from error
+    from asr_with_nemo import evaluation, language_model
+
+    # What can be wrong is told before the slow part.
+    if output:
+        evaluation.check_output(output)
+    utterances = evaluation.read_references(manifest)
+    notes = language_model.read_notes(lm)
+    if notes.get("holds_dev") and "dev" in language_model.splits_of(manifest):
+        raise InputError(f"{manifest}: {lm} was made of the dev set too, so it knows the answers; make one of train")
+    words = language_model.read_arpa(lm)
+    if language_model.is_of_characters(words):
+        raise InputError(f"{lm}: a language model of characters; make one of words: scripts/build_lm.py")
+    pronounced = dictionary or Path(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict"))
+    decoder = load_decoder(lm, pronounced, lw, wip)
+    known = {word for word in words.vocabulary if decoder.lookup_word(word)}
+    spoken = {word for utterance in utterances for word in utterance["text"].split()}
+    if not spoken & known:
+        raise InputError(
+            f"{manifest}: {lm} and {pronounced.name} together know no word of its texts; expected an n-gram of words, "
+            "lower case like the texts, and a dictionary with their phones"
+        )
+
+    files = [utterance["audio_filepath"] for utterance in utterances]
+    transcribe(decoder, files[0])  # the first call of anything is slow
+    started = time.perf_counter()
+    heard = [transcribe(decoder, file) for file in tqdm(files, unit="file", delay=1, leave=False)]
+    seconds = time.perf_counter() - started
+    result = evaluation.Result(
+        rows=evaluation.make_rows(manifest, utterances, [text for text, _ in heard]),
+        corpus=an4.corpus_of(manifest),
+        decoder=f"PocketSphinx, word {words.order}-gram (lw {lw:g}, wip {wip:g})",
+        model="",
+        manifest=str(manifest),
+        duration=sum(duration for _, duration in heard),
+        seconds=seconds,
+        device=evaluation.device_name(),
+        unspellable=[],
+    )
+    typer.echo(result)
+    unknown = sorted(spoken - known)
+    if unknown:
+        more = ", ..." if len(unknown) > 10 else ""
+        typer.echo(
+            f"warning: {len(unknown)} words of the texts are not in both the n-gram and the dictionary: "
+            f"{', '.join(unknown[:10])}{more}; each time one is said it is an error",
+            err=True,
+        )
+    if result.corpus == "synthetic":
+        typer.echo("warning: this is the built-in synthetic corpus; its figures say nothing about AN4", err=True)
+    if output:
+        command = ["python", "scripts/evaluate_pocketsphinx.py", str(manifest), "--lm", str(lm)]
+        command += ["--dictionary", str(dictionary)] if dictionary else []
+        evaluation.save(
+            result,
+            output,
+            command=shlex.join([*command, "--lw", str(lw), "--wip", str(wip)]),
+            pocketsphinx={
+                "version": metadata.version("pocketsphinx"),
+                "acoustic_model": "en-us",
+                "dictionary": pronounced.name,
+                "lm": str(lm),
+                "lm_notes": notes,
+                "lw": lw,
+                "wip": wip,
+                "unknown_words": unknown,
+            },
+        )
+        typer.echo(f"results: {output}, utterances: {output.with_suffix('.tsv')}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

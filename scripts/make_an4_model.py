@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+"""Make the model that ships with the package, from AN4 alone."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from run_study import stage
+
+from asr_with_nemo import cli, decoding
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(
+    data_dir: Annotated[Path, typer.Option(help="The prepared AN4.")] = Path("data/an4"),
+    seed: Annotated[int, typer.Option(help="Of the model that ships.")] = 0,
+    config_name: Annotated[str, typer.Option(help="The recipe.")] = "quartznet_an4",
+    output: Annotated[Path, typer.Option(help="The folder of an4.nemo and an4.arpa.")] = decoding.ASSETS,
+) -> None:
+    """Make the model that ships with the package, from AN4 alone: an4.nemo, and its language model an4.arpa.
+
+    The recipe is trained twice: once without the dev set, on which the beam search is then tuned, and once with it.
+    The language model is made of the training transcripts and AN4's dictionary. What is finished isn't done again.
+    """
+    lexicon = data_dir / "etc" / "an4.dic"
+    options = ["--config-name", config_name, f"seed={seed}", f"data_dir={data_dir}"]
+
+    def train(*more: str) -> Path:
+        return Path(stage("train.py", *options, *more).splitlines()[-1].removeprefix("model: "))
+
+    tuned = train()
+    arpa = tuned.with_suffix(".arpa")  # beside the model that it was tuned with
+    stage("build_lm.py", str(data_dir / "train_manifest.json"), str(arpa), "--lexicon", str(lexicon))
+    stage("evaluate.py", str(tuned), str(data_dir / "dev_manifest.json"), "--lm", "--tune")
+    final = train("final=true")
+    arguments = [str(data_dir / "train_all_manifest.json"), str(output / "an4.arpa"), "--lexicon", str(lexicon)]
+    stage("build_lm.py", *arguments, "--final", "--weights-of", str(arpa))
+    shutil.copyfile(ROOT / final, output / "an4.nemo")
+    typer.echo(f"model: {output / 'an4.nemo'}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

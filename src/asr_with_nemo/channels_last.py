@@ -1,0 +1,209 @@
+"""NeMo's convolutional models, several times faster on a CPU, with the same weights and the same results.
+
+PyTorch's CPU kernels for convolutions over (B, C, T) are far from what the machine can do, those for a depthwise one
+most of all. Over channels-last memory, (B, T, C), they are near it: a depthwise convolution as a 2-D one with a kernel
+of (k, 1), a 1x1 convolution as a matrix product, batch norm over the rows. One layer alone would gain nothing, since
+its neighbours then have to gather strided memory; so `speed_up` sets all layers of an encoder and decoder at once.
+
+Tensors keep NeMo's shape, (B, C, T), and only their strides change: NeMo's blocks, residuals, adapters and captured
+layers work as ever. The layers keep their class and parameters, so that a checkpoint or a `.nemo` file is an ordinary
+one. On a GPU, or in a kind of layer that isn't listed here, NeMo's own code runs.
+"""
+
+from collections.abc import Callable
+from types import MethodType
+
+import torch
+import torch.nn.functional as F
+from nemo.collections.asr.modules import ConvASRDecoder, ConvASREncoder
+from nemo.collections.asr.parts.preprocessing.features import FilterbankFeatures
+from nemo.collections.asr.parts.submodules.jasper import GroupShuffle, MaskedConv1d, SqueezeExcite
+from torch import Tensor, nn
+
+
+def speed_up(model: nn.Module) -> int:
+    """Let a model's convolutional encoder and decoder compute in channels-last memory wherever they run on a CPU.
+
+    Args:
+        model: a NeMo model, or its encoder; it is changed in place, its weights are not.
+
+    Returns:
+        how many layers it changed: 0 for a model that isn't convolutional.
+    """
+    parts = [part for part in model.modules() if type(part) in (ConvASREncoder, ConvASRDecoder, FilterbankFeatures)]
+    layers = [layer for part in parts for layer in part.modules() if type(layer) in _FASTER]
+    for layer in layers:
+        layer.forward = MethodType(_FASTER[type(layer)], layer)
+    return len(layers)
+
+
+def slow_down(model: nn.Module) -> None:
+    """Undo `speed_up`."""
+    for layer in model.modules():
+        if type(layer) in _FASTER:
+            layer.__dict__.pop("forward", None)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(B, C, T) as (B, T, C), contiguous; costs nothing for a tensor that a fast layer made."""
+    return x.transpose(1, 2).contiguous()
+
+
+def _image(rows: Tensor) -> Tensor:
+    """(B, T, C) as an image in channels-last memory, (B, C, T, 1)."""
+    # Unsqueezed elsewhere, the strides would no longer tell torch that this is channels-last memory.
+    return rows.unsqueeze(2).permute(0, 3, 1, 2)
+
+
+def _mask(lengths: Tensor, x: Tensor) -> Tensor | None:
+    """1 for a frame of the recording and 0 for padding, (B, 1, T), of x's type; None where nothing is padding."""
+    frames = x.shape[2]
+    if int(lengths.min()) >= frames:
+        return None
+    return (torch.arange(frames, device=x.device) < lengths[:, None]).to(x.dtype).unsqueeze(1)
+
+
+# --- Layers -----------------------------------------------------------------------------------------------------------
+
+
+def _convolve(layer: nn.Conv1d, x: Tensor) -> Tensor:
+    """A convolution over (B, C, T) in channels-last memory."""
+    rows = _rows(x)
+    size, stride, dilation = layer.kernel_size[0], layer.stride[0], layer.dilation[0]
+    if size == stride == layer.groups == 1 and layer.padding == (0,):
+        return F.linear(rows, layer.weight.squeeze(2), layer.bias).transpose(1, 2)
+    padding = layer.padding[0]
+    frames = rows.shape[1]
+    if dilation > 1 and stride == 1:
+        # A dilation of d looks at each d-th frame: d convolutions without it, side by side, over (B, T / d, d, C),
+        # which is the same memory. PyTorch's own dilated convolution takes a slow path.
+        reach = dilation * (size - 1)
+        out_frames = frames + 2 * padding - reach
+        whole = -(-(frames + 2 * padding) // dilation) * dilation
+        rows = F.pad(rows, (0, 0, padding, whole - frames - padding))
+        image = rows.unflatten(1, (-1, dilation)).permute(0, 3, 1, 2)  # (B, C, T / d, d)
+        out = F.conv2d(image, layer.weight.unsqueeze(3), layer.bias, groups=layer.groups)
+        return out.permute(0, 2, 3, 1).flatten(1, 2)[:, :out_frames].transpose(1, 2)
+    # A depthwise convolution with a stride takes a slow path too: it is made whole, and every so many frames taken.
+    step = stride if layer.groups > 1 else 1
+    strides = stride // step, 1
+    out = F.conv2d(
+        _image(rows), layer.weight.unsqueeze(3), layer.bias, strides, (padding, 0), (dilation, 1), layer.groups
+    )
+    return out.squeeze(3)[:, :, ::step]
+
+
+def _conv(self: nn.Conv1d, x: Tensor) -> Tensor:
+    if x.device.type != "cpu" or self.padding_mode != "zeros" or isinstance(self.padding, str):
+        return type(self).forward(self, x)
+    return _convolve(self, x)
+
+
+def _masked_conv(self: MaskedConv1d, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
+    if x.device.type != "cpu":
+        return type(self).forward(self, x, lens)
+    mask = _mask(lens, x) if self.use_mask else None
+    if mask is not None:
+        x = x * mask
+    if self.pad_layer is not None:
+        x = self.pad_layer(x)
+    if self.heads == -1:
+        return _convolve(self.conv, x), self.get_seq_len(lens)
+    out = _convolve(self.conv, x.reshape(-1, self.heads, x.shape[2]))  # channels share the kernels of a head
+    return out.reshape(x.shape[0], self.real_out_channels, -1), self.get_seq_len(lens)
+
+
+def _batch_norm(self: nn.BatchNorm1d, x: Tensor) -> Tensor:
+    if x.device.type != "cpu" or x.dim() != 3 or self.momentum is None or not self.track_running_stats:
+        return type(self).forward(self, x)
+    if self.training:
+        self.num_batches_tracked.add_(1)
+    rows = _rows(x)
+    statistics = self.running_mean, self.running_var
+    out = F.batch_norm(rows.flatten(0, 1), *statistics, self.weight, self.bias, self.training, self.momentum, self.eps)
+    return out.view(rows.shape).transpose(1, 2)
+
+
+def _group_shuffle(self: GroupShuffle, x: Tensor) -> Tensor:
+    return type(self).forward(self, x.contiguous())  # NeMo's own views it as ordinary memory
+
+
+def _squeeze_excite(self: SqueezeExcite, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    if x.device.type != "cpu" or self.context_window >= 0:
+        return type(self).forward(self, x, lengths)
+    mask = _mask(lengths, x)
+    if mask is not None:
+        x = x * mask
+    with torch.autocast("cpu", enabled=False):
+        mean = x.sum(2, dtype=torch.float32) / lengths.clamp(max=x.shape[2])[:, None]  # (B, C)
+        scale = torch.sigmoid(self.fc(mean))
+    return x * scale.to(x.dtype).unsqueeze(2), lengths
+
+
+def _dropout(self: nn.Dropout, x: Tensor) -> Tensor:
+    if not self.training or not self.p:
+        return x
+    # Drawing a float for each element is slower than all else in the layer. A random byte does, and eight of them
+    # come at a time; so p is a multiple of 1/256, which is too coarse at the ends.
+    dropped = round(self.p * 256)
+    if x.device.type != "cpu" or not 4 <= dropped <= 252:
+        return type(self).forward(self, x)
+    drawn = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None).view(torch.uint8)
+    kept = torch.ge(drawn[: x.numel()], dropped, out=torch.empty(x.numel(), dtype=x.dtype))
+    kept *= 256 / (256 - dropped)
+    if x.dim() == 3 and x.transpose(1, 2).is_contiguous():
+        return x * kept.view(x.transpose(1, 2).shape).transpose(1, 2)
+    return x * kept.view(x.shape)
+
+
+def _relu(self: nn.ReLU, x: Tensor) -> Tensor:
+    # In place on a view, as which fast layers give their output, autograd would copy more than it saves.
+    return F.relu(x, inplace=self.inplace and x.device.type != "cpu")
+
+
+def _mel_spectrogram(self: FilterbankFeatures, x: Tensor, seq_len: Tensor, linear_spec: bool = False):
+    """NeMo's log-mel spectrogram in fewer passes over memory. (B, t) and (B,) to (B, D, T) and (B,)."""
+    usual = self.normalize == "per_feature" and self.log and self.log_zero_guard_type == "add"
+    unusual = self.exact_pad or self.frame_splicing > 1 or self.mag_power != 2 or self.use_grads or linear_spec
+    if x.device.type != "cpu" or not usual or unusual or self.pad_to == "max" or self.nb_augmentation_prob:
+        return type(self).forward(self, x, seq_len, linear_spec)
+    samples = torch.arange(x.shape[1])
+    frames = torch.where(seq_len == 0, 0, self.get_seq_len(seq_len)).long()  # (B,)
+    if self.training and self.dither > 0:
+        x = x + self.dither * torch.randn_like(x)
+    if self.preemph is not None:
+        x = torch.cat((x[:, :1], x[:, 1:] - self.preemph * x[:, :-1]), 1)
+        x = x * (samples < seq_len[:, None])
+    margin = self.n_fft // 2
+    # A window shorter than the transform stands in its middle; where it stands changes phases only, so that what the
+    # window makes zero need not be read.
+    skipped = (self.n_fft - self.win_length) // 2
+    windows = F.pad(x, (margin, margin))[:, skipped:].unfold(1, self.win_length, self.hop_length)
+    windows = windows[:, : x.shape[1] // self.hop_length + 1]
+    spectrum = torch.fft.rfft(windows * self.window, self.n_fft)  # (B, T, n_fft / 2 + 1)
+    power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+    with torch.autocast("cpu", enabled=False):  # as a bf16 product it would lose what little differs between frames
+        mel = power @ self.fb.transpose(1, 2)  # (B, T, D)
+    mel = torch.log(mel + self.log_zero_guard_value_fn(mel))
+    inside = torch.arange(mel.shape[1]) < frames[:, None]  # (B, T)
+    inside = inside.to(mel.dtype).unsqueeze(2)
+    count = frames.clamp(min=1).view(-1, 1, 1)
+    mel = (mel - (mel * inside).sum(1, keepdim=True) / count) * inside
+    deviation = (mel.square().sum(1, keepdim=True) / (count - 1)).sqrt().nan_to_num(0.0)  # of one frame: none
+    mel = mel / (deviation + 1e-5)
+    if self.pad_value:
+        mel = mel + self.pad_value * (1 - inside)
+    padding = -mel.shape[1] % self.pad_to if self.pad_to else 0
+    return F.pad(mel, (0, 0, 0, padding), value=self.pad_value).transpose(1, 2), frames
+
+
+_FASTER: dict[type[nn.Module], Callable] = {
+    nn.Conv1d: _conv,
+    MaskedConv1d: _masked_conv,
+    nn.BatchNorm1d: _batch_norm,
+    GroupShuffle: _group_shuffle,
+    SqueezeExcite: _squeeze_excite,
+    nn.ReLU: _relu,
+    nn.Dropout: _dropout,
+    FilterbankFeatures: _mel_spectrogram,
+}
