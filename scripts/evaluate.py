@@ -33,6 +33,12 @@ def main(
     alpha: Annotated[float | None, typer.Option(help="The language model's weight; by default as tuned.")] = None,
     beta: Annotated[float | None, typer.Option(help="What a word adds; by default as tuned.")] = None,
     width: Annotated[int | None, typer.Option(help="Hypotheses kept at a time; by default as tuned.")] = None,
+    line_rate: Annotated[
+        int | None,
+        typer.Option(
+            min=1_000, help="Hear the recordings through a line of this rate; 8000 is a telephone's.", metavar="HZ"
+        ),
+    ] = None,
 ) -> None:
     """Measure a model's word error rate on a manifest.
 
@@ -65,7 +71,7 @@ def main(
         how = {"manifest": manifest.name, "model": model.name, "errors": counts.errors, "words": counts.words}
         language_model.note_weights(arpa, tuning.weights, **how)
         typer.echo(f"{tuning}, noted in {language_model.notes_path(arpa)}")
-    result = evaluation.evaluate(loaded, manifest, batch_size, model_path=model, search=search)
+    result = evaluation.evaluate(loaded, manifest, batch_size, model_path=model, search=search, line_rate=line_rate)
     typer.echo(result)
     if result.unspellable:
         letters = " ".join(map(repr, result.unspellable))
@@ -78,6 +84,7 @@ def main(
             weights = search.weights
             command += [f"--lm={lm}" if lm else "--lm", f"--alpha={weights.alpha:g}", f"--beta={weights.beta:g}"]
             command += [f"--width={weights.width}"]
+        command += [f"--line-rate={line_rate}"] if line_rate else []
         evaluation.save(result, output, command=shlex.join(command))
         typer.echo(f"results: {output}, utterances: {output.with_suffix('.tsv')}")
     if others:

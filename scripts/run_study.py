@@ -74,24 +74,21 @@ def main(
             overrides = [*run["overrides"], f"seed={seed}"]
             training = stage("train.py", *options, *overrides, f"data_dir={data_dir}")
             model = training.splitlines()[-1].removeprefix("model: ")
+            command = shlex.join(["python", "scripts/train.py", *options, *overrides])
+            about = {"study": study, "name": run["name"], "seed": seed, "split": split, "command": command}
             for decoder, target in missing.items():
-                evaluation = measure(model, data_dir / f"{split}_manifest.json", decoders[decoder])
-                command = ["python", "scripts/train.py", *options, *overrides]
-                more = {"study": study, "name": run["name"], "seed": seed, "split": split}
-                target.parent.mkdir(parents=True, exist_ok=True)
-                partial = target.with_suffix(".partial")
-                partial.write_text(
-                    json.dumps(evaluation | more | {"command": shlex.join(command)}, indent=1) + "\n", encoding="utf-8"
-                )
-                partial.replace(target)
+                measure(model, data_dir / f"{split}_manifest.json", decoders[decoder], target, about)
 
 
-def measure(model: str, manifest: Path, options: list[str]) -> dict:
-    """What scripts/evaluate.py says of a model."""
-    with tempfile.TemporaryDirectory() as scratch:
-        output = Path(scratch) / "evaluation.json"
+def measure(model: str, manifest: Path, options: list[str], target: Path, about: dict) -> None:
+    """Write what scripts/evaluate.py says of a model, and what the row is about; the utterances go beside it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        output = Path(scratch) / target.name
         stage("evaluate.py", model, str(manifest), "--output", str(output), *options)
-        return json.loads(output.read_text(encoding="utf-8"))
+        output.write_text(json.dumps(json.loads(output.read_text()) | about, indent=1) + "\n", encoding="utf-8")
+        output.with_suffix(".tsv").replace(target.with_suffix(".tsv"))
+        output.replace(target)  # comes last: where it is, all of it is
 
 
 if __name__ == "__main__":

@@ -153,3 +153,14 @@ def test_a_long_recording_is_cut_in_its_pauses():
     for start, _ in pieces[1:]:
         assert start % 13 > 12, f"cut at {start} s, in the middle of speech"
     assert len(list(audio.cut_at_pauses([whole], rate, whole=60, longest=20, shortest=10))) == 1
+
+
+def test_a_telephone_line_loses_what_is_above_half_its_rate(tmp_path: Path):
+    seconds = np.arange(16_000) / 16_000
+    low, high = (np.sin(2 * np.pi * frequency * seconds) for frequency in (1_000, 6_000))
+    soundfile.write(tmp_path / "both.wav", 0.3 * (low + high), 16_000)
+    heard = audio.load_through(tmp_path / "both.wav", 8_000)
+    assert len(heard) == 16_000
+    spectrum = np.abs(np.fft.rfft(heard)) / 8_000  # a bin a Hz
+    assert spectrum[1_000] == pytest.approx(0.3, rel=0.05)
+    assert spectrum[6_000] < 0.001

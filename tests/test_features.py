@@ -3,11 +3,13 @@
 import random
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor
 from nemo.collections.asr.parts.preprocessing.segment import AudioSegment
 
 from asr_with_nemo import features, manifest, training
@@ -224,3 +226,29 @@ def test_dev_data_is_left_as_nemo_has_it(corpus: Path):
     model = build(corpus)
     assert type(model._validation_dl.dataset.featurizer).__module__.startswith("nemo.")
     assert type(model._train_dl.dataset.featurizer).__module__ == features.__name__
+
+
+# --- Vocal tracts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [16_000, 8_000])
+def test_another_vocal_tract_moves_what_is_heard_and_leaves_the_model_as_it_was(rate: int):
+    preprocessor = AudioToMelSpectrogramPreprocessor(sample_rate=rate, features=64, normalize=None, dither=0.0)
+    featurizer = preprocessor.featurizer
+    tone = torch.sin(torch.arange(rate) * 2 * torch.pi * (rate / 10) / rate)[None]  # a fifth of the highest frequency
+
+    def loudest_band() -> int:
+        mel, _ = preprocessor(input_signal=tone, length=torch.tensor([rate]))  # (1, D, T)
+        assert torch.isfinite(mel).all()
+        return int(mel[0, :, 50].argmax())
+
+    before, kept = loudest_band(), featurizer.fb.clone()
+    features.vary_vocal_tract(SimpleNamespace(preprocessor=preprocessor), 0.8, 1.2)
+    preprocessor.train()
+    torch.manual_seed(0)
+    heard = {loudest_band() for _ in range(30)}
+    assert min(heard) < before < max(heard)
+    assert torch.equal(featurizer.fb, kept), "what a checkpoint holds are the plain filters"
+    preprocessor.eval()
+    assert loudest_band() == before
+    torch.testing.assert_close(features.warped_filters(featurizer, 1.0), kept[0])

@@ -57,10 +57,23 @@ def _image(rows: Tensor) -> Tensor:
 
 def _mask(lengths: Tensor, x: Tensor) -> Tensor | None:
     """1 for a frame of the recording and 0 for padding, (B, 1, T), of x's type; None where nothing is padding."""
-    frames = x.shape[2]
-    if int(lengths.min()) >= frames:
-        return None
-    return (torch.arange(frames, device=x.device) < lengths[:, None]).to(x.dtype).unsqueeze(1)
+    key = x.shape[2], x.dtype, torch.is_inference_mode_enabled()  # training can't use what inference made
+    kept = lengths.__dict__.get("_mask")  # all layers of a block, and blocks without a stride, share their lengths
+    if kept is None or kept[0] != key:
+        inside = torch.arange(x.shape[2], device=x.device) < lengths[:, None]
+        kept = lengths._mask = key, None if inside.all() else inside.to(x.dtype).unsqueeze(1)
+    return kept[1]
+
+
+def _zero_padding(x: Tensor, lengths: Tensor) -> Tensor:
+    """x with zeros where it is padding; made once for all layers that read the same x (a block and its residual)."""
+    mask = _mask(lengths, x)
+    if mask is None:
+        return x
+    kept = x.__dict__.get("_zero_padded")
+    if kept is None or kept[0] is not mask:
+        kept = x._zero_padded = mask, x * mask
+    return kept[1]
 
 
 # --- Layers -----------------------------------------------------------------------------------------------------------
@@ -102,9 +115,8 @@ def _conv(self: nn.Conv1d, x: Tensor) -> Tensor:
 def _masked_conv(self: MaskedConv1d, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
     if x.device.type != "cpu":
         return type(self).forward(self, x, lens)
-    mask = _mask(lens, x) if self.use_mask else None
-    if mask is not None:
-        x = x * mask
+    if self.use_mask:
+        x = _zero_padding(x, lens)
     if self.pad_layer is not None:
         x = self.pad_layer(x)
     if self.heads == -1:
@@ -131,9 +143,7 @@ def _group_shuffle(self: GroupShuffle, x: Tensor) -> Tensor:
 def _squeeze_excite(self: SqueezeExcite, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     if x.device.type != "cpu" or self.context_window >= 0:
         return type(self).forward(self, x, lengths)
-    mask = _mask(lengths, x)
-    if mask is not None:
-        x = x * mask
+    x = _zero_padding(x, lengths)
     with torch.autocast("cpu", enabled=False):
         mean = x.sum(2, dtype=torch.float32) / lengths.clamp(max=x.shape[2])[:, None]  # (B, C)
         scale = torch.sigmoid(self.fc(mean))

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from tqdm import tqdm
 
-from asr_with_nemo import an4, decoding, manifest
+from asr_with_nemo import an4, audio, decoding, manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.language_model import Weights
 
@@ -251,6 +251,7 @@ class Result:
         seconds: of computing, from reading the files to the texts; loading the model is not in it.
         device: what computed.
         unspellable: letters of the references that the model's alphabet lacks.
+        line_rate: of the line in Hz that the sound went through; None for none.
     """
 
     rows: list[Row]
@@ -262,6 +263,7 @@ class Result:
     seconds: float
     device: str
     unspellable: list[str]
+    line_rate: int | None = None
 
     @cached_property
     def words(self) -> Counts:
@@ -308,6 +310,7 @@ class Result:
             "utterances": len(self.rows),
             "corpus": self.corpus,
             "decoder": self.decoder,
+            "line_rate": self.line_rate,
             "rtfx": round(self.rtfx, 1),
             "substitutions": self.words.substitutions,
             "deletions": self.words.deletions,
@@ -329,10 +332,12 @@ class Result:
     def __str__(self) -> str:
         """A short table for the terminal."""
         title = {"an4": "AN4", "synthetic": "synthetic stand-in, not AN4"}.get(self.corpus, self.corpus)
+        line = f" through a line of {self.line_rate:,} Hz" if self.line_rate else ""
         low, high = self.ci95
         words, characters = self.words, self.characters
         lines = [
-            f"{title}, {self.manifest}: {len(self.rows)} utterances, {self.duration:.0f} s of sound, {self.decoder}",
+            f"{title}{line}, {self.manifest}: {len(self.rows)} utterances, {self.duration:.0f} s of sound, "
+            f"{self.decoder}",
             f"  WER   {self.wer:7.1%}  {words.errors:,} errors in {words.words:,} words, 95% interval {low:.1%} to "
             f"{high:.1%}",
             f"                 {words.substitutions:,} substitutions, {words.deletions:,} deletions, "
@@ -354,6 +359,7 @@ def evaluate(
     model_path: str | os.PathLike = "",
     progress: bool = True,
     search: "Search | None" = None,
+    line_rate: int | None = None,
 ) -> Result:
     """Transcribe a manifest and compare with its texts.
 
@@ -366,12 +372,15 @@ def evaluate(
         model_path: where the model came from, for the record.
         progress: show a progress bar.
         search: a beam search with a language model (`beam.load`); by default the model's own decoding.
+        line_rate: hear the recordings through a line of this rate in Hz (`audio.load_through`).
 
     Raises:
         InputError: the manifest or a sound file can't be used, or the manifest's texts have no word.
     """
     utterances = read_references(manifest_path)
     files = [utterance["audio_filepath"] for utterance in utterances]
+    if line_rate:
+        files = [audio.load_through(file, line_rate, model.cfg.preprocessor.sample_rate) for file in files]
     decoding.transcribe(model, files[:batch_size], batch_size, progress=False, search=search)
     started = time.perf_counter()
     transcripts = decoding.transcribe(model, files, batch_size, progress, search)
@@ -387,6 +396,7 @@ def evaluate(
         seconds=seconds,
         device=device_name(str(model.device)),
         unspellable=sorted(set("".join(row.reference for row in rows)) - {*decoding.alphabet(model), " "}),
+        line_rate=line_rate,
     )
 
 

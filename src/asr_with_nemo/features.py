@@ -9,7 +9,7 @@ import psutil
 import soxr
 import torch
 from lightning.pytorch import LightningModule
-from nemo.collections.asr.parts.preprocessing.features import WaveformFeaturizer
+from nemo.collections.asr.parts.preprocessing.features import FilterbankFeatures, WaveformFeaturizer
 from nemo.collections.asr.parts.preprocessing.perturb import Perturbation, perturbation_types, register_perturbation
 from nemo.collections.asr.parts.preprocessing.segment import AudioSegment
 from torch import Tensor
@@ -101,41 +101,45 @@ class _KeptInMemory(WaveformFeaturizer):
         return self.process_segment(AudioSegment(samples, self.sample_rate, audio_file=file_path, **place))
 
 
-def vary_vocal_tract(model: LightningModule, low: float, high: float, steps: int = 15) -> None:
-    """Let each utterance be heard, while training, as from a longer or shorter vocal tract: VTLP.
+def warped_filters(featurizer: FilterbankFeatures, factor: float) -> Tensor:
+    """The mel filters of `featurizer` for a spectrum whose frequencies were multiplied by a factor, (D, F).
 
-    The mel filters of an utterance are those of a spectrum whose frequencies were multiplied by a factor drawn evenly
-    from `steps` between `low` and `high`; above 0.6 of the highest frequency the warp bends so that it stays in place.
-    Unlike another speed this leaves pitch and tempo alone. It costs nothing: only the filters' weights differ.
+    Above 0.6 of the highest frequency the warp bends, so that it stays in place.
 
     Source: N. Jaitly and G. Hinton, "Vocal tract length perturbation (VTLP) improves speech recognition", ICML
     workshop 2013.
     """
+    plain = featurizer.fb[0]
+    nyquist = featurizer.sample_rate / 2
+    bins = torch.linspace(0, nyquist, plain.shape[1], device=plain.device)
+    bend = 0.6 * nyquist * min(factor, 1) / factor
+    upper = nyquist - (nyquist - factor * bend) / (nyquist - bend) * (nyquist - bins)
+    place = torch.where(bins <= bend, factor * bins, upper) / nyquist * (len(bins) - 1)
+    left = place.floor().clamp(max=len(bins) - 2).long()
+    share = place - left
+    return plain[:, left] * (1 - share) + plain[:, left + 1] * share
+
+
+def vary_vocal_tract(model: LightningModule, low: float, high: float, steps: int = 15) -> None:
+    """Let each utterance be heard, while training, as from a longer or shorter vocal tract: VTLP.
+
+    Each gets `warped_filters` of a factor drawn from `steps` between `low` and `high`. Unlike another speed, this
+    leaves pitch and tempo alone; and it costs nothing, since only the filters' weights differ.
+    """
     featurizer = model.preprocessor.featurizer
     plain = featurizer.fb  # (1, D, F)
-    nyquist = featurizer.sample_rate / 2
-    bins = torch.linspace(0, nyquist, plain.shape[2])
+    factors = torch.linspace(low, high, steps).tolist()
+    banks = torch.stack([warped_filters(featurizer, factor) for factor in factors])  # (steps, D, F)
 
-    def filters(factor: float) -> Tensor:
-        bend = 0.6 * nyquist * min(factor, 1) / factor
-        upper = nyquist - (nyquist - factor * bend) / (nyquist - bend) * (nyquist - bins)
-        place = torch.where(bins <= bend, factor * bins, upper) / nyquist * (len(bins) - 1)
-        left = place.floor().clamp(max=len(bins) - 2).long()
-        share = place - left
-        return plain[0, :, left] * (1 - share) + plain[0, :, left + 1] * share
-
-    banks = torch.stack([filters(factor.item()) for factor in torch.linspace(low, high, steps)])  # (steps, D, F)
-
-    def before(module, arguments):
+    def before(module: FilterbankFeatures, arguments: tuple) -> None:
         if module.training:
-            chosen = torch.randint(steps, (len(arguments[0]),))
-            module.fb = banks[chosen].to(plain.device)
+            module.fb = banks[torch.randint(steps, (len(arguments[0]),))].to(plain.device)
 
-    def after(module, arguments, output):
+    def after(module: FilterbankFeatures, arguments: tuple, output: tuple) -> None:
         module.fb = plain.to(module.fb.device)
 
     featurizer.register_forward_pre_hook(before)
-    featurizer.register_forward_hook(after)
+    featurizer.register_forward_hook(after, always_call=True)
 
 
 def keep_in_memory(model: LightningModule) -> None:
