@@ -60,8 +60,8 @@ def main(
     split, decoders = plan.get("split", "dev"), plan.get("decoders", {"greedy": []})
     options = ["--config-name", plan["config"]] if "config" in plan else []
     for run in plan["runs"]:
-        for seed in run["seeds"]:
-            slug = re.sub(r"\W+", "-", run["name"]).strip("-").lower() + f"-seed{seed}"
+        for seed in run.get("seeds", []):
+            slug = f"{slug_of(run['name'])}-seed{seed}"
             targets = {
                 decoder: results / study / (f"{slug}-{decoder}.json" if len(decoders) > 1 else f"{slug}.json")
                 for decoder in decoders
@@ -77,15 +77,28 @@ def main(
             command = shlex.join(["python", "scripts/train.py", *options, *overrides])
             about = {"study": study, "name": run["name"], "seed": seed, "split": split, "command": command}
             for decoder, target in missing.items():
-                measure(model, data_dir / f"{split}_manifest.json", decoders[decoder], target, about)
+                manifest = str(data_dir / f"{split}_manifest.json")
+                measure(["evaluate.py", model, manifest, *decoders[decoder]], target, about)
+        if "command" in run:  # nothing to train
+            target = results / study / f"{slug_of(run['name'])}.json"
+            about = {"study": study, "name": run["name"], "seed": None, "split": split}
+            if target.is_file():
+                print(f"{target}: is there")
+            else:
+                measure(run["command"], target, about)
 
 
-def measure(model: str, manifest: Path, options: list[str], target: Path, about: dict) -> None:
-    """Write what scripts/evaluate.py says of a model, and what the row is about; the utterances go beside it."""
+def slug_of(name: str) -> str:
+    """A run's name as part of a file's."""
+    return re.sub(r"\W+", "-", name).strip("-").lower()
+
+
+def measure(command: list[str], target: Path, about: dict) -> None:
+    """Write what one of the evaluating scripts says, and what the row is about; the utterances go beside it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         output = Path(scratch) / target.name
-        stage("evaluate.py", model, str(manifest), "--output", str(output), *options)
+        stage(*command, "--output", str(output))
         output.write_text(json.dumps(json.loads(output.read_text()) | about, indent=1) + "\n", encoding="utf-8")
         output.with_suffix(".tsv").replace(target.with_suffix(".tsv"))
         output.replace(target)  # comes last: where it is, all of it is

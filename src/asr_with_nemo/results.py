@@ -28,9 +28,17 @@ def read(study: str, folder: Path = FOLDER) -> list[dict]:
 
     def place(row: dict) -> tuple:
         # What the study no longer names comes last.
-        return order.index(row["name"]) if row["name"] in order else len(order), row["decoder"] != "greedy", row["seed"]
+        return (
+            order.index(row["name"]) if row["name"] in order else len(order),
+            row["decoder"] != "greedy",
+            row["seed"] or 0,
+        )
 
     return sorted(rows, key=place)
+
+
+def _names(row: dict) -> dict[str, str]:
+    return {"run": row["name"], "seed": "" if row["seed"] is None else str(row["seed"])}
 
 
 def _cells(row: dict) -> dict[str, str]:
@@ -55,17 +63,14 @@ def table(study: str, folder: Path = FOLDER) -> "pandas.DataFrame":
     """A study as a table, a run a row: decoder, WER with counts and interval, CER, speed, weights, time."""
     import pandas
 
-    rows = [{"run": row["name"], "seed": row["seed"]} | _cells(row) for row in read(study, folder)]
+    rows = [_names(row) | _cells(row) for row in read(study, folder)]
     return pandas.DataFrame(rows).fillna("").set_index(["run", "seed"])
 
 
 def markdown(study: str, folder: Path = FOLDER) -> str:
     """A study as Markdown: its table, what others published, what it was run on, and the command of each row."""
     rows, plan = read(study, folder), OmegaConf.load(STUDIES)[study]
-    cells = [
-        {"run": row["name"], "seed": str(row["seed"]), "corpus, set": f"{row['corpus']}, {row['split']}"} | _cells(row)
-        for row in rows
-    ]
+    cells = [_names(row) | {"corpus, set": f"{row['corpus']}, {row['split']}"} | _cells(row) for row in rows]
     others = plan.get("others", [])
     cells += [{"run": other.name, "WER": other.wer, "errors": other.get("errors", "")} for other in others]
     head = list(dict.fromkeys(column for line in cells for column in line))
