@@ -1,0 +1,83 @@
+"""What runs measured lies in a file each, and the tables are made of those."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from asr_with_nemo import an4, results
+from asr_with_nemo.errors import InputError
+from tests.conftest import ROOT, run_script
+
+STUDY = """
+tried:
+  title: What was tried
+  split: test
+  decoders: {{greedy: [], beam: [--lm={arpa}]}}
+  runs:
+    - {{name: One epoch, overrides: [trainer.max_epochs=1], seeds: [0]}}
+    - name: Two epochs, made before
+      command: [evaluate.py, {model}, {manifest}]
+  others:
+    - {{name: Somebody else, wer: 7.4%, errors: 57 of 773, source: https://example.org/results}}
+"""
+
+
+@pytest.mark.slow
+def test_a_study_is_run_once_and_ends_in_a_table(
+    small_corpus: an4.Corpus, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    arpa, study = tmp_path / "words.arpa", tmp_path / "configs" / "study.yaml"
+    run_script("build_lm.py", small_corpus.manifest("train"), arpa, "--order", "2", cwd=tmp_path)
+    study.parent.mkdir()
+    study.write_text(STUDY.format(arpa=arpa, model=small_model, manifest=small_corpus.manifest("test")))
+    arguments = ["tried", "--file", study, "--data-dir", small_corpus.folder, "--results", tmp_path / "results"]
+    done = run_script("run_study.py", *arguments, cwd=ROOT, WANDB_MODE="disabled")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    files = {path.name for path in (tmp_path / "results" / "tried").iterdir()}
+    names = ("one-epoch-seed0-greedy", "one-epoch-seed0-beam", "two-epochs-made-before")
+    assert files == {f"{name}.{suffix}" for name in names for suffix in ("json", "tsv")}
+    again = run_script("run_study.py", *arguments, cwd=ROOT)
+    assert (again.returncode, again.stdout.count("is there")) == (0, 2)
+
+    monkeypatch.chdir(tmp_path)
+    rows = results.read("tried")
+    assert [(row["name"], row["seed"], row["decoder"].split(",")[0]) for row in rows] == [
+        ("One epoch", 0, "greedy"),
+        ("One epoch", 0, "beam"),
+        ("Two epochs, made before", None, "greedy"),
+    ]
+    text = results.markdown("tried")
+    for row in rows:
+        assert f"| {row['errors']} of {row['words']} |" in text
+        assert row["command"] in text
+    assert "python scripts/train.py trainer.max_epochs=1 seed=0" in text
+    assert "| Somebody else |" in text
+    assert "https://example.org/results" in text
+    assert list(results.table("tried").index) == [
+        ("One epoch", "0"),
+        ("One epoch", "0"),
+        ("Two epochs, made before", ""),
+    ]
+
+
+def test_results_md_is_what_the_files_say(tmp_path: Path):
+    before = (ROOT / "RESULTS.md").read_text()
+    done = run_script("make_results.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (ROOT / "RESULTS.md").read_text() == before, "RESULTS.md is stale: run scripts/make_results.py"
+
+
+def test_a_result_of_this_code_can_be_made_again():
+    for path in (ROOT / "results").glob("*/*.json"):
+        row = json.loads(path.read_text())
+        assert row["errors"] == row["substitutions"] + row["deletions"] + row["insertions"], path
+        assert row["wer"] == pytest.approx(row["errors"] / row["words"], abs=1e-6), path
+        assert row["ci95"][0] <= row["wer"] <= row["ci95"][1], path
+        assert row["command"].startswith("python scripts/"), path
+
+
+def test_a_study_without_results_says_how_to_make_them(tmp_path: Path):
+    with pytest.raises(InputError, match="scripts/run_study.py patience"):
+        results.read("patience", tmp_path)
