@@ -11,6 +11,7 @@ import soundfile
 import torch
 from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor
 from nemo.collections.asr.parts.preprocessing.segment import AudioSegment
+from omegaconf import OmegaConf
 
 from asr_with_nemo import features, manifest, training
 from asr_with_nemo.errors import InputError
@@ -252,3 +253,12 @@ def test_another_vocal_tract_moves_what_is_heard_and_leaves_the_model_as_it_was(
     preprocessor.eval()
     assert loudest_band() == before
     torch.testing.assert_close(features.warped_filters(featurizer, 1.0), kept[0])
+
+
+def test_a_saved_model_names_nothing_that_plain_nemo_lacks():
+    dataset = OmegaConf.create(
+        {"augmentor": {"resample": {"prob": 1.0}, "white_noise": {"prob": 0.5}}, "vocal_tract": [0.9, 1.1]}
+    )
+    features.forget(dataset)
+    assert dataset == {"augmentor": {"white_noise": {"prob": 0.5}}}
+    features.forget(OmegaConf.create({"batch_size": 8}))

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from nemo.collections.asr.parts.preprocessing.features import FilterbankFeatures, WaveformFeaturizer
 from nemo.collections.asr.parts.preprocessing.perturb import Perturbation, perturbation_types, register_perturbation
 from nemo.collections.asr.parts.preprocessing.segment import AudioSegment
+from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
 SHARE_OF_MEMORY = 0.25
@@ -79,6 +80,14 @@ def register() -> None:
     """Let NeMo know `resample` in the `augmentor` section of a dataset's config."""
     if "resample" not in perturbation_types:
         register_perturbation("resample", Resample)
+
+
+def forget(dataset: DictConfig) -> None:
+    """Take what only this package knows out of a dataset's config: `resample` in its `augmentor`, and `vocal_tract`."""
+    with open_dict(dataset):
+        dataset.pop("vocal_tract", None)
+        if dataset.get("augmentor"):
+            dataset.augmentor.pop("resample", None)
 
 
 class _KeptInMemory(WaveformFeaturizer):

@@ -678,11 +678,14 @@ def _finish(
     config: DictConfig, trainer: pl.Trainer, model: pl.LightningModule, path: Path, callbacks: dict[str, pl.Callback]
 ) -> Path:
     """Write the `.nemo` file of the best epoch; the summary that marks the training as finished comes last."""
+    from asr_with_nemo import features
+
     best = _best_checkpoint(callbacks["checkpoint"])
     score = callbacks["checkpoint"].best_model_score
     if best:
         checkpoint = torch.load(best, map_location="cpu", weights_only=False)
         model.load_state_dict(checkpoint["state_dict"])
+    features.forget(model.cfg.train_ds)  # what is saved is for anybody's NeMo
     if trainer.is_global_zero:
         partial = path.with_name(f"partial-{path.name}")
         model.save_to(str(partial))
