@@ -115,8 +115,7 @@ def main(
         import pocketsphinx
     except ImportError as error:
         raise InputError(
-            f"PocketSphinx can't be imported ({error}); install what the tests and tools need: "
-            "python -m pip install -r requirements-dev.txt"
+            f"PocketSphinx can't be imported ({error}); install what the course needs: make setup"
         ) from error
     from asr_with_nemo import evaluation, language_model
 
