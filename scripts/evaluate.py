@@ -21,12 +21,7 @@ def main(
     compare: Annotated[
         Path | None, typer.Option(help="A results file of another model on the same manifest.", metavar="OTHER.json")
     ] = None,
-    lm: Annotated[
-        str | None,
-        typer.Option(
-            help="Decode with a language model; without a FILE.arpa, the one beside the model.", metavar="[FILE.arpa]"
-        ),
-    ] = None,
+    lm: cli.LanguageModel = None,
     tune: Annotated[
         bool, typer.Option("--tune", help="Tune alpha, beta and width on this manifest, and note them by the FILE.")
     ] = False,
@@ -111,4 +106,4 @@ def _check_search(model: Path, manifest: Path, lm: str | None, tune: bool, weigh
 
 
 if __name__ == "__main__":
-    cli.run(main, bare={"--lm": ".arpa"})
+    cli.run(main, bare=cli.BARE_LANGUAGE_MODEL)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from run_study import stage
+from run_study import stage, train
 
 from asr_with_nemo import cli, decoding
 
@@ -27,14 +27,11 @@ def main(
     lexicon = data_dir / "etc" / "an4.dic"
     options = ["--config-name", config_name, f"seed={seed}", f"data_dir={data_dir}"]
 
-    def train(*more: str) -> Path:
-        return Path(stage("train.py", *options, *more).splitlines()[-1].removeprefix("model: "))
-
-    tuned = train()
+    tuned = Path(train(*options))
     arpa = tuned.with_suffix(".arpa")  # beside the model that it was tuned with
     stage("build_lm.py", str(data_dir / "train_manifest.json"), str(arpa), "--lexicon", str(lexicon))
     stage("evaluate.py", str(tuned), str(data_dir / "dev_manifest.json"), "--lm", "--tune")
-    final = train("final=true")
+    final = train(*options, "final=true")
     arguments = [str(data_dir / "train_all_manifest.json"), str(output / "an4.arpa"), "--lexicon", str(lexicon)]
     stage("build_lm.py", *arguments, "--final", "--weights-of", str(arpa))
     shutil.copyfile(ROOT / final, output / "an4.nemo")

@@ -36,6 +36,15 @@ def stage(script: str, *arguments: str) -> str:
     return "".join(lines)
 
 
+def train(*arguments: str) -> str:
+    """Train, or find the training finished, and return the path of the `.nemo` file.
+
+    Raises:
+        InputError: the training failed.
+    """
+    return stage("train.py", *arguments).splitlines()[-1].removeprefix("model: ")
+
+
 def main(
     study: Annotated[str, typer.Argument(help="Which study of the file.")],
     file: Annotated[Path, typer.Option(help="Where the studies are written down.")] = ROOT / "configs" / "study.yaml",
@@ -72,8 +81,7 @@ def main(
                 continue
             print(f"{study}: {run['name']}, seed {seed}", flush=True)
             overrides = [*run["overrides"], f"seed={seed}"]
-            training = stage("train.py", *options, *overrides, f"data_dir={data_dir}")
-            model = training.splitlines()[-1].removeprefix("model: ")
+            model = train(*options, *overrides, f"data_dir={data_dir}")
             command = shlex.join(["python", "scripts/train.py", *options, *overrides])
             about = {"study": study, "name": run["name"], "seed": seed, "split": split, "command": command}
             for decoder, target in missing.items():

@@ -25,12 +25,7 @@ def main(
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pieces of sound at a time.")] = 16,
     output: Annotated[Path | None, typer.Option(help="Write there, not to the terminal.")] = None,
-    lm: Annotated[
-        str | None,
-        typer.Option(
-            help="Decode with a language model; without a FILE.arpa, the one beside the model.", metavar="[FILE.arpa]"
-        ),
-    ] = None,
+    lm: cli.LanguageModel = None,
 ) -> None:
     """Turn sound files into text.
 
@@ -88,4 +83,4 @@ def _destination(path: Path | None):
 
 
 if __name__ == "__main__":
-    cli.run(main, bare={"--lm": ".arpa"})
+    cli.run(main, bare=cli.BARE_LANGUAGE_MODEL)

@@ -51,6 +51,13 @@ def small_archive(tmp_path_factory: pytest.TempPathFactory, small_corpus: an4.Co
     return pack(small_corpus.folder, tmp_path_factory.mktemp("small_archive") / an4.ARCHIVE_NAME)
 
 
+def put(path: Path, content: str | bytes | None) -> Path:
+    """Write a file, text as UTF-8; None for a file that isn't there."""
+    if content is not None:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
 def pack(tree: Path, archive: Path) -> Path:
     """Pack the transcriptions and SPHERE files of a corpus as CMU does, below `an4/`."""
     with tarfile.open(archive, "w:gz", compresslevel=1) as tar:

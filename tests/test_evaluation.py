@@ -12,7 +12,7 @@ import pytest
 from asr_with_nemo import an4, decoding, evaluation, language_model, manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.evaluation import Counts, Row
-from tests.conftest import run_script
+from tests.conftest import put, run_script
 
 WORDS = "a b c nine five enter erase go help rubout october twenty second yes no p l e n".split()  # noqa: SIM905
 
@@ -212,9 +212,7 @@ def test_a_results_file_that_cant_be_written(tmp_path: Path):
     ],
 )
 def test_a_table_of_utterances_that_isnt_one(tmp_path: Path, content: str | bytes | None, reason: str):
-    path = tmp_path / "other.tsv"
-    if content is not None:
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    put(tmp_path / "other.tsv", content)
     with pytest.raises(InputError, match=rf"other\.tsv.*{reason}"):
         evaluation.read_rows(tmp_path / "other.json")
 

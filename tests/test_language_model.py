@@ -10,7 +10,7 @@ import pytest
 from asr_with_nemo import an4, language_model, manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.language_model import END, Weights
-from tests.conftest import run_script
+from tests.conftest import put, run_script
 
 TEXTS = [
     text.split()
@@ -115,11 +115,8 @@ def test_an_arpa_file_of_another_program(tmp_path: Path):
     ],
 )
 def test_what_is_no_arpa_file(tmp_path: Path, content: str | bytes | None, reason: str):
-    path = tmp_path / "lm.arpa"
-    if content is not None:
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(InputError, match=rf"lm\.arpa.*{reason}"):
-        language_model.read_arpa(path)
+        language_model.read_arpa(put(tmp_path / "lm.arpa", content))
 
 
 @pytest.mark.slow

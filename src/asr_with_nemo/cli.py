@@ -3,10 +3,20 @@
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
 
 import typer
 
 from asr_with_nemo.errors import InputError
+
+LanguageModel = Annotated[
+    str | None,
+    typer.Option(
+        help="Decode with a language model; without a FILE.arpa, the one beside the model.", metavar="[FILE.arpa]"
+    ),
+]
+"""The option --lm of the scripts that decode; for `run`, it is one whose value may be left out."""
+BARE_LANGUAGE_MODEL = {"--lm": ".arpa"}
 
 
 def run(main: Callable[..., None], bare: Mapping[str, str] | None = None) -> None:

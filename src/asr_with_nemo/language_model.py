@@ -223,12 +223,8 @@ def read_arpa(path: str | os.PathLike) -> LanguageModel:
         InputError: it isn't there, or isn't a whole ARPA file.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such language model; make one with scripts/build_lm.py") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: can't be read as an ARPA file ({error})") from error
+    missing = "no such language model; make one with scripts/build_lm.py"
+    lines = manifest.read_text(path, "an ARPA file", missing, encoding="utf-8").split("\n")
     log_probs: dict[Ngram, float] = {}
     backoffs: dict[Ngram, float] = {}
     promised: dict[int, int] = {}
@@ -432,12 +428,8 @@ def read_lexicon(path: str | os.PathLike) -> list[str]:
         InputError: the file can't be read or holds no word.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such dictionary; AN4's own is etc/an4.dic in its folder") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: can't be read as a dictionary ({error})") from error
+    missing = "no such dictionary; AN4's own is etc/an4.dic in its folder"
+    lines = manifest.read_text(path, "a dictionary", missing).splitlines()
     words = {re.sub(r"\(\d+\)$", "", line.split()[0]).lower() for line in lines if line.strip()}
     words = {word for word in words if not word.startswith((";;;", "<"))}
     if not words:

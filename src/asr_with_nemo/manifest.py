@@ -9,7 +9,7 @@ import math
 import os
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import soundfile
@@ -30,14 +30,9 @@ def read_manifest(path: str | os.PathLike, check_audio: bool = True) -> list[Utt
             `check_audio` is set, a sound file is missing.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such manifest; make one with scripts/prepare_an4.py") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: can't be read as a manifest ({error})") from error
+    text = read_text(path, "a manifest", "no such manifest; make one with scripts/prepare_an4.py")
     utterances = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -79,6 +74,26 @@ def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> 
         for u in utterances
     )
     write_if_changed(path, "".join(line + "\n" for line in lines))
+
+
+def read_text(path: str | os.PathLike, kind: str, missing: str, encoding: str = "utf-8-sig") -> str:
+    """Read a text file.
+
+    Args:
+        path: the file.
+        kind: what it is expected to be, with its article: "a manifest".
+        missing: what to say, and to do next, where it isn't there.
+        encoding: by default UTF-8, with or without a mark at the start.
+
+    Raises:
+        InputError: it isn't there, or can't be read as text.
+    """
+    try:
+        return Path(path).read_text(encoding=encoding)
+    except FileNotFoundError:
+        raise InputError(f"{path}: {missing}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: can't be read as {kind} ({error})") from error
 
 
 def write_if_changed(path: Path, text: str) -> None:
@@ -135,19 +150,23 @@ def hold_out_speakers(
     return [u for u in utterances if u["speaker"] not in held], [u for u in utterances if u["speaker"] in held]
 
 
-def check_held_out(training: str | os.PathLike, held_out: str | os.PathLike, split: str) -> None:
+def check_held_out(
+    training: str | os.PathLike, utterances: Sequence[Utterance], held_out: str | os.PathLike, split: str
+) -> None:
     """Make sure that nothing of a held-out set is in a training set: no recording, and no speaker where both name them.
 
     Args:
-        training, held_out: manifests.
+        training: a manifest.
+        utterances: what `read_manifest` gives for it.
+        held_out: another manifest.
         split: what the held-out set is called: "dev", "test".
 
     Raises:
         InputError: the two share a recording or a speaker.
     """
-    ours, theirs = (read_manifest(path, check_audio=False) for path in (training, held_out))
+    theirs = read_manifest(held_out, check_audio=False)
     for key, kind in (("audio_filepath", "recording"), ("speaker", "speaker")):
-        shared = sorted({u[key] for u in ours if u.get(key)} & {u[key] for u in theirs if u.get(key)})
+        shared = sorted({u[key] for u in utterances if u.get(key)} & {u[key] for u in theirs if u.get(key)})
         if shared:
             raise InputError(
                 f"{training}: shares {len(shared)} {kind}(s) with the {split} set {held_out} ({shared[0]}); a model "

@@ -243,6 +243,7 @@ def complete(config: DictConfig) -> DictConfig:
         model.sample_rate = model.get("sample_rate") or preprocessor.get("sample_rate")
         if not preprocessor or not model.sample_rate:
             raise InputError("the config has no model.preprocessor with a sample_rate")
+        read = {}
         for name in DATASETS[:2]:
             dataset = model.get(name)
             if dataset is None or OmegaConf.is_missing(dataset, "manifest_filepath") or not dataset.manifest_filepath:
@@ -251,10 +252,10 @@ def complete(config: DictConfig) -> DictConfig:
             path = dataset.manifest_filepath
             if not isinstance(path, str) or dataset.get("is_tarred"):
                 raise InputError(f"model.{name}: expected one manifest file in manifest_filepath, and no tarred audio")
-            utterances = _read(path)
+            utterances = read[name] = _read(path)
             manifest.check_alphabet(path, utterances, model.labels)
             manifest.check_recordings(path, utterances, model.sample_rate)
-        _check_held_out(config)
+        _check_held_out(config, read["train_ds"])
     return config
 
 
@@ -267,7 +268,7 @@ def _make_final(config: DictConfig) -> None:
     config.trainer.limit_val_batches = 0
 
 
-def _check_held_out(config: DictConfig) -> None:
+def _check_held_out(config: DictConfig, utterances: Sequence[manifest.Utterance]) -> None:
     """Make sure that no recording and no speaker of the dev and test sets is trained on.
 
     The test set is the one that the config names, and the one beside the training manifest.
@@ -281,7 +282,7 @@ def _check_held_out(config: DictConfig) -> None:
         if split == "dev" and config.get("final"):
             continue
         if other.is_file():
-            manifest.check_held_out(path, other, split)
+            manifest.check_held_out(path, utterances, other, split)
 
 
 def _read(path: str) -> list[manifest.Utterance]:
