@@ -6,7 +6,8 @@ import shutil
 import tarfile
 import tracemalloc
 import zipfile
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -399,13 +400,14 @@ def test_alignment_spells_the_text_in_order(model, utterances: list[manifest.Utt
 
 @pytest.mark.slow
 def test_aligning_what_the_model_heard_finds_where_it_heard_it(model, files: list[str]):
-    """The greedy text's likeliest path is the greedy path, or one that is likelier still in sum."""
-    (transcript,) = decoding.transcribe(model, files[:1])
-    text = " ".join(transcript.text.split())
-    spaceless = [letter for letter in decoding.align(model, files[0], text) if letter.letter != " "]
-    heard = [word.start for word in transcript.words]
-    aligned = [spaceless[sum(map(len, text.split()[:place]))].start for place in range(len(heard))]
-    assert np.median(np.abs(np.array(heard) - aligned)) <= 0.1
+    """The likeliest of all paths is also the likeliest of those that spell what it spells."""
+    (output,) = decoding.log_probs(model, files[:1])
+    letters = decoding.alphabet(model)
+    runs = [(token, [frame for frame, _ in run]) for token, run in groupby(enumerate(output.argmax(1)), itemgetter(1))]
+    heard = [(letters[token], frames[0]) for token, frames in runs if token < len(letters)]
+    aligned = decoding.align(model, files[0], "".join(letter for letter, _ in heard))
+    seconds = decoding.seconds_per_frame(model)
+    assert [(letter.letter, round(letter.start / seconds)) for letter in aligned] == heard
 
 
 @pytest.mark.slow
