@@ -284,7 +284,7 @@ def test_tuning_has_its_rules(small_corpus: an4.Corpus, tmp_path: Path):
     language_model.make(small_corpus.manifest("train_all"), final, final=True)
     dev, test = (small_corpus.manifest(split) for split in ("dev", "test"))
     for arguments, reason in (
-        ([test, "--lm", arpa, "--tune"], "has utterances of the test set; tune on a dev manifest"),
+        ([test, "--lm", arpa, "--tune"], "holds some of the test set; tune on a dev manifest"),
         ([dev, "--lm", final, "--tune"], "was made of the dev set too"),
         ([dev, "--lm", arpa, "--tune", "--alpha", "1"], "--tune finds all three weights; leave out --alpha"),
         ([dev, "--tune"], "--tune is about decoding with a language model; add --lm"),

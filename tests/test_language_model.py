@@ -152,12 +152,16 @@ def test_the_command_makes_a_model_of_the_training_texts(small_corpus: an4.Corpu
 
 def test_held_out_texts_are_refused(small_corpus: an4.Corpus, tmp_path: Path):
     for split in ("test", "dev", "train_all"):
-        with pytest.raises(InputError, match=rf"{split}_manifest.json: has utterances of the (test|dev) set"):
+        with pytest.raises(InputError, match=rf"{split}_manifest.json: has recordings or speakers of the"):
             language_model.make(small_corpus.manifest(split), tmp_path / "lm.arpa")
     # Under another name, elsewhere, and among others, they are the same recordings.
     train, test = (manifest.read_manifest(small_corpus.manifest(split)) for split in ("train", "test"))
     manifest.write_manifest(tmp_path / "mine.json", [*train, test[0]])
-    with pytest.raises(InputError, match=r"mine\.json: has utterances of the test set"):
+    with pytest.raises(InputError, match=r"mine\.json: has recordings or speakers of the test set"):
+        language_model.make(tmp_path / "mine.json", tmp_path / "lm.arpa", final=True)
+    # So is another recording of a speaker who is to be tested.
+    manifest.write_manifest(tmp_path / "mine.json", [*train, train[0] | {"speaker": test[0]["speaker"]}])
+    with pytest.raises(InputError, match=r"mine\.json: has recordings or speakers of the test set"):
         language_model.make(tmp_path / "mine.json", tmp_path / "lm.arpa", final=True)
     with pytest.raises(InputError, match="end with an id in brackets"):
         language_model.make(small_corpus.folder / "etc" / "an4_test.transcription", tmp_path / "lm.arpa")
@@ -179,7 +183,7 @@ def test_weights_are_kept_beside_the_file(small_corpus: an4.Corpus, tmp_path: Pa
 
     # A model that has seen the dev set takes over the weights of one that hasn't.
     final = tmp_path / "final.arpa"
-    with pytest.raises(InputError, match=r"test_manifest\.json: has utterances of the test set; tune on a dev"):
+    with pytest.raises(InputError, match=r"test_manifest\.json: holds some of the test set; tune on a dev"):
         language_model.check_tuning_data(arpa, test)
     with pytest.raises(InputError, match=r"lm\.arpa: was made of .*train_manifest\.json"):
         language_model.check_tuning_data(arpa, train)

@@ -147,7 +147,7 @@ def test_what_is_missing_is_named(
     with pytest.raises(InputError, match="a language model of characters"):
         measure(dev, characters, capitals)
 
-    shouted = [text.upper().split() for text in language_model.read_texts(corpus.manifest("train"))]
+    shouted = [text.upper().split() for text in language_model.read_texts(corpus.manifest("train"))[0]]
     language_model.write_arpa(language_model.build(shouted, 2), tmp_path / "capitals.arpa")
     with pytest.raises(InputError, match="know no word of its texts"):
         measure(dev, tmp_path / "capitals.arpa", capitals)

@@ -347,75 +347,67 @@ def note_weights(arpa: str | os.PathLike, weights: Weights, **how: object) -> No
 
 
 def splits_of(path: str | os.PathLike) -> set[str]:
-    """Which held-out sets a manifest has utterances of: "dev", "test", both or neither.
+    """Which held-out sets a manifest has recordings or speakers of: "dev", "test", both or neither.
 
-    An utterance is held out when its recording is one of a `dev_manifest.json` or `test_manifest.json`, beside this
-    manifest or at the root of the recording's corpus, or when it lies where AN4 keeps its test recordings.
+    The held-out sets are the `dev_manifest.json` and `test_manifest.json` beside this manifest and at the root of each
+    recording's corpus, and for AN4 the folder of the test recordings.
 
     Raises:
         InputError: a manifest can't be read.
     """
     path = Path(path)
-    recordings = {os.path.realpath(row["audio_filepath"]) for row in manifest.read_manifest(path, check_audio=False)}
+    utterances = manifest.read_manifest(path, check_audio=False)
     folders = {Path(os.path.realpath(path)).parent}
     found = set()
-    for parts in {Path(recording).parts[:-1] for recording in recordings}:
+    for parts in {Path(os.path.realpath(row["audio_filepath"])).parts[:-1] for row in utterances}:
         if an4.SPLITS["test"] in parts:
             found.add("test")
         if "wav" in parts:
             folders.add(Path(*parts[: len(parts) - 1 - parts[::-1].index("wav")]))
-    for split in ("dev", "test"):
+    for split in {"dev", "test"} - found:
         for held in (folder / f"{split}_manifest.json" for folder in folders):
-            if held.is_file() and not recordings.isdisjoint(
-                os.path.realpath(row["audio_filepath"]) for row in manifest.read_manifest(held, check_audio=False)
-            ):
+            if held.is_file() and manifest.shared_with(utterances, manifest.read_manifest(held, check_audio=False)):
                 found.add(split)
     return found
 
 
-def is_manifest(path: str | os.PathLike) -> bool:
-    """Whether a file holds JSON objects, and not plain text."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return next((line for line in file if line.strip()), "").lstrip().startswith("{")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such text; expected a manifest, or a text file of one utterance a line") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: can't be read as text ({error})") from error
-
-
-def read_texts(path: str | os.PathLike, final: bool = False) -> list[str]:
+def read_texts(path: str | os.PathLike, final: bool = False) -> tuple[list[str], bool]:
     """The utterances of a manifest, or of a text file with one a line, that a language model may be made of.
 
     Args:
         path: the file.
         final: allow the dev set, for a model that goes with one trained on train and dev.
 
+    Returns:
+        the texts, and whether some are of the dev set.
+
     Raises:
         InputError: it can't be read, has no word, or is of a held-out set: a model that knows the answers is no test.
     """
-    if is_manifest(path):
+    missing = "no such text; expected a manifest, or a text file of one utterance a line"
+    lines = manifest.read_text(path, "text", missing).splitlines()
+    held = set()
+    if next(filter(str.strip, lines), "").lstrip().startswith("{"):
         held = splits_of(path)
         if "test" in held:
-            raise InputError(f"{path}: has utterances of the test set; a language model is made of training texts only")
+            raise InputError(
+                f"{path}: has recordings or speakers of the test set; a language model is made of training texts only"
+            )
         if "dev" in held and not final:
             raise InputError(
-                f"{path}: has utterances of the dev set, which weights are tuned on; take the train manifest, or say "
-                "--final for the model that goes with one trained on train and dev"
+                f"{path}: has recordings or speakers of the dev set, which weights are tuned on; take the train "
+                "manifest, or say --final for the model that goes with one trained on train and dev"
             )
-        texts = [row["text"] for row in manifest.read_manifest(path, check_audio=False)]
-    else:
-        texts = Path(path).read_text(encoding="utf-8-sig").splitlines()
-        if any(re.search(r"\([\w-]+\)\s*$", text) for text in texts):
-            raise InputError(
-                f"{path}: its lines end with an id in brackets; take the manifest, which tells the training texts from "
-                "those held out"
-            )
-    texts = [" ".join(text.split()) for text in texts]
-    texts = [text for text in texts if text]
+        lines = [row["text"] for row in manifest.read_manifest(path, check_audio=False)]
+    elif any(re.search(r"\([\w-]+\)\s*$", line) for line in lines):
+        raise InputError(
+            f"{path}: its lines end with an id in brackets; take the manifest, which tells the training texts from "
+            "those held out"
+        )
+    texts = [text for text in (" ".join(line.split()) for line in lines) if text]
     if not texts:
         raise InputError(f"{path}: has no words to make a language model of")
-    return texts
+    return texts, "dev" in held
 
 
 def read_lexicon(path: str | os.PathLike) -> list[str]:
@@ -490,7 +482,7 @@ def make(
     order = order if order is not None else (CHARACTER_ORDER if characters else WORD_ORDER)
     if characters and order < 2:
         raise InputError(f"order {order}: NeMo's beam_batch needs a model of 2 or more characters")
-    texts = read_texts(text, final)
+    texts, holds_dev = read_texts(text, final)
     if characters:
         utterances = [to_tokens(line, LABELS) for line in texts]
         known = [chr(number + TOKEN_OFFSET) for number in range(len(LABELS))]
@@ -508,7 +500,7 @@ def make(
             "utterances": len(texts),
             "words": sum(len(line.split()) for line in texts),
         },
-        "holds_dev": is_manifest(text) and "dev" in splits_of(text),
+        "holds_dev": holds_dev,
         "vocabulary": len(model.vocabulary),
     }
     if characters:
@@ -552,7 +544,7 @@ def check_tuning_data(arpa: str | os.PathLike, manifest_path: str | os.PathLike)
             f"{arpa}: was made of {manifest_path}, so its weights can't be tuned there; take a dev manifest"
         )
     if "test" in held:
-        raise InputError(f"{manifest_path}: has utterances of the test set; tune on a dev manifest, and read test once")
+        raise InputError(f"{manifest_path}: holds some of the test set; tune on a dev manifest, and read test once")
     if "dev" in held and read_notes(arpa).get("holds_dev"):
         raise InputError(
             f"{arpa}: was made of the dev set too, so its weights can't be tuned there; tune those of a model of the "

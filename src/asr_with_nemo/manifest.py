@@ -150,6 +150,20 @@ def hold_out_speakers(
     return [u for u in utterances if u["speaker"] not in held], [u for u in utterances if u["speaker"] in held]
 
 
+def shared_with(utterances: Iterable[Utterance], others: Iterable[Utterance]) -> dict[str, list[str]]:
+    """What two sets of utterances have in common: `{"recording": [...], "speaker": [...]}`, without what is empty.
+
+    A recording is the same by its real path, a speaker by the name where both sets have names.
+    """
+
+    def keys(rows: list[Utterance]) -> dict[str, set[str]]:
+        recordings = {os.path.realpath(row["audio_filepath"]) for row in rows}
+        return {"recording": recordings, "speaker": {row["speaker"] for row in rows if row.get("speaker")}}
+
+    ours, theirs = keys(list(utterances)), keys(list(others))
+    return {kind: sorted(ours[kind] & theirs[kind]) for kind in ours if ours[kind] & theirs[kind]}
+
+
 def check_held_out(
     training: str | os.PathLike, utterances: Sequence[Utterance], held_out: str | os.PathLike, split: str
 ) -> None:
@@ -164,14 +178,11 @@ def check_held_out(
     Raises:
         InputError: the two share a recording or a speaker.
     """
-    theirs = read_manifest(held_out, check_audio=False)
-    for key, kind in (("audio_filepath", "recording"), ("speaker", "speaker")):
-        shared = sorted({u[key] for u in utterances if u.get(key)} & {u[key] for u in theirs if u.get(key)})
-        if shared:
-            raise InputError(
-                f"{training}: shares {len(shared)} {kind}(s) with the {split} set {held_out} ({shared[0]}); a model "
-                f"that was trained on the {split} set can't be measured on it"
-            )
+    for kind, shared in shared_with(utterances, read_manifest(held_out, check_audio=False)).items():
+        raise InputError(
+            f"{training}: shares {len(shared)} {kind}(s) with the {split} set {held_out} ({shared[0]}); a model "
+            f"that was trained on the {split} set can't be measured on it"
+        )
 
 
 def check_alphabet(manifest: str | os.PathLike, utterances: Iterable[Utterance], labels: Iterable[str]) -> None:
