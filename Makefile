@@ -31,6 +31,8 @@ course: setup ## Run every notebook there is
 model: setup ## Make the model that ships with the package again, from AN4; about an hour on two cores
 	$(VENV_PYTHON) scripts/prepare_an4.py --source an4
 	$(VENV_PYTHON) scripts/make_an4_model.py
+	$(VENV_PYTHON) scripts/run_study.py shipped --again
+	$(VENV_PYTHON) scripts/make_results.py
 
 test: lint ## Lint, then run all tests
 	$(VENV_PYTHON) -m pytest

@@ -234,7 +234,7 @@ def with_long_kernels(data_dir: Path, precision: str) -> "DictConfig":
     from omegaconf import OmegaConf
 
     config = load_config("quartznet_an4", data_dir, [f"trainer.precision={precision}", "~model.train_ds.augmentor"])
-    first, block, last = config.model.encoder.jasper[0], config.model.encoder.jasper[1], config.model.encoder.jasper[-1]
+    _, first, block, *_, last = config.model.encoder.jasper
     config.model.encoder.jasper = [
         OmegaConf.merge(first, {"kernel": [33]}),
         *(OmegaConf.merge(block, {"kernel": [kernel], "repeat": 1}) for kernel in LONG_KERNELS),
@@ -377,8 +377,8 @@ def main(
 
     2. NeMo's published config.yaml (Jasper 4x1, stride 1) against the course's recipe as it is trained.
 
-    3. QuartzNet's long kernels (33 to 75, 87 with dilation 2; width 256, each block once): NeMo's layers against the
-       fast ones on the same batches, forward and backward, and the greatest difference of what they give.
+    3. QuartzNet's long kernels (33 to 75, 87 with dilation 2; the recipe's width, each block once): NeMo's layers
+       against the fast ones on the same batches, forward and backward, and the greatest difference of what they give.
 
     The work is what the network's convolutions and matrix products need, padding included; the limit is a large
     matrix product in the same precision, measured before and after each run.

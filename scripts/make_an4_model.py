@@ -24,6 +24,8 @@ def main(
     The recipe is trained twice: once without the dev set, on which the beam search is then tuned, and once with it.
     The language model is made of the training transcripts and AN4's dictionary. What is finished isn't done again.
     """
+    from asr_with_nemo import training
+
     lexicon = data_dir / "etc" / "an4.dic"
     options = ["--config-name", config_name, f"seed={seed}", f"data_dir={data_dir}"]
 
@@ -34,7 +36,10 @@ def main(
     final = train(*options, "final=true")
     arguments = [str(data_dir / "train_all_manifest.json"), str(output / "an4.arpa"), "--lexicon", str(lexicon)]
     stage("build_lm.py", *arguments, "--final", "--weights-of", str(arpa))
-    shutil.copyfile(ROOT / final, output / "an4.nemo")
+    final = ROOT / final
+    shutil.copyfile(final, output / "an4.nemo")
+    shutil.copyfile(final.with_name(training.SUMMARY), output / training.SUMMARY)
+    shutil.copyfile(data_dir / "LICENSE", output / "AN4-LICENSE.txt")
     typer.echo(f"model: {output / 'an4.nemo'}")
 
 

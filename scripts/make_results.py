@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Write RESULTS.md from the results files."""
+"""Write RESULTS.md and the model card from the results files."""
 
 import os
 from pathlib import Path
 
 import typer
 
-from asr_with_nemo import cli, manifest, results
+from asr_with_nemo import cli, decoding, manifest, results
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = """# Results
@@ -15,15 +15,26 @@ Made by `python scripts/make_results.py` from the files in `results/`, which `py
 Choices are made on dev (100 utterances of 8 speakers that training doesn't hear); the interval is a 95% bootstrap over
 utterances. Minutes are those of training alone, on the machine that is named; other work ran beside some of them.
 """
+START, END = "<!-- made by scripts/make_results.py -->", "<!-- until here -->"
+"""Around the table in README.md."""
 
 
 def main() -> None:
-    """Write RESULTS.md: the table of each study in results/."""
+    """Write RESULTS.md, the table of each study in results/; README.md's short one; and the shipped model's card."""
     os.chdir(ROOT)  # the paths in the package are those of the course's folder
     studies = sorted(path.name for path in (ROOT / "results").iterdir() if path.is_dir())
     parts = [HEAD, *(results.markdown(study, ROOT / "results") for study in studies)]
     manifest.write_if_changed(ROOT / "RESULTS.md", "\n".join(parts))
     typer.echo(f"RESULTS.md: {', '.join(studies)}")
+    if "final" in studies:
+        before, start, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(START)
+        table = results.summary(ROOT / "results")
+        manifest.write_if_changed(ROOT / "README.md", f"{before}{start}\n{table}\n{END}{rest.partition(END)[2]}")
+        typer.echo("README.md: its table of results")
+    if "shipped" in studies:
+        path = decoding.ASSETS / "README.md"
+        manifest.write_if_changed(path, results.card(decoding.ASSETS, ROOT / "results"))
+        typer.echo(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def main(
     file: Annotated[Path, typer.Option(help="Where the studies are written down.")] = ROOT / "configs" / "study.yaml",
     data_dir: Annotated[Path, typer.Option(help="The prepared corpus.")] = Path("data/an4"),
     results: Annotated[Path, typer.Option(help="Where the results files go.")] = ROOT / "results",
+    again: Annotated[bool, typer.Option("--again", help="Measure once more what is there.")] = False,
 ) -> None:
     """Train and evaluate the variants of a study, a results file each.
 
@@ -75,22 +76,24 @@ def main(
                 decoder: results / study / (f"{slug}-{decoder}.json" if len(decoders) > 1 else f"{slug}.json")
                 for decoder in decoders
             }
-            missing = {decoder: target for decoder, target in targets.items() if not target.is_file()}
+            missing = {decoder: target for decoder, target in targets.items() if again or not target.is_file()}
             if not missing:
                 print(f"{results / study / slug}: is there")
                 continue
             print(f"{study}: {run['name']}, seed {seed}", flush=True)
             overrides = [*run["overrides"], f"seed={seed}"]
             model = train(*options, *overrides, f"data_dir={data_dir}")
-            command = shlex.join(["python", "scripts/train.py", *options, *overrides])
-            about = {"study": study, "name": run["name"], "seed": seed, "split": split, "command": command}
+            training = shlex.join(["python", "scripts/train.py", *options, *overrides])
+            about = {"study": study, "name": run["name"], "seed": seed, "split": split}
             for decoder, target in missing.items():
-                manifest = str(data_dir / f"{split}_manifest.json")
-                measure(["evaluate.py", model, manifest, *decoders[decoder]], target, about)
+                arguments = [str(data_dir / f"{split}_manifest.json"), *decoders[decoder]]
+                evaluation = shlex.join(["python", "scripts/evaluate.py", "MODEL", *arguments])
+                command = {"command": f"{training} && {evaluation}"}
+                measure(["evaluate.py", model, *arguments], target, about | command)
         if "command" in run:  # nothing to train
             target = results / study / f"{slug_of(run['name'])}.json"
             about = {"study": study, "name": run["name"], "seed": None, "split": split}
-            if target.is_file():
+            if target.is_file() and not again:
                 print(f"{target}: is there")
             else:
                 measure(run["command"], target, about)

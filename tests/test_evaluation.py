@@ -83,6 +83,23 @@ def test_what_is_confused_with_what():
         assert sum(n for (_, hypothesis), n in counts.items() if not hypothesis) == total.deletions
 
 
+def test_confusions_of_spelled_letters_are_told_from_those_of_words():
+    rows = [
+        Row("1", "", "b d nine", "v nine"),
+        Row("2", "", "h yes", "eight s yes"),
+        Row("3", "", "five", "v"),
+        Row("4", "", "go", "go uh"),
+    ]
+    letters = evaluation.of_letters(evaluation.confusions(rows))
+    assert letters.total() == 4
+    assert {said for said, _ in letters} <= {"b", "d", "h", ""}
+    assert evaluation.of_letters({("b", "v"): 2, ("h", "eight"): 1, ("five", "v"): 3, ("", "e"): 1, ("", "uh"): 1}) == {
+        ("b", "v"): 2,
+        ("h", "eight"): 1,
+        ("", "e"): 1,
+    }
+
+
 def test_errors_by_speaker_add_up():
     rows = some_rows()
     speakers = evaluation.by_speaker(rows)

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import soundfile
@@ -253,6 +254,27 @@ def test_another_vocal_tract_moves_what_is_heard_and_leaves_the_model_as_it_was(
     preprocessor.eval()
     assert loudest_band() == before
     torch.testing.assert_close(features.warped_filters(featurizer, 1.0), kept[0])
+
+
+def test_a_slowed_recording_is_not_blown_up_where_it_has_nothing(corpus: Path):
+    """What lies above 6.8 kHz after a slowing to 0.85 is dither, not the rounding errors of silence."""
+    model = build(corpus).train()
+    loud = played(0.85, soundfile.read(corpus / "train0.wav", dtype="float32")[0])
+    signal, length = torch.from_numpy(loud)[None], torch.tensor([len(loud)])
+    assert model.preprocessor(input_signal=signal, length=length)[0].abs().max() < 12
+    model.preprocessor.featurizer.dither = 0.0
+    assert model.preprocessor(input_signal=signal, length=length)[0].abs().max() > 12
+
+
+def test_cutout_follows_the_seed(corpus: Path):
+    model = build(corpus, "+model.spec_augment.rect_masks=5", "model.spec_augment.freq_masks=0").train()
+    drawn = []
+    for seed in (0, 0, 1):
+        pl.seed_everything(seed, verbose=False)
+        masked = model.spec_augmentation(input_spec=torch.ones(2, 64, 100), length=torch.tensor([100, 100]))
+        drawn.append(masked == 0)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
 
 
 def test_a_saved_model_names_nothing_that_plain_nemo_lacks():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_with_nemo import an4, results
+from asr_with_nemo import an4, evaluation, results
 from asr_with_nemo.errors import InputError
 from tests.conftest import ROOT, run_script
 
@@ -19,7 +19,7 @@ tried:
     - name: Two epochs, made before
       command: [evaluate.py, {model}, {manifest}]
   others:
-    - {{name: Somebody else, wer: 7.4%, errors: 57 of 773, source: https://example.org/results}}
+    - {{name: Somebody else, wer: 7.4%, errors: 57 of 773, url: https://example.org/results}}
 """
 
 
@@ -59,14 +59,30 @@ def test_a_study_is_run_once_and_ends_in_a_table(
         ("One epoch", "0"),
         ("One epoch", "0"),
         ("Two epochs, made before", ""),
+        ("Somebody else", ""),
     ]
+    assert results.table("tried").loc[("Somebody else", ""), "WER"] == "7.4%"
+
+    for row, heard in results.utterances("tried"):
+        assert evaluation.total(heard).errors == row["errors"]
+    (_, of_beam), (_, of_other) = results.differences("tried")
+    assert [of_beam.this.errors, of_other.this.errors] == [row["errors"] for row in rows[1:]]
+    assert of_beam.other == of_other.other == evaluation.total(results.utterances("tried")[0][1])
+
+    for path in (tmp_path / "results" / "tried").glob("one-epoch-*.json"):
+        path.unlink()
+    assert len(results.read("tried")) == 1
+    with pytest.raises(InputError, match="lacks the results of 'One epoch'.*run_study.py tried"):
+        results.differences("tried")
 
 
-def test_results_md_is_what_the_files_say(tmp_path: Path):
-    before = (ROOT / "RESULTS.md").read_text()
+def test_the_tables_are_what_the_files_say(tmp_path: Path):
+    pages = [ROOT / "RESULTS.md", ROOT / "README.md"]
+    before = [page.read_text() for page in pages]
     done = run_script("make_results.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (ROOT / "RESULTS.md").read_text() == before, "RESULTS.md is stale: run scripts/make_results.py"
+    for page, text in zip(pages, before, strict=True):
+        assert page.read_text() == text, f"{page.name} is stale: run scripts/make_results.py"
 
 
 def test_a_result_of_this_code_can_be_made_again():

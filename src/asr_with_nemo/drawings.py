@@ -1,14 +1,18 @@
 """The course's diagrams and pictures of sound, drawn by code, so that they follow what they show."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import librosa
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle
 from omegaconf import DictConfig
+
+from asr_with_nemo.beam import Hypothesis
 
 LEARNED, GIVEN, PLAIN = "#cfe3f7", "#fbe3c4", "#eeeeee"
 
@@ -106,6 +110,107 @@ def spectrogram(axes: Axes, decibels: np.ndarray, sample_rate: int, hop: int, y_
     )
     axes.set(xlabel="seconds", ylabel="mel band, Hz" if y_axis == "mel" else "Hz")
     axes.figure.colorbar(image, ax=axes, format="%+.0f dB", pad=0.01)
+
+
+def mel_spectrograms(pictures: Mapping[str, np.ndarray], frame_seconds: float = 0.01) -> Figure:
+    """Draw what a model is fed, (D, T) each, one below the other by name: the same colours and the same seconds.
+
+    The few lowest and highest values are not told apart, or else one of them could darken all the rest.
+    """
+    figure, panels = plt.subplots(
+        len(pictures), 1, figsize=(8, 1.5 * len(pictures)), sharex=True, squeeze=False, layout="constrained"
+    )
+    low, high = np.percentile(np.concatenate([picture.ravel() for picture in pictures.values()]), [1, 99.5])
+    for axes, (name, picture) in zip(panels[:, 0], pictures.items(), strict=True):
+        extent = (0, picture.shape[1] * frame_seconds, 0, len(picture))
+        axes.imshow(picture, origin="lower", aspect="auto", extent=extent, vmin=low, vmax=high, interpolation="none")
+        axes.set(title=name, ylabel="mel band")
+    longest = max(picture.shape[1] for picture in pictures.values())
+    panels[-1, 0].set(xlabel="seconds", xlim=(0, longest * frame_seconds))
+    return figure
+
+
+def letters_over_time(axes: Axes, log_probs: np.ndarray, letters: Sequence[str], frame_seconds: float) -> None:
+    """Draw what a model gives each letter over time.
+
+    Args:
+        axes: where to draw.
+        log_probs: natural logs, (T, V).
+        letters: a name a column, V of them; those that never reach 1% are left out.
+        frame_seconds: from a row to the next.
+    """
+    probabilities = np.exp(log_probs)
+    used = [column for column in range(len(letters)) if probabilities[:, column].max() >= 0.01]
+    image = axes.imshow(
+        probabilities[:, used].T,
+        norm=LogNorm(0.001, 1, clip=True),
+        aspect="auto",
+        extent=(0, len(log_probs) * frame_seconds, len(used) - 0.5, -0.5),
+        interpolation="none",
+    )
+    axes.set(xlabel="seconds", yticks=range(len(used)), yticklabels=[letters[column] for column in used])
+    axes.figure.colorbar(image, ax=axes, pad=0.01, label="probability")
+
+
+def rivals(axes: Axes, steps: Sequence[Sequence[Hypothesis]], ends: Sequence[Hypothesis], frame_seconds: float) -> None:
+    """Draw how far the hypotheses that a beam search ends with were behind the best one, all along.
+
+    Until two texts part they share a line. A line ends where the beam no longer held what led to it, as it may where a
+    text came back by another way.
+
+    Args:
+        axes: where to draw.
+        steps: the hypotheses after each frame, as `BeamSearch.follow` gives them.
+        ends: hypotheses of the end, the best first, as `BeamSearch.decode` gives them; a line each.
+        frame_seconds: from a frame to the next.
+    """
+    seconds = [frame_seconds * number for number in range(1, len(steps) + 2)]
+    for end in ends:
+        behind = []
+        for hypotheses in steps:
+            led_here = [one.total for one in hypotheses if f"{end.text} ".startswith(one.text)]
+            behind.append(max(led_here, default=np.nan) - hypotheses[0].total)
+        # The end itself counts too: the last word and the end of the utterance have their probability.
+        axes.plot(
+            seconds, [*behind, end.total - ends[0].total], label=end.text or "(nothing)", marker="o", markevery=[-1]
+        )
+    axes.set(xlabel="seconds", ylabel="score behind the best")
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def letter_confusions(axes: Axes, pairs: Mapping[tuple[str, str], int], groups: Sequence[str] = ()) -> None:
+    """Draw which letters were taken for which, a square a pair, with its count.
+
+    Args:
+        axes: where to draw.
+        pairs: (said, heard) → times; other words than single letters share a row and a column, "…", and what is
+            nothing (a letter missed, or heard where none was) has "–".
+        groups: letters that sound alike, which stand together in a frame.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    for (said, heard), times in pairs.items():
+        counts[_as_letter(said), _as_letter(heard)] += times
+    framed = "".join(groups)
+    seen = {name for pair in counts for name in pair} - {*framed, "…", "–"}
+    order = [*framed, *sorted(seen), "…", "–"]
+    matrix = np.array([[counts[said, heard] for heard in order] for said in order])
+    axes.imshow(np.where(matrix, matrix, np.nan), cmap="Blues", vmin=0)
+    for row, column in np.argwhere(matrix):
+        dark = matrix[row, column] > matrix.max() / 2
+        axes.text(
+            column, row, matrix[row, column], ha="center", va="center", fontsize=7, color="white" if dark else "black"
+        )
+    start = -0.5
+    for group in groups:
+        frame = Rectangle((start, start), len(group), len(group), fill=False, ec="tab:red", lw=1.5, clip_on=False)
+        axes.add_patch(frame)
+        start += len(group)
+    axes.set(xticks=range(len(order)), yticks=range(len(order)), xlabel="heard", ylabel="said")
+    axes.set(xticklabels=order, yticklabels=order)
+
+
+def _as_letter(word: str) -> str:
+    return word if len(word) == 1 else ("…" if word else "–")
 
 
 def jasper(config: DictConfig) -> Figure:

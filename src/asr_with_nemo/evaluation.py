@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -143,6 +143,14 @@ def confusions(rows: Sequence[Row], unit: Unit = "word") -> Counter[tuple[str, s
         pairs = kaldialign.align(_units(row.reference, unit), _units(row.hypothesis, unit), "")
         counts.update(tuple(pair) for pair in pairs if pair[0] != pair[1])
     return counts
+
+
+def of_letters(confusions: Mapping[tuple[str, str], int]) -> Counter[tuple[str, str]]:
+    """Those of the confusions of words that are about a letter said by its name, a word of one letter.
+
+    Also counted is a letter that was heard where nothing was said.
+    """
+    return Counter({pair: times for pair, times in confusions.items() if len(pair[0] or pair[1]) == 1})
 
 
 # --- Chance -----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from nemo.collections.asr.parts.preprocessing.features import FilterbankFeatures, WaveformFeaturizer
 from nemo.collections.asr.parts.preprocessing.perturb import Perturbation, perturbation_types, register_perturbation
 from nemo.collections.asr.parts.preprocessing.segment import AudioSegment
+from nemo.collections.asr.parts.submodules.spectr_augment import SpecCutout
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
@@ -149,6 +150,13 @@ def vary_vocal_tract(model: LightningModule, low: float, high: float, steps: int
 
     featurizer.register_forward_pre_hook(before)
     featurizer.register_forward_hook(after, always_call=True)
+
+
+def seed_cutout(model: LightningModule) -> None:
+    """Let Cutout, which in NeMo has random numbers of its own, follow the seed of the training like all else."""
+    for module in model.modules():
+        if isinstance(module, SpecCutout):
+            module._rng = random
 
 
 def keep_in_memory(model: LightningModule) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from IPython.display import Audio, display
 from matplotlib.figure import Figure
 
@@ -27,6 +28,8 @@ STYLE = {
 def start() -> None:
     """Work from the course's own folder, so that the paths in a notebook are those of the commands in the README.
 
+    Pictures get the course's style, and tables show their texts whole.
+
     Raises:
         InputError: the notebook doesn't lie in the course's folder.
     """
@@ -35,6 +38,7 @@ def start() -> None:
         if (folder / "configs" / "config.yaml").is_file() and (folder / "src" / "asr_with_nemo").is_dir():
             os.chdir(folder)
             plt.rcParams.update(STYLE)
+            pd.set_option("display.max_colwidth", None)
             return
     raise InputError(f"{here}: not inside of the course's folder; open the notebook from a clone of the repository")
 

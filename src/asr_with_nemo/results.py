@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
+from asr_with_nemo import evaluation
 from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
     import pandas
+    from omegaconf import DictConfig, ListConfig
 
 FOLDER = Path("results")
 STUDIES = Path("configs/study.yaml")
@@ -21,12 +23,42 @@ def read(study: str, folder: Path = FOLDER) -> list[dict]:
     Raises:
         InputError: the study has none yet.
     """
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / study).glob("*.json"))]
-    if not rows:
+    return [row for row, _ in _files(study, folder)]
+
+
+def utterances(study: str, folder: Path = FOLDER) -> list[tuple[dict, list[evaluation.Row]]]:
+    """As `read`, each with the utterances that lie beside it.
+
+    Raises:
+        InputError: the study has no results yet, or one of them lacks its utterances.
+    """
+    return [(row, evaluation.read_rows(path)) for row, path in _files(study, folder)]
+
+
+def differences(study: str, folder: Path = FOLDER) -> list[tuple[dict, evaluation.Comparison]]:
+    """Each result of a study against the first one, which is the first seed of the run that the study names first.
+
+    Raises:
+        InputError: the study has no results yet, the first run has none, or one has other utterances or lacks them.
+    """
+    (first, its_utterances), *others = utterances(study, folder)
+    name = OmegaConf.load(STUDIES)[study].runs[0].name
+    if first["name"] != name:
+        raise InputError(
+            f"{folder / study}: lacks the results of {name!r}, which the others are compared with; make them with "
+            f"scripts/run_study.py {study}"
+        )
+    return [(row, evaluation.compare(heard, its_utterances)) for row, heard in others]
+
+
+def _files(study: str, folder: Path) -> list[tuple[dict, Path]]:
+    paths = sorted((folder / study).glob("*.json"))
+    if not paths:
         raise InputError(f"{folder / study}: holds no results; make them with scripts/run_study.py {study}")
     order = [run["name"] for run in OmegaConf.load(STUDIES)[study].runs]
 
-    def place(row: dict) -> tuple:
+    def place(item: tuple[dict, Path]) -> tuple:
+        row, _ = item
         # What the study no longer names comes last.
         return (
             order.index(row["name"]) if row["name"] in order else len(order),
@@ -34,7 +66,7 @@ def read(study: str, folder: Path = FOLDER) -> list[dict]:
             row["seed"] or 0,
         )
 
-    return sorted(rows, key=place)
+    return sorted(((json.loads(path.read_text(encoding="utf-8")), path) for path in paths), key=place)
 
 
 def _names(row: dict) -> dict[str, str]:
@@ -60,29 +92,145 @@ def _cells(row: dict) -> dict[str, str]:
 
 
 def table(study: str, folder: Path = FOLDER) -> "pandas.DataFrame":
-    """A study as a table, a run a row: decoder, WER with counts and interval, CER, speed, weights, time."""
+    """A study as a table, a run a row: decoder, WER with counts and interval, CER, speed, weights, time.
+
+    What others published comes last.
+    """
     import pandas
 
     rows = [_names(row) | _cells(row) for row in read(study, folder)]
+    rows += [_published(other) for other in _others(study)]
     return pandas.DataFrame(rows).fillna("").set_index(["run", "seed"])
+
+
+def _others(study: str) -> "ListConfig":
+    return OmegaConf.load(STUDIES)[study].get("others", [])
+
+
+def _published(other: "DictConfig") -> dict[str, str]:
+    return {"run": other.name, "seed": "", "WER": other.wer, "errors": other.get("errors", "")}
 
 
 def markdown(study: str, folder: Path = FOLDER) -> str:
     """A study as Markdown: its table, what others published, what it was run on, and the command of each row."""
     rows, plan = read(study, folder), OmegaConf.load(STUDIES)[study]
     cells = [_names(row) | {"corpus, set": f"{row['corpus']}, {row['split']}"} | _cells(row) for row in rows]
-    others = plan.get("others", [])
-    cells += [{"run": other.name, "WER": other.wer, "errors": other.get("errors", "")} for other in others]
-    head = list(dict.fromkeys(column for line in cells for column in line))
+    others = _others(study)
+    cells += [_published(other) for other in others]
     lines = [f"## {plan.title}", ""]
     lines += [f"{plan.about}\n"] if "about" in plan else []
-    lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    lines += [f"| {' | '.join(line.get(column, '') for column in head)} |" for line in cells]
-    lines += ["", *(f"{other.name}: {other.source}\n" for other in others)]
+    lines += [_table(cells), "", *(f"{other.name}: {other.url}\n" for other in others)]
     commands = dict.fromkeys(row["command"] for row in rows)
     lines += ["Each row's command:", "", "```sh", *commands, "```", ""]
     made = sorted({_made_with(row) for row in rows})
     return "\n".join([*lines, *(f"Made with: {line}." for line in made), ""])
+
+
+CARD = """# an4
+
+A speech recogniser for what people say in AN4, the census database: spelled names and words, digits and numbers,
+months, and a few commands ("rubout", "erase", "enter"). It ships with the course, and is what the name `an4` means:
+
+```sh
+python scripts/transcribe.py an4 recording.wav          # greedy
+python scripts/transcribe.py an4 --lm recording.wav     # with the lexicon and language model
+```
+
+## What it is
+
+| | |
+|---|---|
+| network | QuartzNet 5x1 with CTC, {weights:.2f} M weights ({nemo:.1f} MB), configs/quartznet_an4.yaml |
+| input | sound of 16 kHz, one channel; other rates are resampled |
+| output | the letters a to z, the apostrophe and the space, one decision every 20 ms |
+| language model | `an4.arpa` ({arpa:.1f} MB): {order}-grams of words over a lexicon of {vocabulary} words |
+| training data | AN4's 948 training utterances alone, 42 minutes of 74 speakers; no pretrained weights |
+| language model's data | the transcripts of these utterances, and the words of AN4's published dictionary |
+| training | {epochs} epochs, {minutes:.0f} minutes on {cores} cores of {device}, {precision} |
+| choices | made on 8 training speakers before these joined the training; the test set chose nothing |
+| made by | `make model` |
+
+## How well it does
+
+On AN4's test set, 130 utterances of 10 other speakers; the interval is a 95% bootstrap over utterances.
+
+{table}
+
+{made}
+
+## What it can't do
+
+- **Other words.** It has heard about a hundred. Greedy decoding spells what it hears as if it were one of them, or
+  nonsense; with the language model it can only answer in the lexicon's words, whatever was said.
+- **Telephone speech.** Nothing above 4 kHz is left there: see the last row.
+- **Other rooms and microphones.** AN4 was recorded with close microphones in a quiet office around 1991. Noise, echo
+  and music were not measured.
+- **Other voices.** The speakers are adults, 53 of the 74 men, from one university in the United States.
+  Children and other accents were not measured.
+- **To tell that it is not meant.** It always answers. Nothing in it rejects silence, noise or another language.
+
+## Licence
+
+The model's weights and the language model come with the course under Apache-2.0. They are made of AN4, Copyright (c)
+1991-2005 Carnegie Mellon University, which allows any use as long as its notice is kept: `AN4-LICENSE.txt`, beside this
+file.
+"""
+
+
+def card(assets: Path, folder: Path = FOLDER) -> str:
+    """The card of the model that ships, from the results of the study `shipped` and what lies beside the model.
+
+    Args:
+        assets: the folder of an4.nemo.
+        folder: of the results files.
+
+    Raises:
+        InputError: the study has no results yet.
+    """
+    rows = read("shipped", folder)
+    training, machine = rows[0]["training"], rows[0]["machine"]
+    notes = json.loads((assets / "an4.json").read_text(encoding="utf-8"))
+    columns = ("WER", "errors", "95% interval", "CER", "RTFx")
+    return CARD.format(
+        weights=training["weights"] / 1e6,
+        nemo=(assets / "an4.nemo").stat().st_size / 1e6,
+        arpa=(assets / "an4.arpa").stat().st_size / 1e6,
+        order=notes["order"],
+        vocabulary=notes["vocabulary"],
+        epochs=training["epochs"],
+        minutes=training["seconds"] / 60,
+        precision=training["precision"],
+        cores=machine["cores"],
+        device=machine["device"],
+        table=_table([{"": row["name"]} | {name: _cells(row)[name] for name in columns} for row in rows]),
+        made="\n".join(f"Made with: {line}." for line in sorted({_made_with(row) for row in rows})),
+    )
+
+
+def summary(folder: Path = FOLDER) -> str:
+    """The study `final` in a few columns, as Markdown, with what others published."""
+    rows, plan = read("final", folder), OmegaConf.load(STUDIES).final
+    lines = []
+    for row in rows:
+        cells = _cells(row)
+        seed = "" if row["seed"] is None else f", seed {row['seed']}"
+        decoder = "beam, lexicon and language model" if row["decoder"].startswith("beam") else row["decoder"]
+        line = {"on AN4's test set": f"{row['name']}{seed}", "decoder": decoder}
+        lines.append(line | {name: cells[name] for name in ("WER", "errors", "95% interval")})
+        if row["training"]:
+            lines[-1]["training, two cores"] = f"{cells['minutes']} minutes"
+    lines += [
+        {"on AN4's test set": f"[{other.name}]({other.url})", "WER": other.wer, "errors": other.get("errors", "")}
+        for other in plan.others
+    ]
+    return _table(lines)
+
+
+def _table(lines: list[dict[str, str]]) -> str:
+    """Markdown of a table; a column that a line lacks stays empty there."""
+    head = list(dict.fromkeys(column for line in lines for column in line))
+    rows = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return "\n".join([*rows, *(f"| {' | '.join(line.get(column, '') for column in head)} |" for line in lines)])
 
 
 def _made_with(row: dict) -> str:

@@ -546,6 +546,7 @@ def build_model(config: DictConfig, trainer: pl.Trainer | None = None):
     except Exception as error:  # NeMo, Hydra and torch raise of every kind for a wrong setting
         reason = str(error.__cause__ or error).strip()
         raise InputError(f"NeMo can't build this model: {reason}\nLook at the model: section of the config.") from error
+    features.seed_cutout(model)
     features.keep_in_memory(model)
     if config.model.train_ds.get("vocal_tract"):
         features.vary_vocal_tract(model, *config.model.train_ds.vocal_tract)
