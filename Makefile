@@ -35,7 +35,7 @@ model: setup ## Make the model that ships with the package again, from AN4; abou
 	$(VENV_PYTHON) scripts/make_results.py
 
 test: lint ## Lint, then run all tests
-	$(VENV_PYTHON) -m pytest
+	$(VENV_PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lab: setup ## Open JupyterLab on 127.0.0.1; the address with its token is printed
 	$(VENV_PYTHON) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.port=$(PORT) --ServerApp.allow_root=True \

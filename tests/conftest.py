@@ -12,6 +12,9 @@ from asr_with_nemo import an4
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("WANDB_MODE", "offline")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two processes that each compute on all cores wait for one another most of the time.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def run_script(name: str, *arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,8 +1,8 @@
 """NeMo's convolutional models, several times faster on a CPU, with the same weights and the same results.
 
 PyTorch's CPU kernels for convolutions over (B, C, T) are far from what the machine can do, those for a depthwise one
-most of all. Over channels-last memory, (B, T, C), they are near it: a depthwise convolution as a 2-D one with a kernel
-of (k, 1), a 1x1 convolution as a matrix product, batch norm over the rows. One layer alone would gain nothing, since
+most of all. Over channels-last memory, (B, T, C), they are near it: a convolution as one of images that are a pixel
+wide or high, a 1x1 convolution as a matrix product, batch norm over the rows. One layer alone would gain nothing, since
 its neighbours then have to gather strided memory; so `speed_up` sets all layers of an encoder and decoder at once.
 
 Tensors keep NeMo's shape, (B, C, T), and only their strides change: NeMo's blocks, residuals, adapters and captured
@@ -64,12 +64,6 @@ def _rows(x: Tensor) -> Tensor:
     return x.transpose(1, 2).contiguous()
 
 
-def _image(rows: Tensor) -> Tensor:
-    """(B, T, C) as an image in channels-last memory, (B, C, T, 1)."""
-    # Unsqueezed elsewhere, the strides would no longer tell torch that this is channels-last memory.
-    return rows.unsqueeze(2).permute(0, 3, 1, 2)
-
-
 def _mask(lengths: Tensor, x: Tensor) -> Tensor | None:
     """1 for a frame of the recording and 0 for padding, (B, 1, T), of x's type; None where nothing is padding."""
     key = x.shape[2], x.dtype, torch.is_inference_mode_enabled()  # training can't use what inference made
@@ -94,31 +88,98 @@ def _zero_padding(x: Tensor, lengths: Tensor) -> Tensor:
 # --- Layers -----------------------------------------------------------------------------------------------------------
 
 
+def _image(rows: Tensor, wide: bool) -> Tensor:
+    """(B, T, C) as an image in channels-last memory, a pixel high, (B, C, 1, T), or a pixel wide, (B, C, T, 1)."""
+    # Unsqueezed elsewhere, the strides would no longer tell torch that this is channels-last memory.
+    return rows.unsqueeze(1 if wide else 2).permute(0, 3, 1, 2)
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution over (B, T, C), by the fastest of PyTorch's kernels for each of its products.
+
+    The same kernel takes up to eight times as long over a high image as over a wide one, or the other way round. A
+    depthwise convolution is fast over a wide one, but for the gradient of its weights; an ordinary one over a high one,
+    with the same exception.
+    """
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, groups: int):
+        ctx.save_for_backward(rows, weight)
+        ctx.biased, ctx.settings = bias is not None, (stride, padding, groups)
+        wide = groups > 1
+        out = F.conv2d(
+            _image(rows, wide),
+            weight.unsqueeze(2 if wide else 3),
+            bias,
+            (1, stride) if wide else (stride, 1),
+            (0, padding) if wide else (padding, 0),
+            groups=groups,
+        )
+        return out.permute(0, 2, 3, 1).flatten(1, 2)  # (B, T', C')
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        rows, weight = ctx.saved_tensors
+        (stride, padding, groups), size = ctx.settings, weight.shape[2]
+        grad, wide = grad.contiguous(), groups > 1
+        of_rows = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            if wide and stride == 1 and padding < size and weight.shape[:2] == (groups, 1):
+                # As a convolution with the kernels turned round it is twice as fast.
+                turned = weight.flip(2).unsqueeze(2)
+                of_rows = F.conv2d(_image(grad, True), turned, padding=(0, size - 1 - padding), groups=groups)
+                of_rows = of_rows.permute(0, 2, 3, 1).flatten(1, 2)
+            else:
+                of_rows = _gradients(grad, rows, weight, ctx.settings, wide, (True, False, False))[0]
+                of_rows = of_rows.permute(0, 2, 3, 1).flatten(1, 2)
+        if ctx.needs_input_grad[1]:
+            of_weight = _gradients(grad, rows, weight, ctx.settings, not wide, (False, True, False))[1].view_as(weight)
+        if ctx.biased and ctx.needs_input_grad[2]:
+            of_bias = grad.sum((0, 1))
+        return of_rows, of_weight, of_bias, None, None, None
+
+
+def _gradients(grad: Tensor, rows: Tensor, weight: Tensor, settings: tuple, wide: bool, which: tuple) -> tuple:
+    """PyTorch's own gradients of a convolution, of a wide or high image, with respect to it, the weights, the bias."""
+    stride, padding, groups = settings
+    return torch.ops.aten.convolution_backward(
+        _image(grad, wide),
+        _image(rows, wide),
+        weight.unsqueeze(2 if wide else 3),
+        None,
+        [1, stride] if wide else [stride, 1],
+        [0, padding] if wide else [padding, 0],
+        [1, 1],
+        False,
+        [0, 0],
+        groups,
+        which,
+    )
+
+
 def _convolve(layer: nn.Conv1d, x: Tensor) -> Tensor:
     """A convolution over (B, C, T) in channels-last memory."""
-    rows = _rows(x)
-    size, stride, dilation = layer.kernel_size[0], layer.stride[0], layer.dilation[0]
-    if size == stride == layer.groups == 1 and layer.padding == (0,):
-        return F.linear(rows, layer.weight.squeeze(2), layer.bias).transpose(1, 2)
+    rows, weight, bias = _rows(x), layer.weight, layer.bias
+    size, stride, dilation, groups = layer.kernel_size[0], layer.stride[0], layer.dilation[0], layer.groups
     padding = layer.padding[0]
-    frames = rows.shape[1]
-    if dilation > 1 and stride == 1:
-        # A dilation of d looks at each d-th frame: d convolutions without it, side by side, over (B, T / d, d, C),
-        # which is the same memory. PyTorch's own dilated convolution takes a slow path.
-        reach = dilation * (size - 1)
-        out_frames = frames + 2 * padding - reach
-        whole = -(-(frames + 2 * padding) // dilation) * dilation
-        rows = F.pad(rows, (0, 0, padding, whole - frames - padding))
-        image = rows.unflatten(1, (-1, dilation)).permute(0, 3, 1, 2)  # (B, C, T / d, d)
-        out = F.conv2d(image, layer.weight.unsqueeze(3), layer.bias, groups=layer.groups)
-        return out.permute(0, 2, 3, 1).flatten(1, 2)[:, :out_frames].transpose(1, 2)
-    # A depthwise convolution with a stride takes a slow path too: it is made whole, and every so many frames taken.
-    step = stride if layer.groups > 1 else 1
-    strides = stride // step, 1
-    out = F.conv2d(
-        _image(rows), layer.weight.unsqueeze(3), layer.bias, strides, (padding, 0), (dilation, 1), layer.groups
-    )
-    return out.squeeze(3)[:, :, ::step]
+    if size == stride == groups == 1 and padding == 0:
+        return F.linear(rows, weight.squeeze(2), bias).transpose(1, 2)
+    if torch.is_autocast_enabled("cpu"):
+        kind = torch.get_autocast_dtype("cpu")
+        rows, weight, bias = rows.to(kind), weight.to(kind), None if bias is None else bias.to(kind)
+    # A depthwise convolution with a stride takes a slow path: it is made whole, and every so many frames taken. So does
+    # a dilation, of d: it looks at each d-th frame, so it is d convolutions without one, beside each other in a batch.
+    taken = stride if groups > 1 or dilation > 1 else 1
+    if dilation > 1:
+        out_frames = rows.shape[1] + 2 * padding - dilation * (size - 1)
+        whole = -(-(rows.shape[1] + 2 * padding) // dilation)
+        rows = F.pad(rows, (0, 0, padding, whole * dilation - rows.shape[1] - padding))
+        parts = rows.unflatten(1, (whole, dilation)).transpose(1, 2).flatten(0, 1)  # (B d, T / d, C)
+        out = _Convolution.apply(parts, weight, bias, 1, 0, groups)
+        out = out.unflatten(0, (-1, dilation)).transpose(1, 2).flatten(1, 2)[:, :out_frames]
+    else:
+        out = _Convolution.apply(rows, weight, bias, stride // taken, padding, groups)
+    return out.transpose(1, 2)[:, :, ::taken]
 
 
 def _conv(self: nn.Conv1d, x: Tensor) -> Tensor:
