@@ -234,7 +234,7 @@ def with_long_kernels(data_dir: Path, precision: str) -> "DictConfig":
     from omegaconf import OmegaConf
 
     config = load_config("quartznet_an4", data_dir, [f"trainer.precision={precision}", "~model.train_ds.augmentor"])
-    _, first, block, *_, last = config.model.encoder.jasper
+    first, block, *_, last = config.model.encoder.jasper
     config.model.encoder.jasper = [
         OmegaConf.merge(first, {"kernel": [33]}),
         *(OmegaConf.merge(block, {"kernel": [kernel], "repeat": 1}) for kernel in LONG_KERNELS),
