@@ -81,7 +81,7 @@ def main(
                 print(f"{results / study / slug}: is there")
                 continue
             print(f"{study}: {run['name']}, seed {seed}", flush=True)
-            overrides = [*run["overrides"], f"seed={seed}"]
+            overrides = [*plan.get("overrides", []), *run["overrides"], f"seed={seed}"]
             model = train(*options, *overrides, f"data_dir={data_dir}")
             training = shlex.join(["python", "scripts/train.py", *options, *overrides])
             about = {"study": study, "name": run["name"], "seed": seed, "split": split}
