@@ -403,7 +403,7 @@ def test_the_benchmark_measures_both_ways_in_one_run(small_corpus, tmp_path: Pat
     assert done.stdout.count("times faster") >= 3
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["corpus"] == "synthetic"
-    assert figures["long_kernels"]["32-true"]["greatest_difference"] < 1e-4
+    assert figures["long_kernels"]["greatest_difference"] < 1e-4
     for comparison, other in (("same_network", "NeMo's way"), ("published_config", "published config")):
         for way in (other, "ours"):
             row = figures[comparison][way]
