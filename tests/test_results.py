@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_with_nemo import an4, evaluation, results
+from asr_with_nemo import an4, decoding, evaluation, results
 from asr_with_nemo.errors import InputError
 from tests.conftest import ROOT, run_script
 
@@ -77,7 +77,7 @@ def test_a_study_is_run_once_and_ends_in_a_table(
 
 
 def test_the_tables_are_what_the_files_say(tmp_path: Path):
-    pages = [ROOT / "RESULTS.md", ROOT / "README.md"]
+    pages = [ROOT / "RESULTS.md", ROOT / "README.md", decoding.ASSETS / "README.md"]
     before = [page.read_text() for page in pages]
     done = run_script("make_results.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
