@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from asr_with_nemo import an4
 from asr_with_nemo.errors import InputError
 from tests.conftest import ROOT, run_script
 
@@ -46,6 +47,7 @@ def test_outputs_are_of_the_text_that_stands_there(committed):
         ("01_data", ["SoX and the package agree on every sample: True", "checksum as in the header: True"]),
         ("02_features", ["correlation:        1.000000"]),
         ("08_inference", ["both the same: True", "of sound, greedy"]),
+        ("09_improving", ["the parts add up to the score: True"]),
     ],
 )
 def test_what_the_notebooks_check_holds_in_the_committed_outputs(name: str, checks: list[str]):
@@ -138,3 +140,20 @@ def test_the_tutorial_runs_and_ends_in_its_table(tmp_path: Path, small_corpus):
         shown = (build / f"{name}.ipynb").read_text()
         assert "synthetic stand-in, not AN4" in shown
     assert not list((ROOT / "notebooks").glob("partial*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "settings"), [("09_improving", ["width=32"])])
+def test_a_notebook_beside_the_tutorial_runs_alone(
+    name: str, settings: list[str], tmp_path: Path, small_corpus: an4.Corpus
+):
+    build = tmp_path / "build"
+    settings = [f"data_dir={small_corpus.folder.parent}", *settings]
+    options = [word for setting in settings for word in ("--set", setting)]
+    done = run_script("run_notebooks.py", "course", "--only", name, "--build", build, *options, cwd=ROOT, **SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    notebook = nbformat.read(build / f"{name}.ipynb", as_version=4)
+    shown = "".join(output.get("text", "") for cell in code_cells(notebook) for output in cell.outputs)
+    assert "synthetic stand-in, not AN4" in shown
+    assert "the parts add up to the score: True" in shown
+    assert f"after {SMALL['EPOCHS']} epochs" in shown
