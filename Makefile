@@ -2,7 +2,7 @@
 # scripts/setup_env.py decides whether .venv needs anything: it compares the requirements' content, not their dates.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial course model test lab notebooks lint format constraints clean
+.PHONY: help setup tutorial course model sync test lab notebooks lint format constraints clean
 
 # The first Python that the course runs on; a name that is there may still not run (pyenv's shims).
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
@@ -33,6 +33,9 @@ model: setup ## Make the model that ships with the package again, from AN4; abou
 	$(VENV_PYTHON) scripts/make_an4_model.py
 	$(VENV_PYTHON) scripts/run_study.py shipped --again
 	$(VENV_PYTHON) scripts/make_results.py
+
+sync: setup ## Send W&B the runs that were kept while it could not be reached
+	$(VENV_PYTHON) scripts/sync.py
 
 test: lint ## Lint, then run all tests
 	$(VENV_PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile

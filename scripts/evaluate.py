@@ -12,7 +12,7 @@ from asr_with_nemo.errors import InputError
 
 
 def main(
-    model: Annotated[Path, typer.Argument(help="A .nemo file, a Lightning .ckpt, or an4, which ships.")],
+    model: Annotated[Path, typer.Argument(help="A .nemo or .ckpt file, wandb:NAME:ALIAS, or an4, which ships.")],
     manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with the right texts.")],
     output: Annotated[
         Path | None, typer.Option(help="Write the results there (.json), and the utterances beside it (.tsv).")

@@ -24,13 +24,16 @@ def main(
     The default is configs/config.yaml, a Jasper 4x1 for AN4 that takes minutes on two CPU cores. What a config says of
     GPUs, devices, strategy, precision and workers is replaced by what this machine has; what you give on the command
     line binds. Metrics go to W&B (offline without an API key) and to a CSV file; the best and the last checkpoint are
-    kept. The same command again goes on where a killed training was. The last line is `model: PATH`.
+    kept, as versions of a W&B artifact too. The same command again goes on where a killed training was; another
+    training goes on from the checkpoint that exp_manager.resume_from_checkpoint names. The last line is `model: PATH`.
 
     Examples:
 
         python scripts/train.py
 
         python scripts/train.py trainer.max_epochs=50 model.optim.lr=0.01 seed=1
+
+        python scripts/train.py trainer.max_epochs=80 exp_manager.resume_from_checkpoint=wandb:TRAINING:best
 
         python scripts/train.py --config-path NEMO/examples/asr/conf/quartznet --config-name quartznet_15x5
         model.train_ds.manifest_filepath=data/an4/train_manifest.json

@@ -16,7 +16,7 @@ from asr_with_nemo.errors import InputError
 
 
 def main(
-    model: Annotated[Path, typer.Argument(help="A .nemo file, a Lightning .ckpt, or an4, which ships.")],
+    model: Annotated[Path, typer.Argument(help="A .nemo or .ckpt file, wandb:NAME:ALIAS, or an4, which ships.")],
     files: Annotated[
         list[Path], typer.Argument(help="Sound files of any rate, channels and length.", metavar="FILE...")
     ],

@@ -1,7 +1,7 @@
 """ASR with NeMo and Weights & Biases: what the course's notebooks and scripts share.
 
 The modules are named for the stages of the course and read in that order: an4, audio, manifest, features, tracking,
-training, decoding, evaluation. Importing the package is cheap; NeMo (10 to 15 s) is imported where it is used.
+explore, training, decoding, evaluation. Importing the package is cheap; NeMo (10 to 15 s) is imported where it is used.
 """
 
 __version__ = "0.1.0"

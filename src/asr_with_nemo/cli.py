@@ -18,6 +18,16 @@ LanguageModel = Annotated[
 """The option --lm of the scripts that decode; for `run`, it is one whose value may be left out."""
 BARE_LANGUAGE_MODEL = {"--lm": ".arpa"}
 
+Project = Annotated[str | None, typer.Option(help="W&B's project; by default WANDB_PROJECT, else ASR.")]
+Name = Annotated[str, typer.Option(help="Only runs of such a name; * and ? stand for any letters.")]
+Group = Annotated[str | None, typer.Option(help="Only the runs of this group.")]
+Sweep = Annotated[str | None, typer.Option(help="Only the runs of this sweep: its id, or its group if it ran offline.")]
+Tag = Annotated[str | None, typer.Option(help="Only runs with this tag.")]
+Last = Annotated[int | None, typer.Option(min=1, help="Only that many runs, the youngest.")]
+Metric = Annotated[str, typer.Option(help="By which the runs are ranked.")]
+Maximize = Annotated[bool, typer.Option("--maximize", help="More of the metric is better.")]
+"""The options of the scripts that look at a project's runs."""
+
 
 def run(main: Callable[..., None], bare: Mapping[str, str] | None = None) -> None:
     """Run a script's `main` with Typer; an `InputError` is printed without a traceback and exits with 1.

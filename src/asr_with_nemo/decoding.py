@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from asr_with_nemo import audio
+from asr_with_nemo import artifacts, audio, tracking
 from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,11 +80,14 @@ class Letter(NamedTuple):
 def model_path(model: str | os.PathLike) -> Path:
     """The file of a model: a path stays as it is, and a name such as "an4", which has no suffix, is a model that ships.
 
-    A name never means a file or folder that happens to lie where the program runs.
+    "wandb:NAME:ALIAS" is one that a run has logged (`tracking.fetch`). A name never means a file or folder that happens
+    to lie where the program runs.
 
     Raises:
         InputError: there is no model of that name.
     """
+    if os.fspath(model).startswith(artifacts.PREFIX):
+        return tracking.fetch(os.fspath(model).removeprefix(artifacts.PREFIX))
     path = Path(model)
     if path.suffix or os.path.basename(os.fspath(model)) != os.fspath(model) or path.name in ("", ".."):
         return path
@@ -92,7 +95,7 @@ def model_path(model: str | os.PathLike) -> Path:
     if path.name not in MODELS:
         raise InputError(
             f"{path}: no such model; the models that ship are named {', '.join(MODELS)}, and a model of yours is a "
-            ".nemo or .ckpt file, as scripts/train.py makes one"
+            ".nemo or .ckpt file, as scripts/train.py makes one, or wandb:NAME:ALIAS"
         )
     if not file.is_file():
         raise InputError(
@@ -120,8 +123,9 @@ def language_model_path(model: str | os.PathLike, lm: str | os.PathLike = "") ->
 def load_model(path: str | os.PathLike) -> "EncDecCTCModel":
     """Load a character CTC model from a `.nemo` file or a Lightning checkpoint (`.ckpt`), ready for inference.
 
-    "an4" is the model that ships with the course. What is loaded is on the GPU if this torch can use one, else on the
-    CPU. Load only files that you trust: the config inside a model file names the classes that are built from it.
+    "an4" is the model that ships with the course, "wandb:NAME:ALIAS" one that a W&B run has logged. What is loaded is
+    on the GPU if this torch can use one, else on the CPU. Load only files that you trust: the config inside a model
+    file names the classes that are built from it.
 
     Raises:
         InputError: the file isn't there, isn't a model file, is damaged, or isn't of a character CTC model.

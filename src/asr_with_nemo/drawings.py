@@ -1,7 +1,7 @@
 """The course's diagrams and pictures of sound, drawn by code, so that they follow what they show."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import librosa
 import matplotlib.pyplot as plt
@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from omegaconf import DictConfig
 
 from asr_with_nemo.beam import Hypothesis
@@ -69,6 +70,20 @@ def pipelines() -> Figure:
         _arrow(axes, (start, 0.5), (end, 0.5))
     axes.text(10.9, 3.4, "blue: learned from data", ha="right", fontsize=8, color="#3b6ea5")
     return figure
+
+
+def spread(axes: Axes, values: Iterable[float]) -> None:
+    """Make the y axis logarithmic where the largest of its values is over ten times the smallest, and that is positive.
+
+    Where losses differ that matter is at the low end.
+    """
+    finite = [value for value in values if np.isfinite(value)]
+    if not finite or min(finite) <= 0 or max(finite) <= 10 * min(finite):
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(finite) < 300 * min(finite) else (1,)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def waveform(axes: Axes, samples: np.ndarray, sample_rate: int) -> None:

@@ -96,12 +96,13 @@ def read_text(path: str | os.PathLike, kind: str, missing: str, encoding: str = 
         raise InputError(f"{path}: can't be read as {kind} ({error})") from error
 
 
-def write_if_changed(path: Path, text: str) -> None:
-    """Write a text file in one step, and not at all where it says the same already."""
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
+def write_if_changed(path: Path, content: str | bytes) -> None:
+    """Write a file in one step, text as UTF-8, and not at all where it says the same already."""
+    data = content.encode() if isinstance(content, str) else content
+    if path.is_file() and path.read_bytes() == data:
         return
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(data)
     os.replace(partial, path)
 
 

@@ -3,6 +3,9 @@
 A training lives in one folder, named for its config: the resolved config, checkpoints (the best and the last), a CSV
 log, and, at the end, the `.nemo` file. The same config again finds that folder: a training that was killed goes on, one
 that is finished is not done twice.
+
+A W&B run notes of it: the config, the corpus that it is made from, metrics, a few transcripts while it learns, the
+checkpoints as versions of an artifact, and the `.nemo` file.
 """
 
 import difflib
@@ -13,6 +16,7 @@ import logging
 import os
 import re
 import sys
+import tarfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -20,17 +24,20 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from asr_with_nemo import manifest, tracking
+from asr_with_nemo import artifacts, manifest, monitoring, tracking
 from asr_with_nemo.errors import InputError
 
 DATASETS = ("train_ds", "validation_ds", "test_ds")
 SUMMARY = "training.json"
+GIVEN = ("seed", "final", "exp_manager.resume_from_checkpoint")
+"""Keys that can be given on the command line whether the config has them or not."""
 
 
 # --- The config -------------------------------------------------------------------------------------------------------
@@ -41,7 +48,7 @@ def load_config(
 ) -> DictConfig:
     """Read a NeMo config and apply Hydra overrides (`model.optim.lr=0.01`, `+new.key=1`, `~key`).
 
-    `seed` and `final`, which NeMo's own configs lack, can always be given.
+    `GIVEN`, which NeMo's own configs lack, can always be given.
 
     Raises:
         InputError: no such config, an override that can't be read, or one of a key that doesn't exist.
@@ -64,7 +71,8 @@ def load_config(
     try:
         with initialize_config_dir(str(folder), version_base=None):
             name = config_name.removesuffix(".yaml")
-            config = compose(name, overrides=[re.sub("^(seed|final)=", r"++\1=", item) for item in overrides])
+            given = [f"++{item}" if item.split("=")[0] in GIVEN else item for item in overrides]
+            config = compose(name, overrides=given)
         OmegaConf.to_container(config, resolve=True)  # a reference to nothing is found here
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_explain(error, file)) from error
@@ -76,6 +84,7 @@ def load_config(
         raise InputError(f"seed={config.seed}: expected a whole number")
     if not isinstance(config.get("final", False), bool):
         raise InputError(f"final={config.final}: expected true or false")
+    monitoring.check(config)
     return config
 
 
@@ -420,20 +429,31 @@ class EpochSeeds(pl.Callback):
 
 
 class EpochLines(pl.Callback):
-    """Print a line an epoch: losses, dev WER, seconds, and how much longer it will take."""
+    """Print a line an epoch: losses, dev WER, seconds, and how much longer it will take; log what is of an epoch."""
 
     def __init__(self):
         self.seconds = 0.0
         self._started = 0.0
+        self._validated = 0.0  # seconds of this epoch
         self._here: list[float] = []
         self._losses: list[torch.Tensor] = []
+        self._utterances = 0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.perf_counter()
+        self._validated = 0.0
         self._losses = []
+        self._utterances = 0
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict, *_) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict, batch, *_) -> None:
         self._losses.append(outputs["loss"].detach())
+        self._utterances += len(batch[1])  # the lengths of the signals, (B,)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validated -= time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._validated += time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         seconds = time.perf_counter() - self._started
@@ -443,6 +463,8 @@ class EpochLines(pl.Callback):
         train_loss = torch.stack(self._losses).mean()
         pl_module.log("train_loss_epoch", train_loss, sync_dist=True)
         pl_module.log("learning_rate", trainer.optimizers[0].param_groups[0]["lr"])
+        throughput = self._utterances / (seconds - self._validated)
+        pl_module.log("utterances_per_second", throughput, sync_dist=True, reduce_fx="sum")
         if not trainer.is_global_zero:
             return
         metrics = trainer.callback_metrics
@@ -463,23 +485,53 @@ class EpochLines(pl.Callback):
         self.seconds = state_dict["seconds"]
 
 
+class ReplacedCheckpoints(TorchCheckpointIO):
+    """Write a checkpoint beside its place, then rename it, so that a hard link to the one before stays what it was.
+
+    Lightning moves it there from the folder for temporary files: where that is on another disk, into the old file.
+    """
+
+    def save_checkpoint(self, checkpoint: dict, path: str | os.PathLike, storage_options: object = None) -> None:
+        path = Path(path)
+        partial = path.with_name(f"partial-{path.name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "wb") as file:
+                torch.save(checkpoint, file)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 # --- One training -----------------------------------------------------------------------------------------------------
 
 
-def run_folder(config: DictConfig) -> Path:
-    """The folder of a training: named for its config and its data, so that the same training finds it again."""
-    settings = OmegaConf.to_container(config, resolve=True)
-    place = settings.pop("exp_manager", None) or {}
-    data = [Path(config.model[name].manifest_filepath).read_bytes() for name in DATASETS[:2]]
-    parts = [json.dumps([settings, place.get("ema")], sort_keys=True).encode(), *data]
-    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()[:8]
-    folder = Path(place.get("exp_dir") or "runs") / f"{config.get('name') or 'model'}-{digest}"
+def run_folder(config: DictConfig, start: Path | None = None) -> Path:
+    """The folder of a training: named for its config and its data, so that the same training finds it again.
+
+    Args:
+        config: a complete training config.
+        start: the checkpoint of another training that this one goes on from.
+    """
+    place = config.get("exp_manager") or {}
+    folder = Path(place.get("exp_dir") or "runs") / f"{config.get('name') or 'model'}-{_digest(config, start)[:8]}"
     if place.get("resume_if_exists", True) or not folder.exists():
         return folder
     takes = [folder.with_name(f"{folder.name}-{n}") for n in range(2, 10_000)]
     new = next(number for number, take in enumerate(takes) if not take.exists())
     # The processes of the other GPUs start when the first has made its folder.
     return takes[new] if rank_zero_only.rank == 0 else [folder, *takes][new]
+
+
+def _digest(config: DictConfig, start: Path | None) -> str:
+    """SHA-256 of all that decides what a training ends with."""
+    settings = OmegaConf.to_container(config, resolve=True)
+    place = settings.pop("exp_manager", None) or {}
+    settings.pop("tracking", None)
+    parts = [json.dumps([settings, place.get("ema")], sort_keys=True).encode()]
+    parts += [Path(config.model[name].manifest_filepath).read_bytes() for name in DATASETS[:2]]
+    parts += [start.read_bytes()] if start else []
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def train(config: DictConfig, bound: set[str] = frozenset(), callbacks: Sequence[pl.Callback] = ()) -> Path:
@@ -498,7 +550,8 @@ def train(config: DictConfig, bound: set[str] = frozenset(), callbacks: Sequence
     if not _is_bound("exp_manager.resume_if_exists", bound) and config.get("exp_manager"):
         with open_dict(config):
             config.exp_manager.resume_if_exists = True  # NeMo's configs say false; to go on loses nothing
-    folder = run_folder(config)
+    start = _starting_point(config)
+    folder = run_folder(config, start)
     model_path = folder / f"{config.get('name') or 'model'}.nemo"
     say = rank_zero_only(print)
     say(machine_line)
@@ -509,23 +562,82 @@ def train(config: DictConfig, bound: set[str] = frozenset(), callbacks: Sequence
     seed = config.get("seed") or 0
     pl.seed_everything(seed, workers=True, verbose=False)
     last = folder / "checkpoints" / "last.ckpt"
-    first_epoch = _epoch_after(last) if last.is_file() else 0
-    trainer, own = build_trainer(config, folder, first_epoch, bound, callbacks)
+    own_start = last if last.is_file() else start  # killed and begun again, it is further than where it started from
+    first_epoch = _epoch_after(_read_state(own_start)) if own_start else 0
+    origin = _origin(config, folder, start)
+    trainer, own = build_trainer(config, folder, first_epoch, bound, callbacks, origin)
     model = build_model(config, trainer)
     weights = sum(parameter.numel() for parameter in model.parameters())
     say(f"{config.get('name')}: {weights / 1e6:.1f} M weights, seed {seed}; all about this training is in {folder}")
+    if start:
+        _check_same_model(config, start, model)
     if first_epoch:
         say(f"going on from the end of epoch {first_epoch}")
     if trainer.is_global_zero:
         OmegaConf.save(config, folder / "config.yaml", resolve=True)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.config.update(OmegaConf.to_container(config, resolve=True), allow_val_change=True)
+    if run := monitoring.wandb_run(trainer):
+        monitoring.start(run, config)
     try:
-        trainer.fit(model, ckpt_path=str(last) if last.is_file() else None)
+        trainer.fit(model, ckpt_path=str(own_start) if own_start else None)
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the one into the other
         raise InputError(f"interrupted; the same command goes on from {folder}") from error
-    return _finish(config, trainer, model, model_path, own)
+    return _finish(config, trainer, model, model_path, own, origin)
+
+
+def _starting_point(config: DictConfig) -> Path | None:
+    """The checkpoint of another training that the config says to go on from: a file, or wandb:NAME:ALIAS.
+
+    Go on only from one that you trust: reading the state of a training can run what is in it.
+
+    Raises:
+        InputError: it isn't there or holds no training that this one can go on from.
+    """
+    name = (config.get("exp_manager") or {}).get("resume_from_checkpoint")
+    if not name:
+        return None
+    logged = str(name).removeprefix(artifacts.PREFIX)
+    path = Path(name) if logged == name else tracking.fetch(logged)
+    where = f"exp_manager.resume_from_checkpoint={name}"
+    if not path.is_file():
+        raise InputError(f"{where}: no such file; expected a checkpoint (.ckpt), or wandb:NAME:ALIAS")
+    if tarfile.is_tarfile(path):
+        raise InputError(f"{where}: a .nemo file holds weights, but not the state of their training; give a .ckpt")
+    try:
+        state = _read_state(path)
+        theirs = state["hyper_parameters"]["cfg"]
+        done = _epoch_after(state)
+    except Exception as error:  # of the unpickler, of every kind
+        raise InputError(f"{where}: can't be read as a checkpoint of a training ({error})") from error
+    for key in ("optim.name", "labels"):
+        there, here = OmegaConf.select(theirs, key), OmegaConf.select(config.model, key)
+        if there != here:
+            raise InputError(f"{where}: is of another training; model.{key} is {there} there, {here} by this config")
+    epochs = config.trainer.get("max_epochs") or -1
+    if 0 <= epochs <= done:
+        raise InputError(f"{where}: is of the end of epoch {done}; give trainer.max_epochs above {done}")
+    return path
+
+
+def _check_same_model(config: DictConfig, path: Path, model: pl.LightningModule) -> None:
+    """Make sure that a checkpoint's weights are those of a model.
+
+    Raises:
+        InputError: one of them is missing, is one too many, or has another shape.
+    """
+    there = {name: tuple(tensor.shape) for name, tensor in _read_state(path)["state_dict"].items()}
+    here = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in [*here, *there]:
+        if here.get(name) != there.get(name):
+            raise InputError(
+                f"exp_manager.resume_from_checkpoint={config.exp_manager.resume_from_checkpoint}: is of another model; "
+                f"{name} is {there.get(name, 'not')} there, {here.get(name, 'not')} by this config"
+            )
+
+
+def _origin(config: DictConfig, folder: Path, start: Path | None) -> dict[str, object]:
+    """Which training a model is of, and which dev set has measured it, for the metadata of an artifact."""
+    dev = hashlib.sha256(Path(config.model.validation_ds.manifest_filepath).read_bytes()).hexdigest()
+    return {"training": folder.name, "config": _digest(config, start), "dev": dev}
 
 
 def build_model(config: DictConfig, trainer: pl.Trainer | None = None):
@@ -575,14 +687,23 @@ def build_trainer(
     first_epoch: int = 0,
     bound: set[str] = frozenset(),
     more: Sequence[pl.Callback] = (),
+    origin: dict[str, object] | None = None,
 ) -> tuple[pl.Trainer, dict[str, pl.Callback]]:
     """A Lightning Trainer with the callbacks and loggers of the config's `exp_manager`, writing into `folder`.
+
+    Args:
+        config: a complete training config.
+        folder: of the training.
+        first_epoch: from which it goes on.
+        bound: as for `train`.
+        more: further callbacks.
+        origin: metadata of the models that the training logs.
 
     Returns:
         the trainer, and its callbacks by name ("checkpoint", "lines" and others).
     """
     manager = config.get("exp_manager") or {}
-    asked = manager.get("checkpoint_callback_params") or {}
+    asked = _checkpoint_settings(config)
     validates = config.trainer.get("limit_val_batches", 1.0) != 0
     callbacks: dict[str, pl.Callback] = {
         "seeds": EpochSeeds(config.get("seed") or 0, first_epoch),
@@ -591,8 +712,8 @@ def build_trainer(
         "checkpoint": ModelCheckpoint(
             folder / "checkpoints",
             filename="best-{epoch}",
-            monitor=asked.get("monitor", "val_wer") if validates else None,
-            mode=asked.get("mode", "min"),
+            monitor=asked["monitor"] if validates else None,
+            mode=asked["mode"],
             save_top_k=1,
             save_last=True,
             save_on_train_epoch_end=True,  # where a training can go on; also in epochs without validation
@@ -606,11 +727,13 @@ def build_trainer(
         callbacks["bar"] = TQDMProgressBar(leave=False)
     settings = OmegaConf.to_container(config.trainer, resolve=True)
     settings.pop("logger", None)  # NeMo's configs say false and leave it to exp_manager
+    callbacks |= monitoring.callbacks(config, folder.name, origin or {})
     settings.update(
         callbacks=[*callbacks.values(), *more],
         enable_checkpointing=True,
         enable_progress_bar="bar" in callbacks,
         enable_model_summary=False,
+        plugins=[*(settings.get("plugins") or []), ReplacedCheckpoints()],
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -623,6 +746,11 @@ def build_trainer(
         raise InputError(f"the trainer: section of the config: {error}") from error
 
 
+def _checkpoint_settings(config: DictConfig) -> dict[str, object]:
+    asked = (config.get("exp_manager") or {}).get("checkpoint_callback_params") or {}
+    return {"monitor": asked.get("monitor", "val_wer"), "mode": asked.get("mode", "min")}
+
+
 def make_loggers(config: DictConfig, folder: Path, bound: set[str] = frozenset()) -> list[Logger]:
     """The CSV log that always lies beside a training, and W&B's, offline where there is no key."""
     loggers: list[Logger] = [CSVLogger(folder, name="csv", flush_logs_every_n_steps=1)]
@@ -633,13 +761,13 @@ def make_loggers(config: DictConfig, folder: Path, bound: set[str] = frozenset()
     if mode == "disabled":
         return loggers
     kept = folder / "wandb_id"
-    asked = manager.get("wandb_logger_kwargs") or {}
+    asked = monitoring.logger_settings(config)
     project = tracking.project(asked.get("project"))
     rank_zero_only(print)(tracking.describe_mode(mode, project))
-    logger = WandbLogger(
+    logger = monitoring.RunLogger(
         project=project,
         name=asked.get("name") or folder.name,
-        group=folder.name,  # the parts of an interrupted training belong together
+        group=asked.get("group") or folder.name,  # the parts of an interrupted training belong together
         # Offline, W&B can't go on with a run; and one that was just killed may still be held by its service.
         id=kept.read_text() if mode == "online" and kept.is_file() else None,
         resume="allow" if mode == "online" else None,
@@ -669,15 +797,23 @@ def read_log(folder: str | os.PathLike) -> list[dict[str, float]]:
     return by_epoch.to_dict("records")
 
 
-def _epoch_after(checkpoint: Path) -> int:
-    """The epoch that a training goes on with from a checkpoint, which may be of the middle of one."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
+def _read_state(checkpoint: Path) -> dict:
+    return torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
+
+
+def _epoch_after(state: dict) -> int:
+    """The epoch that a training goes on with from a checkpoint's state, which may be of the middle of one."""
     whole = state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
     return state["epoch"] + (1 if whole else 0)
 
 
 def _finish(
-    config: DictConfig, trainer: pl.Trainer, model: pl.LightningModule, path: Path, callbacks: dict[str, pl.Callback]
+    config: DictConfig,
+    trainer: pl.Trainer,
+    model: pl.LightningModule,
+    path: Path,
+    callbacks: dict[str, pl.Callback],
+    origin: dict[str, object],
 ) -> Path:
     """Write the `.nemo` file of the best epoch; the summary that marks the training as finished comes last."""
     from asr_with_nemo import features
@@ -705,20 +841,27 @@ def _finish(
             "final": bool(config.get("final")),
         }
         manifest.write_if_changed(path.parent / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    run = monitoring.wandb_run(trainer)
+    if run and monitoring.logger_settings(config).get("log_model", True):
+        monitoring.log_final(run, path, summary, origin, _checkpoint_settings(config)["mode"])
     for logger in trainer.loggers:
         logger.finalize("success")
-    if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
-        import wandb
-
-        wandb.finish()
+    if run:
+        run.finish()
+        if "artifacts" in callbacks:
+            callbacks["artifacts"].close()
     return path
 
 
 def _best_checkpoint(callback: ModelCheckpoint) -> Path | None:
-    """The checkpoint of the best epoch, also where a kill between two writes, or a moved folder, made it forgotten."""
-    if callback.best_model_path and Path(callback.best_model_path).is_file():
-        return Path(callback.best_model_path)
-    return max(Path(callback.dirpath).glob("best-*.ckpt"), key=os.path.getmtime, default=None)
+    """The checkpoint of the best epoch, also where a kill between two writes, or a moved folder, made it forgotten.
+
+    Never that of another training, which this one went on from.
+    """
+    known, folder = Path(callback.best_model_path), Path(callback.dirpath)
+    if known.is_file() and known.parent == folder:
+        return known
+    return max(folder.glob("best-*.ckpt"), key=os.path.getmtime, default=None)
 
 
 def quieten() -> None:

@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Compare the runs of a project: configs, metrics at the best epoch, curves, parallel coordinates."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asr_with_nemo import cli
+
+if TYPE_CHECKING:
+    import pandas
+
+SHOWN, SIDE_BY_SIDE = 20, 4  # of the best runs, in rows and in columns; the files have all
+
+
+def main(
+    project: cli.Project = None,
+    name: cli.Name = "*",
+    group: cli.Group = None,
+    sweep: cli.Sweep = None,
+    tag: cli.Tag = None,
+    last: cli.Last = None,
+    metric: cli.Metric = "val_wer",
+    maximize: cli.Maximize = False,
+    curve: Annotated[
+        list[str] | None, typer.Option(help="A metric to draw; may be repeated. By default losses, WER and rate.")
+    ] = None,
+    key: Annotated[
+        list[str] | None, typer.Option(help="A config key for the parallel coordinates; may be repeated.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="The folder for CSV files and pictures.")] = Path("runs/comparison"),
+) -> None:
+    """Compare the runs of a project: what differs in their configs, metrics at the best epoch, curves.
+
+    With an account the runs come from W&B; with none, from the folder `wandb` of this project. The tables are printed
+    and written as CSV, the curves and the parallel coordinates as pictures. A file that can't be read is named, and the
+    others are compared; a run that is still going is marked.
+
+    Examples:
+
+        python scripts/compare_runs.py --last 5
+
+        python scripts/compare_runs.py --name "jasper*" --metric val_loss
+
+        python scripts/compare_runs.py --sweep sweep_bayes-7f3a --key lr --key model.dropout --output /tmp/sweep
+    """
+    from asr_with_nemo import comparison, tracking
+
+    typer.echo(tracking.describe_mode(tracking.configure_wandb(), tracking.project(project)))
+    found = comparison.read_runs(project, name, group, sweep, tag, last)
+    for place, why in found.skipped:
+        typer.echo(f"skipped {place}: {why}", err=True)
+    runs = comparison.having(found.runs, metric)
+    files = comparison.write(runs, output, metric, maximize, curve or (), key or ())
+    best = comparison.at_best(runs, metric, maximize)
+    _print(f"{len(runs)} runs at their best epoch", best.head(SHOWN))
+    differences = comparison.differing(runs).reindex(best.index)
+    if not differences.empty:
+        _print("what differs in their configs", differences.head(SIDE_BY_SIDE).T)
+    if len(runs) < len(found.runs):
+        typer.echo(f"{len(found.runs) - len(runs)} more runs have no {metric}")
+    for path in files:
+        typer.echo(f"wrote {path}")
+
+
+def _print(title: str, frame: "pandas.DataFrame") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = Table(title=title, title_justify="left")
+    for column in ("", *frame):
+        rows.add_column(column, overflow="fold")
+    for label, values in frame.iterrows():
+        rows.add_row(label, *map(_text, values))
+    Console().print(rows)
+
+
+def _text(value: object) -> str:
+    import pandas
+
+    if pandas.isna(value):
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    cli.run(main)
