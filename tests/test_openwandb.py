@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
-import requests
 
 from asr_with_nemo.an4 import Corpus
 from tests.conftest import run_script
@@ -67,9 +67,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenWandb]:
         try:
             for _ in range(300):
                 try:
-                    requests.get(url, timeout=1)
+                    httpx.get(url, timeout=1)
                     break
-                except requests.ConnectionError:
+                except httpx.ConnectError:
                     assert process.poll() is None, (folder / "log.txt").read_text()
                     time.sleep(0.1)
             yield OpenWandb(url, folder)
@@ -102,7 +102,7 @@ def test_a_training_is_there(way: str, server: OpenWandb, small_corpus: Corpus, 
     run = server.run(name)
     assert run["state"] == "finished"
     config = json.loads(run["config_json"])
-    assert config["trainer"]["max_epochs"] == 2
+    assert config["trainer"]["value"]["max_epochs"] == 2
     assert len(server.history(run["run_id"], "val_wer")) == 2
     assert len(server.history(run["run_id"], "val_loss")) == 2
     assert server.history(run["run_id"], "learning_rate")

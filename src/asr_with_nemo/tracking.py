@@ -647,20 +647,20 @@ def _places(wandb_folder: Path) -> dict[str, str]:
 
 
 def _ask(url: str, key: str) -> str | None:
-    import requests
+    import httpx
 
     question = {"query": "query Viewer { viewer { id } }"}
     try:
-        answer = requests.post(
-            f"{url}/graphql", json=question, auth=("api", key), timeout=ANSWER_SECONDS, allow_redirects=False
-        )
-        if answer.status_code in (401, 403) or (answer.ok and not (answer.json().get("data") or {}).get("viewer")):
-            return f"{url} refuses the API key"
-        return None if answer.status_code == 200 else f"{url} answers with HTTP status {answer.status_code}"
-    except requests.JSONDecodeError:
-        return f"{url} does not answer as W&B's server does"
-    except (requests.RequestException, UnicodeError, ValueError, AttributeError):
+        answer = httpx.post(f"{url}/graphql", json=question, auth=("api", key), timeout=ANSWER_SECONDS)
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError):
         return f"{url} does not answer"
+    if answer.status_code not in (200, 401, 403):
+        return f"{url} answers with HTTP status {answer.status_code}"
+    try:
+        is_let_in = answer.status_code == 200 and (answer.json().get("data") or {}).get("viewer")
+    except (ValueError, AttributeError):
+        return f"{url} does not answer as W&B's server does"
+    return None if is_let_in else f"{url} refuses the API key"
 
 
 def _key() -> str | None:
