@@ -60,14 +60,17 @@ def _bundle(figure: Figure, alt: str, corpus: an4.Corpus | None) -> dict:
     return {"data": data, "raw": True, "metadata": {"image/png": {"alt": alt}}}
 
 
-def show(figure: Figure, alt: str, corpus: an4.Corpus | None = None) -> None:
+def show(figure: Figure | None, alt: str, corpus: an4.Corpus | None = None) -> None:
     """Display a figure as a small PNG with a text for those who can't see it, and close it.
 
     Args:
-        figure: what to show.
+        figure: what to show; None where there was too little to draw, which is said instead.
         alt: what is to be seen, in a sentence.
         corpus: where the sound is from; a stand-in for AN4 is named in the picture.
     """
+    if figure is None:
+        print(f"Too little to draw a picture of: {alt}")
+        return
     bundle = _bundle(figure, alt, corpus)
     display(bundle.pop("data"), **bundle)
 
