@@ -12,7 +12,7 @@ from asr_with_nemo.errors import InputError
 
 
 def main(
-    model: Annotated[Path, typer.Argument(help="A .nemo or .ckpt file, wandb:NAME:ALIAS, or an4, which ships.")],
+    model: cli.Model,
     manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with the right texts.")],
     output: Annotated[
         Path | None, typer.Option(help="Write the results there (.json), and the utterances beside it (.tsv).")
@@ -63,7 +63,7 @@ def main(
         tuning = evaluation.tune_on(loaded, manifest, search, batch_size)
         search = search.with_weights(tuning.weights)
         counts = tuning.trials[tuning.weights]
-        how = {"manifest": manifest.name, "model": model.name, "errors": counts.errors, "words": counts.words}
+        how = {"manifest": manifest.name, "model": Path(model).name, "errors": counts.errors, "words": counts.words}
         language_model.note_weights(arpa, tuning.weights, **how)
         typer.echo(f"{tuning}, noted in {language_model.notes_path(arpa)}")
     result = evaluation.evaluate(loaded, manifest, batch_size, model_path=model, search=search, line_rate=line_rate)
@@ -86,7 +86,7 @@ def main(
         typer.echo(f"against {compare}: {evaluation.compare(result.rows, others)}")
 
 
-def _check_search(model: Path, manifest: Path, lm: str | None, tune: bool, weights: dict) -> Path | None:
+def _check_search(model: str, manifest: Path, lm: str | None, tune: bool, weights: dict) -> Path | None:
     """The language model's file, if there shall be one, with all that can be told about it at once."""
     from asr_with_nemo import decoding, language_model
 

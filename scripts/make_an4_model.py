@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from run_study import stage, train
 
-from asr_with_nemo import cli, decoding
+from asr_with_nemo import cli, pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,7 +17,7 @@ def main(
     data_dir: Annotated[Path, typer.Option(help="The prepared AN4.")] = Path("data/an4"),
     seed: Annotated[int, typer.Option(help="Of the model that ships.")] = 0,
     config_name: Annotated[str, typer.Option(help="The recipe.")] = "quartznet_an4",
-    output: Annotated[Path, typer.Option(help="The folder of an4.nemo and an4.arpa.")] = decoding.ASSETS,
+    output: Annotated[Path, typer.Option(help="The folder of an4.nemo and an4.arpa.")] = pretrained.ASSETS,
 ) -> None:
     """Make the model that ships with the package, from AN4 alone: an4.nemo, and its language model an4.arpa.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from asr_with_nemo import cli, decoding, manifest, results
+from asr_with_nemo import cli, manifest, pretrained, results
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = """# Results
@@ -20,10 +20,14 @@ START, END = "<!-- made by scripts/make_results.py -->", "<!-- until here -->"
 
 
 def main() -> None:
-    """Write RESULTS.md, the table of each study in results/; README.md's short one; and the shipped model's card."""
+    """Write RESULTS.md, README.md's short table, and the shipped model's card.
+
+    RESULTS.md has a table of each study and of each measurement in results/.
+    """
     os.chdir(ROOT)  # the paths in the package are those of the course's folder
     studies = sorted(path.name for path in (ROOT / "results").iterdir() if path.is_dir())
     parts = [HEAD, *(results.markdown(study, ROOT / "results") for study in studies)]
+    parts += [results.measurement(path) for path in sorted((ROOT / "results").glob("*.json"))]
     manifest.write_if_changed(ROOT / "RESULTS.md", "\n".join(parts))
     typer.echo(f"RESULTS.md: {', '.join(studies)}")
     if "final" in studies:
@@ -32,8 +36,8 @@ def main() -> None:
         manifest.write_if_changed(ROOT / "README.md", f"{before}{start}\n{table}\n{END}{rest.partition(END)[2]}")
         typer.echo("README.md: its table of results")
     if "shipped" in studies:
-        path = decoding.ASSETS / "README.md"
-        manifest.write_if_changed(path, results.card(decoding.ASSETS, ROOT / "results"))
+        path = pretrained.ASSETS / "README.md"
+        manifest.write_if_changed(path, results.card(pretrained.ASSETS, ROOT / "results"))
         typer.echo(path.relative_to(ROOT))
 
 

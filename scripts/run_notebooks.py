@@ -18,12 +18,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from asr_with_nemo import an4, cli
+from asr_with_nemo import an4, cli, manifest, places
 from asr_with_nemo.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 TUTORIAL = ("01_data", "02_features", "05_training", "08_inference")
+PLACES = "places"
+"""The tag of the two cells, below a notebook's title, that lead to Colab and Kaggle and set up there."""
+
 SIZES = {"EPOCHS": "epochs", "UTTERANCES": "utterances", "SEED": "seed"}
 """Environment variable → the parameter that it sets, in every notebook that has it."""
 
@@ -37,6 +40,7 @@ class Which(StrEnum):
     tutorial = "tutorial"
     course = "course"
     update = "update"
+    places = "places"
 
 
 def chosen(which: Which, names: list[str] | None = None) -> list[Path]:
@@ -87,11 +91,14 @@ def execute(path: Path, output: Path, parameters: dict[str, object]) -> float:
 
 
 def source_digest(notebook: nbformat.NotebookNode) -> str:
-    """A digest of what the reader sees and runs, by which a test tells that the outputs are of this very text."""
+    """A digest of what the reader sees and runs, by which a test tells that the outputs are of this very text.
+
+    The cells for Colab and Kaggle are no part of it: they change no output.
+    """
     cells = [
         (cell.cell_type, cell.source)
         for cell in notebook.cells
-        if "injected-parameters" not in cell.metadata.get("tags", [])
+        if not {"injected-parameters", PLACES} & set(cell.metadata.get("tags", []))
     ]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]
 
@@ -103,15 +110,68 @@ def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell.metadata = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
         if cell.cell_type == "code":
             cell.outputs = [tidied for output in cell.outputs if (tidied := _tidy_output(output))]
+    _number(notebook)
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    return notebook
+
+
+def _number(notebook: nbformat.NotebookNode) -> None:
+    """Count the code cells, as a run from top to bottom does."""
     for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), 1):
         cell.execution_count = number
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = number
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
+
+
+def badges(name: str, repository: str) -> str:
+    """The Markdown that opens a notebook, by its file's name, on Colab and on Kaggle."""
+    page = f"{repository}/blob/main/notebooks/{name}"
+    colab = f"https://colab.research.google.com/github/{page.removeprefix('https://github.com/')}"
+    kaggle = f"https://kaggle.com/kernels/welcome?src={page}"
+    return (
+        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}) "
+        f"[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]({kaggle})\n\n"
+        "There, the first cell gets the course and sets it up, which takes minutes. Elsewhere it does nothing."
+    )
+
+
+def hosted_setup(repository: str) -> str:
+    """The first cell's code."""
+    folder = repository.rstrip("/").rsplit("/", 1)[-1]
+    return f"""\
+import os
+import subprocess
+import sys
+
+if {{"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"}} & set(os.environ) and not os.path.exists("scripts/setup_env.py"):
+    if not os.path.exists("{folder}"):
+        subprocess.run(["git", "clone", "--depth=1", "{repository}"], check=True)
+    os.chdir("{folder}")
+    sys.path.insert(0, "scripts")
+    import setup_env
+
+    setup_env.set_up_kernel()"""
+
+
+def with_places(notebook: nbformat.NotebookNode, name: str, repository: str) -> nbformat.NotebookNode:
+    """Put the cells for Colab and Kaggle below a notebook's title, in the place of those that are there.
+
+    Its outputs stay as they are, and count as fresh as before.
+    """
+    cells = [cell for cell in notebook.cells if PLACES not in cell.metadata.get("tags", [])]
+    was_run = any(cell.get("execution_count") for cell in cells)
+    marked = {"tags": [PLACES]}
+    new = [
+        nbformat.v4.new_markdown_cell(badges(name, repository), metadata=marked, id="places-badges"),
+        nbformat.v4.new_code_cell(hosted_setup(repository), metadata=marked, id="places-setup"),
+    ]
+    notebook.cells = [*cells[:1], *new, *cells[1:]]
+    if was_run:
+        _number(notebook)
     return notebook
 
 
@@ -167,7 +227,10 @@ def report(title: str, seconds: dict[str, float], build: Path) -> dict:
 def main(
     which: Annotated[
         Which,
-        typer.Argument(help="tutorial: the core path; course: every notebook; update: re-make the committed ones."),
+        typer.Argument(
+            help="tutorial: the core path; course: every notebook; update: re-make the committed ones; places: run "
+            "none, but give each its badges and first cell for Colab and Kaggle."
+        ),
     ] = Which.tutorial,
     only: Annotated[list[str] | None, typer.Option(help="Only this notebook, say 01_data; may be repeated.")] = None,
     build: Annotated[Path, typer.Option(help="Where the executed copies go.")] = ROOT / "build",
@@ -186,7 +249,13 @@ def main(
         EPOCHS=50 python scripts/run_notebooks.py
 
         python scripts/run_notebooks.py update --only 02_features
+
+        python scripts/run_notebooks.py places
     """
+    if which is Which.places:
+        for path in chosen(which, only):
+            _write(path, with_places(nbformat.read(path, as_version=4), path.name, places.repository()))
+        return
     build = build.absolute()
     build.mkdir(parents=True, exist_ok=True)
     (build / "results.json").unlink(missing_ok=True)
@@ -223,12 +292,16 @@ def _commit(path: Path, output: Path) -> None:
     notebook = nbformat.read(output, as_version=4)
     corpus = an4.locate(ROOT / "data").name
     partial = path.with_name(f"partial_{path.name}")
-    nbformat.write(tidy(notebook), partial)
+    nbformat.write(with_places(tidy(notebook), path.name, places.repository()), partial)
     subprocess.run([sys.executable, "-m", "ruff", "format", "-q", partial], check=True)
     notebook = nbformat.read(partial, as_version=4)
     notebook.metadata["asr_with_nemo"] = {"source": source_digest(notebook), "corpus": corpus}
     nbformat.write(notebook, partial)
     os.replace(partial, path)
+
+
+def _write(path: Path, notebook: nbformat.NotebookNode) -> None:
+    manifest.write_if_changed(path, nbformat.writes(notebook) + "\n")
 
 
 if __name__ == "__main__":

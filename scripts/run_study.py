@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Train and evaluate the variants of a study, a results file each."""
 
+import functools
 import json
 import re
 import shlex
@@ -36,13 +37,14 @@ def stage(script: str, *arguments: str) -> str:
     return "".join(lines)
 
 
-def train(*arguments: str) -> str:
+@functools.cache
+def train(*arguments: str, script: str = "train.py") -> str:
     """Train, or find the training finished, and return the path of the `.nemo` file.
 
     Raises:
         InputError: the training failed.
     """
-    return stage("train.py", *arguments).splitlines()[-1].removeprefix("model: ")
+    return stage(script, *arguments).splitlines()[-1].removeprefix("model: ")
 
 
 def main(
@@ -68,7 +70,8 @@ def main(
         raise InputError(f"{file}: has no study {study!r}; it has {', '.join(studies)}")
     plan = studies[study]
     split, decoders = plan.get("split", "dev"), plan.get("decoders", {"greedy": []})
-    options = ["--config-name", plan["config"]] if "config" in plan else []
+    for command in plan.get("before", []):
+        stage(*command)
     for run in plan["runs"]:
         for seed in run.get("seeds", []):
             slug = f"{slug_of(run['name'])}-seed{seed}"
@@ -81,9 +84,10 @@ def main(
                 print(f"{results / study / slug}: is there")
                 continue
             print(f"{study}: {run['name']}, seed {seed}", flush=True)
-            overrides = [*plan.get("overrides", []), *run["overrides"], f"seed={seed}"]
-            model = train(*options, *overrides, f"data_dir={data_dir}")
-            training = shlex.join(["python", "scripts/train.py", *options, *overrides])
+            script, arguments = training_of(plan, run, seed, data_dir)
+            model = train(*arguments, script=script)
+            shown = [word for word in arguments if word != f"data_dir={data_dir}"]
+            training = shlex.join(["python", f"scripts/{script}", *shown])
             about = {"study": study, "name": run["name"], "seed": seed, "split": split}
             for decoder, target in missing.items():
                 arguments = [str(data_dir / f"{split}_manifest.json"), *decoders[decoder]]
@@ -97,6 +101,26 @@ def main(
                 print(f"{target}: is there")
             else:
                 measure(run["command"], target, about)
+
+
+def training_of(plan: dict, run: dict, seed: int, data_dir: Path) -> tuple[str, list[str]]:
+    """The script that trains a run of a study, and its arguments; what it starts from is trained first.
+
+    Raises:
+        InputError: that training failed, or the study has none of that name.
+    """
+    overrides = [*plan.get("overrides", []), *run["overrides"], f"seed={seed}"]
+    config = plan.get("config", "config")
+    if "from" not in run:
+        options = ["--config-name", config] if "config" in plan else []
+        return "train.py", [*options, f"data_dir={data_dir}", *overrides]
+    start = next((other for other in plan["runs"] if other["name"] == run["from"]), None)
+    if start is None:
+        raise InputError(f"{run['name']}: starts from {run['from']!r}, which its study doesn't name")
+    script, arguments = training_of(plan, start, start["seeds"][0], data_dir)
+    data = ["--manifest", str(data_dir / "train_manifest.json"), "--dev", str(data_dir / "dev_manifest.json")]
+    model = train(*arguments, script=script)
+    return "finetune.py", [model, "--config-name", config, *data, *overrides]
 
 
 def slug_of(name: str) -> str:

@@ -5,9 +5,11 @@
 
     TORCH_BACKEND=cpu   take torch's build without CUDA (uv's names: cpu, cu130, auto ...)
     UNPINNED=1          take the newest versions instead of the pinned ones
+    COURSE_ONLY=1       leave out what only the tests and tools need, as the containers do
 
 Where torch is already there for the Python that runs this (a container, Colab), the environment sees what that Python
-has, torch stays as it is, and only what is missing or of another major version is installed.
+has, torch stays as it is, and only what is missing or of another major version is installed. On Colab and Kaggle, the
+first cell of each notebook calls `set_up_kernel`.
 
 Only the standard library is used, in words that an older Python understands well enough to be told that it is too old.
 """
@@ -31,9 +33,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-REQUIREMENTS = "requirements-dev.txt"  # includes requirements.txt
+COURSE_REQUIREMENTS = "requirements.txt"
+REQUIREMENTS = "requirements-dev.txt"  # includes those of the course
 CONSTRAINTS = "constraints.txt"
-OLDEST, NEWEST = (3, 11), (3, 12)
+OLDEST, NEWEST = (3, 11), (3, 13)
 PIP = "pip==26.3"  # the one that Python brings can be years old, and three times slower
 UV = "uv==0.13.9"  # knows where the builds of torch lie: `--torch-backend`
 OLDEST_TORCH = (2, 6)  # what nemo_toolkit 3.0.0 accepts
@@ -85,24 +88,24 @@ def check_python(version: tuple[int, ...]) -> None:
     """Raise `SetupError` unless the course runs on this Python."""
     if not OLDEST <= version[:2] <= NEWEST:
         raise SetupError(
-            f"this is Python {version[0]}.{version[1]}; the course needs 3.11 or 3.12. Install one of them and "
+            f"this is Python {version[0]}.{version[1]}; the course needs 3.11, 3.12 or 3.13. Install one of them and "
             "name it: make PYTHON=python3.12 setup"
         )
 
 
-def check_venv_module() -> None:
-    """Raise `SetupError` where Debian and Ubuntu have split `venv` off."""
-    if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
+def check_venv_module(needs_pip: bool) -> None:
+    """Raise `SetupError` where Debian and Ubuntu have split off `venv`, or the pip that it puts into an environment."""
+    if not importlib.util.find_spec("venv") or (needs_pip and not importlib.util.find_spec("ensurepip")):
         raise SetupError(
             f"{sys.executable} can't make virtual environments. On Debian and Ubuntu: apt install python3-venv; then "
             "the same command again."
         )
 
 
-def digest(root: Path, python: tuple[int, ...], unpinned: bool) -> str:
+def digest(root: Path, requirements: str, python: tuple[int, ...], unpinned: bool) -> str:
     """What a finished set-up stands for: the requirements' text, this folder and this Python."""
     content = hashlib.sha256()
-    for name in ("requirements.txt", REQUIREMENTS, CONSTRAINTS):
+    for name in dict.fromkeys((COURSE_REQUIREMENTS, requirements, CONSTRAINTS)):
         path = root / name
         content.update(path.read_bytes() if path.exists() else b"")
         content.update(b"\0")
@@ -166,14 +169,17 @@ def make_venv(venv: Path, see_system: bool) -> None:
         print(f"  {venv.name} is of another Python or doesn't run: it is made anew")
         shutil.rmtree(venv)
     if not venv.exists():
-        check_venv_module()
-        options = ["--system-site-packages"] if see_system else []
+        # A pip that is seen will do: Colab's Python has one, but not the module that makes another.
+        sees_pip = see_system and importlib.util.find_spec("pip") is not None
+        check_venv_module(needs_pip=not sees_pip)
+        options = [*(["--system-site-packages"] if see_system else []), *(["--without-pip"] if sees_pip else [])]
         subprocess.run([sys.executable, "-m", "venv", *options, str(venv)], check=True)
         if see_system and sys.prefix != sys.base_prefix:
             # --system-site-packages shows the base Python's packages. Where torch lies in an environment of its own
-            # (NVIDIA's NeMo containers), that one's packages are shown by a path file.
-            folder = _site_packages(venv)
-            (folder / "outer-environment.pth").write_text("\n".join(site.getsitepackages()) + "\n", encoding="utf-8")
+            # (NVIDIA's NeMo containers), that one's packages are shown by a path file. It calls `addsitedir`, because
+            # NeMo lies there as a path file too, and a plain line would not follow it.
+            lines = [f"import site; site.addsitedir({folder!r})\n" for folder in site.getsitepackages()]
+            (_site_packages(venv) / "outer-environment.pth").write_text("".join(lines), encoding="utf-8")
     remove_half_installed(_site_packages(venv))
 
 
@@ -249,15 +255,22 @@ def set_up(root: Path, venv: Path, environment: dict[str, str]) -> None:
     """Bring the environment to what the requirements say; the mark `.ready` comes last."""
     unpinned = environment.get("UNPINNED", "") not in ("", "0")
     backend = environment.get("TORCH_BACKEND", "")
+    course_only = environment.get("COURSE_ONLY", "") not in ("", "0")
+    file = COURSE_REQUIREMENTS if course_only else REQUIREMENTS
     mark = venv / ".ready"
-    wanted = digest(root, sys.version_info, unpinned)
+    wanted = digest(root, file, sys.version_info, unpinned)
     if ready(mark, wanted, backend):
         print(f"{venv.name} is ready: the requirements have not changed")
         return
 
+    if venv.exists() and not os.access(venv, os.W_OK):
+        raise SetupError(
+            f"{venv} was made for other requirements than these, by another user, and can't be changed by you. In a "
+            "container: build its image anew (`make docker` does so)."
+        )
     started = time.perf_counter()
     mark.unlink(missing_ok=True)
-    requirements = read_requirements(root / REQUIREMENTS)
+    requirements = read_requirements(root / file)
     kept = torch_to_keep()
     print(f"set-up of {venv.name} with Python {platform.python_version()}: a few minutes the first time", flush=True)
     make_venv(venv, see_system=bool(kept))
@@ -325,6 +338,25 @@ HINT = """\
 def needs_hint(kept: dict[str, str], have: dict[str, str]) -> bool:
     """Whether pip may be about to fetch CUDA for a machine without a GPU."""
     return sys.platform == "linux" and not kept and "torch" not in have and shutil.which("nvidia-smi") is None
+
+
+def set_up_kernel() -> None:
+    """Set up on Colab or Kaggle, and let the notebook that is running import what the course needs.
+
+    The notebook's own Python stays untouched: what the course needs beyond it lies in .venv, which this kernel, and
+    the programs that it starts, look into first.
+    """
+    check_python(sys.version_info)
+    venv = ROOT / ".venv"
+    set_up(ROOT, venv, {**os.environ, "COURSE_ONLY": "1"})
+    folder = str(_site_packages(venv))
+    before = list(sys.path)
+    site.addsitedir(folder)  # at the end of sys.path, with what its path files name
+    added = [path for path in sys.path if path not in before]
+    sys.path[:] = added + before
+    importlib.invalidate_caches()
+    os.environ["PYTHONPATH"] = os.pathsep.join([*added, *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["PATH"] = os.pathsep.join([str(venv / "bin"), os.environ["PATH"]])
 
 
 def freeze(root: Path, venv: Path) -> None:

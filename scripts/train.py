@@ -18,6 +18,9 @@ def main(
     ] = None,
     config_path: Annotated[Path, typer.Option(help="The folder of the config.")] = CONFIGS,
     config_name: Annotated[str, typer.Option(help="The config's name, with or without .yaml.")] = "config",
+    output: Annotated[
+        Path | None, typer.Option(help="Let the model be found under this name too.", metavar="FILE.nemo")
+    ] = None,
 ) -> None:
     """Train a character CTC model from a NeMo config.
 
@@ -35,6 +38,8 @@ def main(
 
         python scripts/train.py trainer.max_epochs=80 exp_manager.resume_from_checkpoint=wandb:TRAINING:best
 
+        python scripts/train.py --config-name small_corpus data_dir=data/mine --output runs/mine.nemo
+
         python scripts/train.py --config-path NEMO/examples/asr/conf/quartznet --config-name quartznet_15x5
         model.train_ds.manifest_filepath=data/an4/train_manifest.json
         model.validation_ds.manifest_filepath=data/an4/dev_manifest.json model.train_ds.batch_size=8
@@ -43,8 +48,12 @@ def main(
 
     overrides = overrides or []
     config = training.load_config(config_path, config_name, overrides)
+    if output:
+        training.check_alias(output)
     model = training.train(config, training.bound_keys(overrides))
-    typer.echo(f"model: {model}")
+    if output:
+        training.make_alias(model, output)
+    typer.echo(f"model: {output or model}")
 
 
 if __name__ == "__main__":

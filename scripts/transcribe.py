@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,18 +17,21 @@ from asr_with_nemo.errors import InputError
 
 
 def main(
-    model: Annotated[Path, typer.Argument(help="A .nemo or .ckpt file, wandb:NAME:ALIAS, or an4, which ships.")],
+    model: cli.Model,
     files: Annotated[
         list[Path], typer.Argument(help="Sound files of any rate, channels and length.", metavar="FILE...")
     ],
     as_json: Annotated[
-        bool, typer.Option("--json", help="A JSON object a line: file, text, duration, and words with their times.")
+        bool,
+        typer.Option("--json", help="A JSON object a line: file, text, duration, and words with times and confidence."),
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pieces of sound at a time.")] = 16,
     output: Annotated[Path | None, typer.Option(help="Write there, not to the terminal.")] = None,
     lm: cli.LanguageModel = None,
 ) -> None:
     """Turn sound files into text.
+
+    An .onnx file (scripts/export.py), and an4, answer in a second or two: they need neither NeMo nor torch.
 
     One file gives its text; several give lines of file, tab, text. Long files are read in pieces cut at pauses, so
     memory hardly grows with them. A file that can't be read is named, the others are done, and the exit status is 1.
@@ -42,16 +46,22 @@ def main(
 
         python scripts/transcribe.py MODEL.nemo lecture.flac --json | jq .words
     """
-    from asr_with_nemo import beam, decoding
+    from asr_with_nemo import beam, decoding, pretrained, runtime
 
     arpa = None if lm is None else decoding.language_model_path(model, lm)
-    loaded = decoding.load_model(model)
-    search = beam.load(arpa, decoding.alphabet(loaded)) if arpa else None
+    path = pretrained.model_path(model, suffix=".onnx")
+    if path.suffix == ".onnx":
+        recognizer = runtime.Recognizer(path)
+        labels, transcribe_each = recognizer.labels, recognizer.transcribe_each
+    else:
+        loaded = decoding.load_model(path)
+        labels, transcribe_each = decoding.alphabet(loaded), partial(decoding.transcribe_each, loaded)
+    search = beam.load(arpa, labels) if arpa else None
     failed = 0
     # A bar between the lines of a terminal would only be in the way.
     progress = output is not None or not sys.stdout.isatty()
     with _destination(output) as out:
-        results = decoding.transcribe_each(loaded, files, batch_size, progress, search)
+        results = transcribe_each(files, batch_size, progress, search)
         for file, result in zip(files, results, strict=True):
             if isinstance(result, InputError):
                 typer.echo(f"error: {result}", err=True)

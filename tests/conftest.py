@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import io
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_with_nemo import an4
+from asr_with_nemo import an4, manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -106,12 +107,29 @@ def put(path: Path, content: str | bytes | None) -> Path:
     return path
 
 
+def stand_in(folder: Path, name: str, script: str) -> Path:
+    """Put a program of this name, a shell script, into a folder for PATH, and return the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    put(folder / name, f"#!/bin/sh\n{script}\n").chmod(0o755)
+    return folder
+
+
 def pack(tree: Path, archive: Path) -> Path:
     """Pack the transcriptions and SPHERE files of a corpus as CMU does, below `an4/`."""
     with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
         for path in sorted([*tree.glob("etc/*"), *tree.rglob("*.sph")]):
             tar.add(path, f"an4/{path.relative_to(tree)}")
     return archive
+
+
+def pack_nemo(path: Path, members: dict[str, bytes], mode: str = "w:") -> Path:
+    """Write a `.nemo` file: a tar, compressed (`w:gz`) as NeMo 1.0's were or plain as today's."""
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -121,3 +139,37 @@ def small_model(tmp_path_factory: pytest.TempPathFactory, small_corpus: an4.Corp
     done = run_script("train.py", f"data_dir={small_corpus.folder}", "trainer.max_epochs=2", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / done.stdout.splitlines()[-1].removeprefix("model: ")
+
+
+@pytest.fixture(scope="session")
+def model_of_pieces(tmp_path_factory: pytest.TempPathFactory, small_corpus: an4.Corpus) -> Path:
+    """A small Conformer that writes pieces of words, as NeMo saves one, with random weights."""
+    import sentencepiece
+    import torch
+    from nemo.collections.asr.models import EncDecCTCModelBPE
+    from omegaconf import OmegaConf
+
+    folder = tmp_path_factory.mktemp("pieces")
+    texts = [utterance["text"] for utterance in manifest.read_manifest(small_corpus.manifest("train"))]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_prefix=str(folder / "tokenizer"), vocab_size=60, model_type="unigram"
+    )
+    pieces = [line.split("\t")[0] for line in (folder / "tokenizer.vocab").read_text().splitlines()]
+    (folder / "vocab.txt").write_text("\n".join(pieces))
+    modules = "nemo.collections.asr.modules"
+    config = {
+        "sample_rate": 16_000,
+        "preprocessor": {"_target_": f"{modules}.AudioToMelSpectrogramPreprocessor", "features": 80},
+        "encoder": {
+            "_target_": f"{modules}.ConformerEncoder",
+            "feat_in": 80,
+            "n_layers": 1,
+            "d_model": 16,
+            "n_heads": 2,
+        },
+        "decoder": {"_target_": f"{modules}.ConvASRDecoder", "feat_in": 16, "num_classes": -1, "vocabulary": []},
+        "tokenizer": {"dir": str(folder), "type": "bpe"},
+    }
+    torch.manual_seed(0)
+    EncDecCTCModelBPE(cfg=OmegaConf.create(config)).save_to(str(folder / "pieces.nemo"))
+    return folder / "pieces.nemo"

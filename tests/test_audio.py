@@ -44,7 +44,7 @@ def test_the_header_is_read_with_its_types(sphere: Path):
 
 def test_soundfile_and_sox_agree(sphere: Path, tone: np.ndarray):
     assert audio.sox_is_here(), "the tests need SoX: apt install sox"
-    samples, rate = audio._read_with_sox(sphere)
+    samples, rate = audio.read_with_sox(sphere)
     assert rate == 16_000
     np.testing.assert_array_equal(samples, tone)
 

@@ -1,11 +1,8 @@
 """A model file and some sound become text, with times."""
 
-import io
 import json
 import shutil
-import tarfile
 import tracemalloc
-import zipfile
 from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
@@ -16,7 +13,7 @@ import soundfile
 import soxr
 import torch
 
-from asr_with_nemo import an4, audio, beam, decoding, evaluation, language_model, manifest
+from asr_with_nemo import an4, audio, beam, decoding, evaluation, language_model, manifest, transcripts
 from asr_with_nemo.errors import InputError
 from tests.conftest import run_script
 
@@ -64,116 +61,6 @@ def long_sound(files: list[str]) -> np.ndarray:
     once = [part for file in files for part in (audio.load_audio(file), pause)]
     sound = np.concatenate(once)
     return np.tile(sound, -(-60 * RATE // len(sound)))
-
-
-# --- Models -----------------------------------------------------------------------------------------------------------
-
-
-def nemo_file(path: Path, **members: str | bytes) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            content = content.encode() if isinstance(content, str) else content
-            info = tarfile.TarInfo(name.replace("__", "."))
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def test_what_is_no_model_file_is_told_so_at_once(tmp_path: Path):
-    contents = {
-        "empty.nemo": b"",
-        "text.nemo": b"a letter to a friend\n" * 100,
-        "random.ckpt": np.random.default_rng(0).bytes(20_000),
-        "zeros.nemo": bytes(20_000),
-    }
-    for name, content in contents.items():
-        path = tmp_path / name
-        path.write_bytes(content)
-        with pytest.raises(InputError, match=rf"{name}: .*\.nemo"):
-            decoding.load_model(path)
-    with pytest.raises(InputError, match="no such file; expected a model"):
-        decoding.load_model(tmp_path / "missing.nemo")
-    with pytest.raises(InputError, match="a folder; expected a model"):
-        decoding.load_model(tmp_path)
-    other = nemo_file(tmp_path / "an4_sphere.tar", README="hello")
-    with pytest.raises(InputError, match=r"without model_config\.yaml"):
-        decoding.load_model(other)
-
-
-def test_a_name_is_a_model_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    shipped = Path(decoding.__file__).parent / "assets" / "an4.nemo"
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "an4").mkdir()  # the name of the corpus's folder, say, is no model
-    if shipped.is_file():
-        assert decoding.model_path("an4") == decoding.model_path(Path("an4")) == shipped
-    else:
-        with pytest.raises(InputError, match=r"an4: this copy of the course lacks the model, assets/an4\.nemo"):
-            decoding.load_model("an4")
-    with pytest.raises(InputError, match=r"an5: no such model; the models that ship are named an4"):
-        decoding.load_model("an5")
-    with pytest.raises(InputError, match=r"an4: a folder; expected a model"):
-        decoding.load_model("./an4")
-    assert decoding.model_path("mine.nemo") == Path("mine.nemo")
-    assert decoding.model_path("runs/an4") == Path("runs/an4")
-
-
-@pytest.mark.slow
-def test_models_of_other_kinds_and_damaged_ones_are_refused(small_model: Path, tmp_path: Path):
-    words = nemo_file(
-        tmp_path / "words.nemo",
-        model_config__yaml="target: nemo.collections.asr.models.EncDecCTCModelBPE\ntokenizer: {dir: x}\n",
-    )
-    with pytest.raises(InputError, match="EncDecCTCModelBPE, not a character CTC model"):
-        decoding.load_model(words)
-    wrong = nemo_file(
-        tmp_path / "wrong.nemo", model_config__yaml="decoder: {vocabulary: [a]}\nencoder: {_target_: no}\n"
-    )
-    with pytest.raises(InputError, match=r"wrong\.nemo: can't be loaded as a NeMo model"):
-        decoding.load_model(wrong)
-
-    whole = small_model.read_bytes()
-    for name, content in (("cut.nemo", whole[: len(whole) // 2]), ("config only.nemo", whole[: 64 * 1024])):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match=name):
-            decoding.load_model(tmp_path / name)
-
-    checkpoint = next(small_model.parent.glob("checkpoints/last.ckpt"))
-    (tmp_path / "cut.ckpt").write_bytes(checkpoint.read_bytes()[:100_000])
-    with pytest.raises(InputError, match=r"cut\.ckpt: not a model file, or cut short"):
-        decoding.load_model(tmp_path / "cut.ckpt")
-    with zipfile.ZipFile(tmp_path / "photos.ckpt", "w") as archive:
-        archive.writestr("holiday.txt", "sun")
-    with pytest.raises(InputError, match=r"photos\.ckpt: can't be loaded"):
-        decoding.load_model(tmp_path / "photos.ckpt")
-    torch.save({"weights": torch.zeros(3)}, tmp_path / "other.ckpt")
-    with pytest.raises(InputError, match="not a Lightning checkpoint of a NeMo model"):
-        decoding.load_model(tmp_path / "other.ckpt")
-
-
-class Trap:
-    """Unpickled, it would write a file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
-@pytest.mark.slow
-def test_a_checkpoint_runs_no_code(tmp_path: Path):
-    torch.save({"state_dict": {}, "hyper_parameters": Trap(tmp_path / "sprung")}, tmp_path / "trap.ckpt")
-    with pytest.raises(InputError, match=r"trap\.ckpt: can't be loaded"):
-        decoding.load_model(tmp_path / "trap.ckpt")
-    assert not (tmp_path / "sprung").exists()
-
-
-@pytest.mark.slow
-def test_a_checkpoint_is_the_same_model_as_its_nemo_file(small_model: Path, files: list[str]):
-    best = next(small_model.parent.glob("checkpoints/best-*.ckpt"))
-    results = [decoding.log_probs(decoding.load_model(path), files[:2]) for path in (small_model, best)]
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 # --- Outputs and transcripts ------------------------------------------------------------------------------------------
@@ -251,15 +138,15 @@ def test_a_beam_search_gives_word_times_too(talkative: Path, files: list[str]):
 def test_a_lexicon_and_a_language_model_give_words_with_times(model, files: list[str], arpa: Path):
     search = beam.load(arpa, decoding.alphabet(model))
     assert decoding.decoder_of(model, search) == "beam, lexicon + word 2-gram (alpha 0.5, beta 0, width 32)"
-    transcripts = decoding.transcribe(model, files, search=search)
-    assert [transcript.text for transcript in transcripts] == search.texts(decoding.log_probs(model, files))
-    said = [word for transcript in transcripts for word in transcript.words]
+    heard = decoding.transcribe(model, files, search=search)
+    assert [transcript.text for transcript in heard] == search.texts(decoding.log_probs(model, files))
+    said = [word for transcript in heard for word in transcript.words]
     assert {word.word for word in said} <= set(language_model.read_arpa(arpa).vocabulary) and len(said) > len(files)
-    for transcript in transcripts:
+    for transcript in heard:
         assert [word.word for word in transcript.words] == transcript.text.split()
         assert all(0 <= word.start < word.end <= transcript.duration for word in transcript.words)
     greedy = decoding.transcribe(model, files)
-    assert decoding.decoder_of(model) == "greedy" and greedy != transcripts
+    assert decoding.decoder_of(model) == "greedy" and greedy != heard
 
 
 @pytest.mark.slow
@@ -296,16 +183,16 @@ def test_any_sound_file_will_do(model, files: list[str], tmp_path: Path):
     soundfile.write(tmp_path / "click.wav", samples[:1], RATE)
     names = ["stereo.wav", "24bit.wav", "lossless.flac", "telephone.wav", "click.wav"]
     original, *outputs = decoding.log_probs(model, [files[0], *(tmp_path / name for name in names)])
-    transcripts = decoding.transcribe(model, [tmp_path / name for name in names])
-    for name, output, transcript in zip(names[:3], outputs, transcripts, strict=False):
+    heard = decoding.transcribe(model, [tmp_path / name for name in names])
+    for name, output, transcript in zip(names[:3], outputs, heard, strict=False):
         length = min(len(original), len(output))
         assert abs(len(original) - len(output)) <= 1, name
         # Resampling touches the top of the band only; bits that were lost are inaudible.
         agree = (original[:length].argmax(axis=1) == output[:length].argmax(axis=1)).mean()
         assert agree > 0.9, name
         assert transcript.duration == pytest.approx(len(samples) / RATE, abs=0.001)
-    assert transcripts[3].duration == pytest.approx(len(samples) / RATE, abs=0.001)
-    assert transcripts[4].duration == 1 / RATE
+    assert heard[3].duration == pytest.approx(len(samples) / RATE, abs=0.001)
+    assert heard[4].duration == 1 / RATE
     assert np.isfinite(outputs[4]).all()
 
 
@@ -361,7 +248,9 @@ def test_a_long_recording_is_cut_at_pauses_and_joined(model, files: list[str], l
     assert [word.word for word in transcript.words] == transcript.text.split()
 
     pieces = list(
-        audio.cut_at_pauses([long_sound], RATE, decoding.WHOLE, decoding.LONGEST_PIECE, decoding.SHORTEST_PIECE)
+        audio.cut_at_pauses(
+            [long_sound], RATE, transcripts.WHOLE, transcripts.LONGEST_PIECE, transcripts.SHORTEST_PIECE
+        )
     )
     assert len(pieces) >= 3
     texts = [piece.text.strip() for piece in decoding.transcribe(model, [samples for _, samples in pieces])]
@@ -376,8 +265,8 @@ def test_memory_does_not_grow_with_a_recordings_length(model, long_sound: np.nda
         path = tmp_path / f"{minutes}.wav"
         soundfile.write(path, np.tile(long_sound, minutes), RATE)
         tracemalloc.start()
-        for window in decoding._windows(decoding._pieces([path], RATE), RATE, 16):
-            assert sum(piece.size for piece in window) <= (decoding.WINDOW_SECONDS + 20) * RATE
+        for window in transcripts.windows(transcripts.pieces([path], RATE), RATE, 16):
+            assert sum(piece.size for piece in window) <= (transcripts.WINDOW_SECONDS + 20) * RATE
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most

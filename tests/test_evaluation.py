@@ -166,6 +166,26 @@ def test_two_results_that_differ():
     assert not alike.is_more_than_chance and "chance could not have made" in str(alike)
 
 
+def test_several_seeds_on_the_same_utterances():
+    bad, good = ([some_rows(seed=seed, rate=rate) for seed in seeds] for rate, seeds in ((0.4, (2, 3)), (0.1, (4, 5))))
+    rates = [evaluation.total(rows).rate for rows in bad]
+    mean, (low, high) = evaluation.mean_of_seeds(bad)
+    assert mean == pytest.approx(sum(rates) / 2)
+    assert low < mean < high
+    # The same utterances twice are not twice as many: the interval is hardly narrower than that of one seed.
+    alone = evaluation.interval(bad[0])
+    assert high - low > 0.6 * (alone[1] - alone[0])
+    assert evaluation.mean_of_seeds([bad[0], bad[0][::-1]])[1] == pytest.approx(alone, abs=0.01)
+
+    difference, (low, high) = evaluation.difference_of_seeds(good, bad)
+    assert difference == pytest.approx(evaluation.mean_of_seeds(good)[0] - mean)
+    assert low < difference < high < 0
+    with pytest.raises(InputError, match="as many on both sides"):
+        evaluation.difference_of_seeds(good, bad[:1])
+    with pytest.raises(InputError, match="not of the same utterances"):
+        evaluation.mean_of_seeds([bad[0], bad[1][1:]])
+
+
 def test_a_comparison_sees_pairs():
     """One error fewer in every third utterance is no chance, however much the utterances differ from each other."""
     rows = [Row(str(n), "", "a b c d e f g h", " ".join("abcdefgh"[: n % 8])) for n in range(60)]

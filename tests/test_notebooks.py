@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from asr_with_nemo import an4
+from asr_with_nemo import an4, places
 from asr_with_nemo.errors import InputError
 from tests.conftest import ROOT, run_script
 
@@ -48,8 +48,10 @@ def test_outputs_are_of_the_text_that_stands_there(committed):
     [
         ("01_data", ["SoX and the package agree on every sample: True", "checksum as in the header: True"]),
         ("02_features", ["correlation:        1.000000"]),
+        ("04_pretrained", ["os.system, which is neither NeMo's nor torch's", "would be written outside of the folder"]),
         ("08_inference", ["both the same: True", "of sound, greedy"]),
         ("09_improving", ["the parts add up to the score: True"]),
+        ("10_fine_tuning", ["the encoder is the one that it was: True", "the decoder is a new one: True"]),
     ],
 )
 def test_what_the_notebooks_check_holds_in_the_committed_outputs(name: str, checks: list[str]):
@@ -82,6 +84,37 @@ def test_cells_are_small_and_each_has_its_prose(committed):
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in notebook.cells) == 1
     for link in re.findall(r"\]\(([\w./]+\.ipynb)\)", "\n".join(cell.source for cell in notebook.cells)):
         assert (path.parent / link).is_file(), f"{path.name} links to {link}, which isn't there"
+
+
+def test_each_opens_on_colab_and_kaggle(committed):
+    path, notebook = committed
+    before = nbformat.writes(notebook)
+    again = run_notebooks.with_places(notebook, path.name, places.repository())
+    assert nbformat.writes(again) == before, f"{path.name}: run python scripts/run_notebooks.py places"
+    address = places.repository().removeprefix("https://github.com/")
+    assert f"colab.research.google.com/github/{address}/blob/main/notebooks/{path.name}" in notebook.cells[1].source
+
+
+def test_the_address_of_the_repository_is_one_setting(committed):
+    path, notebook = committed
+    digest = run_notebooks.source_digest(notebook)
+    moved = run_notebooks.with_places(notebook, path.name, "https://github.com/somebody/asr")
+    assert len(moved.cells) == len(nbformat.read(path, as_version=4).cells)
+    assert places.repository() not in nbformat.writes(moved)
+    assert '"clone", "--depth=1", "https://github.com/somebody/asr"' in moved.cells[2].source
+    assert 'os.chdir("asr")' in moved.cells[2].source
+    assert run_notebooks.source_digest(moved) == digest  # the outputs are as fresh as before
+
+
+def test_the_first_cell_does_nothing_but_on_colab_and_kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"):
+        monkeypatch.delenv(name, raising=False)
+    before = list(sys.path)
+    exec(run_notebooks.hosted_setup("https://example.org/never-asked"), {})
+    assert sys.path == before
+    assert Path.cwd() == tmp_path
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_readmes_map_leads_to_sections_that_are_there():
@@ -125,7 +158,10 @@ def course(tmp_path: Path) -> Path:
 
 
 def run_notebooks_of(course: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return run_script(str(course / "scripts" / "run_notebooks.py"), *arguments, cwd=course, **SMALL)
+    without_a_network = {"NGC_MODELS_URL": "http://127.0.0.1:9", "ASR_MODELS": str(course / "models")}
+    return run_script(
+        str(course / "scripts" / "run_notebooks.py"), *arguments, cwd=course, **SMALL, **without_a_network
+    )
 
 
 @pytest.mark.slow
@@ -154,9 +190,19 @@ def test_the_tutorial_runs_and_ends_in_its_table(tmp_path: Path, course: Path, s
     ("name", "settings", "words"),
     [
         ("03_explore", [], ["W&B: offline"]),
+        (
+            "04_pretrained",
+            ['models=["QuartzNet15x5Base-En"]'],
+            ["QuartzNet15x5Base-En is not here", "an4, built in", "os.system, which is neither NeMo's nor torch's"],
+        ),
         ("06_sweeps", ["trials=2", "better_trials=2", "better_epochs=2", "most_epochs=3"], ["2 of 2 trials"]),
         ("07_tracking", ["steps=2", "epochs_each=1"], ["both the same: True", "short_jasper:v"]),
         ("09_improving", ["width=32"], ["the parts add up to the score: True", "after 2 epochs"]),
+        (
+            "10_fine_tuning",
+            ["base_epochs=2", "language_epochs=5"],
+            ["the encoder is the one that it was: True", "the decoder is a new one: True", "keep_letters: true"],
+        ),
     ],
 )
 def test_a_notebook_beside_the_tutorial_runs_alone(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_with_nemo import an4, decoding, evaluation, results
+from asr_with_nemo import an4, evaluation, pretrained, results
 from asr_with_nemo.errors import InputError
 from tests.conftest import ROOT, run_script
 
@@ -76,8 +76,47 @@ def test_a_study_is_run_once_and_ends_in_a_table(
         results.differences("tried")
 
 
+STARTS = """
+starts:
+  title: Two starts
+  overrides: [exp_manager.create_wandb_logger=false, trainer.max_epochs=1]
+  before: [[prepare_an4.py, --source, synthetic, --utterances, "60", --data-dir, {data}]]
+  runs:
+    - {{name: the start, overrides: [data_dir={data}/synthetic], seeds: [0]}}
+    - {{name: "from scratch, 50%", overrides: [fraction=0.5], seeds: [1]}}
+    - {{name: "from the start, 50%", from: the start, overrides: [fraction=0.5], seeds: [1]}}
+"""
+
+
+@pytest.mark.slow
+def test_a_run_may_start_from_anothers_model(small_corpus: an4.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    study, folder = tmp_path / "configs" / "study.yaml", tmp_path / "results"
+    study.parent.mkdir()
+    study.write_text(STARTS.format(data=tmp_path / "data"))
+    arguments = ["starts", "--file", study, "--data-dir", small_corpus.folder, "--results", folder]
+    done = run_script("run_study.py", *arguments, cwd=ROOT, WANDB_MODE="disabled")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("starts from runs/jasper_4x1-") == 1
+
+    monkeypatch.chdir(tmp_path)
+    start, scratch, tuned = results.read("starts")
+    assert (start["training"]["fraction"], scratch["training"]["fraction"]) == (1, 0.5)
+    assert (scratch["training"]["start"], Path(tuned["training"]["start"]).name) == (None, "jasper_4x1.nemo")
+    assert "finetune.py runs/jasper_4x1-" in tuned["command"]
+    curves = results.learning_curves("starts")
+    assert list(zip(curves["start"], curves["fraction"], strict=True)) == [
+        ("from scratch", 0.5),
+        ("from the start", 0.5),
+    ]
+    assert list(curves["wer"]) == pytest.approx([scratch["wer"], tuned["wer"]], abs=1e-6)
+    assert all(curves["low"] <= curves["wer"]) and all(curves["wer"] <= curves["high"])
+    (gain,) = results.gains("starts").itertuples()
+    assert gain.difference == pytest.approx(tuned["wer"] - scratch["wer"], abs=1e-6)
+    assert gain.low <= gain.difference <= gain.high
+
+
 def test_the_tables_are_what_the_files_say(tmp_path: Path):
-    pages = [ROOT / "RESULTS.md", ROOT / "README.md", decoding.ASSETS / "README.md"]
+    pages = [ROOT / "RESULTS.md", ROOT / "README.md", pretrained.ASSETS / "README.md"]
     before = [page.read_text() for page in pages]
     done = run_script("make_results.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -157,7 +157,7 @@ def test_make_passes_over_a_python_that_does_not_run(tmp_path):
     (tmp_path / "python3.12").unlink()
     done = make("setup", path=str(tmp_path))
     assert done.returncode != 0
-    assert "no Python 3.11 or 3.12 is found" in done.stderr
+    assert "no Python 3.11, 3.12 or 3.13 is found" in done.stderr
 
 
 def test_continuous_integration_runs_make_test():
@@ -171,9 +171,9 @@ def test_continuous_integration_runs_make_test():
 # What set-up decides
 
 
-@pytest.mark.parametrize("version", [(3, 8, 18), (3, 10, 13), (3, 13, 0)])
+@pytest.mark.parametrize("version", [(3, 8, 18), (3, 10, 13), (3, 14, 0)])
 def test_another_python_is_told_what_is_needed(version):
-    with pytest.raises(setup_env.SetupError, match=r"the course needs 3\.11 or 3\.12"):
+    with pytest.raises(setup_env.SetupError, match=r"the course needs 3\.11, 3\.12 or 3\.13"):
         setup_env.check_python(version)
 
 
@@ -241,20 +241,95 @@ def test_a_package_that_a_killed_pip_left_incomplete_is_forgotten(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["whole-1.0.dist-info"]
 
 
+def little_course(folder: Path) -> Path:
+    """A course that needs little, with the real set-up."""
+    setuptools = constraints()["setuptools"]
+    files = {
+        "src/little/__init__.py": "",
+        "pyproject.toml": '[project]\nname = "little"\nversion = "0.1.0"\n',
+        "requirements.txt": f"iniconfig==1.1.1  # all: small\nsetuptools=={setuptools}\n",
+        "requirements-dev.txt": "-r requirements.txt\ntoml==0.10.2\n",
+        "constraints.txt": "iniconfig==1.1.1\n",
+    }
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "setup_env.py", folder / "scripts")
+    return folder
+
+
+def test_what_lies_in_the_containers_environment_by_a_path_file_is_found_too(tmp_path):
+    """NVIDIA's container has torch in an environment of its own, and NeMo there as a path file to its source."""
+    outer = container(tmp_path / "outer", torch="2.12.0", numpy="2.4.6")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "editable.py").touch()
+    (next((tmp_path / "outer").glob("lib/python*/site-packages")) / "editable.pth").write_text(f"{tmp_path}/source\n")
+    code = "import setup_env; from pathlib import Path; setup_env.make_venv(Path('inner'), see_system=True)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "scripts")}
+    subprocess.run([outer, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    found = subprocess.run(
+        [tmp_path / "inner/bin/python", "-c", "import editable; print(editable.__file__)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == f"{tmp_path}/source/editable.py"
+    assert setup_env.installed_versions(["torch"], str(tmp_path / "inner/bin/python")) == {"torch": "2.12.0"}
+
+
+def test_an_environment_of_another_user_is_not_touched(tmp_path, monkeypatch):
+    little_course(tmp_path)
+    (tmp_path / "venv").mkdir()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(setup_env.SetupError, match="make docker"):
+        setup_env.set_up(tmp_path, tmp_path / "venv", {})
+
+
+@pytest.mark.slow
+def test_the_notebooks_first_cell_sets_up_on_colab_and_leaves_its_python_alone(tmp_path):
+    """This Python, with its torch and an iniconfig too new for the little course, stands for Colab's."""
+    course = little_course(tmp_path / "little")
+    git = ["git", "-C", str(course), "-c", "user.name=a", "-c", "user.email=b"]
+    for arguments in (["init", "-q"], ["add", "--all"], ["commit", "-q", "-m", "all"]):
+        subprocess.run([*git, *arguments], check=True)
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import run_notebooks
+
+    looks = """
+import importlib.metadata, iniconfig, little, torch, shutil, sys, subprocess
+print(little.__file__, iniconfig.__file__, torch.__file__, importlib.metadata.version("iniconfig"), sep="\\n")
+code = "import iniconfig, little; print(iniconfig.__file__)"
+print(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip())
+"""
+    (tmp_path / "content").mkdir()
+    before = importlib.metadata.version("iniconfig")
+    cell = run_notebooks.hosted_setup(f"file://{course}")
+    done = subprocess.run(
+        [sys.executable, "-c", cell + looks + "\n" + cell],  # again, as when a reader runs it twice
+        cwd=tmp_path / "content",
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"COLAB_RELEASE_TAG": "release"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    little, iniconfig, torch, version, in_a_program = done.stdout.splitlines()[-5:]
+    clone = tmp_path / "content" / "little"
+    assert little == f"{clone}/src/little/__init__.py"
+    assert iniconfig.startswith(f"{clone}/.venv/")
+    assert in_a_program == iniconfig
+    assert version == "1.1.1"
+    assert not torch.startswith(str(tmp_path))
+    assert importlib.metadata.version("iniconfig") == before != version
+    assert not list(clone.glob(".venv/lib/python*/site-packages/toml"))  # what only tests need
+
+
 @pytest.mark.slow
 def test_set_up_runs_once_and_again_only_when_the_requirements_change(tmp_path):
     """The whole script, with a course that needs little."""
-    (tmp_path / "scripts").mkdir()
-    shutil.copy(ROOT / "scripts" / "setup_env.py", tmp_path / "scripts")
-    (tmp_path / "src" / "little").mkdir(parents=True)
-    (tmp_path / "src" / "little" / "__init__.py").touch()
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "little"\nversion = "0.1.0"\n', encoding="utf-8")
-    setuptools = constraints()["setuptools"]
-    (tmp_path / "requirements.txt").write_text("iniconfig==1.1.1  # all: small\n", encoding="utf-8")
-    (tmp_path / "requirements-dev.txt").write_text(f"-r requirements.txt\nsetuptools=={setuptools}\n", encoding="utf-8")
-    (tmp_path / "constraints.txt").write_text("iniconfig==1.1.1\n", encoding="utf-8")
+    little_course(tmp_path)
     python = tmp_path / ".venv" / "bin" / "python"
-    plain = {k: v for k, v in os.environ.items() if k not in ("UNPINNED", "TORCH_BACKEND")}
+    plain = {k: v for k, v in os.environ.items() if k not in ("UNPINNED", "TORCH_BACKEND", "COURSE_ONLY")}
 
     def set_up(by: str | Path = sys._base_executable) -> str:
         command = [by, tmp_path / "scripts" / "setup_env.py"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_with_nemo import an4, decoding
+from asr_with_nemo import an4, pretrained
 from tests.conftest import ROOT, run_script
 
 RESULTS = {path.stem: json.loads(path.read_text()) for path in (ROOT / "results" / "shipped").glob("*.json")}
@@ -23,18 +23,18 @@ def corpus(small_corpus: an4.Corpus, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_it_is_small_and_says_what_it_is():
-    sizes = {path.name: path.stat().st_size / 1e6 for path in decoding.ASSETS.iterdir()}  # MB
+    sizes = {path.name: path.stat().st_size / 1e6 for path in pretrained.ASSETS.iterdir()}  # MB
     assert sizes["an4.nemo"] <= 8
     assert sum(sizes.values()) <= 16
-    card = (decoding.ASSETS / "README.md").read_text()
+    card = (pretrained.ASSETS / "README.md").read_text()
     for row in RESULTS.values():
         assert f"{row['errors']} of {row['words']}" in card
-    notice = (decoding.ASSETS / "AN4-LICENSE.txt").read_text()
+    notice = (pretrained.ASSETS / "AN4-LICENSE.txt").read_text()
     assert "Copyright (c) 1991-2005 Carnegie Mellon University" in notice
 
 
 def test_its_language_model_knows_training_texts_and_the_dictionary_alone():
-    notes = json.loads((decoding.ASSETS / "an4.json").read_text())
+    notes = json.loads((pretrained.ASSETS / "an4.json").read_text())
     assert notes["text"] | {"sha256": ""} == {
         "file": "train_all_manifest.json",
         "sha256": "",
@@ -46,7 +46,7 @@ def test_its_language_model_knows_training_texts_and_the_dictionary_alone():
 
 
 def test_nothing_of_this_package_or_machine_is_in_it():
-    with tarfile.open(decoding.ASSETS / "an4.nemo") as archive:
+    with tarfile.open(pretrained.ASSETS / "an4.nemo") as archive:
         config = archive.extractfile("./model_config.yaml").read().decode()
     assert "asr_with_nemo" not in config
     assert str(ROOT) not in config

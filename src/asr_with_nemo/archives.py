@@ -43,6 +43,7 @@ def unpack_tar(
     *,
     max_bytes: int = 2 * 1024**3,
     max_files: int = 100_000,
+    links: bool = True,
     on_file: Callable[[Path], object] | None = None,
     progress: bool = True,
 ) -> list[Path]:
@@ -56,6 +57,7 @@ def unpack_tar(
         folder: where its members go.
         max_bytes: the most that it may unpack to.
         max_files: the most members that it may have.
+        links: whether it may have links, which never lead out of it.
         on_file: called with each file as soon as it is written, while the others are still to come.
         progress: show a progress bar, if it takes longer.
 
@@ -64,12 +66,12 @@ def unpack_tar(
 
     Raises:
         InputError: The archive is missing, damaged, cut short or not a tar; a member would land outside of `folder`,
-            is a device, a pipe or a link that leads elsewhere; there are more than `max_files` members or
-            `max_bytes` bytes. Nothing of what was unpacked is left.
+            is a device, a pipe or a link that leads elsewhere or isn't wanted; there are more than `max_files` members
+            or `max_bytes` bytes. Nothing of what was unpacked is left.
     """
     check_looks(archive)
     with _all_or_nothing(folder), _explained(archive, folder), archive.open("rb") as packed:
-        written = _unpack(archive, packed, folder, max_bytes, max_files, on_file, progress)
+        written = _unpack(archive, packed, folder, max_bytes, max_files, links, on_file, progress)
     return written
 
 
@@ -79,6 +81,7 @@ def _unpack(
     folder: Path,
     max_bytes: int,
     max_files: int,
+    with_links: bool,
     on_file: Callable[[Path], object] | None,
     progress: bool,
 ) -> list[Path]:
@@ -105,9 +108,11 @@ def _unpack(
                 written[path] = None
                 if on_file:
                     on_file(path)
-            else:
+            elif with_links:
                 links[path] = member
                 written[path] = None
+            else:
+                raise _refusal(archive, member, f"is a link, to {member.linkname}")
             bar.update(packed.tell() - bar.n)
     stream.finish()
     # Links come last, so that no file was ever written through one.

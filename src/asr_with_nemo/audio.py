@@ -96,7 +96,7 @@ def read_sphere(path: str | os.PathLike) -> tuple[np.ndarray, int]:
         samples, rate = soundfile.read(path, dtype="int16")
     except soundfile.LibsndfileError:
         # Shorten-compressed and other flavours that libsndfile doesn't know.
-        samples, rate = _read_with_sox(path)
+        samples, rate = read_with_sox(path)
     expected = header.fields.get("sample_count")
     if expected is not None and expected != len(samples):
         raise InputError(f"{path}: holds {len(samples):,} samples where its header says {expected:,}; get it again")
@@ -116,8 +116,12 @@ def sox_is_here() -> bool:
     return shutil.which("sox") is not None
 
 
-def _read_with_sox(path: str | os.PathLike) -> tuple[np.ndarray, int]:
-    """Let SoX decode a file. Returns int16 samples, (T,) or (T, channels), and the rate in Hz."""
+def read_with_sox(path: str | os.PathLike, seconds: float | None = None) -> tuple[np.ndarray, int]:
+    """Let SoX decode a file, or its first seconds. Returns int16 samples, (T,) or (T, channels), and the rate in Hz.
+
+    Raises:
+        InputError: SoX isn't installed, or can't.
+    """
     if not sox_is_here():
         raise InputError(
             f"{path}: libsndfile can't read this kind of file, and SoX, which may, isn't installed; "
@@ -129,6 +133,8 @@ def _read_with_sox(path: str | os.PathLike) -> tuple[np.ndarray, int]:
         rate = int(sox.file_info.sample_rate(str(path)))
         transformer = sox.Transformer()
         transformer.set_output_format(bits=16)
+        if seconds is not None:
+            transformer.trim(0, seconds)
         return transformer.build_array(input_filepath=str(path)), rate
     except Exception as error:  # pysox raises its own and plain ones, with SoX's words in them
         reason = str(error).strip().splitlines()[-1]
@@ -243,27 +249,32 @@ def stream_audio(
     try:
         sound = soundfile.SoundFile(path)
     except soundfile.LibsndfileError:
-        samples, rate = _read_with_sox(path)
+        samples, rate = read_with_sox(path)
         blocks: Iterable[np.ndarray] = [samples.astype(np.float32) / 32_768]
     else:
         rate = sound.samplerate
         blocks = _blocks(sound, int(block_seconds * rate))
-    resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32") if rate != sample_rate else None
     heard = 0
+    for mono in resampled(blocks, rate, sample_rate):
+        heard += len(mono)
+        yield mono
+    if heard == 0:
+        raise InputError(f"{path}: holds no sound (zero samples)")
+
+
+def resampled(blocks: Iterable[np.ndarray], rate: int, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
+    """Blocks of samples at one rate, (t,) or (t, channels), as mono float32 blocks, (t,), at another."""
+    resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32") if rate != sample_rate else None
     for block in blocks:
         mono = block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32)
         if resampler:
             mono = resampler.resample_chunk(mono)
-        heard += len(mono)
         if len(mono):
             yield mono
     if resampler:
         rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-        heard += len(rest)
         if len(rest):
             yield rest
-    if heard == 0:
-        raise InputError(f"{path}: holds no sound (zero samples)")
 
 
 def _blocks(sound: soundfile.SoundFile, size: int) -> Iterator[np.ndarray]:

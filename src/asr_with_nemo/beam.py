@@ -425,6 +425,8 @@ def load(
     Raises:
         InputError: the file or its notes can't be read, or don't go with the labels.
     """
+    if any(len(label) != 1 for label in labels):
+        raise InputError("a beam with a language model spells letter by letter; this model writes pieces of words")
     model = language_model.read_arpa(arpa)
     of_characters = language_model.is_of_characters(model)
     weights = language_model.tuned_weights(arpa) or (CHARACTER_WEIGHTS if of_characters else WORD_WEIGHTS)

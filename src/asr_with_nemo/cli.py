@@ -9,6 +9,16 @@ import typer
 
 from asr_with_nemo.errors import InputError
 
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="an4, which ships; a .nemo or .ckpt file; wandb:NAME:ALIAS; QuartzNet15x5Base-En or another of NeMo's "
+        "names; ORG/NAME on Hugging Face.",
+        metavar="MODEL",
+    ),
+]
+"""The argument of the scripts that take a model: all that `pretrained.model_path` resolves."""
+
 LanguageModel = Annotated[
     str | None,
     typer.Option(
@@ -29,17 +39,26 @@ Maximize = Annotated[bool, typer.Option("--maximize", help="More of the metric i
 """The options of the scripts that look at a project's runs."""
 
 
-def run(main: Callable[..., None], bare: Mapping[str, str] | None = None) -> None:
+def run(*mains: Callable[..., None], bare: Mapping[str, str] | None = None, about: str | None = None) -> None:
     """Run a script's `main` with Typer; an `InputError` is printed without a traceback and exits with 1.
 
     Args:
-        main: its parameters are the command line's.
+        mains: its parameters are the command line's; of several, each is a command by its name, and `about` says what
+            they are for.
         bare: options whose value may be left out, and the suffix by which a value is known: with {"--lm": ".arpa"},
             `--lm recording.wav` is `--lm` without a value, which `main` gets as "", and an argument. `--lm=VALUE` takes
             any value.
+        about: see `mains`.
     """
-    app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
-    app.command()(main)
+    app = typer.Typer(
+        add_completion=False,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+        no_args_is_help=len(mains) > 1,
+        help=about,
+    )
+    for main in mains:
+        app.command()(main)
     try:
         app(_with_values(sys.argv[1:], bare or {}))
     except InputError as error:

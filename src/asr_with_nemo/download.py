@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,11 +88,13 @@ def download_first(
     retries: int = 5,
     progress: bool = True,
     sha256: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> str:
     """Fetch a file from the first of several places that delivers it, and return that place's URL.
 
     The places share `give_up_after`: each may use an equal part of what the ones before it left. Once a place has begun
-    to deliver, only `timeout` and `retries` end it. The other arguments are those of `download`.
+    to deliver, only `timeout` and `retries` end it. `headers` are sent along, those that authorise to the place itself
+    only and not to where it redirects. The other arguments are those of `download`.
 
     Raises:
         DownloadError: No place delivered; the message gives the reason for each.
@@ -105,7 +107,7 @@ def download_first(
         # There are other places to ask: a first contact that fails is repeated only once.
         patience = _Patience(timeout, share, retries, first_retries=min(retries, 1))
         try:
-            _fetch(url, destination, patience, progress, sha256)
+            _fetch(url, destination, patience, progress, sha256, headers)
             return url
         except DownloadError as error:
             logger.warning("%s: %s", url, error.reason)
@@ -129,9 +131,16 @@ class _Patience:
     first_retries: int
 
 
-def _fetch(url: str, destination: Path, patience: _Patience, progress: bool, sha256: str | None) -> None:
+def _fetch(
+    url: str,
+    destination: Path,
+    patience: _Patience,
+    progress: bool,
+    sha256: str | None,
+    headers: Mapping[str, str] | None = None,
+) -> None:
     with (
-        httpx.Client(follow_redirects=True, timeout=patience.timeout) as client,
+        httpx.Client(follow_redirects=True, timeout=patience.timeout, headers=headers) as client,
         _partial(destination) as file,
         _bar(destination, progress) as bar,
     ):

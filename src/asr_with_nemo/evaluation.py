@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from tqdm import tqdm
 
-from asr_with_nemo import an4, audio, decoding, manifest
+from asr_with_nemo import an4, audio, decoding, manifest, pretrained
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.language_model import Weights
 
@@ -243,6 +243,50 @@ def compare(rows: Sequence[Row], others: Sequence[Row]) -> Comparison:
     return Comparison(total(rows), total(others), ci95)
 
 
+def mean_of_seeds(trainings: Sequence[Sequence[Row]]) -> tuple[float, tuple[float, float]]:
+    """The mean WER of several trainings on the same utterances, and its 95% interval.
+
+    The bootstrap draws utterances, each with what all the trainings made of it: it says how far another test set might
+    lead elsewhere, and not another seed. The spread of the trainings themselves says that.
+
+    Raises:
+        InputError: they aren't of the same utterances.
+    """
+    errors, words = (counts.sum(0) for counts in _by_utterance(trainings))
+    return float(errors.sum() / words.sum()), _bootstrap(errors, words)
+
+
+def difference_of_seeds(
+    these: Sequence[Sequence[Row]], others: Sequence[Sequence[Row]]
+) -> tuple[float, tuple[float, float]]:
+    """The mean WER of some trainings minus that of others, and its 95% interval by a bootstrap over utterances.
+
+    Raises:
+        InputError: they aren't of the same utterances, or not as many on both sides.
+    """
+    if len(these) != len(others):
+        raise InputError(f"{len(these)} trainings against {len(others)}; expected as many on both sides")
+    errors, words = _by_utterance([*these, *others])
+    ours, theirs = errors[: len(these)].sum(0), errors[len(these) :].sum(0)
+    words = words[: len(these)].sum(0)
+    return float((ours.sum() - theirs.sum()) / words.sum()), _bootstrap(ours - theirs, words)
+
+
+def _by_utterance(trainings: Sequence[Sequence[Row]]) -> tuple[np.ndarray, np.ndarray]:
+    """Errors and words, (trainings, utterances) each, the utterances in one order.
+
+    Raises:
+        InputError: the trainings aren't of the same utterances.
+    """
+    tables = [{(row.file, row.reference): row.words for row in rows} for rows in trainings]
+    if any(table.keys() != tables[0].keys() for table in tables):
+        raise InputError("the results are not of the same utterances; evaluate all models on the same manifest")
+    order = sorted(tables[0])
+    counts = [[table[key] for key in order] for table in tables]
+    errors = np.array([[count.errors for count in row] for row in counts])
+    return errors, np.array([[count.words for count in row] for row in counts])
+
+
 # --- Evaluating a model -----------------------------------------------------------------------------------------------
 
 
@@ -403,7 +447,7 @@ def evaluate(
         duration=sum(transcript.duration for transcript in transcripts),
         seconds=seconds,
         device=device_name(str(model.device)),
-        unspellable=sorted(set("".join(row.reference for row in rows)) - {*decoding.alphabet(model), " "}),
+        unspellable=sorted(set("".join(row.reference for row in rows)) - {*"".join(decoding.alphabet(model)), " "}),
         line_rate=line_rate,
     )
 
@@ -480,7 +524,7 @@ def _training_of(model: str) -> dict | None:
     from asr_with_nemo import training
 
     try:
-        folder = decoding.model_path(model).parent
+        folder = pretrained.model_path(model).resolve().parent  # a model's other name is a link
         return json.loads((folder / training.SUMMARY).read_text(encoding="utf-8")) if model else None
     except (OSError, ValueError, InputError):
         return None

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from asr_with_nemo import an4, archives, manifest
+from asr_with_nemo import archives, manifest
 from asr_with_nemo.errors import InputError
 
 Ngram = tuple[str, ...]
@@ -355,6 +355,8 @@ def splits_of(path: str | os.PathLike) -> set[str]:
     Raises:
         InputError: a manifest can't be read.
     """
+    from asr_with_nemo import an4  # late: a search needs none of it, nor of the scipy that comes with it
+
     path = Path(path)
     utterances = manifest.read_manifest(path, check_audio=False)
     folders = {Path(os.path.realpath(path)).parent}

@@ -4,6 +4,7 @@ Paths are relative to the manifest, so that a folder with its manifests can be m
 NeMo ignores them.
 """
 
+import filecmp
 import json
 import math
 import os
@@ -70,10 +71,16 @@ def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> 
     path = Path(path)
     folder = path.parent.absolute()
     lines = (
-        json.dumps(u | {"audio_filepath": os.path.relpath(u["audio_filepath"], folder)}, ensure_ascii=False)
+        json.dumps(u | {"audio_filepath": os.path.relpath(u["audio_filepath"], folder)}, ensure_ascii=False) + "\n"
         for u in utterances
     )
-    write_if_changed(path, "".join(line + "\n" for line in lines))
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines)  # one by one: a large corpus need not fit into memory
+    if path.is_file() and filecmp.cmp(partial, path, shallow=False):
+        partial.unlink()
+    else:
+        os.replace(partial, path)
 
 
 def read_text(path: str | os.PathLike, kind: str, missing: str, encoding: str = "utf-8-sig") -> str:

@@ -75,7 +75,7 @@ def wandb_run(trainer: pl.Trainer) -> "wandb.Run | None":
 
 
 def start(run: "wandb.Run", config: DictConfig) -> None:
-    """Note in a run what its training is made from: config, corpus, and the checkpoint that it goes on from.
+    """Note in a run what its training is made from: config, corpus, and the model or checkpoint that it goes on from.
 
     Raises:
         InputError: a manifest can't be used.
@@ -88,9 +88,13 @@ def start(run: "wandb.Run", config: DictConfig) -> None:
         tracking.use(run, explore.manifests_artifact(manifests))
     except OSError as error:
         print(_not_kept("the corpus", error), flush=True)
-    name = (config.get("exp_manager") or {}).get("resume_from_checkpoint") or ""
-    if name.startswith(artifacts.PREFIX):
-        tracking.fetch(name.removeprefix(artifacts.PREFIX))
+    others = (
+        (config.get("exp_manager") or {}).get("resume_from_checkpoint"),
+        (config.get("finetuning") or {}).get("model"),
+    )
+    for name in others:
+        if name and name.startswith(artifacts.PREFIX):
+            tracking.fetch(name.removeprefix(artifacts.PREFIX))
 
 
 def callbacks(config: DictConfig, training: str, metadata: dict[str, object]) -> dict[str, pl.Callback]:

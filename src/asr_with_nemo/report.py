@@ -14,11 +14,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
 import matplotlib.pyplot as plt
 from markupsafe import Markup
 
-from asr_with_nemo import comparison, explore, manifest, tracking
+from asr_with_nemo import comparison, explore, manifest, pages, tracking
 from asr_with_nemo.comparison import Run
 from asr_with_nemo.errors import InputError
 
@@ -33,9 +32,6 @@ SWEEP_RUNS = 3
 PAGE = 10  # rows of a table at a time
 LONGEST = 128  # letters of a title that W&B takes
 WIDE, TALL = 24, 10  # of a panel, in the units of W&B's grid, which is 24 wide
-
-LIGHT, DARK = "#ffffff", "#16181d"
-"""The page's background, and its pictures'."""
 
 
 @dataclass
@@ -130,16 +126,14 @@ def page(report: Report) -> str:
         picture = _picture(report, text, _draw_parallel, runs)
         if picture:
             sweeps.append({"name": name, "picture": picture, "table": _browse(report, runs)})
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_PAGE).render(
+    return pages.ENVIRONMENT.from_string(_PAGE).render(
         report=report,
         made=datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
         runs=_browse(report, report.runs),
         curves=curves,
         sweeps=sweeps,
         predictions=_predictions(report),
-        light=LIGHT,
-        dark=DARK,
+        style=pages.STYLE,
     )
 
 
@@ -161,7 +155,7 @@ def _curve_text(report: Report, metric: str) -> str:
 def _picture(report: Report, text: str, draw, *arguments) -> Markup | None:
     """A figure as two pictures, of which the browser shows the one that fits its colours; None for no figure."""
     sources = {}
-    for background, ink in ((LIGHT, "#1b1d21"), (DARK, "#e4e6ea")):
+    for background, ink in ((pages.LIGHT, "#1b1d21"), (pages.DARK, "#e4e6ea")):
         backgrounds = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), background)
         inks = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), ink)
         shape = {"axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left"}
@@ -174,7 +168,7 @@ def _picture(report: Report, text: str, draw, *arguments) -> Markup | None:
     return Markup(
         '<picture><source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,{dark}">'
         '<img src="data:image/png;base64,{light}" alt="{text}" width="{width}"></picture>'
-    ).format(dark=sources[DARK], light=sources[LIGHT], text=text, width=width)
+    ).format(dark=sources[pages.DARK], light=sources[pages.LIGHT], text=text, width=width)
 
 
 def _browse(report: Report, runs: Sequence[Run]) -> Markup:
@@ -183,7 +177,7 @@ def _browse(report: Report, runs: Sequence[Run]) -> Markup:
         {name: _short(value) for name, value in zip(frame, values, strict=True)}
         for values in frame.itertuples(index=False, name=None)
     ]
-    return Markup(explore.browse(rows, PAGE, beside=None).data)
+    return Markup(pages.table(rows, PAGE))
 
 
 def _short(value: object) -> object:
@@ -204,7 +198,7 @@ def _predictions(report: Report) -> dict | None:
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.symlink_to(file)
                 rows = explore.read_table(folder, report.table)
-                shown = explore.browse(rows, PAGE, beside=None).data
+                shown = pages.table(rows, PAGE)
             return {"run": run.label, "rows": len(rows), "table": Markup(shown)}
     return None
 
@@ -216,21 +210,10 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ report.title }}</title>
 <style>
-:root { color-scheme: light dark; --page: {{ light }}; --ink: #1b1d21; --faint: #6b7280 }
-@media (prefers-color-scheme: dark) { :root { --page: {{ dark }}; --ink: #e4e6ea; --faint: #9aa1ad } }
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 1rem; max-width: 76rem; background: var(--page); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word }
-h1, h2 { line-height: 1.2 }
-h2 { margin-top: 2.5rem }
-.faint { color: var(--faint) }
-img { max-width: 100%; height: auto }
+{{ style }}
 .curves { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)) }
 .wide { overflow-x: auto }
 .wide img { max-width: none; min-width: min(100%, 34rem) }
-table { font-size: 0.9rem }
-td { font-variant-numeric: tabular-nums }
-code { overflow-wrap: anywhere }
 </style>
 </head>
 <body>

@@ -1,12 +1,15 @@
 """The results files that runs leave in results/, and the tables that are made of them."""
 
 import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
-from asr_with_nemo import evaluation
+from asr_with_nemo import evaluation, manifest
 from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
@@ -49,6 +52,58 @@ def differences(study: str, folder: Path = FOLDER) -> list[tuple[dict, evaluatio
             f"scripts/run_study.py {study}"
         )
     return [(row, evaluation.compare(heard, its_utterances)) for row, heard in others]
+
+
+def learning_curves(study: str, folder: Path = FOLDER) -> "pandas.DataFrame":
+    """What a study found whose runs are named for a start and a part of the data: "from scratch, 10%".
+
+    Returns:
+        a row for each start and `fraction`: the mean `wer` over the seeds with its 95% interval, `low` and `high`, and
+        the WER of `each` seed. All are fractions.
+
+    Raises:
+        InputError: the study has no results yet, or one of them lacks its utterances.
+    """
+    import pandas
+
+    lines = []
+    for fraction, starts in _by_start(study, folder).items():
+        for start, trainings in starts.items():
+            wer, (low, high) = evaluation.mean_of_seeds(trainings)
+            each = [evaluation.total(heard).rate for heard in trainings]
+            lines.append((start, fraction, wer, low, high, each))
+    return pandas.DataFrame(lines, columns=["start", "fraction", "wer", "low", "high", "each"])
+
+
+def gains(study: str, folder: Path = FOLDER) -> "pandas.DataFrame":
+    """For each fraction of such a study, the WER from its second start minus that from its first one.
+
+    Returns:
+        a row for each `fraction` that both starts have with as many seeds: the `difference` of the means with its 95%
+        interval, `low` and `high`; below zero where the second start is better.
+
+    Raises:
+        InputError: as `learning_curves`.
+    """
+    import pandas
+
+    lines = []
+    for fraction, starts in _by_start(study, folder).items():
+        if len({len(trainings) for trainings in starts.values()}) == 1 and len(starts) == 2:
+            first, second = starts.values()
+            difference, (low, high) = evaluation.difference_of_seeds(second, first)
+            lines.append((fraction, difference, low, high))
+    return pandas.DataFrame(lines, columns=["fraction", "difference", "low", "high"])
+
+
+def _by_start(study: str, folder: Path) -> dict[float, dict[str, list[list[evaluation.Row]]]]:
+    """Fraction of the data → start → what each seed's model made of the utterances."""
+    groups: dict[float, dict[str, list[list[evaluation.Row]]]] = {}
+    for row, heard in utterances(study, folder):
+        start, comma, _ = row["name"].rpartition(", ")
+        if comma:
+            groups.setdefault(row["training"]["fraction"], {}).setdefault(start, []).append(heard)
+    return groups
 
 
 def _files(study: str, folder: Path) -> list[tuple[dict, Path]]:
@@ -126,6 +181,51 @@ def markdown(study: str, folder: Path = FOLDER) -> str:
     return "\n".join([*lines, *(f"Made with: {line}." for line in made), ""])
 
 
+# --- Measurements of other kinds --------------------------------------------------------------------------------------
+
+
+def save_measurement(
+    path: str | os.PathLike, title: str, about: str, rows: Sequence[Mapping[str, str]], command: str
+) -> None:
+    """Write what a script measured, for a table of RESULTS.md.
+
+    Args:
+        path: results/NAME.json.
+        title: of the table.
+        about: what was measured, in a sentence or two.
+        rows: a line of the table each, by the columns' names.
+        command: that makes it again.
+
+    Raises:
+        InputError: it can't be written there.
+    """
+    evaluation.check_output(path)
+    content = {
+        "title": title,
+        "about": about,
+        "rows": list(rows),
+        "command": command,
+        "machine": evaluation.machine(evaluation.device_name()),
+        "versions": evaluation.versions() | {"onnxruntime": metadata.version("onnxruntime")},
+        "commit": evaluation.commit(),
+    }
+    manifest.write_if_changed(Path(path), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def measurement(path: Path) -> str:
+    """What `save_measurement` wrote, as Markdown."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    machine, versions = (
+        content["machine"],
+        ", ".join(f"{name} {version}" for name, version in content["versions"].items()),
+    )
+    made = f"{machine['cores']} cores of {machine['device']}, {versions}, commit {content['commit']}"
+    lines = [f"## {content['title']}", "", content["about"], "", _table(content["rows"]), ""]
+    return "\n".join([*lines, "```sh", content["command"], "```", "", f"Made with: {made}.", ""])
+
+
+# --- The card of the model that ships ---------------------------------------------------------------------------------
+
 CARD = """# an4
 
 A speech recogniser for what people say in AN4, the census database: spelled names and words, digits and numbers,
@@ -141,6 +241,7 @@ python scripts/transcribe.py an4 --lm recording.wav     # with the lexicon and l
 | | |
 |---|---|
 | network | QuartzNet 5x1 with CTC, {weights:.2f} M weights ({nemo:.1f} MB), configs/quartznet_an4.yaml |
+| without NeMo | `an4.onnx` ({onnx:.1f} MB): the same with the mel features inside, for `asr_with_nemo.runtime` |
 | input | sound of 16 kHz, one channel; other rates are resampled |
 | output | the letters a to z, the apostrophe and the space, one decision every 20 ms |
 | language model | `an4.arpa` ({arpa:.1f} MB): {order}-grams of words over a lexicon of {vocabulary} words |
@@ -194,6 +295,7 @@ def card(assets: Path, folder: Path = FOLDER) -> str:
     return CARD.format(
         weights=training["weights"] / 1e6,
         nemo=(assets / "an4.nemo").stat().st_size / 1e6,
+        onnx=(assets / "an4.onnx").stat().st_size / 1e6,
         arpa=(assets / "an4.arpa").stat().st_size / 1e6,
         order=notes["order"],
         vocabulary=notes["vocabulary"],

@@ -14,29 +14,31 @@ import inspect
 import json
 import logging
 import os
+import random
 import re
 import sys
 import tarfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from asr_with_nemo import artifacts, manifest, monitoring, tracking
+from asr_with_nemo import artifacts, manifest, monitoring, recipe, tracking
 from asr_with_nemo.errors import InputError
 
 DATASETS = ("train_ds", "validation_ds", "test_ds")
 SUMMARY = "training.json"
-GIVEN = ("seed", "final", "exp_manager.resume_from_checkpoint")
+GIVEN = ("seed", "final", "fraction", "exp_manager.resume_from_checkpoint")
 """Keys that can be given on the command line whether the config has them or not."""
 
 
@@ -57,6 +59,7 @@ def load_config(
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    recipe.register()
     folder = Path(config_path).absolute()
     file = folder / f"{config_name.removesuffix('.yaml')}.yaml"
     if not file.is_file():
@@ -75,6 +78,8 @@ def load_config(
             config = compose(name, overrides=given)
         OmegaConf.to_container(config, resolve=True)  # a reference to nothing is found here
     except (HydraException, OmegaConfBaseException) as error:
+        if isinstance(error.__cause__, InputError):  # what the config asks of the corpus can't be told
+            raise error.__cause__ from None
         raise InputError(_explain(error, file)) from error
     except Exception as error:  # of the YAML parser, which differs between versions
         raise InputError(f"{file}: can't be read as YAML: {error}") from error
@@ -84,6 +89,11 @@ def load_config(
         raise InputError(f"seed={config.seed}: expected a whole number")
     if not isinstance(config.get("final", False), bool):
         raise InputError(f"final={config.final}: expected true or false")
+    fraction = config.get("fraction", 1)
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+        raise InputError(
+            f"fraction={fraction}: expected the part of the training utterances to take, above 0 and up to 1"
+        )
     monitoring.check(config)
     return config
 
@@ -292,6 +302,35 @@ def _check_held_out(config: DictConfig, utterances: Sequence[manifest.Utterance]
             continue
         if other.is_file():
             manifest.check_held_out(path, utterances, other, split)
+
+
+def take_fraction(config: DictConfig) -> DictConfig:
+    """Let a training with `fraction: 0.1` read that part of its utterances.
+
+    The seed draws them; with the same seed, those of a smaller fraction are among those of a larger one. Their manifest
+    goes below the folder of trainings.
+
+    Args:
+        config: a complete training config; it is not changed.
+
+    Raises:
+        InputError: the manifest can't be written.
+    """
+    if config.get("fraction", 1) == 1:
+        return config
+    utterances = _read(config.model.train_ds.manifest_filepath)
+    order = random.Random(config.get("seed") or 0).sample(range(len(utterances)), len(utterances))
+    drawn = sorted(order[: max(1, round(config.fraction * len(utterances)))])
+    named = hashlib.sha256(json.dumps([utterances[place] for place in drawn]).encode()).hexdigest()[:12]
+    path = Path((config.get("exp_manager") or {}).get("exp_dir") or "runs") / "parts" / f"{named}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        manifest.write_manifest(path, [utterances[place] for place in drawn])
+    except OSError as error:
+        raise InputError(f"{path}: can't be written ({error.strerror}); set exp_manager.exp_dir") from error
+    config = config.copy()
+    config.model.train_ds.manifest_filepath = str(path)
+    return config
 
 
 def _read(path: str) -> list[manifest.Utterance]:
@@ -534,19 +573,28 @@ def _digest(config: DictConfig, start: Path | None) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def train(config: DictConfig, bound: set[str] = frozenset(), callbacks: Sequence[pl.Callback] = ()) -> Path:
+def train(
+    config: DictConfig,
+    bound: set[str] = frozenset(),
+    callbacks: Sequence[pl.Callback] = (),
+    begin: Callable[[pl.LightningModule], None] | None = None,
+) -> Path:
     """Train as a config says and return the path of the `.nemo` file.
 
     Args:
         config: a complete NeMo training config, as `load_config` gives it.
         bound: the dotted keys that the machine's settings must not replace (`bound_keys`).
         callbacks: further ones for Lightning's Trainer.
+        begin: called with the model before its first step, to set the weights that it starts from, say. What it does
+            has to follow from the config, by which a finished training is known again.
 
     Raises:
         InputError: the data or the config can't be used, with what to change.
     """
     quieten()
-    config, machine_line = fit_to_machine(complete(config), bound)
+    if config.get("finetuning") and begin is None:
+        raise InputError("the config is of a fine-tuning, which begins with a model's weights; use scripts/finetune.py")
+    config, machine_line = fit_to_machine(take_fraction(complete(config)), bound)
     if not _is_bound("exp_manager.resume_if_exists", bound) and config.get("exp_manager"):
         with open_dict(config):
             config.exp_manager.resume_if_exists = True  # NeMo's configs say false; to go on loses nothing
@@ -567,6 +615,8 @@ def train(config: DictConfig, bound: set[str] = frozenset(), callbacks: Sequence
     origin = _origin(config, folder, start)
     trainer, own = build_trainer(config, folder, first_epoch, bound, callbacks, origin)
     model = build_model(config, trainer)
+    if begin:
+        begin(model)
     weights = sum(parameter.numel() for parameter in model.parameters())
     say(f"{config.get('name')}: {weights / 1e6:.1f} M weights, seed {seed}; all about this training is in {folder}")
     if start:
@@ -581,7 +631,42 @@ def train(config: DictConfig, bound: set[str] = frozenset(), callbacks: Sequence
         trainer.fit(model, ckpt_path=str(own_start) if own_start else None)
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the one into the other
         raise InputError(f"interrupted; the same command goes on from {folder}") from error
+    if "stopping" in own and own["stopping"].stopped_epoch:
+        patience, monitor = own["stopping"].patience, own["stopping"].monitor
+        say(f"stopped after epoch {trainer.current_epoch}: {monitor} was not better {patience} times in a row")
     return _finish(config, trainer, model, model_path, own, origin)
+
+
+def check_alias(path: Path) -> None:
+    """Make sure, before a training, that its model can be given a name (`make_alias`).
+
+    Raises:
+        InputError: it can't.
+    """
+    if path.suffix != ".nemo":
+        raise InputError(f"--output {path}: expected a name that ends with .nemo")
+    if path.exists() and not path.is_symlink():
+        raise InputError(f"--output {path}: a file is there already; name another, or move it away")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {path}: can't be written ({error.strerror})") from error
+
+
+@rank_zero_only
+def make_alias(model: Path, path: Path) -> None:
+    """Let a model be found under another name too: a link, which the next training may turn to its own model.
+
+    Raises:
+        InputError: the link can't be written.
+    """
+    partial = path.with_name(f"partial-{path.name}")
+    try:
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(os.path.relpath(model, path.parent.resolve()))
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"--output {path}: can't be written ({error.strerror}); the model is {model}") from error
 
 
 def _starting_point(config: DictConfig) -> Path | None:
@@ -720,6 +805,12 @@ def build_trainer(
             enable_version_counter=False,
         ),
     }
+    if manager.get("create_early_stopping_callback") and validates:
+        params = OmegaConf.to_container(manager.get("early_stopping_callback_params") or OmegaConf.create())
+        try:
+            callbacks["stopping"] = EarlyStopping(**asked | params)
+        except (TypeError, MisconfigurationException) as error:
+            raise InputError(f"exp_manager.early_stopping_callback_params: {error}") from error
     average = manager.get("ema") or {}
     if average.get("enable"):
         callbacks["average"] = WeightAveraging(average.get("decay", 0.999))
@@ -839,6 +930,8 @@ def _finish(
             "weights": sum(parameter.numel() for parameter in model.parameters()),
             "seed": config.get("seed") or 0,
             "final": bool(config.get("final")),
+            "fraction": config.get("fraction", 1),
+            "start": (config.get("finetuning") or {}).get("model"),
         }
         manifest.write_if_changed(path.parent / SUMMARY, json.dumps(summary, indent=1) + "\n")
     run = monitoring.wandb_run(trainer)

@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+# ruff: noqa: SIM905 (a list of words reads better as text)
+"""Measure how fast a corpus is prepared, and that memory doesn't grow with it."""
+
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import psutil
+import soundfile
+import typer
+from tqdm import tqdm
+
+from asr_with_nemo import cli, evaluation, manifest
+from asr_with_nemo.errors import InputError
+
+SCRIPT = Path(__file__).with_name("prepare_corpus.py")
+RATE = 8_000  # of the generated recordings, so that each has to be resampled
+SPEAKERS = 200
+WORDS = "alpha bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike november oscar papa".split()
+EVERY = 0.05  # seconds between two looks at the memory
+
+
+def generate(folder: Path, count: int, seconds: float) -> float:
+    """Make recordings of tones, no two of them alike, and a table of them. Returns their hours."""
+    generator = np.random.default_rng(count)
+    draw = random.Random(count)
+    (folder / "clips").mkdir(parents=True)
+    tones = [np.sin(np.arange(int(2 * seconds * RATE)) * pitch / RATE * 6.3) for pitch in range(100, 900, 50)]
+    total = 0.0
+    with open(folder / "table.csv", "w", encoding="utf-8") as table:
+        table.write("path,text,speaker\n")
+        for number in tqdm(range(count), "recordings", delay=1):
+            length = int(RATE * seconds * draw.uniform(0.7, 1.3))
+            noise = generator.integers(-300, 300, length)
+            samples = (8_000 * tones[number % len(tones)][:length] + noise).astype(np.int16)
+            folder_of = folder / "clips" / f"{number // 1000:03}"
+            if number % 1000 == 0:
+                folder_of.mkdir()
+            name = folder_of / f"{number}.wav"
+            soundfile.write(name, samples, RATE)
+            text = " ".join(draw.choices(WORDS, k=2))
+            table.write(f"{name.relative_to(folder)},{text},speaker{number % SPEAKERS}\n")
+            total += length / RATE
+    return total / 3600
+
+
+def measure(folder: Path, out: Path, workers: int) -> dict[str, float]:
+    """Prepare a corpus in a process of its own: seconds, and the most memory of it and its workers together, MiB.
+
+    Raises:
+        InputError: the command failed.
+    """
+    command = [sys.executable, str(SCRIPT), str(folder), "--out", str(out), "--workers", str(workers)]
+    peak = peak_main = 0
+    with tempfile.TemporaryFile("w+") as words:  # not a pipe, which nobody would empty
+        started = time.perf_counter()
+        process = psutil.Popen(command, stdout=words, stderr=words)
+        while process.poll() is None:
+            used = [_memory(one) for one in [process, *_children(process)]]
+            peak, peak_main = max(peak, sum(used)), max(peak_main, used[0])
+            time.sleep(EVERY)
+        seconds = time.perf_counter() - started
+        if process.returncode:
+            words.seek(0)
+            raise InputError(f"{SCRIPT.name} failed: {words.read()[-2_000:]}")
+    return {"seconds": seconds, "peak": peak / 2**20, "peak_main": peak_main / 2**20}
+
+
+def _memory(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.Error:  # it has just ended
+        return 0
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def main(
+    sizes: Annotated[list[int] | None, typer.Option(min=100, help="Recordings; by default 10,000 and 100,000.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.2, help="Of a recording, on average.")] = 0.6,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
+    limit: Annotated[
+        float, typer.Option(help="How many times more memory the last size may take than the first.")
+    ] = 1.2,
+    folder: Annotated[Path | None, typer.Option(help="Where the corpora are made, and removed again.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the figures there, as JSON.")] = None,
+) -> None:
+    """Measure how fast a corpus is prepared, and that memory doesn't grow with it.
+
+    Corpora of generated recordings (8 kHz, a table of paths) are prepared, each in a process of its own; a second time,
+    when nothing has changed; and the peak of the memory that it and its workers hold together is compared. Ends with 1
+    where the largest takes more than the limit.
+
+    Examples:
+
+        python scripts/benchmark_corpus.py
+
+        python scripts/benchmark_corpus.py --sizes 1000 --sizes 4000 --workers 2
+    """
+    rows = []
+    for size in sizes or [10_000, 100_000]:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            hours = generate(Path(scratch) / "corpus", size, seconds)
+            first = measure(Path(scratch) / "corpus", Path(scratch) / "out", workers)
+            again = measure(Path(scratch) / "corpus", Path(scratch) / "out", workers)
+        row = {
+            "recordings": size,
+            "hours": round(hours, 2),
+            "workers": workers,
+            "seconds": round(first["seconds"], 1),
+            "recordings_per_second": round(size / first["seconds"]),
+            "times_real_time": round(3600 * hours / first["seconds"]),
+            "peak_mib": round(max(first["peak"], again["peak"])),
+            "peak_main_mib": round(max(first["peak_main"], again["peak_main"])),
+            "seconds_again": round(again["seconds"], 1),
+        }
+        rows.append(row)
+        print(
+            f"{size:,} recordings, {hours:.1f} h, {workers} workers: {row['seconds']} s, "
+            f"{row['recordings_per_second']:,} a second, {row['times_real_time']:,} times as fast as they sound; "
+            f"at most {row['peak_mib']} MiB ({row['peak_main_mib']} in the main process); again, with nothing new: "
+            f"{row['seconds_again']} s",
+            flush=True,
+        )
+    growth = rows[-1]["peak_mib"] / rows[0]["peak_mib"]
+    print(
+        f"memory of {rows[-1]['recordings']:,} against {rows[0]['recordings']:,}: {growth:.2f} times (limit {limit:g})"
+    )
+    if output:
+        machine = evaluation.machine(evaluation.device_name()) | {"commit": evaluation.commit()}
+        content = {
+            "command": "python scripts/benchmark_corpus.py",
+            "growth": round(growth, 3),
+            "sizes": rows,
+            **machine,
+        }
+        output.parent.mkdir(parents=True, exist_ok=True)
+        manifest.write_if_changed(output, json.dumps(content, indent=1) + "\n")
+    if growth > limit:
+        raise InputError(f"memory grows with the corpus: {growth:.2f} times, where {limit:g} was the limit")
+
+
+if __name__ == "__main__":
+    cli.run(main)

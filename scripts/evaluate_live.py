@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Measure live recognition: its word error rate, and how long after a word its text appears."""
+
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import kaldialign
+import numpy as np
+import typer
+
+from asr_with_nemo import cli
+
+if TYPE_CHECKING:
+    from asr_with_nemo.live import Heard, Listener
+
+PIECE = 0.1
+"""Seconds of sound that arrive at a time."""
+HISS = 4e-4
+"""The standard deviation of the noise in a quiet room's silence, -68 dB: as between the words of AN4."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What was said in a stretch of the stream, and what the listener made of it.
+
+    Attributes:
+        text: what was said.
+        ends: of its words, in seconds from the start of the stream, by forced alignment.
+        whole: what is heard in the file as a whole.
+        shown: what stood on the screen, and from when on, the final texts so far included.
+    """
+
+    text: str
+    ends: list[float]
+    whole: str
+    shown: list[tuple[float, list[str]]]
+
+    @property
+    def heard(self) -> list[str]:
+        """The words that stood there in the end."""
+        return self.shown[-1][1] if self.shown else []
+
+    def delays(self) -> Iterator[tuple[float, float]]:
+        """For each word that was heard right: seconds from its end until it appears, and until it stays."""
+        said = heard = 0
+        for reference, word in kaldialign.align(self.text.split(), self.heard, ""):
+            if reference and reference == word:
+                stands = [_stands(words, self.heard, heard) for _, words in self.shown]
+                times = [moment for moment, _ in self.shown]
+                last_without = max((place for place, there in enumerate(stands) if not there), default=-1)
+                yield times[stands.index(True)] - self.ends[said], times[last_without + 1] - self.ends[said]
+            said += bool(reference)
+            heard += bool(word)
+
+
+def _stands(words: list[str], heard: list[str], place: int) -> bool:
+    """Whether word number `place` of the text that was heard in the end stands in an earlier one."""
+    number = 0
+    for word, other in kaldialign.align(heard, words, ""):
+        if word:
+            if number == place:
+                return word == other
+            number += 1
+    return False
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="An .onnx file, or an4, which ships.")] = "an4",
+    manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with the right texts.")] = Path(
+        "data/an4/test_manifest.json"
+    ),
+    lm: cli.LanguageModel = None,
+    silence: Annotated[float, typer.Option(help="Seconds of silence after each utterance.")] = 0.8,
+    digital: Annotated[bool, typer.Option("--digital", help="Silence without a room's hiss: zeros.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the figures there (results/...json), for RESULTS.md.")
+    ] = None,
+) -> None:
+    """Measure live recognition: its word error rate, and how long after a word its text appears.
+
+    The recordings make one stream with silence between them, which arrives in pieces of 0.1 s at the speed of speech.
+    The clock is one of its own: it goes on to when a piece arrives, and by the time that the listener then computes, so
+    that an hour of sound needn't take an hour. When a word ends is found by forced alignment on the whole file.
+    """
+    from asr_with_nemo import beam, decoding, evaluation, live, results, runtime, transcripts
+
+    recognizer = runtime.Recognizer(model)
+    search = None if lm is None else beam.load(decoding.language_model_path(model, lm), recognizer.labels)
+    rows = evaluation.read_references(manifest)
+    files = [row["audio_filepath"] for row in rows]
+    outputs = [recognizer.output(log_probs) for log_probs in recognizer.log_probs(files)]
+    wholes = [heard.text for heard in recognizer.transcribe(files, search=search)]
+    noise = np.random.default_rng(0)
+    stream, spans, texts = [], [], []
+    start = 0.0
+    for row, output in zip(rows, outputs, strict=True):
+        (samples,) = transcripts.read([row["audio_filepath"]], recognizer.sample_rate)
+        hiss = noise.normal(0, 0 if digital else HISS, round(silence * recognizer.sample_rate)).astype(np.float32)
+        stream += [samples, hiss]
+        text = " ".join(row["text"].split())
+        letters = output.align(text)
+        spaces = [place for place, letter in enumerate(letters) if letter.letter == " "]
+        texts.append((text, [start + letters[place - 1].end for place in (*spaces, len(letters))]))
+        seconds = (len(samples) + len(hiss)) / recognizer.sample_rate
+        spans.append((start, start + seconds))
+        start += seconds
+    listener = live.Listener(recognizer, search)
+    events, computed = listen(listener, np.concatenate(stream), recognizer.sample_rate)
+    utterances = [
+        Utterance(text, ends, whole, shown(events, *span))
+        for (text, ends), whole, span in zip(texts, wholes, spans, strict=True)
+    ]
+    row = report(utterances, start, computed)
+    if output:
+        about = (
+            f"{len(rows)} utterances as one stream in pieces of {PIECE:g} s, with {silence:g} s of silence after each. "
+            "A word appears when it stands on the screen, and stays when it also does from then on; both are counted "
+            "from its end by forced alignment. The recogniser hears the utterance again every 0.16 s."
+        )
+        command = shlex.join(["python", "scripts/evaluate_live.py", model, str(manifest)] + ["--lm"] * (lm is not None))
+        results.save_measurement(output, "Live recognition", about, [row], command)
+        typer.echo(f"results: {output}")
+
+
+def listen(listener: "Listener", sound: np.ndarray, rate: int) -> tuple[list[tuple[float, "Heard"]], float]:
+    """What is heard when, and the seconds of computing."""
+    events, clock, computed = [], 0.0, 0.0
+    size = round(PIECE * rate)
+    pieces = [sound[first : first + size] for first in range(0, len(sound), size)]
+    for number, piece in enumerate([*pieces, None]):
+        clock = max(clock, (number + 1) * PIECE)
+        started = time.perf_counter()
+        heard = list(listener.finish() if piece is None else listener.feed(piece))
+        seconds = time.perf_counter() - started
+        clock, computed = clock + seconds, computed + seconds
+        events += [(clock, one) for one in heard]
+    return events, computed
+
+
+def shown(events: list[tuple[float, "Heard"]], start: float, end: float) -> list[tuple[float, list[str]]]:
+    """What stood on the screen of what was said between two moments, and from when on."""
+    done: list[str] = []
+    moments = []
+    for moment, heard in events:
+        if heard.words and start <= heard.words[0].start < end:
+            moments.append((moment, done + heard.text.split()))
+            if heard.final:
+                done = moments[-1][1]
+    return moments
+
+
+def report(utterances: list[Utterance], duration: float, computed: float) -> dict[str, str]:
+    """Print and return the word error rates, live and of whole files, and the delays."""
+    from asr_with_nemo.evaluation import Counts, errors
+
+    live = sum((errors(one.text, " ".join(one.heard)) for one in utterances), Counts())
+    whole = sum((errors(one.text, one.whole) for one in utterances), Counts())
+    delays = np.array([delay for utterance in utterances for delay in utterance.delays()])  # (words, 2)
+    row = {
+        name: f"{counts.rate:.1%}, {counts.errors} of {counts.words}"
+        for name, counts in (("WER live", live), ("WER of whole files", whole))
+    }
+    for name, column in (("a word appears", 0), ("a word stays", 1)):
+        for what, share in (("median", 50), ("95%", 95)):
+            row[f"{name}, {what}"] = f"{np.percentile(delays[:, column], share):.2f} s"
+    row["computing"] = f"{computed / duration:.1%} of the time"
+    for name, value in row.items():
+        typer.echo(f"{name}: {value}")
+    return row
+
+
+if __name__ == "__main__":
+    cli.run(main, bare=cli.BARE_LANGUAGE_MODEL)

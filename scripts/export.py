@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Write a model as one ONNX file that needs neither NeMo nor torch."""
+
+import tempfile
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asr_with_nemo import cli
+from asr_with_nemo.errors import InputError
+
+TURNS = 3
+"""How often the two models of a comparison take turns; the best time of each counts."""
+
+
+class Quantization(StrEnum):
+    """What the weights may become."""
+
+    int8 = "int8"
+
+
+def main(
+    model: Annotated[Path, typer.Argument(help="A .nemo or .ckpt file, wandb:NAME:ALIAS, or an4, which ships.")],
+    output: Annotated[Path, typer.Argument(help="The file to write.", metavar="OUT.onnx")],
+    manifest: Annotated[
+        Path | None, typer.Option(help="Recordings to compare with NeMo on; by default AN4's test set if it is there.")
+    ] = None,
+    quantize: Annotated[
+        Quantization | None, typer.Option(help="Smaller and faster numbers; says what that costs.")
+    ] = None,
+    calibration: Annotated[
+        Path, typer.Option(help="Recordings by which --quantize learns how large the numbers become.")
+    ] = Path("data/an4/train_manifest.json"),
+    calibrate_on: Annotated[int, typer.Option(min=1, help="How many of them.")] = 64,
+) -> None:
+    """Write a model as one ONNX file that needs neither NeMo nor torch: sound in, log-probabilities out.
+
+    The file holds the mel features, the network, its letters and a card. It is written only if it gives what NeMo
+    gives, with the recordings one by one and in padded batches. Without recordings it is checked on noises.
+
+    Examples:
+
+        python scripts/export.py an4 an4.onnx
+
+        python scripts/export.py MODEL.nemo model.onnx --manifest data/an4/test_manifest.json
+
+        python scripts/export.py an4 an4-int8.onnx --quantize int8
+
+        python scripts/transcribe.py model.onnx recording.wav
+    """
+    from asr_with_nemo import decoding, evaluation, export
+    from asr_with_nemo.manifest import read_manifest
+
+    default = Path("data/an4/test_manifest.json")
+    manifest = manifest or (default if default.is_file() else None)
+    if quantize and not manifest:
+        raise InputError("--quantize says what it costs in word errors: name recordings with --manifest")
+    files = [row["audio_filepath"] for row in read_manifest(manifest)] if manifest else []
+    if quantize:
+        texts = [row["text"] for row in evaluation.read_references(manifest)]
+        learn_from = [row["audio_filepath"] for row in read_manifest(calibration)]
+    loaded = decoding.load_model(model)
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch) / "whole.onnx" if quantize else output
+        equality = export.export(loaded, whole, files, export.card_of(model))
+        typer.echo(f"{manifest or 'noises'}: {equality}")
+        if quantize:
+            export.quantize(whole, output, learn_from[:: max(1, len(learn_from) // calibrate_on)])
+            compare({"fp32": whole, quantize.value: output}, files, texts)
+    typer.echo(f"model: {output}")
+
+
+def compare(models: dict[str, Path], files: list[str], texts: list[str]) -> None:
+    """Print size, speed and word error rate of some models, side by side."""
+    from asr_with_nemo import evaluation, runtime, transcripts
+
+    recognizers = {name: runtime.Recognizer(path) for name, path in models.items()}
+    samples = transcripts.read(files, next(iter(recognizers.values())).sample_rate)
+    heard, seconds = {}, {name: [] for name in models}
+    for _ in range(TURNS):
+        for name, recognizer in recognizers.items():
+            started = time.perf_counter()
+            heard[name] = recognizer.transcribe(samples)
+            seconds[name].append(time.perf_counter() - started)
+    duration = sum(transcript.duration for transcript in next(iter(heard.values())))
+    for name, transcripts_ in heard.items():
+        errors = sum(
+            (evaluation.errors(text, one.text) for text, one in zip(texts, transcripts_, strict=True)),
+            evaluation.Counts(),
+        )
+        size = models[name].stat().st_size / 1e6
+        typer.echo(
+            f"{name}  {size:5.1f} MB  RTFx {duration / min(seconds[name]):6.0f}  WER {errors.rate:6.1%}, "
+            f"{errors.errors:,} errors in {errors.words:,} words"
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main)

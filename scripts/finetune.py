@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Go on training a model with other recordings."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asr_with_nemo import cli
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+class Freeze(StrEnum):
+    """What of the model stays as it is."""
+
+    none = "none"
+    encoder = "encoder"
+    bn = "bn"
+
+
+def main(
+    model: cli.Model,
+    manifest: Annotated[Path, typer.Option(help="The training manifest.", metavar="TRAIN")],
+    dev: Annotated[Path, typer.Option(help="The dev manifest, of other speakers.", metavar="DEV")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Hydra overrides: key=value, +new.key=value, ~key.", metavar="[KEY=VALUE]..."),
+    ] = None,
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(
+            help="Another alphabet: its letters, a file of them, or a manifest, whose texts have them.",
+            metavar="FILE_OR_LETTERS",
+        ),
+    ] = None,
+    freeze: Annotated[
+        Freeze | None, typer.Option(help="encoder: only the decoder learns. bn: batch norm keeps its statistics.")
+    ] = None,
+    config_path: Annotated[Path, typer.Option(help="The folder of the config.")] = CONFIGS,
+    config_name: Annotated[str, typer.Option(help="The config's name, with or without .yaml.")] = "finetune",
+) -> None:
+    """Go on training a model with other recordings.
+
+    Preprocessor, encoder and alphabet are the model's; the rest is configs/finetune.yaml, or another training config.
+    With another alphabet the decoder keeps what it knows of the letters that both have. It stops when dev no longer
+    gains. Checkpoints, logs and W&B are as in scripts/train.py, and the same command again goes on where a killed one
+    was. The last line is `model: PATH`.
+
+    Examples:
+
+        python scripts/finetune.py an4 --manifest train_manifest.json --dev dev_manifest.json
+
+        python scripts/finetune.py QuartzNet15x5Base-En --manifest data/an4/train_manifest.json
+        --dev data/an4/dev_manifest.json --vocabulary " abcdefghijklmnopqrstuvwxyz'!" trainer.max_epochs=2
+
+        python scripts/finetune.py MODEL.nemo --manifest german/train_manifest.json --dev german/dev_manifest.json
+        --vocabulary german/train_manifest.json --freeze bn
+
+        python scripts/finetune.py an4 --manifest train_manifest.json --dev dev_manifest.json
+        "finetuning.learning_rates={encoder: 0.1}" model.optim.lr=0.003 fraction=0.25
+    """
+    from asr_with_nemo import finetuning, training
+
+    settings = {"model": model, "vocabulary": vocabulary, "freeze": freeze and freeze.value}
+    config = finetuning.load_config(manifest, dev, settings, overrides or [], config_path, config_name)
+    bound = training.bound_keys(overrides or [])
+    typer.echo(f"model: {finetuning.train(config, bound)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

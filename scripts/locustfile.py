@@ -1,0 +1,26 @@
+"""Clients for scripts/benchmark_server.py: each sends a recording after the other, and checks the answer."""
+
+import itertools
+import os
+from pathlib import Path
+
+from locust import FastHttpUser, constant, task
+
+RECORDINGS = [(path.name, path.read_bytes()) for path in map(Path, os.environ["RECORDINGS"].split(os.pathsep))]
+TURNS = itertools.count()
+
+
+class Client(FastHttpUser):
+    """Somebody who waits for an answer and asks again at once."""
+
+    wait_time = constant(0)
+
+    @task
+    def transcribe(self) -> None:
+        """Send a recording."""
+        name, content = RECORDINGS[next(TURNS) % len(RECORDINGS)]
+        with self.client.post(
+            "/v1/audio/transcriptions", files={"file": (name, content)}, data={"model": "an4"}, catch_response=True
+        ) as reply:
+            if reply.status_code != 200 or "text" not in reply.json():
+                reply.failure(f"{reply.status_code}: {reply.text}")

@@ -1,0 +1,286 @@
+"""Corpora as people have them: a folder, a table or a data set becomes a stream of recordings with their transcripts.
+
+`FORMATS` has a reader for each layout; `detect` finds out which one a source has.
+"""
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from asr_with_nemo import layouts, manifest, tables
+from asr_with_nemo.corpus_store import AUDIO, NO_TRANSCRIPTS, clean
+from asr_with_nemo.entries import Entry, Finder, Source, split_of
+from asr_with_nemo.errors import InputError
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
+
+
+def _read_table(source: Source) -> Iterator[Entry]:
+    """CSV, TSV, JSON: of the source's tables those that name recordings and texts."""
+    finder = Finder(source)
+    found, reasons = _usable_tables(source, finder)
+    if not found:
+        raise InputError("\n".join(reasons) or f"{source.path}: holds no table (.csv, .tsv, .jsonl)")
+    source.notes += [f"not read: {reason}" for reason in reasons]
+    for table in found:
+        source.notes.append(f"read {table}")
+        split = _part_of(table.path, source.root) if len(found) > 1 else ""
+        yield from (_of_row(row, table, finder, split) for row in tables.read(table))
+
+
+def _usable_tables(source: Source, finder: Finder) -> tuple[list[tables.Table], list[str]]:
+    """The tables of a source, and why others can't be used."""
+    found, reasons = [], []
+    for path in [source.path] if source.path.is_file() else _tables_of(source.path):
+
+        def is_audio(value: str, base: Path = path.parent) -> bool:
+            return finder.is_audio(value, base)
+
+        try:
+            found.append(tables.inspect(path, is_audio, source.encoding, source.delimiter, source.columns))
+        except InputError as error:
+            reasons.append(str(error))
+    return found, reasons
+
+
+def _tables_of(folder: Path) -> list[Path]:
+    """The tables of a folder: of those that overlap, as in Common Voice, the ones that are parts."""
+    for suffixes in (tables.SUFFIXES - tables.LISTS, tables.LISTS):
+        for pattern in ("*", "*/*", "*/*/*"):
+            found = [path for path in sorted(folder.glob(pattern)) if path.suffix.lower() in suffixes]
+            found = [path for path in found if path.is_file() and not path.name.startswith(".")]
+            found = [path for path in found if path.stem.lower() not in NO_TRANSCRIPTS]
+            # Beside transcripts.txt there may be other lists, of segments, say.
+            found = [path for path in found if "trans" in path.stem.lower()] or found
+            parts = {path: split for path in found if (split := _part_of(path, folder))}
+            parts = {path: split for path, split in parts.items() if "all" not in re.split("[^a-z]", path.stem)}
+            if "train" in parts.values() and len(set(parts.values())) > 1:
+                return list(parts)
+            whole = [path for path in found if path.stem == "validated"]
+            if whole or found:
+                return whole or found
+    return []
+
+
+def _part_of(table: Path, folder: Path) -> str:
+    """The split that a table is by its name, or by that of its folder below the source."""
+    inner = table.parent.name if table.parent != folder else ""
+    return split_of(table.stem) or split_of(inner)
+
+
+def _of_row(row: tables.Row, table: tables.Table, finder: Finder, split: str) -> Entry:
+    place = f"{finder.source.name_of(table.path)}, line {row.line}"
+    if row.doubt == "broken":
+        return Entry(place, problem="broken row", detail=row.detail)
+    roles = {role: tables.as_text(row.cells.get(column)) for role, column in table.roles.items()}
+    text = clean(roles.get("text", ""))
+    named = {"place": place, "text": text, "speaker": clean(roles.get("speaker", "")), "doubt": row.doubt}
+    named["split"] = split_of(roles.get("split", "")) or split
+    path, reason = finder.find(roles.get("audio", ""), table.path.parent)
+    if path is None:
+        several = reason.startswith("several")
+        return Entry(**named, name=clean(roles["audio"]), problem="several" if several else "no audio", detail=reason)
+    try:
+        start = float(roles.get("start") or 0)
+        end = float(roles["end"]) if roles.get("end") else None
+        seconds = float(roles["seconds"]) if roles.get("seconds") else None
+    except ValueError:
+        return Entry(**named, name=clean(roles["audio"]), problem="broken row", detail="a time that is no number")
+    # Without a start, a duration only says how long the recording is.
+    length = end - start if end is not None and "start" in roles else seconds if "start" in roles else None
+    return Entry(**named, audio=str(path), name=finder.source.name_of(path), start=start, seconds=length)
+
+
+# --- Files beside files -----------------------------------------------------------------------------------------------
+
+
+def _read_text_files(source: Source) -> Iterator[Entry]:
+    """Audio beside a text file of the same name, or in a tree beside the one of the texts."""
+    database = source.store.db
+    database.execute("CREATE TEMP TABLE used (path TEXT PRIMARY KEY) WITHOUT ROWID")
+    for path, stem in source.store.select("SELECT path, stem FROM files WHERE kind = 'audio' ORDER BY path"):
+        text = _text_beside(source, path, stem)
+        if text is None:
+            continue  # a recording without a row
+        place = source.name_of(text)
+        database.execute("INSERT OR IGNORE INTO used VALUES (?)", (place,))
+        words = " ".join(tables.Lines(text, source.encoding or tables.encoding_of(text))).split()
+        yield Entry(place, audio=str(source.root / path), name=path, text=clean(" ".join(words)))
+    unused = "SELECT path, stem FROM files WHERE kind = 'text' AND path NOT IN (SELECT path FROM used) ORDER BY path"
+    for path, stem in source.store.select(unused):
+        if stem not in NO_TRANSCRIPTS:
+            yield Entry(path, name=path, problem="no audio", detail=f"no recording is named as {path}")
+
+
+def _text_beside(source: Source, path: str, stem: str) -> Path | None:
+    whole = source.root / path
+    for suffix in (".txt", ".lab", ".trn", ".TXT"):
+        for beside in (whole.with_suffix(suffix), whole.with_name(whole.name + suffix)):
+            if beside.is_file():
+                return beside
+    query = "SELECT path FROM files WHERE kind = 'text' AND stem = ? LIMIT 2"
+    found = list(source.store.select(query, (stem,)))
+    return source.root / found[0][0] if len(found) == 1 else None
+
+
+def compile_pattern(pattern: str) -> re.Pattern:
+    """A pattern of names, `{label}_{speaker}_{take}.wav`, as a regular expression over the end of a path.
+
+    A field takes as few characters as it can, `{label}` and `{text}` as many; `*` stands for any, and a suffix that is
+    left out for that of any recording.
+
+    Raises:
+        InputError: it has no field, or one twice.
+    """
+    names = re.findall(r"\{(\w+)\}", pattern)
+    if not names or len(set(names)) < len(names) or re.search(r"[{}]", re.sub(r"\{\w+\}", "", pattern)):
+        raise InputError(f"--pattern {pattern!r}: expected fields in braces, each once: '{{label}}_{{speaker}}_*.wav'")
+    pattern = unicodedata.normalize("NFC", pattern)
+    expression = ""
+    for part in re.split(r"(\{\w+\}|\*)", pattern):
+        if part == "*":
+            expression += "[^/]*"
+        elif part.startswith("{"):
+            expression += f"(?P<{part[1:-1]}>[^/]+{'' if part in ('{label}', '{text}') else '?'})"
+        else:
+            expression += re.escape(part)
+    suffix = os.path.splitext(pattern)[1].lower()
+    if suffix in AUDIO:
+        expression = expression[: -len(re.escape(suffix))] + f"(?i:{re.escape(suffix)})"
+    else:
+        expression += rf"(?i:{'|'.join(map(re.escape, sorted(AUDIO)))})"
+    return re.compile(f"(?:.*/)?{expression}")
+
+
+def match_name(pattern: re.Pattern, path: str) -> dict[str, str] | None:
+    """The fields of a path by a compiled pattern; None where it doesn't match."""
+    found = pattern.fullmatch(unicodedata.normalize("NFC", path.replace(os.sep, "/")))
+    return found.groupdict() if found else None
+
+
+def _read_names(source: Source) -> Iterator[Entry]:
+    """Transcripts in the names of files or folders."""
+    if not source.pattern:
+        names = [path for (path,) in source.store.select("SELECT path FROM files WHERE kind = 'audio' LIMIT 3")]
+        raise InputError(
+            f"{source.path}: how do the names of its recordings say what is said? They are like "
+            f"{', '.join(names) or '(none)'}; give --pattern, such as '{{label}}_{{speaker}}_{{take}}.wav' or "
+            "'{label}/{speaker}_*.wav'"
+        )
+    pattern = compile_pattern(source.pattern)
+    if not {"label", "text"} & set(pattern.groupindex):
+        raise InputError(f"--pattern {source.pattern!r}: lacks {{label}}, which says what stands for the transcript")
+    matched = 0
+    for (path,) in source.store.select("SELECT path FROM files WHERE kind = 'audio' ORDER BY path"):
+        fields = match_name(pattern, path)
+        if fields is None:
+            yield Entry(path, name=path, problem="no match", detail=f"isn't as {source.pattern}")
+            continue
+        matched += 1
+        label = fields.get("label") or fields.get("text", "")
+        entry = {"place": path, "name": path, "speaker": fields.get("speaker", "")}
+        yield Entry(**entry, audio=str(source.root / path), text=label, split=split_of(fields.get("split", "")))
+    if not matched:
+        example = source.store.value("SELECT path FROM files WHERE kind = 'audio' ORDER BY path")
+        there = f"they are like {example}" if example else "it has none"
+        raise InputError(f"{source.path}: none of its recordings is named as {source.pattern!r}; {there}")
+
+
+# --- Which format -----------------------------------------------------------------------------------------------------
+
+FORMATS = {
+    "csv": _read_table,
+    "txt": _read_text_files,
+    "librispeech": layouts.read_librispeech,
+    "kaldi": layouts.read_kaldi,
+    "nemo": _read_table,
+    "filename": _read_names,
+    "hf": layouts.read_hugging_face,
+    "lhotse": layouts.read_lhotse,
+}
+"""Name → reader: a function of a `Source` that gives entries."""
+
+
+def read(source: Source, format: str) -> Iterator[Entry]:
+    """The entries of a source, in an order that depends on nothing but the source.
+
+    Raises:
+        InputError: it isn't of this format.
+    """
+    pattern = compile_pattern(source.pattern) if source.pattern and format != "filename" else None
+    for entry in FORMATS[format](source):
+        fields = (match_name(pattern, entry.name) or {}) if pattern else {}
+        if fields:
+            speaker, split = fields.get("speaker", ""), split_of(fields.get("split", ""))
+            entry = replace(entry, speaker=entry.speaker or speaker, split=entry.split or split)
+        if source.labels is not None and not entry.problem:
+            if entry.text in source.labels:
+                entry = replace(entry, text=source.labels[entry.text])
+            else:
+                entry = replace(entry, problem="no label", detail=f"the label map lacks {entry.text!r}")
+        yield entry
+
+
+def detect(source: Source) -> str:
+    """The format that a source has by what lies in it.
+
+    Raises:
+        InputError: it isn't there, or nothing tells.
+    """
+    path = source.path
+    if source.recipe:
+        return "lhotse"
+    if path.is_file():
+        return "hf" if path.suffix in (".parquet", ".arrow") else "csv"
+
+    def has(*patterns: str) -> bool:
+        return any(next(path.glob(pattern), None) for pattern in patterns)
+
+    if has("dataset_info.json", "*/dataset_info.json"):
+        return "hf"
+    if has("wav.scp", "*/wav.scp", "*/*/wav.scp"):
+        return "kaldi"
+    if has("*supervisions*.jsonl*"):
+        return "lhotse"
+    if source.store.value("SELECT 1 FROM files WHERE kind = 'text' AND name LIKE '%.trans.txt'"):
+        return "librispeech"
+    beside = (
+        "SELECT 1 FROM files AS audio JOIN files AS text ON audio.stem = text.stem "
+        "WHERE audio.kind = 'audio' AND text.kind = 'text' LIMIT 1"
+    )
+    if source.pattern and re.search(r"\{(label|text)\}", source.pattern):
+        return "filename"
+    if source.store.value(beside) and not _usable_tables(source, Finder(source))[0]:
+        return "txt"
+    if _tables_of(path):
+        return "csv"
+    if has("*.parquet", "*/*.parquet", "*/*/*.parquet"):
+        return "hf"
+    sounds = source.store.value("SELECT count(*) FROM files WHERE kind = 'audio'")
+    example = source.store.value("SELECT path FROM files WHERE kind = 'audio' ORDER BY path")
+    if not sounds:
+        raise InputError(f"{path}: no recordings are found there, nor a table, a data set or a Kaldi folder")
+    raise InputError(
+        f"{path}: {sounds} recordings, but where are their texts? Expected a table (.csv, .tsv, .jsonl) with a "
+        f"column of paths and one of texts; or a .txt beside each; or --pattern, if names say it: one is {example}"
+    )
+
+
+def read_labels(path: str | os.PathLike) -> dict[str, str]:
+    """A label map: a JSON object of label → transcript.
+
+    Raises:
+        InputError: it isn't one.
+    """
+    content = manifest.read_text(path, "a label map", "no such file; expected JSON, label → transcript")
+    try:
+        labels = json.loads(content)
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); expected an object, label → transcript") from error
+    if not isinstance(labels, dict) or not labels or any(not isinstance(text, str) for text in labels.values()):
+        raise InputError(f'{path}: expected a JSON object of texts, label → transcript: {{"0": "zero"}}')
+    return labels
