@@ -27,6 +27,9 @@ setup: ## Make .venv with everything in it; does nothing if the requirements hav
 		"Install one, or name it: make PYTHON=/path/to/python3.12 setup" >&2; exit 1; }
 	@$(PYTHON) scripts/setup_env.py --venv $(VENV)
 
+# What only tests and tools need waits for `make test`.
+tutorial course model sync lab: export COURSE_ONLY ?= 1
+
 tutorial: setup ## Run the core path: data, features, training, evaluation; ends in a table
 	$(VENV_PYTHON) scripts/run_notebooks.py tutorial
 

@@ -5,7 +5,7 @@
 
     TORCH_BACKEND=cpu   take torch's build without CUDA (uv's names: cpu, cu130, auto ...)
     UNPINNED=1          take the newest versions instead of the pinned ones
-    COURSE_ONLY=1       leave out what only the tests and tools need, as the containers do
+    COURSE_ONLY=1       leave out what only the tests and tools need, as the containers and `make tutorial` do
 
 Where torch is already there for the Python that runs this (a container, Colab), the environment sees what that Python
 has, torch stays as it is, and only what is missing or of another major version is installed. On Colab and Kaggle, the
@@ -259,7 +259,9 @@ def set_up(root: Path, venv: Path, environment: dict[str, str]) -> None:
     file = COURSE_REQUIREMENTS if course_only else REQUIREMENTS
     mark = venv / ".ready"
     wanted = digest(root, file, sys.version_info, unpinned)
-    if ready(mark, wanted, backend):
+    # What is enough for the tests is enough for the course.
+    enough = {wanted, digest(root, REQUIREMENTS, sys.version_info, unpinned)}
+    if any(ready(mark, one, backend) for one in enough):
         print(f"{venv.name} is ready: the requirements have not changed")
         return
 

@@ -331,9 +331,9 @@ def test_set_up_runs_once_and_again_only_when_the_requirements_change(tmp_path):
     python = tmp_path / ".venv" / "bin" / "python"
     plain = {k: v for k, v in os.environ.items() if k not in ("UNPINNED", "TORCH_BACKEND", "COURSE_ONLY")}
 
-    def set_up(by: str | Path = sys._base_executable) -> str:
+    def set_up(by: str | Path = sys._base_executable, **environment: str) -> str:
         command = [by, tmp_path / "scripts" / "setup_env.py"]
-        done = subprocess.run(command, env=plain, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=plain | environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -347,6 +347,7 @@ def test_set_up_runs_once_and_again_only_when_the_requirements_change(tmp_path):
     for file in ("requirements.txt", "constraints.txt"):
         (tmp_path / file).touch()
     assert set_up() == ".venv is ready: the requirements have not changed\n"
+    assert set_up(COURSE_ONLY="1") == ".venv is ready: the requirements have not changed\n", "it has more than enough"
 
     for file in ("requirements.txt", "constraints.txt"):
         path = tmp_path / file
@@ -357,5 +358,6 @@ def test_set_up_runs_once_and_again_only_when_the_requirements_change(tmp_path):
 
     next(tmp_path.glob(".venv/lib/python*/site-packages/iniconfig-*.dist-info/INSTALLER")).unlink()
     (tmp_path / ".venv" / ".ready").unlink()  # as if it had been killed
-    assert ".venv is ready, after" in set_up()
+    assert ".venv is ready, after" in set_up(COURSE_ONLY="1")
+    assert ".venv is ready, after" in set_up(), "the tests need more than the course"
     assert version("iniconfig") == "2.1.0"
