@@ -63,8 +63,10 @@ def load_config(
     folder = Path(config_path).absolute()
     file = folder / f"{config_name.removesuffix('.yaml')}.yaml"
     if not file.is_file():
-        there = ", ".join(sorted(path.name for path in folder.glob("*.yaml"))) or "no config at all"
-        raise InputError(f"{file}: no such config; the folder holds {there}")
+        texts = {path.name: path.read_text(encoding="utf-8", errors="ignore") for path in folder.glob("*.yaml")}
+        # Others are of sweeps, studies and machines.
+        there = sorted(name for name, text in texts.items() if re.search(r"^(model|defaults):", text, re.MULTILINE))
+        raise InputError(f"{file}: no such config; the folder holds {', '.join(there) or 'no config at all'}")
     for item in overrides:
         try:
             OverridesParser.create().parse_override(item)
