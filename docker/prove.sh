@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
-# Prove the container for the CPU: build it, build it again after a change to a notebook, and run docker/smoke.sh in it
-# as its own user. `make proofs` runs this; the summary goes to build/proofs.txt.
+# Prove the containers. The course's for the CPU: build it, build it again after a change to a notebook, and run
+# docker/smoke.sh in it as its own user. The server's: build it, start it on a file system that it can't write to, and ask
+# it for a transcript. `make proofs` runs this; the summary goes to build/proofs.txt.
 #
-#   docker/prove.sh            with Docker where its engine answers, else with buildah
-#   docker/prove.sh buildah    with buildah, as root, on a base that debootstrap makes: no registry of images is asked
+#   docker/prove.sh                  with Docker where its engine answers, else with buildah
+#   docker/prove.sh buildah          with buildah, as root, on a base that debootstrap makes: no registry of images is asked
+#   docker/prove.sh buildah serve    one of them only: course or serve
 #
 # BUILD_OPTIONS: more options for the build, such as --build-arg TORCH_BACKEND= or --volume FILE:FILE. BASE: a folder
 # where debootstrap's system is, or goes, for buildah. STORAGE: where buildah keeps layers (15 GB; removed at the end).
+# VENV: the course's environment here, whose voices say something to the server.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 engine=${1:-}
+which=${2:-course serve}
 if [[ -z $engine ]]; then
     engine=buildah
     ! docker info >/dev/null 2>&1 || engine=docker
@@ -21,6 +25,8 @@ command -v "$engine" >/dev/null || {
 }
 read -ra options <<<"${BUILD_OPTIONS:-}"
 image=asr-with-nemo:proof
+server_image=asr-with-nemo:proof-serve
+server=
 work=$(mktemp -d)
 context=$work/context
 STORAGE=${STORAGE:-$work/storage}
@@ -31,8 +37,11 @@ summary=("image: $engine, $(date -u +%F), commit $(git rev-parse --short HEAD 2>
 
 clean_up() {
     if [[ $engine == docker ]]; then
-        docker image rm "$image" >/dev/null 2>&1 || true
+        [[ -z $server ]] || docker rm --force "$server" >/dev/null 2>&1 || true
+        docker image rm "$image" "$server_image" >/dev/null 2>&1 || true
     else
+        [[ -z $server ]] || kill "$server" 2>/dev/null || true
+        wait
         buildah_ rm --all >/dev/null 2>&1 || true
         rm -rf "$STORAGE"
     fi
@@ -67,18 +76,19 @@ make_base() {
     buildah_ rm "$container"
 }
 
+# build DOCKERFILE TAG
 build() {
     if [[ $engine == docker ]]; then
-        docker build --file "$context/docker/Dockerfile.cpu" --tag "$image" "${options[@]}" "$context"
+        docker build --file "$context/docker/$1" --tag "$2" "${options[@]}" "$context"
     else
         buildah_ build --isolation chroot --layers --pull-never --format docker \
             --build-arg PYTHON_IMAGE=localhost/python-stand-in "${options[@]}" \
-            --file "$context/docker/Dockerfile.cpu" --tag "$image" "$context"
+            --file "$context/docker/$1" --tag "$2" "$context"
     fi
 }
 
 build_again() {
-    build 2>&1 | tee "$work/again"
+    build Dockerfile.cpu "$image" 2>&1 | tee "$work/again"
     # The layer with the requirements is the one of before: set-up didn't run.
     if grep -q "is ready, after" "$work/again"; then
         echo "a change to a notebook made set-up run again"
@@ -96,11 +106,66 @@ smoke() {
     fi
 }
 
+# The server with its file system read-only but for /tmp, as its own user; its address goes to $address.
+start_server() {
+    export ASR_API_KEY=proof
+    if [[ $engine == docker ]]; then
+        server=$(docker run --detach --read-only --tmpfs /tmp --cap-drop ALL --env ASR_API_KEY \
+            --publish 127.0.0.1::8000 "$server_image")
+        address=http://$(docker port "$server" 8000)
+        return
+    fi
+    # buildah's own `run` knows no read-only root. The network is this machine's, so nobody else may connect.
+    local root format='{{range .OCIv1.Config.Entrypoint}}{{println .}}{{end}}'
+    mapfile -t entrypoint < <(buildah_ inspect --type image --format "$format" "$server_image" | grep .)
+    root=$(buildah_ mount "$(buildah_ from --pull-never "$server_image")")
+    # shellcheck disable=SC2016
+    unshare --mount --pid --fork --kill-child bash -c '
+        root=$1
+        shift
+        mount --bind "$root" "$root"
+        mount --bind /dev "$root/dev"
+        mount -t proc proc "$root/proc"
+        mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+        mount -o remount,bind,ro "$root"
+        exec chroot --userspec=1000:1000 "$root" env --ignore-environment ASR_API_KEY="$ASR_API_KEY" \
+            PATH=/opt/serve/bin:/usr/local/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 "$@"' \
+        - "$root" "${entrypoint[@]}" --host=127.0.0.1 --port=0 an4 >"$work/server" &
+    server=$!
+    for _ in {1..150}; do
+        address=$(sed -n 's/^listening on \(.*\)\/$/\1/p' "$work/server")
+        [[ -z $address ]] || return 0
+        kill -0 "$server" && sleep 0.2
+    done
+    return 1
+}
+
+ask_server() {
+    "${VENV:-.venv}/bin/python" - "$work/said.wav" <<'PYTHON'
+import sys
+import soundfile
+from asr_with_nemo.speech import Speaker, Voice
+
+with Speaker() as speaker:
+    soundfile.write(sys.argv[1], speaker.say("enter five six", Voice("en-us", "m3", words_per_minute=140)), speaker.rate)
+PYTHON
+    start_server || return 1
+    curl --silent --show-error --fail --retry 60 --retry-delay 1 --retry-all-errors "$address/healthz"
+    local url=$address/v1/audio/transcriptions form=(--form "file=@$work/said.wav" --form model=an4)
+    local status text
+    status=$(curl --silent --output /dev/null --write-out '%{http_code}' "${form[@]}" "$url")
+    text=$(curl --silent --show-error --fail --header "Authorization: Bearer $ASR_API_KEY" \
+        --form response_format=text "${form[@]}" "$url")
+    echo "server: $status without its key; heard with it: $text"
+    [[ $status == 401 && -n $text ]]
+}
+
+# size TAG
 size() {
     if [[ $engine == docker ]]; then
-        docker image inspect --format '{{.Size}}' "$image"
+        docker image inspect --format '{{.Size}}' "$1"
     else
-        buildah_ images --json "$image" | sed -n 's/.*"size": "\(.*\)".*/\1/p'
+        buildah_ images --json "$1" | sed -n 's/.*"size": "\(.*\)".*/\1/p'
     fi
 }
 
@@ -110,11 +175,18 @@ git ls-files -z --cached --others --exclude-standard |
     tar --create --null --files-from - | tar --extract --directory "$context"
 
 [[ $engine == docker ]] || step "base made with debootstrap, in the place of python:slim" make_base
-step "build" build
-echo >>"$context/notebooks/01_data.ipynb"
-step "build again, after a change to a notebook" build_again
-step "smoke test in it" smoke
-summary+=("size: $(size)")
-grep -hE "^(user [0-9]+,|corpus:|epochs:|WER on test|JupyterLab:|smoke test)" "$log" >"$work/said"
+if [[ $which == *course* ]]; then
+    step "build" build Dockerfile.cpu "$image"
+    echo >>"$context/notebooks/01_data.ipynb"
+    step "build again, after a change to a notebook" build_again
+    step "smoke test in it" smoke
+    summary+=("size: $(size "$image")")
+fi
+if [[ $which == *serve* ]]; then
+    step "build of the server" build Dockerfile.serve "$server_image"
+    step "the server, asked for a transcript" ask_server
+    summary+=("size of the server: $(size "$server_image")")
+fi
+grep -hE "^(user [0-9]+,|corpus:|epochs:|WER on test|JupyterLab:|smoke test|server:)" "$log" >"$work/said"
 mapfile -t said <"$work/said"
 printf '%s\n' "${summary[@]}" "${said[@]}" | tee build/proofs.txt

@@ -3,6 +3,7 @@
 #
 #   docker/start.sh                  the profile that fits the machine: gpu or cpu
 #   PROFILE=cpu docker/start.sh      this one
+#   PROFILE=serve docker/start.sh    the server instead, without NeMo, with an API key
 #   PORT=8889 docker/start.sh        another port on this machine
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -39,12 +40,20 @@ docker info >/dev/null 2>&1 ||
     fail "Docker's engine doesn't answer. Start Docker Desktop, or: sudo systemctl start docker. Then the same again."
 
 profile=${PROFILE:-$(fitting_profile)}
-[[ $profile == cpu || $profile == gpu ]] || fail "PROFILE=$profile: expected cpu or gpu"
-export PORT=${PORT:-8888}
+[[ $profile == cpu || $profile == gpu || $profile == serve ]] ||
+    fail "PROFILE=$profile: expected cpu, gpu or serve"
+secret=$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')
 export COURSE_USER=${COURSE_USER:-$(id -u):$(id -g)}
-export JUPYTER_TOKEN=${JUPYTER_TOKEN:-$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')}
+export JUPYTER_TOKEN=${JUPYTER_TOKEN:-$secret} # compose asks for it, whatever the profile
 
-echo "Profile $profile. The first build takes minutes; then JupyterLab is at"
-echo "    http://127.0.0.1:$PORT/lab?token=$JUPYTER_TOKEN"
+if [[ $profile == serve ]]; then
+    export PORT=${PORT:-8000} ASR_API_KEY=${ASR_API_KEY:-$secret}
+    echo "Profile serve. The first build takes a minute; then the server is at http://127.0.0.1:$PORT/, with the API key"
+    echo "    $ASR_API_KEY"
+else
+    export PORT=${PORT:-8888}
+    echo "Profile $profile. The first build takes minutes; then JupyterLab is at"
+    echo "    http://127.0.0.1:$PORT/lab?token=$JUPYTER_TOKEN"
+fi
 echo "Ctrl-C stops it."
 exec docker compose --project-name asr-with-nemo --file docker/compose.yaml --profile "$profile" up --build

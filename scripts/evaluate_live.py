@@ -92,17 +92,17 @@ def main(
     search = None if lm is None else beam.load(decoding.language_model_path(model, lm), recognizer.labels)
     rows = evaluation.read_references(manifest)
     files = [row["audio_filepath"] for row in rows]
-    outputs = [recognizer.output(log_probs) for log_probs in recognizer.log_probs(files)]
+    files_outputs = [recognizer.output(log_probs) for log_probs in recognizer.log_probs(files)]
     wholes = [heard.text for heard in recognizer.transcribe(files, search=search)]
     noise = np.random.default_rng(0)
     stream, spans, texts = [], [], []
     start = 0.0
-    for row, output in zip(rows, outputs, strict=True):
+    for row, file_output in zip(rows, files_outputs, strict=True):
         (samples,) = transcripts.read([row["audio_filepath"]], recognizer.sample_rate)
         hiss = noise.normal(0, 0 if digital else HISS, round(silence * recognizer.sample_rate)).astype(np.float32)
         stream += [samples, hiss]
         text = " ".join(row["text"].split())
-        letters = output.align(text)
+        letters = file_output.align(text)
         spaces = [place for place, letter in enumerate(letters) if letter.letter == " "]
         texts.append((text, [start + letters[place - 1].end for place in (*spaces, len(letters))]))
         seconds = (len(samples) + len(hiss)) / recognizer.sample_rate

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Serve a model: OpenAI's transcription API, live recognition, and a page with a microphone."""
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +9,7 @@ from typing import Annotated
 import typer
 
 from asr_with_nemo import cli
+from asr_with_nemo.errors import InputError
 
 KEY = "ASR_API_KEY"
 """The variable of the environment that holds the API key; a command line could be read by others on the machine."""
@@ -18,7 +20,7 @@ def main(
         "an4"
     ),
     host: Annotated[
-        str, typer.Option(help="Who may connect: 127.0.0.1 this machine, 0.0.0.0 everybody.")
+        str, typer.Option(help="Who may connect: 127.0.0.1 this machine; any other address wants ASR_API_KEY.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 for any that is free.")] = 8000,
     lm: cli.LanguageModel = None,
@@ -31,8 +33,9 @@ def main(
 ) -> None:
     """Serve a model: OpenAI's transcription API, live recognition, and a page with a microphone.
 
-    With the variable ASR_API_KEY set, clients must send that key. SIGTERM and Ctrl-C stop it after what was accepted is
-    done. A browser gives a page the microphone only on 127.0.0.1, or over https, which a proxy in front can add.
+    With the variable ASR_API_KEY set, clients must send that key; without it, only this machine may connect. SIGTERM
+    and Ctrl-C stop it after what was accepted is done. A browser gives a page the microphone only on 127.0.0.1, or over
+    https, which a proxy in front can add.
 
     Examples:
 
@@ -42,6 +45,10 @@ def main(
 
         curl http://127.0.0.1:8000/v1/audio/transcriptions -F file=@recording.wav -F model=an4
     """
+    key = os.environ.get(KEY, "")
+    if not (key or _is_this_machine(host)):
+        raise InputError(f"--host {host} lets others in, and {KEY} holds no key that they would need: set it")
+
     from asr_with_nemo import beam, decoding, runtime, serving
 
     arpa = None if lm is None else decoding.language_model_path(model, lm)
@@ -50,8 +57,15 @@ def main(
     limits = serving.Limits(
         bytes=max_bytes, seconds=max_seconds, timeout=timeout, requests=max_requests, streams=max_streams
     )
-    app = serving.create_app(recognizer, search, threads or runtime.cores(), limits, os.environ.get(KEY, ""))
+    app = serving.create_app(recognizer, search, threads or runtime.cores(), limits, key)
     serving.run(app, host, port)
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which may stand for any address
+        return False
 
 
 if __name__ == "__main__":

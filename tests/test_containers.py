@@ -1,21 +1,27 @@
 """The containers: their files are sound, nothing listens for everybody, and `make docker` picks what fits."""
 
+import importlib.metadata
 import json
 import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT, put, stand_in
 
 DOCKER = ROOT / "docker"
 COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text(encoding="utf-8"))
 SERVICES = COMPOSE["services"]
-DOCKERFILES = ["Dockerfile", "Dockerfile.cpu"]
+DOCKERFILES = ["Dockerfile", "Dockerfile.cpu", "Dockerfile.serve"]
+COURSE = {"cpu", "gpu"}
+"""The services with the course in them; the other one is the server."""
 
 
 def instructions(name: str) -> list[str]:
@@ -45,13 +51,14 @@ def compose() -> list[str] | None:
 
 
 @pytest.mark.skipif(compose() is None, reason="no compose here (Debian: docker-compose)")
-@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+@pytest.mark.parametrize("profile", SERVICES)
 def test_compose_reads_its_file(profile: str):
     command = [*compose(), "--file", DOCKER / "compose.yaml", "--profile", profile, "config"]
-    done = subprocess.run(command, env=os.environ | {"JUPYTER_TOKEN": "abc"}, capture_output=True, text=True)
+    secrets = {"JUPYTER_TOKEN": "abc", "ASR_API_KEY": "def"}
+    done = subprocess.run(command, env=os.environ | secrets, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     service = yaml.safe_load(done.stdout)["services"][profile]
-    assert "JUPYTER_TOKEN" in str(service["environment"])
+    assert ("JUPYTER_TOKEN" if profile in COURSE else "ASR_API_KEY") in str(service["environment"])
     for token in ("", None):
         environment = {key: value for key, value in os.environ.items() if key != "JUPYTER_TOKEN"}
         environment |= {} if token is None else {"JUPYTER_TOKEN": token}
@@ -74,29 +81,71 @@ def test_the_articles_limits_hold_for_the_gpu():
     assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
     for name, service in SERVICES.items():
         assert service["profiles"] == [name]
-        assert "..:/course" in service["volumes"]
+        assert ("..:/course" in service.get("volumes", [])) == (name in COURSE)
         assert (DOCKER / service["build"]["context"] / service["build"]["dockerfile"]).resolve().is_file()
 
 
 def test_the_base_images_are_arguments_with_a_release_as_default():
     assert "ARG NEMO_IMAGE=nvcr.io/nvidia/nemo-speech:26.07.00" in instructions("Dockerfile")
-    assert any(
-        re.fullmatch(r"ARG PYTHON_IMAGE=python:3\.1\d-slim-\w+", line) for line in instructions("Dockerfile.cpu")
-    )
+    bases = {line for name in DOCKERFILES[1:] for line in instructions(name) if line.startswith("ARG PYTHON_IMAGE")}
+    assert re.fullmatch(r"ARG PYTHON_IMAGE=python:3\.1\d-slim-\w+", bases.pop()) and not bases
     for name in DOCKERFILES:
         assert not any(":latest" in line for line in instructions(name))
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_images_run_as_somebody_and_a_notebook_makes_no_new_layer_of_packages(name: str):
+def test_images_run_as_somebody(name: str):
+    assert [line for line in instructions(name) if line.startswith("USER ")][-1] == "USER 1000:1000"
+
+
+@pytest.mark.parametrize("name", DOCKERFILES[:2])
+def test_a_notebook_makes_no_new_layer_of_packages(name: str):
     lines = instructions(name)
-    assert [line for line in lines if line.startswith("USER ")][-1] == "USER 1000:1000"
     whole = next(number for number, line in enumerate(lines) if re.match(r"COPY .* \. \.$", line))
     packages = next(number for number, line in enumerate(lines) if "setup_env.py --venv" in line)
     assert packages < whole
     copied = " ".join(line for line in lines[:packages] if line.startswith("COPY"))
     for file in ("requirements.txt", "constraints.txt", "setup_env.py"):
         assert file in copied
+
+
+def test_the_server_is_small_and_locked_up():
+    lines = instructions("Dockerfile.serve")
+    last = len(lines) - [line.startswith("FROM ") for line in reversed(lines)].index(True)
+    assert not [line for line in lines[last:] if line.startswith("RUN ")]  # no tool is left in it
+    assert [line for line in lines[last:] if line.startswith("COPY ")] == ["COPY --from=build /opt/serve /opt/serve"]
+    assert any(line.startswith("HEALTHCHECK ") and "/healthz" in line for line in lines)
+    packages = next(number for number, line in enumerate(lines) if "--constraint constraints.txt" in line)
+    assert packages < lines.index("COPY src src")
+    serve = SERVICES["serve"]
+    assert serve["read_only"] and serve["tmpfs"] == "/tmp" and serve["cap_drop"] == ["ALL"]
+
+
+def test_what_the_server_imports_is_all_in_its_image():
+    program = (
+        "import runpy, sys\n"
+        f"sys.path[0] = {str(ROOT / 'scripts')!r}\n"
+        "import python_multipart, serve, transcribe\n"
+        "import uvicorn.protocols.websockets.auto\n"
+        "from asr_with_nemo import beam, decoding, runtime, serving\n"
+        "recognizer = runtime.Recognizer('an4')\n"
+        "serving.create_app(recognizer, beam.load(decoding.language_model_path('an4'), recognizer.labels))\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})\n"
+    )
+    done = subprocess.run([os.sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    providers = importlib.metadata.packages_distributions()
+    needed = {tuple(providers[name]) for name in done.stdout.split() if name in providers} - {("asr_with_nemo",)}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    there, asked = set(), [Requirement(line) for line in extras["serve"]]
+    while asked:
+        name = canonicalize_name(asked.pop().name)
+        if name not in there:
+            there.add(name)
+            lines = map(Requirement, importlib.metadata.requires(name) or [])
+            asked += [line for line in lines if not line.marker or line.marker.evaluate({"extra": ""})]
+    lacking = [names for names in needed if not {canonicalize_name(name) for name in names} & there]
+    assert not lacking
+    assert not there & {"torch", "nemo-toolkit", "wandb", "pandas"}
 
 
 def test_what_is_made_or_secret_stays_out_of_the_image():
@@ -120,9 +169,11 @@ def test_the_devcontainer_is_the_image_for_the_cpu_with_what_tests_need():
 
 
 def test_nothing_is_published_but_on_this_machine_and_with_a_token():
-    for service in SERVICES.values():
+    assert SERVICES["serve"]["ports"] == ["127.0.0.1:${PORT:-8000}:8000"]
+    assert SERVICES["serve"]["environment"] == ["ASR_API_KEY"]  # without which the server doesn't start
+    assert all("network_mode" not in service for service in SERVICES.values())
+    for service in (SERVICES[name] for name in COURSE):
         assert service["ports"] == ["127.0.0.1:${PORT:-8888}:8888"]
-        assert "network_mode" not in service
         (token,) = [entry for entry in service["environment"] if entry.startswith("JUPYTER_TOKEN")]
         # `:?` refuses an empty one as well as none.
         assert re.fullmatch(r"JUPYTER_TOKEN=\$\{JUPYTER_TOKEN:\?.+\}", token)
@@ -145,7 +196,10 @@ def test_everybodys_address_stands_only_inside_the_containers():
                 if "0.0.0.0" in line and not line.lstrip().startswith("#"):
                     named.add((name, line.strip()))
     lab = 'CMD ["make", "lab", "LISTEN=0.0.0.0", "LAB_OPTIONS=--no-browser"]'
-    assert named == {("docker/Dockerfile", lab), ("docker/Dockerfile.cpu", lab)}
+    serve = (
+        'ENTRYPOINT ["python", "/opt/serve/scripts/serve.py", "--host=0.0.0.0"]'  # which asks for a key: test_serving
+    )
+    assert named == {("docker/Dockerfile", lab), ("docker/Dockerfile.cpu", lab), ("docker/Dockerfile.serve", serve)}
     # And nobody takes the token away.
     for name in ("Makefile", "docker/compose.yaml", "docker/on_instance.sh", "docker/start.sh", *DOCKERFILES):
         text = (DOCKER / name if name in DOCKERFILES else ROOT / name).read_text(encoding="utf-8")
@@ -162,7 +216,7 @@ def test_make_lab_listens_on_this_machine_only():
 ENGINE = """
 case "$*" in
     "compose version"*|"info") echo "$RUNTIMES" ;;
-    *) echo "docker $*"; env | grep -E '^(JUPYTER_TOKEN|PORT|COURSE_USER)=' ;;
+    *) echo "docker $*"; env | grep -E '^(JUPYTER_TOKEN|ASR_API_KEY|PORT|COURSE_USER)=' ;;
 esac
 """
 NVIDIA_SMI = 'case "$*" in -L) echo "GPU 0: a GPU" ;; *) echo "$CAPABILITY" ;; esac'
@@ -173,7 +227,11 @@ def make_docker(folder: Path, **environment: str) -> subprocess.CompletedProcess
     for tool in ("bash", "env", "id", "od", "tr", "grep", "sort", "head", "dirname", "sh", "make"):
         if not (folder / tool).exists():
             (folder / tool).symlink_to(shutil.which(tool))
-    kept = {key: value for key, value in os.environ.items() if key not in ("JUPYTER_TOKEN", "PORT", "PROFILE")}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("JUPYTER_TOKEN", "ASR_API_KEY", "PORT", "PROFILE")
+    }
     return subprocess.run(
         ["make", "docker"],
         cwd=ROOT,
@@ -219,6 +277,16 @@ def test_each_start_has_another_token_unless_one_is_given(tmp_path: Path):
     assert "--profile gpu" in done.stdout
 
 
+def test_the_server_gets_a_key(tmp_path: Path):
+    folder = stand_in(tmp_path, "docker", ENGINE)
+    done = make_docker(folder, PROFILE="serve")
+    assert done.returncode == 0, done.stderr
+    key = re.search(r"^ASR_API_KEY=([0-9a-f]{48})$", done.stdout, re.MULTILINE)[1]
+    assert f"http://127.0.0.1:8000/, with the API key\n    {key}\n" in done.stdout
+    assert "--profile serve" in done.stdout and "PORT=8000" in done.stdout.split()
+    assert "ASR_API_KEY=mine" in make_docker(folder, PROFILE="serve", ASR_API_KEY="mine").stdout
+
+
 def test_make_docker_says_what_is_missing(tmp_path: Path):
     put(tmp_path / "nothing", "")
     assert "no docker here" in make_docker(tmp_path).stderr
@@ -228,5 +296,5 @@ def test_make_docker_says_what_is_missing(tmp_path: Path):
     assert "engine doesn't answer" in make_docker(tmp_path).stderr
     stand_in(tmp_path, "docker", ENGINE)
     done = make_docker(tmp_path, PROFILE="tpu")
-    assert "expected cpu or gpu" in done.stderr
+    assert "expected cpu, gpu or serve" in done.stderr
     assert done.returncode != 0

@@ -1,6 +1,7 @@
 """Recognition without NeMo: the file that ships, in onnxruntime."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,14 @@ def test_it_needs_neither_torch_nor_nemo(files: list[str]):
     done = subprocess.run([sys.executable, "-c", program, files[0]], capture_output=True, text=True, check=True)
     text, heavy = done.stdout.splitlines()
     assert text and heavy == "[]"
+
+
+def test_nothing_is_told_to_anybody(files: list[str], tmp_path: Path):
+    """onnxruntime keeps what it reports in the user's home."""
+    program = "import sys; from asr_with_nemo import runtime; runtime.Recognizer('an4').transcribe(sys.argv[1:])"
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-B", "-c", program, files[0]], env=environment, check=True)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_the_command_answers_with_the_model_that_ships(

@@ -416,6 +416,16 @@ def test_a_stop_finishes_what_was_accepted(tmp_path: Path, files: list[Path], te
     assert list(server.temporary.iterdir()) == []
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "myself.example"])
+def test_others_are_let_in_with_a_key_only(tmp_path: Path, host: str):
+    done = run_script("serve.py", "an4", "--host", host, "--port", "0", cwd=tmp_path, ASR_API_KEY="")
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == f"error: --host {host} lets others in, and ASR_API_KEY holds no key that they would need: set it\n"
+    )
+
+
 def test_an_address_that_is_taken_is_told(served: Served, tmp_path: Path):
     port = served.url.rpartition(":")[2]
     done = run_script("serve.py", "an4", "--port", port, cwd=tmp_path)

@@ -4,8 +4,14 @@ The modules are named for the stages of the course and read in that order: an4, 
 explore, training, decoding, evaluation. Importing the package is cheap; NeMo (10 to 15 s) is imported where it is used.
 """
 
+import os
+
 from asr_with_nemo import old_python
 
 __version__ = "0.1.0"
+
+# onnxruntime from 1.29 on reports to Microsoft unless this is set before it is imported, by a thread that a forked
+# process lacks and waits for. requirements.txt holds the last one without; this is for machines that have another.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 old_python.add_tar_filter()
