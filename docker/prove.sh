@@ -40,8 +40,7 @@ clean_up() {
         [[ -z $server ]] || docker rm --force "$server" >/dev/null 2>&1 || true
         docker image rm "$image" "$server_image" >/dev/null 2>&1 || true
     else
-        [[ -z $server ]] || kill "$server" 2>/dev/null || true
-        wait
+        [[ -z $server ]] || kill -KILL "$server" 2>/dev/null || true # unshare takes no other signal while it waits
         buildah_ rm --all >/dev/null 2>&1 || true
         rm -rf "$STORAGE"
     fi

@@ -12,12 +12,15 @@ An upload lies in memory, or in a file without a name that is gone with the requ
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import hmac
 import html
 import io
 import json
+import logging
 import math
+import re
 import socket
 import time
 from collections import deque
@@ -27,7 +30,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import prometheus_client
@@ -71,6 +74,7 @@ RATES = range(1_000, 384_001)
 CHANNELS = 64
 BLOCK = 1 << 18
 """Samples of all channels that are decoded at a time."""
+WHAT_TO_SEND = "send WAV, FLAC, Ogg or MP3"
 FIELD_BYTES = 10_000
 SMALL = 1_000
 """Bytes of a message that isn't sound."""
@@ -195,11 +199,28 @@ class _Shared:
 # --- Uploads ----------------------------------------------------------------------------------------------------------
 
 
-def decode(file: BinaryIO, name: str, rate: int, seconds: float) -> np.ndarray:
+_KINDS_OF_SOUND = re.compile(
+    rb"(RIFF|RIFX|RF64)....WAVE|riff\x2e\x91\xcf\x11|fLaC|OggS|\xff[\xe0-\xff]|FORM....AIF[FC]|[.]snd|dns[.]|caff|NIST_1A",
+    re.DOTALL,
+)
+"""How WAV (also of 64 bits), FLAC, Ogg, MP3, AIFF, AU, CAF and NIST SPHERE begin. libsndfile also knows kinds that
+nobody sends, in some of which a damaged file keeps it busy for minutes: MIDI's sample dumps."""
+_ID3 = re.compile(rb"ID3..(.)([\0-\x7f]{4})", re.DOTALL)
+"""A label before the sound, with its flags and length (7 bits a byte; https://id3.org/id3v2.4.0-structure)."""
+
+
+class _InMemory(io.BytesIO):
+    """A file in which nothing lies before its start, where damaged ones send libsndfile."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return super().seek(max(0, offset) if whence == io.SEEK_SET else offset, whence)
+
+
+def decode(content: bytes, name: str, rate: int, seconds: float) -> np.ndarray:
     """The samples of an uploaded file, mono float32 (t,), at `rate`.
 
     Args:
-        file: anything that libsndfile reads: WAV, FLAC, Ogg (Vorbis, Opus), MP3, AIFF, NIST SPHERE and more.
+        content: a file: WAV, FLAC, Ogg (Vorbis, Opus), MP3, AIFF, AU, CAF or NIST SPHERE.
         name: what the file is called in messages.
         rate: in Hz.
         seconds: that it may have.
@@ -207,8 +228,14 @@ def decode(file: BinaryIO, name: str, rate: int, seconds: float) -> np.ndarray:
     Raises:
         InputError: it is no sound, damaged, empty or too long.
     """
+    start = 0
+    while label := _ID3.match(content, start):
+        size = functools.reduce(lambda most, byte: most << 7 | byte, label[2])
+        start = label.end() + size + (10 if label[1][0] & 0x10 else 0)
+    if not _KINDS_OF_SOUND.match(content, start):
+        raise InputError(f"{name}: can't be read as sound (format not recognised); {WHAT_TO_SEND}")
     try:
-        with soundfile.SoundFile(file) as sound:
+        with soundfile.SoundFile(_InMemory(content[start:])) as sound:
             if sound.samplerate not in RATES or not 1 <= sound.channels <= CHANNELS:
                 raise InputError(f"{name}: {sound.samplerate:,} Hz with {sound.channels} channels is no recording")
             blocks = sound.blocks(max(1, BLOCK // sound.channels), dtype="float32")
@@ -222,7 +249,7 @@ def decode(file: BinaryIO, name: str, rate: int, seconds: float) -> np.ndarray:
                 parts.append(np.clip(part, -1.0, 1.0))
     except (soundfile.LibsndfileError, RuntimeError, ValueError, OverflowError, MemoryError) as error:
         reason = str(getattr(error, "error_string", error)).strip().rstrip(".") or type(error).__name__
-        raise InputError(f"{name}: can't be read as sound ({reason}); send WAV, FLAC, Ogg or MP3") from error
+        raise InputError(f"{name}: can't be read as sound ({reason}); {WHAT_TO_SEND}") from error
     if not heard:
         raise InputError(f"{name}: holds no sound (zero samples)")
     return np.concatenate(parts)
@@ -522,8 +549,8 @@ class Server:
     async def _decode(self, upload: UploadFile) -> np.ndarray:
         rate, name = self.engine.recognizer.sample_rate, (upload.filename or "the upload")[:100]
         async with self._decoding:
-            # The thread goes on when the request's time is up and its file closed; so it has a copy.
-            content = io.BytesIO(await upload.read())
+            # The thread goes on when the request's time is up and its file closed; so it has what is in it.
+            content = await upload.read()
             try:
                 return await asyncio.to_thread(decode, content, name, rate, self.limits.seconds)
             except InputError as error:
@@ -877,6 +904,7 @@ def run(app: FastAPI, host: str, port: int) -> None:
         listening = socket.create_server((host, port), family=family, backlog=2_048)
     except (OSError, OverflowError) as error:
         raise InputError(f"{host}:{port}: can't be listened on ({error}); choose another --host or --port") from error
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a broken upload is no news for the log
     host, port = listening.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     print(f"listening on http://{address}:{port}/", flush=True)
