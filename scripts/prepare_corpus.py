@@ -164,7 +164,7 @@ def _say(prepared: "Prepared", seconds: float) -> None:
         + (f", {others}" if others else "")
     )
     for name, part in prepared.splits.items():
-        speakers = f", {part['speakers']:,} speakers" if part["speakers"] else ""
+        speakers = f", {_counted(part['speakers'], 'speaker')}" if part["speakers"] else ""
         typer.echo(f"  {name:5} {part['utterances']:7,} utterances, {part['seconds'] / 60:7.1f} minutes{speakers}")
     typer.echo(f"  letters: {''.join(prepared.labels).strip()[:200]}")
     for note in prepared.notes:
@@ -184,6 +184,10 @@ def _say(prepared: "Prepared", seconds: float) -> None:
     train = [_python(), f"{scripts}/train.py", "--config-name", "small_corpus", f"data_dir={place}", "--output", model]
     evaluate = [_python(), f"{scripts}/evaluate.py", model, _relative(prepared.manifest("test"))]
     typer.echo(f"  {shlex.join(train)}\n  {shlex.join(evaluate)}")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _relative(path: Path) -> str:

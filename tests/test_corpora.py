@@ -391,6 +391,8 @@ def test_recordings_whose_texts_are_nowhere_are_told_what_to_do(tmp_path: Path):
     (mine / "pip_requirements.txt").write_text("numpy\nscipy\n")
     with pytest.raises(InputError, match=r"9 recordings, but where are their texts.*--pattern.*0_george_0\.wav"):
         prepare(mine, tmp_path / "out")
+    with pytest.raises(InputError, match=r"'\{digit\}_\{speaker\}_\*' has \{digit\}, \{speaker\} and no \{label\}"):
+        prepare(mine, tmp_path / "out", pattern="{digit}_{speaker}_*")
 
 
 @pytest.mark.parametrize("layout", ["txt", "librispeech", "kaldi"])

@@ -272,6 +272,7 @@ def test_what_was_split_by_recordings_stays_so_when_speakers_are_added(tmp_path:
     grown = prepare(with_table(mine, [HEADER, *rows]), tmp_path / "out")
     assert (first.split_by, grown.split_by) == ("utterance", "utterance")
     assert before.items() <= split_of_each(grown, "recording").items()
+    assert any("as before, though speakers are known now" in note for note in grown.notes)
     assert prepare(mine, tmp_path / "out", split="speaker").split_by == "speaker"
 
 
@@ -452,6 +453,21 @@ def test_places_that_cannot_be(tmp_path: Path, small_corpus):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no recordings are found there"):
         prepare(tmp_path / "empty", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("digits.tar.gz", "is an archive; unpack it"),
+        ("table.xlsx", "is a spreadsheet; save it as CSV"),
+        ("talk.wav", "is a recording; name the folder"),
+        ("table.csv", "not a table, nor any text"),
+    ],
+)
+def test_files_that_are_no_table(tmp_path: Path, name: str, words: str):
+    (tmp_path / name).write_bytes(b"PK\0\1\0\0")
+    with pytest.raises(InputError, match=f"{name}: {words}"):
+        prepare(tmp_path / name, tmp_path / "out")
 
 
 # --- The report -------------------------------------------------------------------------------------------------------

@@ -195,7 +195,7 @@ def _read_names(source: Source) -> Iterator[Entry]:
         )
     pattern = compile_pattern(source.pattern)
     if not {"label", "text"} & set(pattern.groupindex):
-        raise InputError(f"--pattern {source.pattern!r}: lacks {{label}}, which says what stands for the transcript")
+        raise InputError(_lacks_label(source.pattern))
     listed = _note_lists(source)
     matched = 0
     for (path,) in source.store.select("SELECT path FROM files WHERE kind = 'audio' ORDER BY path"):
@@ -214,6 +214,11 @@ def _read_names(source: Source) -> Iterator[Entry]:
         example = source.store.value("SELECT path FROM files WHERE kind = 'audio' ORDER BY path")
         there = f"they are like {example}" if example else "it has none"
         raise InputError(f"{source.path}: none of its recordings is named as {source.pattern!r}; {there}")
+
+
+def _lacks_label(pattern: str) -> str:
+    there = ", ".join(f"{{{name}}}" for name in compile_pattern(pattern).groupindex)
+    return f"--pattern {pattern!r} has {there} and no {{label}}: call that what says the text (--label-map tells which)"
 
 
 def _note_lists(source: Source) -> bool:
@@ -281,7 +286,7 @@ def detect(source: Source) -> str:
     if source.recipe:
         return "lhotse"
     if path.is_file():
-        return "hf" if path.suffix in (".parquet", ".arrow") else "csv"
+        return _detect_file(path)
 
     def has(*patterns: str) -> bool:
         return any(next(path.glob(pattern), None) for pattern in patterns)
@@ -310,6 +315,20 @@ def detect(source: Source) -> str:
     raise InputError(_what_is_missing(source, reasons + more))
 
 
+def _detect_file(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix in (".parquet", ".arrow"):
+        return "hf"
+    instead = "is a recording; name the folder" if suffix in AUDIO else ""
+    if suffix in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
+        instead = "is an archive; unpack it, and name the folder"
+    elif suffix in (".xlsx", ".xls", ".ods", ".numbers"):
+        instead = "is a spreadsheet; save it as CSV in UTF-8, and name that file or its folder"
+    if instead:
+        raise InputError(f"{path}: {instead}")
+    return "csv"
+
+
 def _has_texts_beside(source: Source) -> bool:
     texts = "SELECT stem FROM files WHERE kind = 'text'"
     if source.store.value(f"SELECT 1 FROM files WHERE kind = 'audio' AND stem IN ({texts})"):
@@ -321,6 +340,8 @@ def _has_texts_beside(source: Source) -> bool:
 
 def _what_is_missing(source: Source, reasons: list[str]) -> str:
     """What to say of a folder whose layout nothing tells, and why its tables can't be used."""
+    if source.pattern:
+        return f"{source.path}: no table and no texts are found there, and {_lacks_label(source.pattern)}"
     sounds = source.store.value("SELECT count(*) FROM files WHERE kind = 'audio'")
     tables_there = "".join(f"\n  {reason}" for reason in reasons[:3])
     if not sounds:

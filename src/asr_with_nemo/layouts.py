@@ -10,6 +10,7 @@ import io
 import json
 import re
 import shlex
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -200,8 +201,10 @@ def _run_recipe(source: Source) -> Path:
     try:
         getattr(recipes, f"prepare_{source.recipe}")(source.path, output_dir=folder)
     except Exception as error:  # a recipe asserts and raises what it likes
+        where = traceback.extract_tb(error.__traceback__)[-1].line or ""
         raise InputError(
-            f"{source.path}: Lhotse's recipe {source.recipe} can't read it: {type(error).__name__}: {error}"
+            f"{source.path}: Lhotse's recipe {source.recipe} can't read it: {str(error) or where} "
+            f"({type(error).__name__})"
         ) from error
     source.notes.append(f"read by Lhotse's recipe {source.recipe}")
     return folder

@@ -180,6 +180,9 @@ def inspect(
         raise InputError(f"{path}: can't be read as a table ({error.strerror})") from error
     if not first:
         raise InputError(f"{path}: the table is empty")
+    with open(path, "rb") as file:
+        if table.encoding != "utf-16" and b"\0" in file.read(4096) and "16" not in encoding and "32" not in encoding:
+            raise InputError(f"{path}: not a table, nor any text; expected CSV, TSV or JSON")
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json") or first in "{[":
         table.columns = list(dict.fromkeys(key for row in islice(_read_json(table), SAMPLE) for key in row.cells))
     else:
