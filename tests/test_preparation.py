@@ -517,6 +517,11 @@ def test_the_command_says_what_it_found_and_what_comes_next(troubled: Path, tmp_
     assert note["name"] == "my corpus"
 
 
+def test_the_help_shows_a_pattern_as_it_is_typed(tmp_path: Path):
+    shown = run_script("prepare_corpus.py", "--help", cwd=tmp_path, COLUMNS="200").stdout
+    assert shown.count("{label}_{speaker}_{take}.wav") == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
