@@ -40,33 +40,42 @@ def main(
     ] = None,
     config_path: Annotated[Path, typer.Option(help="The folder of the config.")] = CONFIGS,
     config_name: Annotated[str, typer.Option(help="The config's name, with or without .yaml.")] = "finetune",
+    output: Annotated[
+        Path | None, typer.Option(help="Let the model be found under this name too.", metavar="FILE.nemo")
+    ] = None,
 ) -> None:
     """Go on training a model with other recordings.
 
-    Preprocessor, encoder and alphabet are the model's; the rest is configs/finetune.yaml, or another training config.
-    With another alphabet the decoder keeps what it knows of the letters that both have. It stops when dev no longer
-    gains. Checkpoints, logs and W&B are as in scripts/train.py, and the same command again goes on where a killed one
+    TRAIN and DEV are manifests, as scripts/prepare_corpus.py makes them of recordings of your own. Preprocessor,
+    encoder and alphabet are the model's; the rest is configs/finetune.yaml, or another training config. With another
+    alphabet the decoder keeps what it knows of the letters that both have. It stops when dev no longer gains.
+    Checkpoints, logs and W&B are as in scripts/train.py, and the same command again goes on where a killed one
     was. The last line is `model: PATH`.
 
     Examples:
 
-        python scripts/finetune.py an4 --manifest train_manifest.json --dev dev_manifest.json
+        python scripts/finetune.py an4 --manifest data/mine/train_manifest.json --dev data/mine/dev_manifest.json
+        --output runs/mine.nemo
 
         python scripts/finetune.py QuartzNet15x5Base-En --manifest data/an4/train_manifest.json
         --dev data/an4/dev_manifest.json --vocabulary " abcdefghijklmnopqrstuvwxyz'!" trainer.max_epochs=2
 
-        python scripts/finetune.py MODEL.nemo --manifest german/train_manifest.json --dev german/dev_manifest.json
-        --vocabulary german/train_manifest.json --freeze bn
+        python scripts/finetune.py MODEL.nemo --manifest data/german/train_manifest.json
+        --dev data/german/dev_manifest.json --vocabulary data/german/train_manifest.json --freeze bn
 
-        python scripts/finetune.py an4 --manifest train_manifest.json --dev dev_manifest.json
+        python scripts/finetune.py an4 --manifest data/mine/train_manifest.json --dev data/mine/dev_manifest.json
         "finetuning.learning_rates={encoder: 0.1}" model.optim.lr=0.003 fraction=0.25
     """
     from asr_with_nemo import finetuning, training
 
     settings = {"model": model, "vocabulary": vocabulary, "freeze": freeze and freeze.value}
     config = finetuning.load_config(manifest, dev, settings, overrides or [], config_path, config_name)
-    bound = training.bound_keys(overrides or [])
-    typer.echo(f"model: {finetuning.train(config, bound)}")
+    if output:
+        training.check_alias(output)
+    trained = finetuning.train(config, training.bound_keys(overrides or []))
+    if output:
+        training.make_alias(trained, output)
+    typer.echo(f"model: {output or trained}")
 
 
 if __name__ == "__main__":

@@ -63,51 +63,131 @@ class Digits(StrEnum):
     spell = "spell"
 
 
+SOURCE, TEXTS, DOUBT, SPLITS, SOUND = "How the source is read", "Texts", "Doubtful rows", "Splits", "Recordings"
+"""The options by what they are about."""
+
+
+def _option(help: str, about: str, *names: str, **settings: object) -> object:
+    return typer.Option(*names, help=help, rich_help_panel=about, **settings)
+
+
 def main(
-    source: Annotated[Path, typer.Argument(help="A folder, a table, or a data set saved to disk.", metavar="SOURCE")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder of recordings, with their texts in one of the layouts above; or a table, or a data set "
+            "saved to disk.",
+            metavar="SOURCE",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The folder to make.", metavar="DIR")],
-    format: Annotated[Format, typer.Option(help="How the source is laid out; auto finds out.")] = Format.auto,
+    format: Annotated[
+        Format, _option("The layout. auto finds out; name it where it errs. csv stands for any table.", SOURCE)
+    ] = Format.auto,
     pattern: Annotated[
-        str, typer.Option(help="Of the recordings' names: '{label}_{speaker}_{take}.wav'.", metavar="PATTERN")
+        str,
+        _option(
+            "How the recordings' names say what they are: `{label}_{speaker}_{take}.wav`, `{label}/{speaker}_*.wav` "
+            "for folders too, `{speaker}/*` for the speakers alone. Fields: {label}, what is said; {speaker}; {split}; "
+            "any other name stands for what is of no matter, and so does *.",
+            SOURCE,
+            metavar="PATTERN",
+        ),
     ] = "",
-    label_map: Annotated[Path | None, typer.Option(help="JSON, label → transcript.", metavar="FILE.json")] = None,
-    drop: Annotated[bool, typer.Option("--drop", help="Leave out the rows that are doubtful.")] = False,
-    fix: Annotated[bool, typer.Option("--fix", help="Repair what can be repaired.")] = False,
-    split: Annotated[Split, typer.Option(help="By what the dev and test sets are held out.")] = Split.auto,
-    dev_share: Annotated[float, typer.Option(min=0.001, max=0.45, help="Of the utterances, for the dev set.")] = 0.1,
-    test_share: Annotated[float, typer.Option(min=0.001, max=0.45, help="Of the utterances, for the test set.")] = 0.1,
-    case: Annotated[Case, typer.Option(help="What becomes of capitals.")] = Case.lower,
-    punctuation: Annotated[Punctuation, typer.Option(help="What becomes of punctuation.")] = Punctuation.remove,
-    digits: Annotated[Digits, typer.Option(help="spell: numbers become words; needs --language.")] = Digits.keep,
-    language: Annotated[str, typer.Option(help="Of the texts: en, de, ru, ...", metavar="CODE")] = "",
+    label_map: Annotated[
+        Path | None,
+        _option('What labels stand for, as JSON: `{"0": "zero", "1": "one"}`.', SOURCE, metavar="FILE.json"),
+    ] = None,
+    audio_column: Annotated[
+        str,
+        _option("Of a table: the column of paths, by its name, or by its number from 1.", SOURCE, metavar="COLUMN"),
+    ] = "",
+    text_column: Annotated[str, _option("The column of texts.", SOURCE, metavar="COLUMN")] = "",
+    speaker_column: Annotated[str, _option("The column of speakers.", SOURCE, metavar="COLUMN")] = "",
+    split_column: Annotated[str, _option("The column that says train, dev or test.", SOURCE, metavar="COLUMN")] = "",
+    delimiter: Annotated[str, _option("What stands between columns; `tab` for a tab.", SOURCE, metavar="SIGN")] = "",
+    encoding: Annotated[
+        str, _option("Of tables and texts that aren't in UTF-8: cp1251, gb18030 ...", SOURCE, metavar="NAME")
+    ] = "",
+    recipe: Annotated[
+        str, _option("Read SOURCE with one of Lhotse's recipes: timit, aishell ...", SOURCE, metavar="NAME")
+    ] = "",
+    drop: Annotated[
+        bool,
+        _option("Leave them out: silence, clipping, texts that can't be this recording's, copies.", DOUBT, "--drop"),
+    ] = False,
+    fix: Annotated[
+        bool,
+        _option(
+            "Repair what can be: cut long pauses off, take remarks in brackets out, put wrongly read letters right.",
+            DOUBT,
+            "--fix",
+        ),
+    ] = False,
     vocabulary: Annotated[
         str,
-        typer.Option(
-            help="Check the texts against an alphabet: of a model, of a file, or these letters.",
+        _option(
+            "Which letters texts may have: those of a model (an4, FILE.nemo), of a file, or these. Others are "
+            "doubtful, and --fix writes é as e where that helps.",
+            DOUBT,
             metavar="MODEL|FILE|ABC",
         ),
     ] = "",
-    audio_column: Annotated[str, typer.Option(help="Of a table: name, or number from 1.", metavar="COLUMN")] = "",
-    text_column: Annotated[str, typer.Option(help="Of a table.", metavar="COLUMN")] = "",
-    speaker_column: Annotated[str, typer.Option(help="Of a table.", metavar="COLUMN")] = "",
-    split_column: Annotated[str, typer.Option(help="Of a table.", metavar="COLUMN")] = "",
-    delimiter: Annotated[str, typer.Option(help="Between the columns of a table; tab for a tab.")] = "",
-    encoding: Annotated[str, typer.Option(help="Of tables and texts, where it isn't UTF-8: cp1251, ...")] = "",
-    recipe: Annotated[str, typer.Option(help="Read the source with a recipe of Lhotse's: vctk, yesno, ...")] = "",
-    rate: Annotated[int, typer.Option(min=8_000, max=48_000, help="Samples per second that the model takes.")] = 16_000,
-    longest: Annotated[float, typer.Option(min=1, help="Seconds; a longer recording is left out.")] = 60.0,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default all cores.")] = None,
+    case: Annotated[Case, _option("What becomes of capitals.", TEXTS)] = Case.lower,
+    punctuation: Annotated[
+        Punctuation, _option("What becomes of punctuation; apostrophes inside words stay.", TEXTS)
+    ] = Punctuation.remove,
+    digits: Annotated[
+        Digits, _option("spell: 7 becomes seven; needs --language. keep: the model learns to write 7.", TEXTS)
+    ] = Digits.keep,
+    language: Annotated[str, _option("Of the texts: en, de, ru ...", TEXTS, metavar="CODE")] = "",
+    split: Annotated[
+        Split,
+        _option(
+            "What is held out for dev and test: what the source says, whole speakers, or utterances. auto takes the "
+            "first of these that there is.",
+            SPLITS,
+        ),
+    ] = Split.auto,
+    dev_share: Annotated[
+        float, _option("Of the utterances, for the dev set.", SPLITS, min=0.001, max=0.45, metavar="SHARE")
+    ] = 0.1,
+    test_share: Annotated[
+        float, _option("Of the utterances, for the test set.", SPLITS, min=0.001, max=0.45, metavar="SHARE")
+    ] = 0.1,
+    rate: Annotated[
+        int,
+        _option(
+            "Hz, of the WAVs that are made. Leave telephone speech at 16000 too: models expect it.",
+            SOUND,
+            min=8_000,
+            max=48_000,
+            metavar="HZ",
+        ),
+    ] = 16_000,
+    longest: Annotated[float, _option("A longer recording is left out.", SOUND, min=1, metavar="SECONDS")] = 60.0,
+    workers: Annotated[
+        int | None, _option("Processes; by default as many as there are cores.", SOUND, min=1, metavar="N")
+    ] = None,
 ) -> None:
     """Make a corpus of your own ready to train with: WAVs, manifests, and a report of what is wrong with it.
 
-    What people have is read as it is: a folder with a table of paths and texts (CSV, TSV, JSONL; Common Voice and
-    LJSpeech too), recordings beside .txt files of the same name, LibriSpeech's and Kaldi's layouts, a NeMo manifest,
-    texts in the names of files or folders, a data set of Hugging Face saved to disk; and what a recipe of Lhotse's can
-    read. Nothing in SOURCE is changed.
+    What people have is read as it is, at any rate and in any format, and nothing in SOURCE is changed:
 
-    DIR gets 16-bit mono WAVs, the manifests train, dev, train_all and test as for AN4, report.html, and rows.tsv with
-    the fate of each row. Speakers are held out whole where they are known. Run it again when recordings were added:
-    only they are read, and all others stay in their split. The last lines are the commands that train and evaluate.
+    - a table of paths and texts: CSV, TSV, JSON lines, with a header or without; LJSpeech, Common Voice, NeMo manifests
+
+    - talk.wav beside talk.txt, also in a tree of their own, as in VCTK
+
+    - texts in the names of files or folders, with --pattern, and --label-map where they are labels
+
+    - LibriSpeech's folders, Kaldi's data folders, Hugging Face's data sets (saved to disk, or Parquet)
+
+    - what one of Lhotse's recipes can read, with --recipe
+
+    DIR gets 16-bit mono WAVs, the manifests train, dev, train_all and test as for AN4, report.html to look at before
+    anything is trained, and rows.tsv with the fate of each row. Whole speakers are held out where they are known. Run
+    it again when recordings were added: only they are read, and all others stay in their split. The last lines are the
+    commands that train and evaluate.
 
     Examples:
 
@@ -116,9 +196,11 @@ def main(
         python scripts/prepare_corpus.py ~/digits --out data/digits --pattern '{label}_{speaker}_{take}.wav'
         --label-map labels.json
 
-        python scripts/prepare_corpus.py ~/cv-corpus/el/validated.tsv --out data/greek --fix --drop
+        python scripts/prepare_corpus.py ~/cv-corpus/el --out data/greek --fix --drop
 
-        python scripts/prepare_corpus.py ~/meetings --out data/meetings --vocabulary an4 --digits spell --language en
+        python scripts/prepare_corpus.py ~/LibriSpeech --out data/librispeech
+
+        python scripts/prepare_corpus.py ~/letters.csv --out data/letters --vocabulary an4 --digits spell --language en
     """
     from asr_with_nemo import corpora, preparation, text
 
@@ -164,7 +246,7 @@ def _say(prepared: "Prepared", seconds: float) -> None:
         + (f", {others}" if others else "")
     )
     for name, part in prepared.splits.items():
-        speakers = f", {part['speakers']:,} speakers" if part["speakers"] else ""
+        speakers = f", {_counted(part['speakers'], 'speaker')}" if part["speakers"] else ""
         typer.echo(f"  {name:5} {part['utterances']:7,} utterances, {part['seconds'] / 60:7.1f} minutes{speakers}")
     typer.echo(f"  letters: {''.join(prepared.labels).strip()[:200]}")
     for note in prepared.notes:
@@ -184,6 +266,10 @@ def _say(prepared: "Prepared", seconds: float) -> None:
     train = [_python(), f"{scripts}/train.py", "--config-name", "small_corpus", f"data_dir={place}", "--output", model]
     evaluate = [_python(), f"{scripts}/evaluate.py", model, _relative(prepared.manifest("test"))]
     typer.echo(f"  {shlex.join(train)}\n  {shlex.join(evaluate)}")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _relative(path: Path) -> str:

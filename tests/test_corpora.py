@@ -338,6 +338,83 @@ def test_texts_beside_recordings(tmp_path: Path):
     assert named.split_by == "speaker"
 
 
+def test_vctk_as_it_is(tmp_path: Path):
+    mine = tmp_path / "VCTK-Corpus-0.92"
+    for number in range(24):
+        speaker = f"p{225 + number % 4}"
+        name = f"{speaker}_{number:03}"
+        for microphone in (1, 2):
+            record(mine / "wav48_silence_trimmed" / speaker / f"{name}_mic{microphone}.flac")
+        text = mine / "txt" / speaker / f"{name}.txt"
+        text.parent.mkdir(parents=True, exist_ok=True)
+        text.write_text(f"{sentence(number)}.\n")
+    (mine / "txt" / "p225" / "p225_999.txt").write_text("lost")
+    (mine / "speaker-info.txt").write_text("ID  AGE  GENDER\np225  23  F\n")
+    prepared = prepare(mine, tmp_path / "out")
+    assert (prepared.format, prepared.split_by) == ("txt", "speaker")
+    assert {row["speaker"] for row in everything(prepared)} == {"p225", "p226", "p227", "p228"}
+    assert prepared.fates == {"kept": 48, "left out": 1}, "two microphones each; speaker-info.txt is no transcript"
+
+
+def test_speech_commands_as_it_is(tmp_path: Path):
+    mine = tmp_path / "speech_commands"
+    names = [f"{['bed', 'cat', 'six'][n % 3]}/{n % 10:08x}_nohash_{n}.wav" for n in range(60)]
+    for name in names:
+        record(mine / name, 0.5)
+    record(mine / "_background_noise_" / "pink_noise.wav", 2)
+    held_out = {"validation": {name for name in names if "/00000008" in name}}
+    held_out["testing"] = {name for name in names if "/00000009" in name}
+    for split, some in held_out.items():
+        (mine / f"{split}_list.txt").write_text("\n".join(sorted(some)) + "\n")
+    prepared = prepare(mine, tmp_path / "out", pattern="{label}/{speaker}_nohash_{take}.wav")
+    assert prepared.split_by == "source"
+    splits = {name: row["split"] for name, row in fates(prepared).items() if row["fate"] == "kept"}
+    assert {name for name in splits if splits[name] == "test"} == held_out["testing"]
+    assert {name for name in splits if splits[name] == "dev"} == held_out["validation"]
+    assert len(splits) == 60
+    assert prepared.problems == {"no match": 1}
+
+
+def test_labels_of_several_words(tmp_path: Path):
+    for number in range(20):  # as in YesNo
+        record(tmp_path / "mine" / ("_".join(f"{number:08b}") + ".wav"), 2, 8_000)
+    record(tmp_path / "mine" / "1_2_1.wav")
+    prepared = prepare(tmp_path / "mine", tmp_path / "out", pattern="{label}.wav", labels={"0": "no", "1": "yes"})
+    assert fates(prepared)["0_0_0_1_0_0_1_1.wav"]["text"] == "no no no yes no no yes yes"
+    assert "the label map lacks '2'" in fates(prepared)["1_2_1.wav"]["problems"]
+
+
+def test_recordings_whose_texts_are_nowhere_are_told_what_to_do(tmp_path: Path):
+    mine = tmp_path / "mine"
+    for number in range(9):
+        record(mine / "recordings" / f"{number}_george_0.wav", 0.3)
+    (mine / "pip_requirements.txt").write_text("numpy\nscipy\n")
+    with pytest.raises(InputError, match=r"9 recordings, but where are their texts.*--pattern.*0_george_0\.wav"):
+        prepare(mine, tmp_path / "out")
+    with pytest.raises(InputError, match=r"'\{digit\}_\{speaker\}_\*' has \{digit\}, \{speaker\} and no \{label\}"):
+        prepare(mine, tmp_path / "out", pattern="{digit}_{speaker}_*")
+
+
+@pytest.mark.parametrize("layout", ["txt", "librispeech", "kaldi"])
+def test_a_text_in_another_encoding_is_named_in_every_layout(tmp_path: Path, layout: str):
+    mine = tmp_path / "mine" / "1" / "2"
+    lines = [f"1-2-{number:04} été {sentence(number)}" for number in range(12)]
+    for line in lines:
+        record(mine / f"{line[:8]}.wav")
+    encoded = [line.encode("latin-1" if number == 5 else "utf-8") for number, line in enumerate(lines)]
+    if layout == "txt":
+        for line in encoded:
+            (mine / f"{line[:8].decode()}.txt").write_bytes(line[9:])
+    else:
+        (mine / ("1-2.trans.txt" if layout == "librispeech" else "text")).write_bytes(b"\n".join(encoded))
+    if layout == "kaldi":
+        (mine / "wav.scp").write_text("".join(f"{line[:8]} {line[:8]}.wav\n" for line in lines))
+    prepared = prepare(tmp_path / "mine", tmp_path / "out")
+    assert prepared.format == layout
+    assert all(text.startswith("été ") for text in texts(prepared))
+    assert prepared.problems == {"encoding": 1}
+
+
 def test_texts_in_names_with_a_label_map(tmp_path: Path):
     mine, labels = tmp_path / "mine", {"0": "zero", "1": "one", "2": "two"}
     for number in range(24):

@@ -239,10 +239,12 @@ def test_a_change_of_language_by_the_printed_commands(german: Path, small_model:
     assert "its texts have 'ß' 'ü', which the alphabet" in refused.stderr
 
     options = (*data, "--vocabulary", train, "--freeze", "bn", "trainer.max_epochs=4", "model.optim.lr=0.01")
+    options += ("--output", "german.nemo")
     done = run_script("finetune.py", small_model, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "new are 'ß' 'ü'" in done.stdout
-    model = tmp_path / done.stdout.splitlines()[-1].removeprefix("model: ")
+    assert done.stdout.splitlines()[-1] == "model: german.nemo"
+    model = (tmp_path / "german.nemo").resolve()
     assert model.parent.name.startswith("jasper_4x1_finetuned-")
     log = training.read_log(model.parent)
     assert log[-1]["val_loss"] < log[0]["val_loss"]
@@ -250,7 +252,7 @@ def test_a_change_of_language_by_the_printed_commands(german: Path, small_model:
 
     again = run_script("finetune.py", small_model, *options, cwd=tmp_path)
     assert "finished" in again.stdout
-    measured = run_script("evaluate.py", model, dev, "--output", "german.json", cwd=tmp_path)
+    measured = run_script("evaluate.py", "german.nemo", dev, "--output", "german.json", cwd=tmp_path)
     assert measured.returncode == 0, measured.stderr
     result = json.loads((tmp_path / "german.json").read_text())
     assert result["unspellable"] == []

@@ -272,6 +272,7 @@ def test_what_was_split_by_recordings_stays_so_when_speakers_are_added(tmp_path:
     grown = prepare(with_table(mine, [HEADER, *rows]), tmp_path / "out")
     assert (first.split_by, grown.split_by) == ("utterance", "utterance")
     assert before.items() <= split_of_each(grown, "recording").items()
+    assert any("as before, though speakers are known now" in note for note in grown.notes)
     assert prepare(mine, tmp_path / "out", split="speaker").split_by == "speaker"
 
 
@@ -454,6 +455,21 @@ def test_places_that_cannot_be(tmp_path: Path, small_corpus):
         prepare(tmp_path / "empty", tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("digits.tar.gz", "is an archive; unpack it"),
+        ("table.xlsx", "is a spreadsheet; save it as CSV"),
+        ("talk.wav", "is a recording; name the folder"),
+        ("table.csv", "not a table, nor any text"),
+    ],
+)
+def test_files_that_are_no_table(tmp_path: Path, name: str, words: str):
+    (tmp_path / name).write_bytes(b"PK\0\1\0\0")
+    with pytest.raises(InputError, match=f"{name}: {words}"):
+        prepare(tmp_path / name, tmp_path / "out")
+
+
 # --- The report -------------------------------------------------------------------------------------------------------
 
 
@@ -499,6 +515,11 @@ def test_the_command_says_what_it_found_and_what_comes_next(troubled: Path, tmp_
     assert "evaluate.py" in evaluate
     note = json.loads((tmp_path / "data/my corpus/corpus.json").read_text())
     assert note["name"] == "my corpus"
+
+
+def test_the_help_shows_a_pattern_as_it_is_typed(tmp_path: Path):
+    shown = run_script("prepare_corpus.py", "--help", cwd=tmp_path, COLUMNS="200").stdout
+    assert shown.count("{label}_{speaker}_{take}.wav") == 2
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
 from asr_with_nemo import layouts, manifest, tables
-from asr_with_nemo.corpus_store import AUDIO, NO_TRANSCRIPTS, clean
-from asr_with_nemo.entries import Entry, Finder, Source, split_of
+from asr_with_nemo.corpus_store import AUDIO, NO_TRANSCRIPTS, clean, key
+from asr_with_nemo.entries import Entry, Finder, Source, missing, split_of
 from asr_with_nemo.errors import InputError
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
@@ -32,37 +32,44 @@ def _read_table(source: Source) -> Iterator[Entry]:
         yield from (_of_row(row, table, finder, split) for row in tables.read(table))
 
 
-def _usable_tables(source: Source, finder: Finder) -> tuple[list[tables.Table], list[str]]:
-    """The tables of a source, and why others can't be used."""
+_TABLES = tables.SUFFIXES - tables.LISTS
+
+
+def _usable_tables(
+    source: Source, finder: Finder, kinds: Sequence[Set[str]] = (_TABLES, tables.LISTS)
+) -> tuple[list[tables.Table], list[str]]:
+    """The tables of a source, of the first of these kinds of suffixes that has any; and why others can't be used."""
     found, reasons = [], []
-    for path in [source.path] if source.path.is_file() else _tables_of(source.path):
+    for suffixes in kinds:
+        for path in [source.path] if source.path.is_file() else _tables_of(source.path, suffixes):
 
-        def is_audio(value: str, base: Path = path.parent) -> bool:
-            return finder.is_audio(value, base)
+            def is_audio(value: str, base: Path = path.parent) -> bool:
+                return finder.is_audio(value, base)
 
-        try:
-            found.append(tables.inspect(path, is_audio, source.encoding, source.delimiter, source.columns))
-        except InputError as error:
-            reasons.append(str(error))
+            try:
+                found.append(tables.inspect(path, is_audio, source.encoding, source.delimiter, source.columns))
+            except InputError as error:
+                reasons.append(str(error))
+        if found or source.path.is_file():
+            break
     return found, reasons
 
 
-def _tables_of(folder: Path) -> list[Path]:
+def _tables_of(folder: Path, suffixes: Set[str]) -> list[Path]:
     """The tables of a folder: of those that overlap, as in Common Voice, the ones that are parts."""
-    for suffixes in (tables.SUFFIXES - tables.LISTS, tables.LISTS):
-        for pattern in ("*", "*/*", "*/*/*"):
-            found = [path for path in sorted(folder.glob(pattern)) if path.suffix.lower() in suffixes]
-            found = [path for path in found if path.is_file() and not path.name.startswith(".")]
-            found = [path for path in found if path.stem.lower() not in NO_TRANSCRIPTS]
-            # Beside transcripts.txt there may be other lists, of segments, say.
-            found = [path for path in found if "trans" in path.stem.lower()] or found
-            parts = {path: split for path in found if (split := _part_of(path, folder))}
-            parts = {path: split for path, split in parts.items() if "all" not in re.split("[^a-z]", path.stem)}
-            if "train" in parts.values() and len(set(parts.values())) > 1:
-                return list(parts)
-            whole = [path for path in found if path.stem == "validated"]
-            if whole or found:
-                return whole or found
+    for pattern in ("*", "*/*", "*/*/*"):
+        found = [path for path in sorted(folder.glob(pattern)) if path.suffix.lower() in suffixes]
+        found = [path for path in found if path.is_file() and not path.name.startswith(".")]
+        found = [path for path in found if path.stem.lower() not in NO_TRANSCRIPTS]
+        # Beside transcripts.txt there may be other lists, of segments, say.
+        found = [path for path in found if "trans" in path.stem.lower()] or found
+        parts = {path: split for path in found if (split := _part_of(path, folder))}
+        parts = {path: split for path, split in parts.items() if "all" not in re.split("[^a-z]", path.stem)}
+        if "train" in parts.values() and len(set(parts.values())) > 1:
+            return list(parts)
+        whole = [path for path in found if path.stem == "validated"]
+        if whole or found:
+            return whole or found
     return []
 
 
@@ -82,8 +89,7 @@ def _of_row(row: tables.Row, table: tables.Table, finder: Finder, split: str) ->
     named["split"] = split_of(roles.get("split", "")) or split
     path, reason = finder.find(roles.get("audio", ""), table.path.parent)
     if path is None:
-        several = reason.startswith("several")
-        return Entry(**named, name=clean(roles["audio"]), problem="several" if several else "no audio", detail=reason)
+        return Entry(**named, name=clean(roles["audio"]), problem=missing(reason), detail=reason)
     try:
         start = float(roles.get("start") or 0)
         end = float(roles["end"]) if roles.get("end") else None
@@ -98,19 +104,32 @@ def _of_row(row: tables.Row, table: tables.Table, finder: Finder, split: str) ->
 # --- Files beside files -----------------------------------------------------------------------------------------------
 
 
+_MICROPHONE = re.compile(r"[_.-](?:mic|ch|chan|channel)[_-]?\d+$")
+"""How the names of recordings end where several microphones heard one speaker, as in VCTK."""
+
+
 def _read_text_files(source: Source) -> Iterator[Entry]:
     """Audio beside a text file of the same name, or in a tree beside the one of the texts."""
     database = source.store.db
-    database.execute("CREATE TEMP TABLE used (path TEXT PRIMARY KEY) WITHOUT ROWID")
+    database.execute("CREATE TEMP TABLE used (path TEXT PRIMARY KEY, folder TEXT) WITHOUT ROWID")
     for path, stem in source.store.select("SELECT path, stem FROM files WHERE kind = 'audio' ORDER BY path"):
         text = _text_beside(source, path, stem)
         if text is None:
             continue  # a recording without a row
         place = source.name_of(text)
-        database.execute("INSERT OR IGNORE INTO used VALUES (?)", (place,))
-        words = " ".join(tables.Lines(text, source.encoding or tables.encoding_of(text))).split()
-        yield Entry(place, audio=str(source.root / path), name=path, text=clean(" ".join(words)))
-    unused = "SELECT path, stem FROM files WHERE kind = 'text' AND path NOT IN (SELECT path FROM used) ORDER BY path"
+        database.execute("INSERT OR IGNORE INTO used VALUES (?, ?)", (place, os.path.dirname(place)))
+        lines = tables.Lines(text, source.encoding or tables.encoding_of(text))
+        words = " ".join(" ".join(lines).split())
+        # As in VCTK, p225/p225_001.wav.
+        folder = os.path.basename(os.path.dirname(path))
+        speaker = folder if re.match(rf"{re.escape(key(folder))}[_-]", stem) else ""
+        yield Entry(place, str(source.root / path), path, clean(words), clean(speaker), doubt=lines.doubt())
+    # Where no text has its recording, a text is something else: what the corpus is, or who speaks in it.
+    database.create_function("folder", 1, os.path.dirname, deterministic=True)
+    unused = (
+        "SELECT path, stem FROM files WHERE kind = 'text' AND path NOT IN (SELECT path FROM used) "
+        "AND folder(path) IN (SELECT folder FROM used) ORDER BY path"
+    )
     for path, stem in source.store.select(unused):
         if stem not in NO_TRANSCRIPTS:
             yield Entry(path, name=path, problem="no audio", detail=f"no recording is named as {path}")
@@ -123,8 +142,11 @@ def _text_beside(source: Source, path: str, stem: str) -> Path | None:
             if beside.is_file():
                 return beside
     query = "SELECT path FROM files WHERE kind = 'text' AND stem = ? LIMIT 2"
-    found = list(source.store.select(query, (stem,)))
-    return source.root / found[0][0] if len(found) == 1 else None
+    for name in dict.fromkeys((stem, _MICROPHONE.sub("", stem))):
+        found = list(source.store.select(query, (name,)))
+        if len(found) == 1:
+            return source.root / found[0][0]
+    return None
 
 
 def compile_pattern(pattern: str) -> re.Pattern:
@@ -173,7 +195,8 @@ def _read_names(source: Source) -> Iterator[Entry]:
         )
     pattern = compile_pattern(source.pattern)
     if not {"label", "text"} & set(pattern.groupindex):
-        raise InputError(f"--pattern {source.pattern!r}: lacks {{label}}, which says what stands for the transcript")
+        raise InputError(_lacks_label(source.pattern))
+    listed = _note_lists(source)
     matched = 0
     for (path,) in source.store.select("SELECT path FROM files WHERE kind = 'audio' ORDER BY path"):
         fields = match_name(pattern, path)
@@ -182,12 +205,33 @@ def _read_names(source: Source) -> Iterator[Entry]:
             continue
         matched += 1
         label = fields.get("label") or fields.get("text", "")
+        split = split_of(fields.get("split", ""))
+        if listed:
+            split = split or source.store.value("SELECT split FROM temp.listed WHERE path = ?", (path,)) or "train"
         entry = {"place": path, "name": path, "speaker": fields.get("speaker", "")}
-        yield Entry(**entry, audio=str(source.root / path), text=label, split=split_of(fields.get("split", "")))
+        yield Entry(**entry, audio=str(source.root / path), text=label, split=split)
     if not matched:
         example = source.store.value("SELECT path FROM files WHERE kind = 'audio' ORDER BY path")
         there = f"they are like {example}" if example else "it has none"
         raise InputError(f"{source.path}: none of its recordings is named as {source.pattern!r}; {there}")
+
+
+def _lacks_label(pattern: str) -> str:
+    there = ", ".join(f"{{{name}}}" for name in compile_pattern(pattern).groupindex)
+    return f"--pattern {pattern!r} has {there} and no {{label}}: call that what says the text (--label-map tells which)"
+
+
+def _note_lists(source: Source) -> bool:
+    """Note which recordings are for dev and test by lists of them, as Speech Commands has (`testing_list.txt`)."""
+    database = source.store.db
+    database.execute("CREATE TEMP TABLE listed (path TEXT PRIMARY KEY, split TEXT) WITHOUT ROWID")
+    for path in sorted(source.root.glob("*_list.txt")):
+        if (split := split_of(path.stem)) in ("dev", "test"):
+            names = ((os.path.normpath(clean(line).strip()), split) for line in tables.Lines(path, "utf-8"))
+            database.executemany("INSERT OR IGNORE INTO temp.listed VALUES (?, ?)", names)
+            source.notes.append(f"read {path.name}: the recordings of the {split} set")
+    known = "SELECT 1 FROM files WHERE kind = 'audio' AND path IN (SELECT path FROM temp.listed)"
+    return bool(source.store.value(known))
 
 
 # --- Which format -----------------------------------------------------------------------------------------------------
@@ -218,11 +262,18 @@ def read(source: Source, format: str) -> Iterator[Entry]:
             speaker, split = fields.get("speaker", ""), split_of(fields.get("split", ""))
             entry = replace(entry, speaker=entry.speaker or speaker, split=entry.split or split)
         if source.labels is not None and not entry.problem:
-            if entry.text in source.labels:
-                entry = replace(entry, text=source.labels[entry.text])
-            else:
-                entry = replace(entry, problem="no label", detail=f"the label map lacks {entry.text!r}")
+            entry = _labelled(entry, source.labels)
         yield entry
+
+
+def _labelled(entry: Entry, labels: Mapping[str, str]) -> Entry:
+    """An entry with what its label stands for; a label may be several, as in YesNo's `0_1_1_0.wav`."""
+    parts = [entry.text] if entry.text in labels else [part for part in re.split(r"[\s_-]+", entry.text) if part]
+    missing = [part for part in parts if part not in labels]
+    if missing or not parts:
+        lacks = entry.text if len(missing) == len(parts) else missing[0]
+        return replace(entry, problem="no label", detail=f"the label map lacks {lacks!r}")
+    return replace(entry, text=" ".join(labels[part] for part in parts))
 
 
 def detect(source: Source) -> str:
@@ -235,7 +286,7 @@ def detect(source: Source) -> str:
     if source.recipe:
         return "lhotse"
     if path.is_file():
-        return "hf" if path.suffix in (".parquet", ".arrow") else "csv"
+        return _detect_file(path)
 
     def has(*patterns: str) -> bool:
         return any(next(path.glob(pattern), None) for pattern in patterns)
@@ -248,25 +299,63 @@ def detect(source: Source) -> str:
         return "lhotse"
     if source.store.value("SELECT 1 FROM files WHERE kind = 'text' AND name LIKE '%.trans.txt'"):
         return "librispeech"
-    beside = (
-        "SELECT 1 FROM files AS audio JOIN files AS text ON audio.stem = text.stem "
-        "WHERE audio.kind = 'audio' AND text.kind = 'text' LIMIT 1"
-    )
     if source.pattern and re.search(r"\{(label|text)\}", source.pattern):
         return "filename"
-    if source.store.value(beside) and not _usable_tables(source, Finder(source))[0]:
-        return "txt"
-    if _tables_of(path):
+    finder = Finder(source)
+    found, reasons = _usable_tables(source, finder, [_TABLES])
+    if found or source.columns or source.delimiter:
         return "csv"
+    if _has_texts_beside(source):
+        return "txt"
     if has("*.parquet", "*/*.parquet", "*/*/*.parquet"):
         return "hf"
+    found, more = _usable_tables(source, finder, [tables.LISTS])
+    if found:
+        return "csv"
+    raise InputError(_what_is_missing(source, reasons + more))
+
+
+def _detect_file(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix in (".parquet", ".arrow"):
+        return "hf"
+    instead = "is a recording; name the folder" if suffix in AUDIO else ""
+    if suffix in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
+        instead = "is an archive; unpack it, and name the folder"
+    elif suffix in (".xlsx", ".xls", ".ods", ".numbers"):
+        instead = "is a spreadsheet; save it as CSV in UTF-8, and name that file or its folder"
+    if instead:
+        raise InputError(f"{path}: {instead}")
+    return "csv"
+
+
+def _has_texts_beside(source: Source) -> bool:
+    texts = "SELECT stem FROM files WHERE kind = 'text'"
+    if source.store.value(f"SELECT 1 FROM files WHERE kind = 'audio' AND stem IN ({texts})"):
+        return True
+    some = source.store.select("SELECT stem FROM files WHERE kind = 'audio' ORDER BY path LIMIT 100")
+    bare = [_MICROPHONE.sub("", stem) for (stem,) in some]
+    return any(source.store.value(f"SELECT 1 WHERE ? IN ({texts})", (stem,)) for stem in bare)
+
+
+def _what_is_missing(source: Source, reasons: list[str]) -> str:
+    """What to say of a folder whose layout nothing tells, and why its tables can't be used."""
+    if source.pattern:
+        return f"{source.path}: no table and no texts are found there, and {_lacks_label(source.pattern)}"
     sounds = source.store.value("SELECT count(*) FROM files WHERE kind = 'audio'")
-    example = source.store.value("SELECT path FROM files WHERE kind = 'audio' ORDER BY path")
+    tables_there = "".join(f"\n  {reason}" for reason in reasons[:3])
     if not sounds:
-        raise InputError(f"{path}: no recordings are found there, nor a table, a data set or a Kaldi folder")
-    raise InputError(
-        f"{path}: {sounds} recordings, but where are their texts? Expected a table (.csv, .tsv, .jsonl) with a "
-        f"column of paths and one of texts; or a .txt beside each; or --pattern, if names say it: one is {example}"
+        return (
+            f"{source.path}: no recordings are found there, nor a table, a data set or a Kaldi folder; expected a "
+            f"folder with recordings ({' '.join(sorted(AUDIO)[:4])} ...) or with one of these{tables_there}"
+        )
+    query = "SELECT path FROM files WHERE kind = 'audio' ORDER BY path LIMIT 1 OFFSET ?"
+    names = dict.fromkeys(source.store.value(query, (place,)) for place in (0, sounds // 2))
+    return (
+        f"{source.path}: {sounds:,} recordings, but where are their texts? Expected a table (.csv, .tsv, .jsonl) with "
+        "a column of paths and one of texts; or a .txt beside each. If their names say it, add --pattern "
+        f"'{{label}}_{{speaker}}_{{take}}.wav' or --pattern '{{label}}/{{speaker}}_*.wav', as it is there: "
+        f"{', '.join(names)}{tables_there}"
     )
 
 

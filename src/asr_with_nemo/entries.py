@@ -155,6 +155,11 @@ class Finder:
         return (path, "") if path.is_file() else (None, f"a link to what isn't there: {value}")
 
 
+def missing(reason: str) -> str:
+    """The kind of problem of an entry whose recording `Finder.find` hasn't found, by the reason that it gave."""
+    return "several" if reason.startswith("several") else "no audio"
+
+
 def split_of(name: str) -> str:
     """The split that a part of a corpus is by its name: "train-clean-100", "cv_validation.tsv"; "" for none."""
     words = [word for word in re.split(r"[^a-z]+", name.casefold()) if word]

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import shlex
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import soundfile
 
 from asr_with_nemo import tables
 from asr_with_nemo.corpus_store import clean
-from asr_with_nemo.entries import Entry, Finder, Source, split_of
+from asr_with_nemo.entries import Entry, Finder, Source, missing, split_of
 from asr_with_nemo.errors import InputError
 
 # --- LibriSpeech ------------------------------------------------------------------------------------------------------
@@ -36,9 +37,11 @@ def read_librispeech(source: Source) -> Iterator[Entry]:
                 continue
             place = f"{path}, line {lines.number}"
             audio, reason = finder.find(name, whole.parent)
-            named = {"place": place, "text": text, "speaker": name.partition("-")[0], "split": _part_of(path)}
+            doubt = lines.doubt()
+            speaker = name.partition("-")[0]
+            named = {"place": place, "text": text, "speaker": speaker, "split": _part_of(path), "doubt": doubt}
             if audio is None:
-                yield Entry(**named, name=name, problem="no audio", detail=reason)
+                yield Entry(**named, name=name, problem=missing(reason), detail=reason)
             else:
                 yield Entry(**named, audio=str(audio), name=source.name_of(audio))
 
@@ -75,17 +78,18 @@ def _read_kaldi_folder(source: Source, folder: Path, split: str) -> Iterator[Ent
         database.execute(f"DROP TABLE IF EXISTS temp.{table}")
         database.execute(f"CREATE TEMP TABLE {table} (id TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
         if (folder / name).is_file():
-            pairs = ((name, value) for _, name, value in _pairs(source, folder / name))
+            pairs = ((name, value) for _, name, value, _ in _pairs(source, folder / name))
             database.executemany(f"INSERT OR IGNORE INTO temp.{table} VALUES (?, ?)", pairs)
     finder = Finder(source)
     has_segments = (folder / "segments").is_file()
-    for line, name, text in _pairs(source, folder / "text"):
+    for line, name, text, doubt in _pairs(source, folder / "text"):
         place = f"{source.name_of(folder / 'text')}, line {line}"
 
         def value(table: str, of: str) -> str:
             return source.store.value(f"SELECT value FROM temp.{table} WHERE id = ?", (of,)) or ""
 
-        named = {"place": place, "text": text, "speaker": value("utt2spk", name), "split": split}
+        speaker = value("utt2spk", name)
+        named = {"place": place, "text": text, "speaker": speaker, "split": split, "doubt": doubt}
         recording, start, seconds, channel = name, 0.0, None, None
         if has_segments:
             try:
@@ -95,20 +99,22 @@ def _read_kaldi_folder(source: Source, folder: Path, split: str) -> Iterator[Ent
             except ValueError:
                 yield Entry(**named, name=name, problem="broken row", detail=f"segments has no good line for {name}")
                 continue
-        audio, reason = _of_scp(value("wav_scp", recording), finder, folder)
+        written = value("wav_scp", recording)
+        audio, reason = _of_scp(written, finder, folder) if written else (None, f"wav.scp lacks {recording}")
         if audio is None:
-            yield Entry(**named, name=name, problem="no audio", detail=reason or f"wav.scp lacks {recording}")
+            yield Entry(**named, name=name, problem=missing(reason), detail=reason)
             continue
         where = {"start": start, "seconds": seconds, "channel": channel}
         yield Entry(**named, audio=str(audio), name=source.name_of(audio), **where)
 
 
-def _pairs(source: Source, path: Path) -> Iterator[tuple[int, str, str]]:
+def _pairs(source: Source, path: Path) -> Iterator[tuple[int, str, str, str]]:
+    """Line, first word, rest and doubt (`tables.Lines.doubt`) of each line of a file of Kaldi's."""
     lines = tables.Lines(path, source.encoding or tables.encoding_of(path))
     for line in lines:
         name, _, value = clean(line).strip().replace("\t", " ").partition(" ")
         if name:
-            yield lines.number, name, value.strip()
+            yield lines.number, name, value.strip(), lines.doubt()
 
 
 def _channel(line: str) -> int | None:
@@ -161,7 +167,7 @@ def read_lhotse(source: Source) -> Iterator[Entry]:
             written = source.store.value("SELECT path FROM temp.sounds WHERE id = ?", (str(one["recording_id"]),))
             audio, reason = finder.find(written or "", folder)
             if audio is None:
-                yield Entry(**named, name=str(one["recording_id"]), problem="no audio", detail=reason)
+                yield Entry(**named, name=str(one["recording_id"]), problem=missing(reason), detail=reason)
                 continue
             channel = one.get("channel")
             yield Entry(
@@ -195,8 +201,10 @@ def _run_recipe(source: Source) -> Path:
     try:
         getattr(recipes, f"prepare_{source.recipe}")(source.path, output_dir=folder)
     except Exception as error:  # a recipe asserts and raises what it likes
+        where = traceback.extract_tb(error.__traceback__)[-1].line or ""
         raise InputError(
-            f"{source.path}: Lhotse's recipe {source.recipe} can't read it: {type(error).__name__}: {error}"
+            f"{source.path}: Lhotse's recipe {source.recipe} can't read it: {str(error) or where} "
+            f"({type(error).__name__})"
         ) from error
     source.notes.append(f"read by Lhotse's recipe {source.recipe}")
     return folder
@@ -313,5 +321,5 @@ def _of_cells(
         return Entry(**named, audio=wav.getvalue(), name=place)
     audio, reason = finder.find(tables.as_text(sound), folder)
     if audio is None:
-        return Entry(**named, name=name, problem="no audio", detail=reason)
+        return Entry(**named, name=name, problem=missing(reason), detail=reason)
     return Entry(**named, audio=str(audio), name=finder.source.name_of(audio))

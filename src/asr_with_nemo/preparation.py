@@ -294,6 +294,8 @@ def _convert(source: Source, prepared: Prepared, settings: Settings, workers: in
             if unsaved >= 2_000:  # what an interruption may cost
                 store.db.commit()
                 unsaved = 0
+        bar.total = bar.n  # there may be recordings that no row names
+        bar.refresh()
     store.db.commit()
 
 
@@ -390,7 +392,8 @@ def _count(store: Store, prepared: Prepared) -> None:
     few = prepared.splits["train"]["speakers"]
     if prepared.split_by == "speaker" and few < 5:
         prepared.notes.append(
-            f"{few} speaker(s) to train on: expect a high WER on the others; --split utterance tests known voices"
+            f"{few} speaker{'s' * (few > 1)} to train on: expect a high WER on the others; --split utterance tests "
+            "known voices"
         )
 
 

@@ -87,6 +87,8 @@ def _choose(store: Store, how: str, notes: list[str], before: str) -> str:
         raise InputError(f"--split speaker: {named} of {rows} rows name a speaker, {speakers} speakers; needed are 3")
     if how != "auto":
         return how
+    if before == "utterance" and by_speaker:
+        notes.append("split by recordings, as before, though speakers are known now: --split speaker splits anew")
     if before == "utterance" or (before == "speaker" and by_speaker):
         return before
     if by_source and not shared:

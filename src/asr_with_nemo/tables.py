@@ -108,16 +108,17 @@ class Lines:
 
     Attributes:
         number: of the line that was given last, from 1.
-        foreign: whether a line since `forget` was not of the encoding, and was read as Windows-1252.
     """
 
     def __init__(self, path: Path, encoding: str):
         self.path, self.encoding = path, encoding
         self.number = 0
-        self.foreign = False
+        self._foreign = False
 
-    def forget(self) -> None:
-        self.foreign = False
+    def doubt(self) -> str:
+        """ "encoding" if a line since the last call wasn't of the encoding and was read as Windows-1252, else ""."""
+        doubt, self._foreign = "encoding" if self._foreign else "", False
+        return doubt
 
     def __iter__(self) -> Iterator[str]:
         if self.encoding == "utf-16":
@@ -135,7 +136,7 @@ class Lines:
         try:
             return raw.decode("utf-8" if self.encoding == "utf-8-sig" else self.encoding)
         except UnicodeDecodeError:
-            self.foreign = True
+            self._foreign = True
         try:
             return raw.decode("cp1252")
         except UnicodeDecodeError:
@@ -179,6 +180,9 @@ def inspect(
         raise InputError(f"{path}: can't be read as a table ({error.strerror})") from error
     if not first:
         raise InputError(f"{path}: the table is empty")
+    with open(path, "rb") as file:
+        if table.encoding != "utf-16" and b"\0" in file.read(4096) and "16" not in encoding and "32" not in encoding:
+            raise InputError(f"{path}: not a table, nor any text; expected CSV, TSV or JSON")
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json") or first in "{[":
         table.columns = list(dict.fromkeys(key for row in islice(_read_json(table), SAMPLE) for key in row.cells))
     else:
@@ -339,8 +343,7 @@ def _read_columns(table: Table) -> Iterator[Row]:
     skip = table.has_header
     for cells in records:
         number, line = line, lines.number + 1
-        doubt = "encoding" if lines.foreign else ""
-        lines.forget()
+        doubt = lines.doubt()
         if not any(cells):
             continue
         if skip:
@@ -369,8 +372,7 @@ def _read_json(table: Table) -> Iterator[Row]:
     else:
         for line in lines:
             if line.strip():
-                doubt = "encoding" if lines.foreign else ""
-                lines.forget()
+                doubt = lines.doubt()
                 try:
                     cells = json.loads(line)
                 except (ValueError, RecursionError) as error:
