@@ -62,7 +62,7 @@ def test_a_wrong_override_is_explained(override: str, words: str):
 
 
 def test_a_config_that_is_not_there_or_is_none(tmp_path: Path):
-    with pytest.raises(InputError, match=r"nope.yaml: no such config; the folder holds config.yaml"):
+    with pytest.raises(InputError, match=r"nope.yaml: no such config; the folder holds config.yaml, finetune.yaml"):
         training.load_config(CONFIGS, "nope")
     (tmp_path / "broken.yaml").write_text("model: [1, 2")
     with pytest.raises(InputError, match="can't be read as YAML"):
