@@ -31,6 +31,7 @@ SIZES = {"EPOCHS": "epochs", "UTTERANCES": "utterances", "SEED": "seed"}
 """Environment variable → the parameter that it sets, in every notebook that has it."""
 
 AUDIO_NOTE = "A player stands here when the notebook runs; the committed copy carries no sound."
+PAGE_NOTE = "The server's page stands here when the notebook runs; in the committed copy nobody serves it."
 FREE_OF = re.compile(r"(/(?:home|root|tmp|Users|work|content|workspace)/[\w.@+-]+)")
 
 
@@ -182,8 +183,9 @@ def _tidy_output(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
         output.text = FREE_OF.sub("…", output.text)
         return output
     data = output.get("data", {})
-    if "<audio" in str(data.get("text/html", "")):
-        return nbformat.v4.new_output("display_data", {"text/plain": AUDIO_NOTE})
+    for element, note in (("<audio", AUDIO_NOTE), ("<iframe", PAGE_NOTE)):
+        if element in str(data.get("text/html", "")):
+            return nbformat.v4.new_output("display_data", {"text/plain": note})
     for kind in ("text/plain", "text/html"):
         if kind in data:
             data[kind] = FREE_OF.sub("…", data[kind])

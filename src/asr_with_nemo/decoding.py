@@ -178,7 +178,7 @@ def transcribe_each(
 ) -> Iterator[Transcript | InputError]:
     """As `transcribe`, but one result after the other, and a recording that can't be read yields its error.
 
-    At most `transcripts.WINDOW_SECONDS` of sound and a piece are in memory, however long or many the recordings.
+    At most twice `transcripts.WINDOW_SECONDS` of sound and a piece are in memory, however long or many the recordings.
     """
     return transcripts.transcribe_each(
         sounds, sample_rate(model), lambda batch: _transcribe_batch(model, batch, search), batch_size, progress

@@ -474,7 +474,7 @@ def quantize(path: str | os.PathLike, output: str | os.PathLike, sounds: Sequenc
         InputError: a file or a recording can't be read, or the output can't be written.
     """
     from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
+    from onnxscript import optimizer
 
     recognizer = runtime.Recognizer(path)
     recordings = iter(transcripts.read(sounds, recognizer.sample_rate))
@@ -485,13 +485,14 @@ def quantize(path: str | os.PathLike, output: str | os.PathLike, sounds: Sequenc
             return None if samples is None else {"sound": samples[None], "lengths": np.array([len(samples)])}
 
     with _partial(Path(output)) as partial, _quiet(), tempfile.TemporaryDirectory() as scratch:
-        folded = Path(scratch) / "folded.onnx"  # batch norm in the weights before it
-        quant_pre_process(recognizer.path, folded, skip_symbolic_shape=True)
+        folded = Path(scratch) / "folded.onnx"  # batch norm in the weights before it, and weights as they are used
+        every_size = {"input_size_limit": 2**31, "output_size_limit": 2**31}
+        onnx.save(optimizer.optimize(onnx.load(recognizer.path), onnx_shape_inference=False, **every_size), folded)
         quantization.quantize_static(
             folded,
             partial,
             Recordings(),
-            nodes_to_quantize=_inside_the_encoder(onnx.load(recognizer.path).graph),
+            nodes_to_quantize=_inside_the_encoder(onnx.load(folded).graph),
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,

@@ -10,6 +10,7 @@ Everything that the file needs is inside it: the mel features, the network, its 
 import json
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -37,11 +38,12 @@ class Recognizer:
         labels: the letters that it can spell, in the order of its outputs; CTC's blank is the output after the last.
         sample_rate: of the sound that it takes, in Hz.
         seconds_per_frame: between two outputs.
+        threads: batches that are computed at a time.
         facts: the file's metadata, as they stand there.
 
     Args:
         model: a file that scripts/export.py wrote, or the name of a model that ships.
-        threads: that compute at a time; by default as many as `cores` says.
+        threads: batches that are computed at a time; by default as many as `cores` says.
 
     Raises:
         InputError: the file isn't there, or isn't of such a kind.
@@ -52,7 +54,8 @@ class Recognizer:
         if not self.path.is_file():
             raise InputError(f"{self.path}: no such file; expected a model that scripts/export.py wrote (.onnx)")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or cores()
+        # Batches beside each other use the cores better than several threads for each operation.
+        self.threads, options.intra_op_num_threads = threads or cores(), 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # no idle thread burns a core
         options.enable_mem_pattern = False  # plans memory for one shape, and each recording has its own
         options.log_severity_level = 3
@@ -87,9 +90,12 @@ class Recognizer:
         """
         samples = transcripts.read(sounds, self.sample_rate)
         results: list[np.ndarray] = [np.empty(0)] * len(samples)
-        for batch in transcripts.batches([len(one) for one in samples], batch_size):
-            for index, output in zip(batch, self.run([samples[index] for index in batch]), strict=True):
-                results[index] = output
+        batches = transcripts.batches([len(one) for one in samples], batch_size)
+        with ThreadPoolExecutor(self.threads) as pool:
+            outputs = pool.map(lambda batch: self.run([samples[index] for index in batch]), batches)
+            for batch, rows in zip(batches, outputs, strict=True):
+                for index, row in zip(batch, rows, strict=True):
+                    results[index] = row
         return results
 
     def transcribe(
@@ -121,7 +127,7 @@ class Recognizer:
     ) -> Iterator[Transcript | InputError]:
         """As `transcribe`, but one result after the other, and a recording that can't be read yields its error."""
         return transcripts.transcribe_each(
-            sounds, self.sample_rate, lambda batch: self.recognise(batch, search), batch_size, progress
+            sounds, self.sample_rate, lambda batch: self.recognise(batch, search), batch_size, progress, self.threads
         )
 
     def recognise(self, batch: Sequence[np.ndarray], search: "Search | None" = None) -> list[Transcript]:

@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -40,6 +41,8 @@ DATASETS = ("train_ds", "validation_ds", "test_ds")
 SUMMARY = "training.json"
 GIVEN = ("seed", "final", "fraction", "exp_manager.resume_from_checkpoint")
 """Keys that can be given on the command line whether the config has them or not."""
+QUIET = 5.0
+"""Seconds for which a training need not say anything."""
 
 
 # --- The config -------------------------------------------------------------------------------------------------------
@@ -470,10 +473,14 @@ class EpochSeeds(pl.Callback):
 
 
 class EpochLines(pl.Callback):
-    """Print a line an epoch: losses, dev WER, seconds, and how much longer it will take; log what is of an epoch."""
+    """Print a line an epoch: losses, dev WER, seconds, and how much longer it will take; log what is of an epoch.
+
+    Where epochs take less than `QUIET` seconds, those without a look at the dev set are not told one by one.
+    """
 
     def __init__(self):
         self.seconds = 0.0
+        self._said = -math.inf
         self._started = 0.0
         self._validated = 0.0  # seconds of this epoch
         self._here: list[float] = []
@@ -508,7 +515,11 @@ class EpochLines(pl.Callback):
         pl_module.log("utterances_per_second", throughput, sync_dist=True, reduce_fx="sum")
         if not trainer.is_global_zero:
             return
-        metrics = trainer.callback_metrics
+        is_last = trainer.current_epoch + 1 == trainer.max_epochs
+        if not (self._validated or is_last) and time.perf_counter() - self._said < QUIET:
+            return
+        self._said = time.perf_counter()
+        metrics = trainer.callback_metrics if self._validated else {}  # else they are of an earlier epoch
         line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  train loss {train_loss:.2f}"
         if "val_loss" in metrics:
             line += f"  dev loss {metrics['val_loss']:.2f}"

@@ -5,7 +5,9 @@ It is what decoding with NeMo (`decoding`) and without it (`runtime`) share, on 
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby, pairwise
 from typing import NamedTuple
 
@@ -23,7 +25,7 @@ Sound = str | os.PathLike | np.ndarray
 # normalisation): on AN4's dev set, joined to one file, they made fewer errors than pieces of 10 to 20 s.
 WHOLE, LONGEST_PIECE, SHORTEST_PIECE = 20.0, 8.0, 2.0
 # How much is read ahead, so that pieces of about one length share a batch: whichever comes first.
-WINDOW_SECONDS, WINDOW_BATCHES = 300.0, 8
+WINDOW_SECONDS, WINDOW_BATCHES = 300.0, 16
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,12 @@ class Output:
     @property
     def greedy(self) -> str:
         """The likeliest letter of each frame, repetitions and blanks taken out."""
-        text = "".join(letter.letter for letter in self._letters())
+        text = "".join(letter.letter for letter in self._letters)
         return text.strip() if self.spell else text
 
     def transcript(self, text: str, duration: float) -> Transcript:
         """A transcript with word times, for a text that some decoding found and `duration` seconds of sound."""
-        words = _words(self._letters(), duration)
+        words = _words(self._letters, duration)
         if [word.word for word in words] != text.split():  # not a greedy text: find its own path
             spelled = " ".join(text.split())
             words = _words(self.align(spelled), duration) if spelled else []
@@ -122,10 +124,10 @@ class Output:
             )
         return [self.labels.index(letter) for letter in text]
 
-    def _letters(self) -> Iterator[Letter]:
-        for label, frames in _runs(self.log_probs.argmax(axis=1)):
-            if label < len(self.labels):
-                yield from self._spelled(label, frames)
+    @cached_property
+    def _letters(self) -> list[Letter]:
+        runs = _runs(self.log_probs.argmax(axis=1))
+        return [letter for label, frames in runs if label < len(self.labels) for letter in self._spelled(label, frames)]
 
     def _spelled(self, label: int, frames: list[int]) -> Iterator[Letter]:
         """A letter as it is; a piece of words with the space before it on its own."""
@@ -228,10 +230,11 @@ def transcribe_each(
     recognise: Callable[[list[np.ndarray]], list[Transcript]],
     batch_size: int,
     progress: bool,
+    threads: int = 1,
 ) -> Iterator[Transcript | InputError]:
     """Transcribe recordings of any length, one after the other; one that can't be read yields its error.
 
-    At most `WINDOW_SECONDS` of sound and a piece are in memory, however long the recordings and however many.
+    At most twice `WINDOW_SECONDS` of sound and a piece are in memory, however long the recordings and however many.
 
     Args:
         sounds: the recordings.
@@ -239,12 +242,16 @@ def transcribe_each(
         recognise: transcribes a batch of mono float32 samples, (t,) each.
         batch_size: pieces of sound at a time.
         progress: show a progress bar.
+        threads: batches that are recognised at a time.
     """
     waiting: list[_Read] = []
     minutes = 0.0
-    with tqdm(total=len(sounds), unit="file", delay=1, leave=False, disable=not progress) as bar:
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=len(sounds), unit="file", delay=1, leave=False, disable=not progress) as bar,
+    ):
         for window in windows(pieces(sounds, rate), rate, batch_size):
-            waiting += _transcribe_window(window, recognise, batch_size)
+            waiting += _transcribe_window(window, recognise, batch_size, map if threads == 1 else pool.map)
             minutes += sum(piece.size for piece in window) / rate / 60
             bar.set_postfix_str(f"{minutes:.0f} min of sound", refresh=False)  # not before the delay
             last = waiting[-1].index  # more of it may follow
@@ -320,7 +327,10 @@ class _Read:
 
 
 def _transcribe_window(
-    window: list[Piece], recognise: Callable[[list[np.ndarray]], list[Transcript]], batch_size: int
+    window: list[Piece],
+    recognise: Callable[[list[np.ndarray]], list[Transcript]],
+    batch_size: int,
+    apply: Callable[[Callable, Iterable], Iterable],
 ) -> list[_Read]:
     heard: dict[int, Transcript | InputError] = {}
     readable = []
@@ -329,9 +339,13 @@ def _transcribe_window(
             heard[place] = piece.samples
         else:
             readable.append(place)
-    for batch in batches([window[place].size for place in readable], batch_size):
-        places = [readable[index] for index in batch]
-        heard.update(zip(places, recognise([window[place].samples for place in places]), strict=True))
+    groups = [
+        [readable[index] for index in batch]
+        for batch in batches([window[place].size for place in readable], batch_size)
+    ]
+    found = apply(lambda group: recognise([window[place].samples for place in group]), groups)
+    for group, texts in zip(groups, found, strict=True):
+        heard.update(zip(group, texts, strict=True))
     return [_Read(piece.index, piece.start, heard[place]) for place, piece in enumerate(window)]
 
 
