@@ -40,7 +40,7 @@ clean_up() {
         [[ -z $server ]] || docker rm --force "$server" >/dev/null 2>&1 || true
         docker image rm "$image" "$server_image" >/dev/null 2>&1 || true
     else
-        [[ -z $server ]] || kill -KILL "$server" 2>/dev/null || true # unshare takes no other signal while it waits
+        [[ -z $server ]] || pkill -P "$server" || true # the server itself, below unshare
         buildah_ rm --all >/dev/null 2>&1 || true
         rm -rf "$STORAGE"
     fi
@@ -114,6 +114,7 @@ start_server() {
         address=http://$(docker port "$server" 8000)
         return
     fi
+    : >"$work/server"
     # buildah's own `run` knows no read-only root. The network is this machine's, so nobody else may connect.
     local root format='{{range .OCIv1.Config.Entrypoint}}{{println .}}{{end}}'
     mapfile -t entrypoint < <(buildah_ inspect --type image --format "$format" "$server_image" | grep .)

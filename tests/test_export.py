@@ -126,7 +126,9 @@ def test_what_would_not_be_the_model_is_not_written(small_model: Path, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cant_be_exported_is_told_why(tmp_path: Path):
+def test_what_cant_be_exported_is_told_why(model_of_pieces: Path, tmp_path: Path):
+    with pytest.raises(InputError, match="writes pieces of words can't be exported"):
+        export.export(decoding.load_model(model_of_pieces), tmp_path / "model.onnx")
     local = CONFORMER | {"self_attention_model": "rel_pos_local_attn", "att_context_size": [16, 16]}
     with pytest.raises(InputError, match="ConformerEncoder with rel_pos_local_attn attention can't be exported"):
         export.export(make(local), tmp_path / "model.onnx")

@@ -495,6 +495,29 @@ def test_noise_on_the_wire_brings_nothing_down(served: Served):
     assert httpx.get(f"{served.url}/healthz").status_code == 200
 
 
+@pytest.mark.slow
+def test_whatever_its_description_allows_or_forbids_brings_nothing_down(
+    served: Served, files: list[Path], tmp_path: Path
+):
+    """schemathesis asks what openapi.json allows and what it forbids, and holds the answers against it."""
+    process = psutil.Process(served.process.pid)
+    before = process.num_fds()
+    options = ["--max-time=20", "--workers=2", "--seed=0", "--no-shrink", "--phases=examples,coverage,fuzzing"]
+    # It can't know what no schema says: which bytes are sound, and what the model is called.
+    options += ["--exclude-checks=positive_data_acceptance,negative_data_rejection"]
+    program = "from schemathesis.cli import schemathesis; schemathesis()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "run", f"{served.url}/openapi.json", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.num_fds() <= before + 10
+    assert list(served.temporary.iterdir()) == []
+    assert served.post(files[0].read_bytes()).status_code == 200
+
+
 def test_the_app_can_be_used_without_a_network(files: list[Path], texts: list[str]):
     with TestClient(serving.create_app(runtime.Recognizer("an4", threads=1))) as client:
         reply = client.post("/v1/audio/transcriptions", files={"file": files[0].open("rb")})

@@ -303,6 +303,8 @@ def export(
     path = Path(path)
     if path.suffix != ".onnx":
         raise InputError(f"{path}: expected a name that ends in .onnx")
+    if not decoding.writes_letters(model):
+        raise InputError("a model that writes pieces of words can't be exported; those that write letters can")
     proto, facts = _to_onnx(model), _described(model) | dict(card or {})
     with _partial(path) as partial:
         partial.write_bytes(_with_facts(proto, model, facts))

@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""Measure sherpa-onnx, others' runtime for ONNX models, with a model of the course."""
+
+import shlex
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asr_with_nemo import cli
+
+if TYPE_CHECKING:
+    from nemo.collections.asr.models import EncDecCTCModel
+
+
+def main(
+    model: cli.Model = "an4",
+    manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with the right texts.")] = Path(
+        "data/an4/test_manifest.json"
+    ),
+    output: Annotated[
+        Path | None, typer.Option(help="Write the figures there (results/...json), for RESULTS.md.")
+    ] = None,
+) -> None:
+    """Measure sherpa-onnx, others' runtime for ONNX models, with a model of the course.
+
+    It computes the mel features itself, always with windows of 25 ms, so it can't take the files of scripts/export.py,
+    which have theirs inside: it gets NeMo's own export. What another window costs is the difference between the two.
+    """
+    from asr_with_nemo import decoding, evaluation, results, transcripts
+
+    loaded = decoding.load_model(model)
+    rate, bands = decoding.sample_rate(loaded), loaded.cfg.preprocessor.features
+    rows = evaluation.read_references(manifest)
+    files = [row["audio_filepath"] for row in rows]
+    nemos = [heard.text for heard in decoding.transcribe(loaded, files, progress=False)]
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = transcribe(*export(loaded, Path(folder)), transcripts.read(files, rate), rate, bands)
+    lines = []
+    window = f"windows of {1000 * loaded.cfg.preprocessor.window_size:g} ms"
+    ways = {
+        f"NeMo, {window}": nemos,
+        f"sherpa-onnx {metadata.version('sherpa-onnx')}, windows of 25 ms": theirs,
+    }
+    for name, texts in ways.items():
+        errors = sum(
+            (evaluation.errors(row["text"], text) for row, text in zip(rows, texts, strict=True)), evaluation.Counts()
+        )
+        same = sum(one == other for one, other in zip(texts, nemos, strict=True))
+        line = {"": name, "WER": f"{errors.rate:.1%}", "errors": f"{errors.errors} of {errors.words}"}
+        lines.append(line | {"texts as NeMo's": f"{same} of {len(rows)}"})
+        typer.echo(", ".join(f"{column} {value}".strip() for column, value in lines[-1].items()))
+    if output:
+        about = (
+            "The same network, greedy, a recording at a time. sherpa-onnx computes the mel features itself, and "
+            "can't be told the length of their windows."
+        )
+        command = shlex.join(["python", "scripts/evaluate_sherpa.py", model, str(manifest)])
+        results.save_measurement(output, "Another runtime, with its own features", about, lines, command)
+        typer.echo(f"results: {output}")
+
+
+def export(model: "EncDecCTCModel", folder: Path) -> tuple[Path, Path]:
+    """Write a model as sherpa-onnx wants it: NeMo's own export with notes inside, and the letters by number."""
+    import onnx
+
+    from asr_with_nemo import decoding
+
+    path, tokens = folder / "nemo.onnx", folder / "tokens.txt"
+    labels = decoding.alphabet(model)
+    frames = decoding.seconds_per_frame(model) / model.cfg.preprocessor.window_stride
+    notes = {"vocab_size": len(labels), "normalize_type": "per_feature", "subsampling_factor": round(frames)}
+    model.export(str(path), verbose=False)
+    proto = onnx.load(path)
+    if len(proto.graph.input) == 1:  # without its masks, the network no longer asks for lengths; sherpa-onnx gives them
+        batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+        proto.graph.input.append(onnx.helper.make_tensor_value_info("length", onnx.TensorProto.INT64, [batch]))
+    onnx.helper.set_model_props(proto, {name: str(value) for name, value in notes.items()})
+    onnx.save(proto, path)
+    spelled = ["▁" if label == " " else label for label in labels]
+    tokens.write_text("".join(f"{one} {number}\n" for number, one in enumerate([*spelled, "<blk>"])), encoding="utf-8")
+    return path, tokens
+
+
+def transcribe(model: Path, tokens: Path, sounds: list, rate: int, bands: int) -> list[str]:
+    """What sherpa-onnx hears in recordings, mono float32 samples (t,) each."""
+    import sherpa_onnx
+
+    recognizer = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
+        str(model), str(tokens), sample_rate=rate, feature_dim=bands
+    )
+    texts = []
+    for samples in sounds:
+        stream = recognizer.create_stream()
+        stream.accept_waveform(rate, samples)
+        recognizer.decode_stream(stream)
+        texts.append(stream.result.text.strip())
+    return texts
+
+
+if __name__ == "__main__":
+    cli.run(main)
