@@ -2,9 +2,9 @@
 # ruff: noqa: SIM905 (a list of words reads better as text)
 """Measure how fast a corpus is prepared, and that memory doesn't grow with it."""
 
-import json
 import os
 import random
+import shlex
 import sys
 import tempfile
 import time
@@ -17,7 +17,7 @@ import soundfile
 import typer
 from tqdm import tqdm
 
-from asr_with_nemo import cli, evaluation, manifest
+from asr_with_nemo import cli
 from asr_with_nemo.errors import InputError
 
 SCRIPT = Path(__file__).with_name("prepare_corpus.py")
@@ -95,7 +95,9 @@ def main(
         float, typer.Option(help="How many times more memory the last size may take than the first.")
     ] = 1.2,
     folder: Annotated[Path | None, typer.Option(help="Where the corpora are made, and removed again.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the figures there, as JSON.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the figures there (results/...json), for RESULTS.md.")
+    ] = None,
 ) -> None:
     """Measure how fast a corpus is prepared, and that memory doesn't grow with it.
 
@@ -105,49 +107,46 @@ def main(
 
     Examples:
 
-        python scripts/benchmark_corpus.py
+        python scripts/benchmark_corpus.py --output results/corpus.json
 
         python scripts/benchmark_corpus.py --sizes 1000 --sizes 4000 --workers 2
     """
-    rows = []
+    found = []
     for size in sizes or [10_000, 100_000]:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             hours = generate(Path(scratch) / "corpus", size, seconds)
             first = measure(Path(scratch) / "corpus", Path(scratch) / "out", workers)
             again = measure(Path(scratch) / "corpus", Path(scratch) / "out", workers)
+        peaks = {kind: max(first[kind], again[kind]) for kind in ("peak", "peak_main")}
+        rate, times = size / first["seconds"], 3600 * hours / first["seconds"]
         row = {
-            "recordings": size,
-            "hours": round(hours, 2),
-            "workers": workers,
-            "seconds": round(first["seconds"], 1),
-            "recordings_per_second": round(size / first["seconds"]),
-            "times_real_time": round(3600 * hours / first["seconds"]),
-            "peak_mib": round(max(first["peak"], again["peak"])),
-            "peak_main_mib": round(max(first["peak_main"], again["peak_main"])),
-            "seconds_again": round(again["seconds"], 1),
+            "recordings": f"{size:,}",
+            "hours": f"{hours:.1f}",
+            "took": f"{first['seconds']:.0f} s",
+            "recordings a second": f"{rate:.0f}",
+            "times real time": f"{times:.0f}",
+            "again, with nothing new": f"{again['seconds']:.0f} s",
+            "most memory, all processes": f"{peaks['peak']:.0f} MiB",
+            "the main process": f"{peaks['peak_main']:.0f} MiB",
         }
-        rows.append(row)
-        print(
-            f"{size:,} recordings, {hours:.1f} h, {workers} workers: {row['seconds']} s, "
-            f"{row['recordings_per_second']:,} a second, {row['times_real_time']:,} times as fast as they sound; "
-            f"at most {row['peak_mib']} MiB ({row['peak_main_mib']} in the main process); again, with nothing new: "
-            f"{row['seconds_again']} s",
-            flush=True,
-        )
-    growth = rows[-1]["peak_mib"] / rows[0]["peak_mib"]
-    print(
-        f"memory of {rows[-1]['recordings']:,} against {rows[0]['recordings']:,}: {growth:.2f} times (limit {limit:g})"
-    )
+        found.append((peaks["peak"], row))
+        typer.echo(", ".join(f"{name} {value}" for name, value in row.items()))
+    growth = found[-1][0] / found[0][0]
+    first, last = found[0][1]["recordings"], found[-1][1]["recordings"]
+    typer.echo(f"memory of {last} against {first}: {growth:.2f} times (limit {limit:g})")
     if output:
-        machine = evaluation.machine(evaluation.device_name()) | {"commit": evaluation.commit()}
-        content = {
-            "command": "python scripts/benchmark_corpus.py",
-            "growth": round(growth, 3),
-            "sizes": rows,
-            **machine,
-        }
-        output.parent.mkdir(parents=True, exist_ok=True)
-        manifest.write_if_changed(output, json.dumps(content, indent=1) + "\n")
+        from asr_with_nemo import results
+
+        about = (
+            f"`scripts/prepare_corpus.py` on generated recordings of 8 kHz, {seconds:g} s on average, with {workers} "
+            f"worker process{'es' if workers > 1 else ''}. Preparing {last} takes {growth:.2f} times the memory that "
+            f"{first} take: rows wait in a file, not in memory."
+        )
+        command = ["python", "scripts/benchmark_corpus.py", f"--workers={workers}"]
+        command += [f"--sizes={size}" for size in sizes or ()]
+        rows = [row for _, row in found]
+        results.save_measurement(output, "A large corpus", about, rows, shlex.join(command))
+        typer.echo(f"results: {output}")
     if growth > limit:
         raise InputError(f"memory grows with the corpus: {growth:.2f} times, where {limit:g} was the limit")
 

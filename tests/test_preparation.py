@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr_with_nemo import manifest, quality, splits
+from asr_with_nemo import manifest, quality, results, splits
 from asr_with_nemo.corpus_store import NAME, Store
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recordings import Form, Job, convert_all
@@ -486,6 +486,9 @@ def test_the_page_holds_all_that_it_shows(troubled: Path, tmp_path: Path):
         assert quality.KINDS[kind].title.replace("'", "&#39;") in page, (kind, count)
     for name in ("no audio.wav", "clipping.wav", "no row.wav", "other text.wav"):
         assert name in page
+    for fate in ("1 left out", "3 not used", "2 kept"):
+        assert f">{fate}</div>" in page
+    assert "<code class='option'>--drop</code> leaves it out" in page
     assert str(tmp_path) not in page, "no path of this machine"
 
 
@@ -544,12 +547,15 @@ def test_what_is_wrong_with_the_command_is_said_without_a_traceback(tmp_path: Pa
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path):
     output = tmp_path / "results.json"
-    sizes = ["--sizes", "1000", "--sizes", "5000", "--folder", tmp_path, "--workers", "2", "--output", output]
-    done = run_script("benchmark_corpus.py", *sizes, cwd=tmp_path)
+    sizes = ["--sizes", "500", "--sizes", "2000", "--seconds", "0.3"]
+    done = run_script(
+        "benchmark_corpus.py", *sizes, "--folder", tmp_path, "--workers", "1", "--output", output, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    measured = json.loads(output.read_text())
-    assert measured["growth"] <= 1.2
-    assert measured["sizes"][1]["recordings_per_second"] > 100
+    growth = float(re.search(r"2,000 against 500: ([\d.]+) times", done.stdout)[1])
+    assert growth <= 1.2
+    assert f"{growth:.2f} times the memory" in results.measurement(output)
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json"}
 
 
 @pytest.mark.slow

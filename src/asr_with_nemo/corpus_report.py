@@ -7,12 +7,13 @@ of each row.
 import csv
 import math
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import soundfile
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from asr_with_nemo import manifest, quality
 from asr_with_nemo.corpus_store import Store
@@ -67,7 +68,8 @@ def write_page(store: Store, prepared: "Prepared", rule: Rule) -> None:
             style=STYLE,
             name=prepared.folder.name,
             prepared=prepared,
-            summary=_summary(prepared),
+            tiles=_tiles(prepared),
+            bar=_split_bar(prepared),
             kinds=[_kind(store, kind, count, prepared) for kind, count in prepared.problems.items()],
             durations=_histogram(store, "seconds", "seconds", "recordings by their length"),
             paces=_paces(store),
@@ -85,13 +87,28 @@ def write_page(store: Store, prepared: "Prepared", rule: Rule) -> None:
     manifest.write_if_changed(prepared.report, page)
 
 
-def _summary(prepared: "Prepared") -> str:
+def _tiles(prepared: "Prepared") -> list[tuple[str, str]]:
+    """What the corpus comes to, each as a number and what it counts."""
     hours = sum(part["seconds"] for part in prepared.splits.values()) / 3600
-    length = f"{hours:.1f} hours" if hours >= 2 else f"{60 * hours:.0f} minutes"
     speakers = sum(int(part["speakers"]) for part in prepared.splits.values())
-    who = f" of {speakers:,} speakers" if speakers and prepared.split_by != "utterance" else ""
-    kept, letters = prepared.fates.get("kept", 0), len(prepared.labels) - 1
-    return f"{kept:,} of {prepared.rows:,} rows are kept: {length} of speech{who}, in {letters} letters."
+    tiles = [(f"{prepared.fates.get('kept', 0):,}", f"of {prepared.rows:,} rows are kept")]
+    tiles.append((f"{hours:.1f} h", "of speech") if hours >= 2 else (f"{60 * hours:.0f} min", "of speech"))
+    if speakers and prepared.split_by != "utterance":
+        tiles.append((f"{speakers:,}", "speaker" if speakers == 1 else "speakers"))
+    tiles.append((f"{len(prepared.labels) - 1:,}", "letters"))
+    tiles.append((f"{len(prepared.problems)}", f"kind{'' if len(prepared.problems) == 1 else 's'} of problems"))
+    return tiles
+
+
+def _split_bar(prepared: "Prepared") -> list[tuple[str, float]]:
+    """Each split's share of the speech, in percent."""
+    total = sum(part["seconds"] for part in prepared.splits.values()) or 1
+    return [(split, round(100 * part["seconds"] / total, 1)) for split, part in prepared.splits.items()]
+
+
+def _with_options(text: str) -> Markup:
+    """A text whose command line options stand as such, and aren't broken at their hyphens."""
+    return Markup(re.sub(r"(--[a-z][a-z-]*)", r"<code class='option'>\1</code>", str(escape(text))))
 
 
 def _kind(store: Store, kind: str, count: int, prepared: "Prepared") -> dict[str, object]:
@@ -102,12 +119,12 @@ def _kind(store: Store, kind: str, count: int, prepared: "Prepared") -> dict[str
         "dropped": done.get("dropped", 0),
         "fixed": prepared.fixed.get(kind, 0),
     }
-    fates["kept"] = count - sum(fates.values())
+    fates["not used" if kind == "no row" else "kept"] = count - sum(fates.values())
     known = quality.KINDS[kind]
     advice = known.advice
-    if fates["kept"] and known.fix:
+    if fates.get("kept") and known.fix:
         advice += f"; --fix: {known.fix}"
-    if fates["kept"] and known.drop:
+    if fates.get("kept") and known.drop:
         advice += "; --drop leaves it out"
     examples = store.select(
         "SELECT audio, place, detail FROM problems JOIN rows USING (number) WHERE kind = ? "
@@ -117,8 +134,8 @@ def _kind(store: Store, kind: str, count: int, prepared: "Prepared") -> dict[str
     return {
         "title": known.title,
         "count": count,
-        "fates": ", ".join(f"{number:,} {fate}" for fate, number in fates.items() if number),
-        "advice": advice,
+        "fates": [(fate, number) for fate, number in fates.items() if number],
+        "advice": _with_options(advice),
         "examples": [f"{audio or place}{f' ({detail})' if detail else ''}" for audio, place, detail in examples],
     }
 
@@ -265,16 +282,35 @@ _PAGE = """<!DOCTYPE html>
 <title>{{ name }}: a corpus, and what is wrong with it</title>
 <style>
 {{ style }}
-.plain { border-collapse: collapse; width: 100% }
-.plain td, .plain th { padding: 3px 10px 3px 0; text-align: left; vertical-align: top; border-bottom: 1px solid #8884 }
+.plain { border-collapse: collapse }
+.plain td, .plain th { padding: 3px 20px 3px 0; text-align: left; vertical-align: top; border-bottom: 1px solid #8884 }
+.plain td:last-child, .plain th:last-child { padding-right: 0 }
 .plain .number { text-align: right }
+.plain th, .fate, .option { white-space: nowrap }
 .wide { overflow-x: auto }
+.problems { min-width: 44rem }
+.tiles { display: grid; gap: 0.75rem; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); padding: 0 }
+.tiles li { list-style: none; padding: 0.6rem 0.9rem; border: 1px solid #8884; border-radius: 8px; color: var(--faint) }
+.tiles b { display: block; font-size: 1.6rem; line-height: 1.3; color: var(--ink) }
+.shares { display: flex; max-width: 34rem; height: 1.4rem; margin: 0.75rem 0; gap: 2px; font-size: 0.8rem }
+.shares span { padding: 0 0.4rem; overflow: hidden; white-space: nowrap; line-height: 1.4rem; border-radius: 4px;
+  background: var(--bar); color: var(--page) }
+.shares .dev, .shares .test { color: var(--ink); background: color-mix(in srgb, var(--bar) 45%, transparent) }
+.shares .test { background: color-mix(in srgb, var(--bar) 25%, transparent) }
+.fate::before { content: "●"; margin-right: 0.3rem; color: var(--faint) }
+.fate.lost::before { color: #d1495b }
+.fate.dropped::before { color: #d98b2b }
+.fate.fixed::before { color: #3a9d6e }
 .side { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)) }
 </style>
 </head>
 <body>
 <h1>{{ name }}</h1>
-<p>{{ summary }}</p>
+<ul class="tiles">
+{% for number, what in tiles %}
+<li><b>{{ number }}</b> {{ what }}</li>
+{% endfor %}
+</ul>
 {% if prepared.notes %}
 <ul>
 {% for note in prepared.notes %}
@@ -288,23 +324,31 @@ _PAGE = """<!DOCTYPE html>
 {% elif prepared.split_by == "source" %}As the source has them.
 {% else %}By recordings: a voice may be in more than one of them.{% endif %}
 What has been put into a split stays there when recordings are added and the corpus is prepared again.</p>
-<table class="plain">
+<div class="shares" role="img" aria-label="shares of the speech">
+{% for split, share in bar %}
+<span class="{{ split }}" style="flex: {{ share }} 0 0" title="{{ split }}: {{ share }}%">{{ split }}</span>
+{% endfor %}
+</div>
+<div class="wide"><table class="plain">
 <tr><th>split</th><th class="number">utterances</th><th class="number">minutes</th><th class="number">speakers</th></tr>
 {% for split, part in prepared.splits.items() %}
 <tr><td>{{ split }}</td><td class="number">{{ "{:,}".format(part.utterances) }}</td>
 <td class="number">{{ "{:,.1f}".format(part.seconds / 60) }}</td>
 <td class="number">{{ part.speakers or "not known" }}</td></tr>
 {% endfor %}
-</table>
+</table></div>
 
 <h2>Problems</h2>
 {% if kinds %}
 <p>A row that can't be used is left out. One that is only doubtful is kept, unless <code>--drop</code> leaves it out or
 <code>--fix</code> repairs it.</p>
-<div class="wide"><table class="plain">
+<div class="wide"><table class="plain problems">
 <tr><th>what</th><th class="number">rows</th><th>their fate</th><th>what to do</th><th>for example</th></tr>
 {% for kind in kinds %}
-<tr><td>{{ kind.title }}</td><td class="number">{{ "{:,}".format(kind.count) }}</td><td>{{ kind.fates }}</td>
+<tr><td>{{ kind.title }}</td><td class="number">{{ "{:,}".format(kind.count) }}</td><td>
+{% for fate, number in kind.fates %}
+<div class="fate {{ "lost" if fate == "left out" else fate }}">{{ "{:,}".format(number) }} {{ fate }}</div>
+{% endfor %}</td>
 <td>{{ kind.advice }}</td><td>{% for one in kind.examples %}<code>{{ one }}</code><br>{% endfor %}</td></tr>
 {% endfor %}
 </table></div>
@@ -323,14 +367,14 @@ them.</p>
 <div class="side"><div>{{ durations }}</div><div>{{ paces }}</div></div>
 <p>What is spoken much faster or slower than all else often has the text of another recording. CTC needs a frame of its
 own for each letter: a text that is too long for its recording can't be aligned.</p>
-<table class="plain">
+<div class="wide"><table class="plain">
 <tr><th class="number">Hz</th><th class="number">channels</th><th>coding</th><th class="number">recordings</th>
 <th class="number">minutes</th></tr>
 {% for rate, channels, coding, count, minutes in rates %}
 <tr><td class="number">{{ "{:,}".format(rate) }}</td><td class="number">{{ channels }}</td><td>{{ coding }}</td>
 <td class="number">{{ "{:,}".format(count) }}</td><td class="number">{{ "{:,.1f}".format(minutes) }}</td></tr>
 {% endfor %}
-</table>
+</table></div>
 
 <h2>Texts</h2>
 <p>The rule: {{ rule }}.</p>
