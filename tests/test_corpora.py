@@ -252,7 +252,7 @@ def test_common_voice_as_it_is(tmp_path: Path):
     header = ["client_id", "path", "sentence_id", "sentence", "up_votes", "locale"]
     rows = []
     for number in range(40):
-        record(folder / "clips" / f"common_voice_el_{number}.mp3", 1.5, 48_000)
+        record(folder / "clips" / f"common_voice_el_{number}.mp3", 1.0, 48_000)
         said = ["Καλημέρα", "κόσμε", "νησί", "θάλασσα", "ήλιος"][number % 5]
         quote = '"' if number % 7 == 0 else ""  # never closed
         rows.append([f"client{number % 10}", f"common_voice_el_{number}.mp3", "x", f"{quote}{said}; ναι.", "2", "el"])
@@ -507,15 +507,19 @@ def test_a_data_set_of_hugging_face_saved_to_disk(tmp_path: Path, kind: str):
     assert texts(prepared) == ({"a", "b", "c"} if kind == "classes" else set(rows["sentence"]))
 
 
+@pytest.mark.slow
 def test_what_a_recipe_of_lhotse_reads(tmp_path: Path):
     mine = tmp_path / "waves_yesno"
     for number in range(60):  # their names are the texts: eight words, no (0) or yes (1)
-        record(mine / ("_".join(f"{number * 7 % 256:08b}") + ".wav"), 4, 8_000)
+        record(mine / ("_".join(f"{number * 7 % 256:08b}") + ".wav"), 2, 8_000)
     prepared = prepare(mine, tmp_path / "out", recipe="yesno")
     assert prepared.format == "lhotse"
     assert all(set(text.split()) <= {"yes", "no"} for text in texts(prepared))
     with pytest.raises(InputError, match="no such recipe.*yesno"):
         prepare(mine, tmp_path / "other", recipe="klingon")
+    next(mine.glob("*.wav")).unlink()
+    with pytest.raises(InputError, match="Lhotse's recipe yesno can't read it: assert len"):
+        prepare(mine, tmp_path / "other", recipe="yesno")
 
 
 def test_manifests_of_lhotse(tmp_path: Path):
