@@ -202,6 +202,27 @@ def test_a_list_of_names_and_texts(tmp_path: Path):
     assert texts(prepared) == {f"{text} she said" for _, text, _ in rows}
 
 
+def test_a_list_as_asterisk_has_it(tmp_path: Path):
+    rows = good_rows(tmp_path / "mine")
+    lines = ["; Core Sounds in English", "", *(f"{Path(path).stem}: {text}, please." for path, text, _ in rows)]
+    (tmp_path / "mine" / "core-sounds-en.txt").write_text("\n".join(lines))
+    prepared = prepare(tmp_path / "mine", tmp_path / "out")
+    assert texts(prepared) == {f"{text} please" for _, text, _ in rows}
+
+
+def test_a_remark_above_a_table(tmp_path: Path):
+    rows = good_rows(tmp_path / "mine")
+    mine = with_table(tmp_path / "mine", [("# recorded in May",), HEADER, *rows])
+    prepared = prepare(mine, tmp_path / "out")
+    assert prepared.rows == len(rows)
+    assert prepared.split_by == "speaker"
+    with pytest.raises(InputError, match="--delimiter ';;': expected one sign"):
+        prepare(mine, tmp_path / "other", delimiter=";;")
+    (mine / "table.csv").write_text(",,\n,,\n")
+    with pytest.raises(InputError, match="no column of recordings"):
+        prepare(mine / "table.csv", tmp_path / "other")
+
+
 def test_a_nemo_manifest_with_offsets(tmp_path: Path):
     mine = tmp_path / "mine"
     record(mine / "long.wav", 40)
