@@ -202,6 +202,27 @@ def test_a_list_of_names_and_texts(tmp_path: Path):
     assert texts(prepared) == {f"{text} she said" for _, text, _ in rows}
 
 
+def test_a_list_as_asterisk_has_it(tmp_path: Path):
+    rows = good_rows(tmp_path / "mine")
+    lines = ["; Core Sounds in English", "", *(f"{Path(path).stem}: {text}, please." for path, text, _ in rows)]
+    (tmp_path / "mine" / "core-sounds-en.txt").write_text("\n".join(lines))
+    prepared = prepare(tmp_path / "mine", tmp_path / "out")
+    assert texts(prepared) == {f"{text} please" for _, text, _ in rows}
+
+
+def test_a_remark_above_a_table(tmp_path: Path):
+    rows = good_rows(tmp_path / "mine")
+    mine = with_table(tmp_path / "mine", [("# recorded in May",), HEADER, *rows])
+    prepared = prepare(mine, tmp_path / "out")
+    assert prepared.rows == len(rows)
+    assert prepared.split_by == "speaker"
+    with pytest.raises(InputError, match="--delimiter ';;': expected one sign"):
+        prepare(mine, tmp_path / "other", delimiter=";;")
+    (mine / "table.csv").write_text(",,\n,,\n")
+    with pytest.raises(InputError, match="no column of recordings"):
+        prepare(mine / "table.csv", tmp_path / "other")
+
+
 def test_a_nemo_manifest_with_offsets(tmp_path: Path):
     mine = tmp_path / "mine"
     record(mine / "long.wav", 40)
@@ -252,7 +273,7 @@ def test_common_voice_as_it_is(tmp_path: Path):
     header = ["client_id", "path", "sentence_id", "sentence", "up_votes", "locale"]
     rows = []
     for number in range(40):
-        record(folder / "clips" / f"common_voice_el_{number}.mp3", 1.5, 48_000)
+        record(folder / "clips" / f"common_voice_el_{number}.mp3", 1.0, 48_000)
         said = ["Καλημέρα", "κόσμε", "νησί", "θάλασσα", "ήλιος"][number % 5]
         quote = '"' if number % 7 == 0 else ""  # never closed
         rows.append([f"client{number % 10}", f"common_voice_el_{number}.mp3", "x", f"{quote}{said}; ναι.", "2", "el"])
@@ -507,15 +528,19 @@ def test_a_data_set_of_hugging_face_saved_to_disk(tmp_path: Path, kind: str):
     assert texts(prepared) == ({"a", "b", "c"} if kind == "classes" else set(rows["sentence"]))
 
 
+@pytest.mark.slow
 def test_what_a_recipe_of_lhotse_reads(tmp_path: Path):
     mine = tmp_path / "waves_yesno"
     for number in range(60):  # their names are the texts: eight words, no (0) or yes (1)
-        record(mine / ("_".join(f"{number * 7 % 256:08b}") + ".wav"), 4, 8_000)
+        record(mine / ("_".join(f"{number * 7 % 256:08b}") + ".wav"), 2, 8_000)
     prepared = prepare(mine, tmp_path / "out", recipe="yesno")
     assert prepared.format == "lhotse"
     assert all(set(text.split()) <= {"yes", "no"} for text in texts(prepared))
     with pytest.raises(InputError, match="no such recipe.*yesno"):
         prepare(mine, tmp_path / "other", recipe="klingon")
+    next(mine.glob("*.wav")).unlink()
+    with pytest.raises(InputError, match="Lhotse's recipe yesno can't read it: assert len"):
+        prepare(mine, tmp_path / "other", recipe="yesno")
 
 
 def test_manifests_of_lhotse(tmp_path: Path):

@@ -238,7 +238,7 @@ def test_a_change_of_language_by_the_printed_commands(german: Path, small_model:
     assert refused.returncode == 1
     assert "its texts have 'ß' 'ü', which the alphabet" in refused.stderr
 
-    options = (*data, "--vocabulary", train, "--freeze", "bn", "trainer.max_epochs=4", "model.optim.lr=0.01")
+    options = (*data, "--vocabulary", train, "--freeze", "bn", "trainer.max_epochs=6", "model.optim.lr=0.003")
     options += ("--output", "german.nemo")
     done = run_script("finetune.py", small_model, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -376,12 +376,12 @@ def test_a_row_that_goes_takes_its_wav_along(tmp_path: Path):
 
 @pytest.mark.slow
 def test_killed_and_run_again_it_ends_in_the_same_files(tmp_path: Path):
-    mine = with_table(tmp_path / "mine", [HEADER, *good_rows(tmp_path / "mine", 1_500, 20)])
+    mine = with_table(tmp_path / "mine", [HEADER, *good_rows(tmp_path / "mine", 600, 20)])
     arguments = [sys.executable, str(ROOT / "scripts/prepare_corpus.py"), str(mine), "--workers", "2", "--out"]
     started = time.monotonic()
     subprocess.run([*arguments, str(tmp_path / "whole")], check=True, capture_output=True)
     seconds = time.monotonic() - started
-    for share in (0.3, 0.5, 0.7, 0.9):
+    for share in (0.4, 0.6, 0.8):
         process = subprocess.Popen(
             [*arguments, str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -587,5 +587,5 @@ def test_the_printed_commands_train_and_evaluate_as_they_stand(tmp_path: Path):
     for command in (shorter, evaluate):
         done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
-    wer = float(re.search(r"WER ([\d.]+)%", done.stdout)[1])
+    wer = float(re.search(r"WER +([\d.]+)%", done.stdout)[1])
     assert wer < 50, done.stdout

@@ -210,6 +210,8 @@ def _find_delimiter(table: Table, given: str, is_audio: Callable[[str], bool]) -
     """
     lines = list(islice(Lines(table.path, table.encoding), SAMPLE))
     given = {"tab": "\t", "\\t": "\t"}.get(given, given)
+    if len(given) > 1 or given in ('"', "\r", "\n"):
+        raise InputError(f"--delimiter {given!r}: expected one sign, such as ; or |, or the word tab")
     best, most = (",", 1), (0.0, 0.0)
     for delimiter in [given] if given else DELIMITERS:
         for quoted in (True, False):
@@ -221,13 +223,14 @@ def _find_delimiter(table: Table, given: str, is_audio: Callable[[str], bool]) -
             if score > most:  # a tie goes to the rarer sign
                 best, most = (delimiter, width), score
     table.delimiter, width = best
-    names = [line.split(maxsplit=1) for line in lines if line.strip()]
+    names = [_name_and_text(line) for line in lines if line.strip()]
     named = sum(len(name) == 2 and is_audio(name[0]) for name in names)
     if not given and named > max(most[0] * len(names), len(names) / 2):
         table.delimiter, table.has_header, table.columns = " ", False, ["1", "2"]
         return
     table.quoted = _has_quotes(table, width)
-    first, *rest = (row for row in _records(lines, table.delimiter, table.quoted) if any(row))
+    rows = [row for row in _records(lines, table.delimiter, table.quoted) if any(row)]
+    first, *rest = [row for row in rows if not _is_remark(row, width)] or [[]]
     table.has_header = _is_header(first, rest, is_audio)
     if table.has_header:
         seen: Counter[str] = Counter()
@@ -236,6 +239,17 @@ def _find_delimiter(table: Table, given: str, is_audio: Callable[[str], bool]) -
             table.columns.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     else:
         table.columns = [str(number) for number in range(1, width + 1)]
+
+
+def _name_and_text(line: str) -> list[str]:
+    """A file's name and the text behind it: `a0001 the text`, `a0001: the text`."""
+    name, *text = line.split(maxsplit=1)
+    return [name.rstrip(":"), *text]
+
+
+def _is_remark(cells: Sequence[str], width: int) -> bool:
+    """Whether a line above a table's first row says what the table is."""
+    return len(cells) == 1 < width
 
 
 def _records(lines: Iterator[str] | Sequence[str], delimiter: str, quoted: bool) -> Iterator[list[str]]:
@@ -335,7 +349,7 @@ def read(table: Table) -> Iterator[Row]:
 def _read_columns(table: Table) -> Iterator[Row]:
     lines = Lines(table.path, table.encoding)
     if table.delimiter == " ":
-        records: Iterator[list[str]] = (line.split(maxsplit=1) for line in lines)
+        records: Iterator[list[str]] = (_name_and_text(line) if line.strip() else [] for line in lines)
     else:
         records = _records(iter(lines), table.delimiter, table.quoted)
     width, line = len(table.columns), 1
@@ -347,7 +361,7 @@ def _read_columns(table: Table) -> Iterator[Row]:
         if not any(cells):
             continue
         if skip:
-            skip = False
+            skip = _is_remark(cells, width)
             continue
         cells = [cell.strip() for cell in cells]
         while len(cells) > width and not cells[-1]:
