@@ -206,7 +206,7 @@ def test_the_tutorial_runs_and_ends_in_its_table(tmp_path: Path, course: Path, s
             ["the encoder is the one that it was: True", "the decoder is a new one: True", "keep_letters: true"],
         ),
         ("11_deployment", [], ["texts are the same", "torch or NeMo imported: False", "exit status 0"]),
-        ("13_your_own_data", ["data_dir=data", "epochs=2"], [spoken_words.NOTICE, "'kept': 300", "WER"]),
+        ("13_your_own_data", ["data_dir=data", "epochs=5"], [spoken_words.NOTICE, "'kept': 300", "WER"]),
     ],
 )
 def test_a_notebook_beside_the_tutorial_runs_alone(

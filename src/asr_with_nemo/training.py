@@ -256,6 +256,9 @@ def complete(config: DictConfig) -> DictConfig:
     with open_dict(config):
         if config.get("final"):
             _make_final(config)
+        epochs, every = (config.get("trainer", {}).get(key) for key in ("max_epochs", "check_val_every_n_epoch"))
+        if every and 0 < (epochs or 0) < every:
+            config.trainer.check_val_every_n_epoch = epochs  # a short training looks at the dev set at its end
         decoder = model.get("decoder") or {}
         if "tokenizer" in model or "joint" in model or not decoder:
             raise InputError("the config is not of a character CTC model (model.decoder with a vocabulary of letters)")
