@@ -150,7 +150,7 @@ with Speaker() as speaker:
     soundfile.write(sys.argv[1], speaker.say("enter five six", Voice("en-us", "m3", words_per_minute=140)), speaker.rate)
 PYTHON
     start_server || return 1
-    curl --silent --show-error --fail --retry 60 --retry-delay 1 --retry-all-errors "$address/healthz"
+    curl --silent --show-error --fail --output /dev/null --retry 60 --retry-delay 1 --retry-all-errors "$address/healthz"
     local url=$address/v1/audio/transcriptions form=(--form "file=@$work/said.wav" --form model=an4)
     local status text
     status=$(curl --silent --output /dev/null --write-out '%{http_code}' "${form[@]}" "$url")
