@@ -583,7 +583,7 @@ def test_the_printed_commands_train_and_evaluate_as_they_stand(tmp_path: Path):
         "WANDB_MODE": "disabled",
         "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
     }
-    shorter = f"{train} trainer.max_epochs=25 trainer.check_val_every_n_epoch=5"
+    shorter = f"{train} trainer.max_epochs=80 trainer.check_val_every_n_epoch=10"
     for command in (shorter, evaluate):
         done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr

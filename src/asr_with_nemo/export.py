@@ -505,8 +505,8 @@ def quantize(path: str | os.PathLike, output: str | os.PathLike, sounds: Sequenc
 
 
 def _inside_the_encoder(graph: onnx.GraphProto) -> list[str]:
-    """The nodes that can be computed in 8 bits: all after the encoder's first weights, up to the decoder's."""
-    encoders = {tensor.name for tensor in graph.initializer if tensor.name.startswith("encoder.")}
+    """The nodes that can be computed in 8 bits: all from the first convolution on, up to the decoder's weights."""
+    encoders = {node.input[1] for node in graph.node if node.op_type == "Conv"}  # the features have none
     decoders = {tensor.name for tensor in graph.initializer if tensor.name.startswith("decoder.")}
     names = []
     for node in graph.node:  # in the order in which they are computed
