@@ -25,7 +25,9 @@ def main(
         bool,
         typer.Option("--json", help="A JSON object a line: file, text, duration, and words with times and confidence."),
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pieces of sound at a time.")] = 16,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pieces of sound at a time; by default what suits the model's kind.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Write there, not to the terminal.")] = None,
     lm: cli.LanguageModel = None,
 ) -> None:
@@ -61,7 +63,8 @@ def main(
     # A bar between the lines of a terminal would only be in the way.
     progress = output is not None or not sys.stdout.isatty()
     with _destination(output) as out:
-        results = transcribe_each(files, batch_size, progress, search)
+        size = {} if batch_size is None else {"batch_size": batch_size}
+        results = transcribe_each(files, progress=progress, search=search, **size)
         for file, result in zip(files, results, strict=True):
             if isinstance(result, InputError):
                 typer.echo(f"error: {result}", err=True)

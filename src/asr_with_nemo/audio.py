@@ -280,7 +280,8 @@ def resampled(blocks: Iterable[np.ndarray], rate: int, sample_rate: int = SAMPLE
 def _blocks(sound: soundfile.SoundFile, size: int) -> Iterator[np.ndarray]:
     with sound:
         try:
-            yield from sound.blocks(size, dtype="float32")
+            while len(block := sound.read(size, dtype="float32")):
+                yield block
         except soundfile.LibsndfileError as error:  # the start was fine
             reason = f"damaged or cut short ({error.error_string})"
             raise InputError(f"{sound.name}: {reason}; get the file again") from error
@@ -303,7 +304,7 @@ def cut_at_pauses(
     start = 0
     enough = whole  # seconds in the buffer, from which on it is cut
     for block in blocks:
-        buffer = np.concatenate([buffer, block])
+        buffer = np.concatenate([buffer, block]) if len(buffer) else block
         if len(buffer) > enough * sample_rate:
             enough = longest
         while len(buffer) > enough * sample_rate:

@@ -86,10 +86,11 @@ class _Features(nn.Module):
         spec = self.featurizer
         frames = lengths // spec.hop_length
         if spec.preemph is not None:
-            sound = torch.cat((sound[:, :1], sound[:, 1:] - spec.preemph * sound[:, :-1]), 1)
-        sound = sound * (torch.arange(sound.shape[1], device=sound.device) < lengths[:, None])
+            sound = sound - spec.preemph * F.pad(sound[:, :-1], (1, 0))
+        sound = torch.where(torch.arange(sound.shape[1], device=sound.device) < lengths[:, None], sound, 0.0)
         after, before = self._sides(F.pad(sound, (self.half, self.half)), sound.shape[1] // spec.hop_length + 1)
-        power = ((after + before) @ self.cosines).square() + ((after - before) @ self.sines).square()  # (B, T, F)
+        even, odd = (after + before) @ self.cosines, (after - before) @ self.sines
+        power = even * even + odd * odd  # (B, T, F); .square() would be ONNX's slower Pow
         if spec.mag_power != 2:
             power = power ** (spec.mag_power / 2)
         mel = power @ self.filters  # (B, T, D)
@@ -101,7 +102,7 @@ class _Features(nn.Module):
             over = (1, 2) if spec.normalize == "all_features" else (1,)
             count = frames.clamp(min=1).to(mel.dtype)[:, None, None] * (mel.shape[2] if len(over) > 1 else 1)
             mel = (mel - (mel * inside).sum(over, keepdim=True) / count) * inside
-            deviation = (mel.square().sum(over, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+            deviation = ((mel * mel).sum(over, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
             mel = mel / (deviation + 1e-5)  # NeMo's constant
         return (mel * inside).transpose(1, 2), frames
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 FORMAT = "1"
 """Of the metadata in a file; another one means that this runtime can't know what the file's inputs mean."""
 
-BATCH_SIZE = 4
-"""Pieces of sound at a time. More of them no longer fit into a core's cache, and are slower."""
+BATCH_SIZE = 2
+"""Pieces of sound at a time. More of them no longer fit into a core's cache, and have more padding."""
 
 
 class Recognizer:
