@@ -1,10 +1,10 @@
 """Real sound and real models for the tests: a small corpus of the built-in voices, and a model trained on it."""
 
 import atexit
-import functools
 import io
-import json
 import os
+import select
+import socket
 import subprocess
 import sys
 import tarfile
@@ -23,60 +23,52 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-NEEDS_NEMO = ("train.py", "evaluate.py", "transcribe.py")
-"""Commands that fork from a process which has imported NeMo already; see tests/preloaded.py."""
+def offer_nemo() -> None:
+    """Let programs that need NeMo be forked from a process that has imported it: tests/preload, tests/preloaded.py."""
+    folder = tempfile.TemporaryDirectory(prefix="preloaded-")
+    atexit.register(folder.cleanup)
+    address = str(Path(folder.name, "socket"))
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    os.environ["COURSE_PRELOADED"] = os.pathsep.join((sys.prefix, address))
+    paths = (str(ROOT / "tests" / "preload"), os.environ.get("PYTHONPATH"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+
+    def start() -> None:
+        select.select([listener], [], [])  # the first program of the kind
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "preloaded.py"), str(listener.fileno())],
+            stdin=subprocess.PIPE,  # it ends with this process
+            pass_fds=[listener.fileno()],
+        )
+        atexit.register(process.kill)
+
+    threading.Thread(target=start, daemon=True).start()
+
+
+offer_nemo()
 
 
 def run_script(name: str, *arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run one of the course's commands as a user would, in `cwd`, with neither AN4_ARCHIVE nor a setting of W&B's."""
     # What tests in this process have set for W&B must not reach it either.
     kept = {key: value for key, value in os.environ.items() if key != "AN4_ARCHIVE" and not key.startswith("WANDB_")}
-    command = [str(ROOT / "scripts" / name), *map(str, arguments)]
-    with tempfile.TemporaryDirectory() as folder:
-        said = {stream: Path(folder, stream) for stream in ("stdout", "stderr")}
-        for file in said.values():
-            file.touch()
-        if name in NEEDS_NEMO:
-            files = {stream: str(file) for stream, file in said.items()}
-            status = fork({"command": command, "cwd": str(cwd), "environment": kept | environment, **files})
-        else:
-            with said["stdout"].open("w") as stdout, said["stderr"].open("w") as stderr:
-                status = subprocess.run(
-                    [sys.executable, *command],
-                    cwd=cwd,
-                    env=kept | environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=stdout,
-                    stderr=stderr,
-                    timeout=900,
-                ).returncode
-        return subprocess.CompletedProcess(command, status, *(file.read_text() for file in said.values()))
-
-
-def fork(request: dict) -> int:
-    """Let the process that has imported NeMo run a command, and return its exit status."""
-    with forking:
-        process = preloaded()
-        too_long = threading.Timer(900, process.kill)
-        too_long.start()
-        process.stdin.write(json.dumps(request) + "\n")
-        process.stdin.flush()
-        answer = process.stdout.readline()
-        too_long.cancel()
-    assert answer, f"no end after 900 s: {request['command']}"
-    return int(answer)
-
-
-forking = threading.Lock()
-
-
-@functools.cache
-def preloaded() -> subprocess.Popen:
-    """The process, one for all tests of this one."""
-    command = [sys.executable, str(ROOT / "tests" / "preloaded.py")]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    atexit.register(process.kill)
-    return process
+    command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
+    # Files, since what a command leaves running (W&B's service) may hold a pipe open.
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=kept | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            timeout=900,
+        )
+        for said in (stdout, stderr):
+            said.seek(0)
+        return subprocess.CompletedProcess(command, done.returncode, stdout.read(), stderr.read())
 
 
 @pytest.fixture(scope="session")

@@ -1,45 +1,105 @@
-"""A process that has imported NeMo, and forks itself for each command that it is told to run.
+"""A process that has imported NeMo, and forks itself for each program that it is asked to run.
 
-NeMo's import takes 10 to 15 seconds, and the tests run commands that need it by the dozen. A command still has a
-process, an environment and a working folder of its own. `tests.conftest.run_script` starts this and talks to it: a JSON
-request a line, and for each its exit status.
+The tests start it (tests/conftest.py) and tests/preload/sitecustomize.py talks to it: a connection a program, which
+carries its files, a JSON request, the number of its process, and its exit status.
 """
 
+import contextlib
 import json
 import os
 import runpy
+import selectors
+import signal
+import socket
 import sys
+import threading
+
+import matplotlib
+import nemo.collections.asr  # noqa: F401
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
-    requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what NeMo says of itself is no answer
-    import nemo.collections.asr  # noqa: F401
+    """Answer requests until standard input ends."""
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    path = [place for place in sys.path[1:] if place not in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    with selectors.DefaultSelector() as selector:
+        selector.register(0, selectors.EVENT_READ)
+        selector.register(listener, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj == 0:
+                    return
+                if key.fileobj is not listener:
+                    pid, link = key.data
+                    _, status = os.waitpid(pid, 0)
+                    selector.unregister(key.fd)
+                    os.close(key.fd)
+                    answer(link, os.waitstatus_to_exitcode(status))
+                    link.close()
+                    continue
+                link, _ = listener.accept()
+                _, files, _, _ = socket.recv_fds(link, 1, 3)
+                request = json.loads(link.makefile("r").readline())
+                pid = os.fork()
+                if pid == 0:
+                    for other in [*selector.get_map().values()]:
+                        if other.data:
+                            other.data[1].close()
+                    selector.close()
+                    listener.close()
+                    become(request, files, path)
+                    threading.Thread(target=end_with, args=(link,), daemon=True).start()
+                    run(request["arguments"])
+                    return
+                for file in files:
+                    os.close(file)
+                answer(link, pid)
+                selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, link))
 
-    for line in iter(requests.readline, ""):
-        request = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            become(request)
-            runpy.run_path(request["command"][0], run_name="__main__")
-            return
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
+
+def answer(link: socket.socket, number: int) -> None:
+    """Tell a program that was started something, if it is still there."""
+    with contextlib.suppress(OSError):
+        link.sendall(f"{number}\n".encode())
 
 
-def become(request: dict) -> None:
-    """Take over a command's arguments, environment, folder, and files for what it prints."""
+def become(request: dict, files: list[int], path: list[str]) -> None:
+    """Take over a program's files, environment, folder, arguments and signals."""
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
     os.environ.clear()
     os.environ.update(request["environment"])
-    os.chdir(request["cwd"])
-    places = [(os.devnull, os.O_RDONLY)] + [(file, os.O_WRONLY) for file in (request["stdout"], request["stderr"])]
-    for number, (file, mode) in enumerate(places):
-        opened = os.open(file, mode)
-        os.dup2(opened, number)
-        os.close(opened)
-    sys.argv = request["command"]
-    sys.path[0] = os.path.dirname(sys.argv[0])
+    os.chdir(request["folder"])
+    at_once = bool(os.environ.get("PYTHONUNBUFFERED"))
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        stream.reconfigure(line_buffering=number == 2 or os.isatty(number), write_through=at_once)
+    for number in request["ignored"]:
+        signal.signal(number, signal.SIG_IGN)
+    sys.path[:] = ["", *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), *path]
+    # NeMo has imported what reads this at its import.
+    inline = "module://matplotlib_inline.backend_inline" if "ipykernel_launcher" in request["arguments"] else None
+    if backend := os.environ.get("MPLBACKEND", inline):
+        matplotlib.rcParams["backend"] = backend
+
+
+def end_with(link: socket.socket) -> None:
+    """Die when the program that was started is killed."""
+    if not link.recv(1):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(arguments: list[str]) -> None:
+    """Run a script or, after -m, a module."""
+    sys.orig_argv = [sys.executable, *arguments]
+    if arguments[0] == "-m":
+        sys.argv = arguments[1:]
+        sys.path[0] = os.getcwd()
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = arguments
+        sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
+        runpy.run_path(arguments[0], run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import _thread
 import contextlib
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ def work(
     """
     import wandb
 
-    with _explained():
+    with _explained(), _endable():
         wandb.agent(
             sweep_id,
             function,
@@ -57,6 +59,19 @@ def _explained() -> Iterator[None]:
         yield
     except (wandb.Error, ValueError) as error:
         raise InputError(f"W&B can't run the sweep ({error}); WANDB_MODE=offline runs it here") from error
+
+
+@contextlib.contextmanager
+def _endable() -> Iterator[None]:
+    """Let SIGTERM end W&B's agent as Ctrl-C does, since SIGINT is ignored in a background job of a script's."""
+    if threading.current_thread() is not threading.main_thread():  # no place for handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Function:
@@ -100,7 +115,7 @@ class Function:
                 run.summary.update(final)
         if metric and metric not in report.last:
             self.problem = not_logged(self._sweep, f"run {report.number}", report.last)
-            _thread.interrupt_main()  # as Ctrl-C, on which the agent ends
+            _thread.interrupt_main(signal.SIGTERM)  # on which the agent ends, as on Ctrl-C
 
 
 def _config(sweep: Sweep, given: Any) -> Config:
