@@ -9,7 +9,7 @@ signals on to it and ends as it does. With COURSE_PRELOADED empty, a program run
 import os
 import sys
 
-SCRIPTS = ("evaluate.py", "export.py", "finetune.py", "sweep.py", "train.py", "transcribe.py")
+SCRIPTS = ("benchmark_training.py", "evaluate.py", "export.py", "finetune.py", "sweep.py", "train.py", "transcribe.py")
 MODULES = ("ipykernel_launcher",)
 
 
