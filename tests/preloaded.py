@@ -5,6 +5,7 @@ carries its files, a JSON request, the number of its process, and its exit statu
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import runpy
@@ -16,6 +17,10 @@ import threading
 
 import matplotlib
 import nemo.collections.asr  # noqa: F401
+
+MOST_FILES = 32
+FREE = 1000
+"""A file number from which on none is in use."""
 
 
 def main() -> None:
@@ -38,13 +43,11 @@ def main() -> None:
                     link.close()
                     continue
                 link, _ = listener.accept()
-                _, files, _, _ = socket.recv_fds(link, 1, 3)
+                _, files, _, _ = socket.recv_fds(link, 1, MOST_FILES)
                 request = json.loads(link.makefile("r").readline())
                 pid = os.fork()
                 if pid == 0:
-                    for other in [*selector.get_map().values()]:
-                        if other.data:
-                            other.data[1].close()
+                    link = socket.socket(fileno=fcntl.fcntl(link.detach(), fcntl.F_DUPFD, FREE))
                     selector.close()
                     listener.close()
                     become(request, files, path)
@@ -64,8 +67,9 @@ def answer(link: socket.socket, number: int) -> None:
 
 
 def become(request: dict, files: list[int], path: list[str]) -> None:
-    """Take over a program's files, environment, folder, arguments and signals."""
-    for number, file in enumerate(files):
+    """Take over a program's files, environment, folder and signals."""
+    above = [fcntl.fcntl(file, fcntl.F_DUPFD, FREE) for file in files]  # out of the way of one another
+    for number, file in zip(request["files"], above, strict=True):
         os.dup2(file, number)
         os.close(file)
     os.environ.clear()
@@ -90,9 +94,12 @@ def end_with(link: socket.socket) -> None:
 
 
 def run(arguments: list[str]) -> None:
-    """Run a script or, after -m, a module."""
+    """Run a script or, after -m, a module, or, after -c, Python."""
     sys.orig_argv = [sys.executable, *arguments]
-    if arguments[0] == "-m":
+    if arguments[0] == "-c":
+        sys.argv = ["-c", *arguments[2:]]
+        exec(arguments[1], {"__name__": "__main__"})
+    elif arguments[0] == "-m":
         sys.argv = arguments[1:]
         sys.path[0] = os.getcwd()
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)

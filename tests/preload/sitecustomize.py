@@ -16,7 +16,7 @@ MODULES = ("ipykernel_launcher",)
 def main() -> None:
     """Hand the program over if it is one of those."""
     prefix, _, address = os.environ.get("COURSE_PRELOADED", "").rpartition(os.pathsep)
-    arguments = [argument for argument in sys.orig_argv[1:] if not argument.startswith("-X")]
+    arguments = [argument for argument in sys.orig_argv[1:] if not argument.startswith(("-B", "-X"))]
     if prefix == sys.prefix and needs_nemo(arguments):
         hand_over(address, arguments)
 
@@ -25,8 +25,26 @@ def needs_nemo(arguments: list[str]) -> bool:
     """Whether these are the arguments of a Python that will import NeMo."""
     if arguments[:1] == ["-m"]:
         return arguments[1] in MODULES
+    if arguments[:1] == ["-c"]:  # multiprocessing's, for a process that was forked itself
+        return "--multiprocessing-fork" in arguments and b"preloaded.py" in _read(f"/proc/{os.getppid()}/cmdline")
     folder, name = os.path.split(arguments[0] if arguments else "")
     return os.path.basename(folder) == "scripts" and name in SCRIPTS
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _is_open(file: int) -> bool:
+    try:
+        os.fstat(file)
+    except OSError:
+        return False
+    return True
 
 
 def hand_over(address: str, arguments: list[str]) -> None:
@@ -36,11 +54,13 @@ def hand_over(address: str, arguments: list[str]) -> None:
     import socket
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    files = [int(name) for name in os.listdir("/proc/self/fd")] if os.path.isdir("/proc/self/fd") else [0, 1, 2]
+    files = [file for file in files if _is_open(file)]  # without the one that listed them
     link = socket.socket(socket.AF_UNIX)
     link.connect(address)
-    request = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
+    request = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ), "files": files}
     request["ignored"] = [number for number in signals if signal.getsignal(number) == signal.SIG_IGN]
-    socket.send_fds(link, [b"."], [0, 1, 2])
+    socket.send_fds(link, [b"."], files)
     answers = link.makefile("rw")
     print(json.dumps(request), file=answers, flush=True)
     pid = int(answers.readline())
