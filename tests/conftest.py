@@ -72,6 +72,12 @@ def run_script(name: str, *arguments: str | Path, cwd: Path, **environment: str)
         return subprocess.CompletedProcess(command, done.returncode, stdout.read(), stderr.read())
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that all of pytest-xdist's processes end at about one time."""
+    longest = ("test_notebooks", "test_training", "test_preparation", "test_export", "test_results", "test_evaluation")
+    items.sort(key=lambda item: longest.index(item.path.stem) if item.path.stem in longest else len(longest))
+
+
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> an4.Corpus:
     """60 utterances of the built-in corpus, prepared; tests must not change it."""

@@ -17,6 +17,7 @@ import threading
 
 import matplotlib
 import nemo.collections.asr  # noqa: F401
+import typer  # noqa: F401
 
 MOST_FILES = 32
 FREE = 1000

@@ -502,7 +502,7 @@ def test_whatever_its_description_allows_or_forbids_brings_nothing_down(
     """schemathesis asks what openapi.json allows and what it forbids, and holds the answers against it."""
     process = psutil.Process(served.process.pid)
     before = process.num_fds()
-    options = ["--max-time=20", "--workers=2", "--seed=0", "--no-shrink", "--phases=examples,coverage,fuzzing"]
+    options = ["--max-time=12", "--workers=2", "--seed=0", "--no-shrink", "--phases=examples,coverage,fuzzing"]
     # It can't know what no schema says: which bytes are sound, and what the model is called.
     options += ["--exclude-checks=positive_data_acceptance,negative_data_rejection"]
     program = "from schemathesis.cli import schemathesis; schemathesis()"

@@ -1,4 +1,4 @@
-"""Let a program that needs NeMo be forked from a process that has imported it.
+"""Let a program that needs NeMo, or much of what it brings, be forked from a process that has imported it.
 
 NeMo's import takes 10 to 15 seconds, and the tests start such programs by the hundred: commands, what commands start,
 notebooks. This file is on their PYTHONPATH (tests/conftest.py). The program gets a process of its own, with the
@@ -9,7 +9,22 @@ signals on to it and ends as it does. With COURSE_PRELOADED empty, a program run
 import os
 import sys
 
-SCRIPTS = ("benchmark_training.py", "evaluate.py", "export.py", "finetune.py", "sweep.py", "train.py", "transcribe.py")
+SCRIPTS = (
+    "benchmark_training.py",
+    "build_lm.py",
+    "compare_runs.py",
+    "evaluate.py",
+    "export.py",
+    "finetune.py",
+    "log_dataset.py",
+    "make_report.py",
+    "make_results.py",
+    "run_study.py",
+    "sweep.py",
+    "sync.py",
+    "train.py",
+    "transcribe.py",
+)
 MODULES = ("ipykernel_launcher",)
 
 
