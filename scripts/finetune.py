@@ -54,17 +54,24 @@ def main(
 
     Examples:
 
-        python scripts/finetune.py an4 --manifest data/mine/train_manifest.json --dev data/mine/dev_manifest.json
-        --output runs/mine.nemo
+        python scripts/finetune.py an4 --output runs/mine.nemo \\
+            --manifest data/mine/train_manifest.json \\
+            --dev data/mine/dev_manifest.json
 
-        python scripts/finetune.py QuartzNet15x5Base-En --manifest data/an4/train_manifest.json
-        --dev data/an4/dev_manifest.json --vocabulary " abcdefghijklmnopqrstuvwxyz'!" trainer.max_epochs=2
+        python scripts/finetune.py QuartzNet15x5Base-En \\
+            --manifest data/an4/train_manifest.json \\
+            --dev data/an4/dev_manifest.json \\
+            --vocabulary " abcdefghijklmnopqrstuvwxyz'!" trainer.max_epochs=2
 
-        python scripts/finetune.py MODEL.nemo --manifest data/german/train_manifest.json
-        --dev data/german/dev_manifest.json --vocabulary data/german/train_manifest.json --freeze bn
+        python scripts/finetune.py MODEL.nemo --freeze bn \\
+            --manifest data/german/train_manifest.json \\
+            --dev data/german/dev_manifest.json \\
+            --vocabulary data/german/train_manifest.json
 
-        python scripts/finetune.py an4 --manifest data/mine/train_manifest.json --dev data/mine/dev_manifest.json
-        "finetuning.learning_rates={encoder: 0.1}" model.optim.lr=0.003 fraction=0.25
+        python scripts/finetune.py an4 fraction=0.25 model.optim.lr=0.003 \\
+            "finetuning.learning_rates={encoder: 0.1}" \\
+            --manifest data/mine/train_manifest.json \\
+            --dev data/mine/dev_manifest.json
     """
     from asr_with_nemo import finetuning, training
 

@@ -193,14 +193,16 @@ def main(
 
         python scripts/prepare_corpus.py ~/recordings --out data/mine
 
-        python scripts/prepare_corpus.py ~/digits --out data/digits --pattern '{label}_{speaker}_{take}.wav'
-        --label-map labels.json
+        python scripts/prepare_corpus.py ~/digits --out data/digits \\
+            --pattern '{label}_{speaker}_{take}.wav' \\
+            --label-map labels.json
 
         python scripts/prepare_corpus.py ~/cv-corpus/el --out data/greek --fix --drop
 
         python scripts/prepare_corpus.py ~/LibriSpeech --out data/librispeech
 
-        python scripts/prepare_corpus.py ~/letters.csv --out data/letters --vocabulary an4 --digits spell --language en
+        python scripts/prepare_corpus.py ~/letters.csv --out data/letters \\
+            --vocabulary an4 --digits spell --language en
     """
     from asr_with_nemo import corpora, preparation, text
 

@@ -74,7 +74,8 @@ def main(
             else:
                 print(result.text if len(files) == 1 else f"{file}\t{result.text}", file=out, flush=True)
     if failed:
-        typer.echo(f"error: {failed} of {len(files)} files can't be read, named above; all else is done", err=True)
+        rest = "; all else is done" if failed < len(files) else ""
+        typer.echo(f"error: {failed} of {len(files)} files can't be read, named above{rest}", err=True)
         raise typer.Exit(1)
 
 

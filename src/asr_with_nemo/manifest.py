@@ -31,7 +31,8 @@ def read_manifest(path: str | os.PathLike, check_audio: bool = True) -> list[Utt
             `check_audio` is set, a sound file is missing.
     """
     path = Path(path)
-    text = read_text(path, "a manifest", "no such manifest; make one with scripts/prepare_an4.py")
+    missing = "no such manifest; scripts/prepare_corpus.py makes one, or scripts/prepare_an4.py for AN4"
+    text = read_text(path, "a manifest", missing)
     utterances = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():

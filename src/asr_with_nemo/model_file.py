@@ -67,6 +67,8 @@ def load(path: Path) -> "EncDecCTCModel":
         read = _load_nemo
     elif zipfile.is_zipfile(path):
         read = _load_checkpoint
+    elif path.suffix == ".onnx":
+        raise InputError(f"{path}: an export, which has no weights for NeMo; give the .nemo file that it was made from")
     else:
         raise InputError(
             f"{path}: not a model file, or cut short; expected a .nemo file (a tar with model_config.yaml and "

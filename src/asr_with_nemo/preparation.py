@@ -205,7 +205,10 @@ def _prepare(store: Store, path: Path, prepared: Prepared, settings: Settings, w
 
     _convert(source, prepared, settings, workers, progress)
     if not store.value("SELECT count(*) FROM rows"):
-        raise InputError(f"{path}: no row is found there (read as {prepared.format})")
+        advice = "expected recordings with texts; see --help"
+        if settings.format != "auto":
+            advice = f"expected the layout that --format {prepared.format} names; without --format, it is found out"
+        raise InputError(f"{path}: no row is found there (read as {prepared.format}); {advice}")
     quality.find_in_corpus(store)
     quality.find_unnamed(store, only_beside=path.is_file())
     quality.decide(store, settings.drop)

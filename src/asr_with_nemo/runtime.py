@@ -53,6 +53,11 @@ class Recognizer:
         self.path = pretrained.model_path(model, suffix=".onnx")
         if not self.path.is_file():
             raise InputError(f"{self.path}: no such file; expected a model that scripts/export.py wrote (.onnx)")
+        if self.path.suffix in (".nemo", ".ckpt"):
+            raise InputError(
+                f"{self.path}: a model of NeMo's, which this doesn't read; first: python scripts/export.py {self.path} "
+                f"{self.path.with_suffix('.onnx').name}"
+            )
         options = onnxruntime.SessionOptions()
         # Batches beside each other use the cores better than several threads for each operation.
         self.threads, options.intra_op_num_threads = threads or cores(), 1

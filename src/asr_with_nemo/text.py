@@ -282,7 +282,10 @@ def read_alphabet(given: str) -> list[str]:
         letters = [letter for line in text.splitlines() for letter in line]
     twice = [letter for letter, count in Counter(letters).items() if count > 1]
     if twice:
-        raise InputError(f"{given}: {' '.join(map(repr, sorted(twice)))} comes twice; expected each letter once")
+        what = "expected each letter once"
+        if not path.is_file():
+            what += f", or the name of a file or of a model that ships ({', '.join(pretrained.BUILT_IN)})"
+        raise InputError(f"{given}: {' '.join(map(repr, sorted(twice)))} comes twice; {what}")
     if len(letters) < 2:
         raise InputError(f"{given!r}: not an alphabet; expected two letters or more")
     return letters

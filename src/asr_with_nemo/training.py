@@ -83,8 +83,8 @@ def load_config(
             config = compose(name, overrides=given)
         OmegaConf.to_container(config, resolve=True)  # a reference to nothing is found here
     except (HydraException, OmegaConfBaseException) as error:
-        if isinstance(error.__cause__, InputError):  # what the config asks of the corpus can't be told
-            raise error.__cause__ from None
+        if told := _input_error(error):  # what the config asks of the corpus can't be told
+            raise told from None
         raise InputError(_explain(error, file)) from error
     except Exception as error:  # of the YAML parser, which differs between versions
         raise InputError(f"{file}: can't be read as YAML: {error}") from error
@@ -101,6 +101,13 @@ def load_config(
         )
     monitoring.check(config)
     return config
+
+
+def _input_error(error: BaseException | None) -> InputError | None:
+    """The error of ours that a library has wrapped into its own, if there is one."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _explain(error: Exception, file: Path) -> str:
