@@ -395,7 +395,9 @@ text that stands in the train set too.{% if repeated.most %} The most frequent:
 <h2>Letters</h2>
 {{ letters.chart }}
 <details>
-<summary>{{ letters.rows|length }} characters{% if letters.more %}, and {{ letters.more }} rarer ones{% endif %}</summary>
+<summary>
+{{ letters.rows|length }} characters{% if letters.more %}, and {{ letters.more }} rarer ones{% endif %}
+</summary>
 <table class="plain">
 <tr><th>letter</th><th>code</th><th>script</th><th class="number">times</th><th class="number">in texts</th><th></th>
 </tr>
