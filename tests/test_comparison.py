@@ -330,7 +330,7 @@ def test_the_script_writes_tables_and_pictures(project: Path):
     assert done.stderr.splitlines()[-1] == told  # behind the progress bar, where reading takes long
     done = run_script("compare_runs.py", "--metric", "val_cer", cwd=project, NETRC="netrc")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: no run has the metric 'val_cer'; there are learning_rate, ")
+    assert done.stderr.splitlines()[-1].startswith("error: no run has the metric 'val_cer'; there are learning_rate, ")
 
 
 @pytest.mark.slow
