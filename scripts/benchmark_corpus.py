@@ -17,7 +17,7 @@ import soundfile
 import typer
 from tqdm import tqdm
 
-from asr_with_nemo import cli
+from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
 
 SCRIPT = Path(__file__).with_name("prepare_corpus.py")
@@ -135,7 +135,7 @@ def main(
     first, last = found[0][1]["recordings"], found[-1][1]["recordings"]
     typer.echo(f"memory of {last} against {first}: {growth:.2f} times (limit {limit:g})")
     if output:
-        from asr_with_nemo import results
+        from asr_with_nemo.recognition.results import save_measurement
 
         about = (
             f"`scripts/prepare_corpus.py` on generated recordings of 8 kHz, {seconds:g} s on average, with {workers} "
@@ -145,11 +145,11 @@ def main(
         command = ["python", "scripts/benchmark_corpus.py", f"--workers={workers}"]
         command += [f"--sizes={size}" for size in sizes or ()]
         rows = [row for _, row in found]
-        results.save_measurement(output, "A large corpus", about, rows, shlex.join(command))
+        save_measurement(output, "A large corpus", about, rows, shlex.join(command))
         typer.echo(f"results: {output}")
     if growth > limit:
         raise InputError(f"memory grows with the corpus: {growth:.2f} times, where {limit:g} was the limit")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from asr_with_nemo import an4, audio, cli, manifest
+from asr_with_nemo.cli import run
+from asr_with_nemo.data import an4, audio, manifest
 from asr_with_nemo.errors import InputError
 
 
@@ -125,7 +126,7 @@ def compare_pictures(corpus: an4.Corpus, repeats: int, figures: int, scratch: Pa
     """Print the times a recording of both ways to draw the training set."""
     import matplotlib
 
-    from asr_with_nemo import explore
+    from asr_with_nemo.tracking.pictures import make_pictures
 
     matplotlib.use("agg")
     wavs = [Path(row["audio_filepath"]) for row in manifest.read_manifest(corpus.manifest("train_all"))]
@@ -133,7 +134,7 @@ def compare_pictures(corpus: an4.Corpus, repeats: int, figures: int, scratch: Pa
     for way in ("warm-up", "article"):
         (scratch / f"{way}-pictures").mkdir()
     the_articles_pictures(some[:1], scratch / "warm-up-pictures")
-    explore.make_pictures(some[:1], scratch / "warm-up-pictures", progress=False)
+    make_pictures(some[:1], scratch / "warm-up-pictures", progress=False)
     seconds: dict[str, list[float]] = {"article": [], "ours": []}
     for turn in range(repeats):
         started = time.perf_counter()
@@ -141,12 +142,12 @@ def compare_pictures(corpus: an4.Corpus, repeats: int, figures: int, scratch: Pa
         seconds["article"].append((time.perf_counter() - started) / len(some))
         folder = scratch / f"ours{turn}-pictures"
         started = time.perf_counter()
-        explore.make_pictures(wavs, folder, progress=False)
+        make_pictures(wavs, folder, progress=False)
         seconds["ours"].append((time.perf_counter() - started) / len(wavs))
         times = ", ".join(f"{way} {1000 * values[-1]:.1f} ms" for way, values in seconds.items())
         print(f"pictures, turn {turn + 1}, a recording of {len(some)} and of {len(wavs)}: {times}", flush=True)
     started = time.perf_counter()
-    explore.make_pictures(wavs, folder, progress=False)
+    make_pictures(wavs, folder, progress=False)
     print(f"a second run: {time.perf_counter() - started:.2f} s for {len(wavs)} recordings")
     article, ours = min(seconds["article"]), min(seconds["ours"])
     print(
@@ -156,4 +157,4 @@ def compare_pictures(corpus: an4.Corpus, repeats: int, figures: int, scratch: Pa
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

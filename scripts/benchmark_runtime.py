@@ -12,7 +12,8 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo import cli, manifest
+from asr_with_nemo.cli import run
+from asr_with_nemo.data import manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,10 +48,15 @@ def main(
     ways take turns on the same files; the ratio of their best times is what to look at, since times on a busy machine
     vary. NeMo's time counts with the batch size that suits it best.
     """
-    from asr_with_nemo import decoding, pretrained, results, runtime, training
+    from asr_with_nemo.base.machine import quieten
+    from asr_with_nemo.deployment import runtime
+    from asr_with_nemo.models.loading import load_model
+    from asr_with_nemo.models.names import model_path
+    from asr_with_nemo.recognition import decoding
+    from asr_with_nemo.recognition.results import save_measurement
 
     files = [row["audio_filepath"] for row in manifest.read_manifest(recordings)]
-    nemo_file = str(pretrained.model_path("an4"))
+    nemo_file = str(model_path("an4"))
     starts = compare_starts(
         {
             RUNTIME: [str(ROOT / "scripts" / "transcribe.py"), "an4", files[0]],
@@ -58,8 +64,8 @@ def main(
         },
         turns,
     )
-    recognizer, model = runtime.Recognizer("an4"), decoding.load_model("an4")
-    training.quieten()
+    recognizer, model = runtime.Recognizer("an4"), load_model("an4")
+    quieten()
     ways = {RUNTIME: lambda: [heard.text for heard in recognizer.transcribe(files)]}
     for size in map(int, batch_sizes.split(",")):
         ways[NEMOS.format(size)] = lambda size=size: [
@@ -83,7 +89,7 @@ def main(
             for name, least in best.items()
         ]
         command = f"python scripts/benchmark_runtime.py --turns={turns} --batch-sizes={batch_sizes}"
-        results.save_measurement(output, "Recognition without NeMo, and with it", about, rows, command)
+        save_measurement(output, "Recognition without NeMo, and with it", about, rows, command)
         typer.echo(f"results: {output}")
 
 
@@ -125,4 +131,4 @@ def compare_transcriptions(ways: dict[str, Callable[[], list[str]]], duration: f
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

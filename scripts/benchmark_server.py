@@ -14,7 +14,7 @@ from typing import Annotated
 import psutil
 import typer
 
-from asr_with_nemo import cli
+from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +35,8 @@ def main(
     The server and the clients (locust) share the machine's cores. The server's memory is read once a second; how it
     grew over the second half of the time says whether it leaks.
     """
-    from asr_with_nemo import manifest, results
+    from asr_with_nemo.data import manifest
+    from asr_with_nemo.recognition.results import save_measurement
 
     rows = manifest.read_manifest(recordings)
     duration = sum(row["duration"] for row in rows) / len(rows)
@@ -70,7 +71,7 @@ def main(
             "average) as soon as the one before is answered. Server and clients share the cores."
         )
         command = shlex.join(["python", "scripts/benchmark_server.py", f"--clients={clients}", f"--seconds={seconds}"])
-        results.save_measurement(output, "The server under load", about, [row], command)
+        save_measurement(output, "The server under load", about, [row], command)
         typer.echo(f"results: {output}")
     if int(figures["Failure Count"]):
         raise InputError(f"{figures['Failure Count']} requests failed")
@@ -99,4 +100,4 @@ def load(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

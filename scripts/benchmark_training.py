@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from tqdm import tqdm
 
-from asr_with_nemo import an4, cli, evaluation, manifest
+from asr_with_nemo.base.files import check_output, write_if_changed
+from asr_with_nemo.base.machine import code_commit, describe_machine, device_name, package_versions
+from asr_with_nemo.cli import run
+from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
@@ -86,11 +89,11 @@ class Way:
         """The model, with the training data that the config names."""
         import torch
 
-        from asr_with_nemo import training
+        from asr_with_nemo.training.run import build_model
 
         torch.manual_seed(0)
         if not self.stock:
-            return training.build_model(self.config)
+            return build_model(self.config)
         from nemo.collections.asr.models import EncDecCTCModel
 
         return EncDecCTCModel(cfg=self.config.model)
@@ -247,7 +250,7 @@ class Way:
         import torch
         from torch.utils.flop_counter import FlopCounterMode
 
-        from asr_with_nemo import channels_last
+        from asr_with_nemo.training import channels_last
 
         channels_last.slow_down(self.model.encoder)
         channels_last.slow_down(self.model.decoder)
@@ -291,9 +294,9 @@ _held: list[Way] = []  # in a side's process
 def _begin() -> None:
     import lightning.pytorch as pl
 
-    from asr_with_nemo import training
+    from asr_with_nemo.base.machine import quieten
 
-    training.quieten()
+    quieten()
     pl.seed_everything(0, verbose=False)
 
 
@@ -325,11 +328,12 @@ def matrix_product_rate(bf16: bool, size: int = 2048, seconds: float = 0.3) -> f
 
 def load_config(name: str, data_dir: Path, overrides: Sequence[str] = ()) -> "DictConfig":
     """A config of the course for this machine's CPU; what the overrides say binds."""
-    from asr_with_nemo import training
+    from asr_with_nemo.training import config as training_config
+    from asr_with_nemo.training.config import complete_config, fit_to_machine, overridden_keys
 
     overrides = [f"data_dir={data_dir}", "trainer.accelerator=cpu", *overrides]
-    config = training.complete(training.load_config(CONFIGS, name, overrides))
-    return training.fit_to_machine(config, training.bound_keys(overrides))[0]
+    config = complete_config(training_config.load_config(CONFIGS, name, overrides))
+    return fit_to_machine(config, overridden_keys(overrides))[0]
 
 
 def with_long_kernels(data_dir: Path, precision: str) -> "DictConfig":
@@ -460,10 +464,10 @@ def main(
     matrix product in the same precision, measured before and after each run.
     """
     if output is not None:
-        evaluation.check_output(output)
-    from asr_with_nemo import training
+        check_output(output)
+    from asr_with_nemo.base.machine import quieten
 
-    training.quieten()
+    quieten()
     rounds, most = (1, 2) if quick else (rounds, None)
     ours = load_config("quartznet_an4", data_dir)
     path = ours.model.train_ds.manifest_filepath
@@ -517,15 +521,15 @@ def main(
             "same_network": same_network,
             "published_config": published_config,
             "long_kernels": long_kernels,
-            "machine": evaluation.machine(evaluation.device_name()) | {"load": round(load, 2)},
-            "versions": evaluation.versions(),
-            "commit": evaluation.commit(),
+            "machine": describe_machine(device_name()) | {"load": round(load, 2)},
+            "versions": package_versions(),
+            "commit": code_commit(),
             "command": shlex.join(["python", "scripts/benchmark_training.py", *sys.argv[1:]]),
         }
-        manifest.write_if_changed(output, json.dumps(result, indent=1) + "\n")
+        write_if_changed(output, json.dumps(result, indent=1) + "\n")
     if difference > SAME:
         raise InputError(f"the fast layers differ from NeMo's by {difference:.1e}, where {SAME} is expected of fp32")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo import cli
+from asr_with_nemo.cli import run
 
 
 def main(
@@ -39,7 +39,7 @@ def main(
 
         python scripts/build_lm.py data/an4/train_all_manifest.json final.arpa --final --weights-of lm.arpa
     """
-    from asr_with_nemo import language_model
+    from asr_with_nemo.recognition import language_model
 
     model = language_model.make(text, output, order, lexicon, characters, final, weights_of)
     unit = "characters" if characters else "words"
@@ -47,4 +47,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asr_with_nemo import cli
+from asr_with_nemo.cli import Group, Last, Maximize, Metric, Name, Project, Sweep, Tag, run
 
 if TYPE_CHECKING:
     import pandas
@@ -15,14 +15,14 @@ SHOWN, SIDE_BY_SIDE = 20, 4  # of the best runs, in rows and in columns; the fil
 
 
 def main(
-    project: cli.Project = None,
-    name: cli.Name = "*",
-    group: cli.Group = None,
-    sweep: cli.Sweep = None,
-    tag: cli.Tag = None,
-    last: cli.Last = None,
-    metric: cli.Metric = "val_wer",
-    maximize: cli.Maximize = False,
+    project: Project = None,
+    name: Name = "*",
+    group: Group = None,
+    sweep: Sweep = None,
+    tag: Tag = None,
+    last: Last = None,
+    metric: Metric = "val_wer",
+    maximize: Maximize = False,
     curve: Annotated[
         list[str] | None, typer.Option(help="A metric to draw; may be repeated. By default losses, WER and rate.")
     ] = None,
@@ -45,17 +45,19 @@ def main(
 
         python scripts/compare_runs.py --sweep sweep_bayes-7f3a --key lr --key model.dropout --output /tmp/sweep
     """
-    from asr_with_nemo import comparison, tracking
+    from asr_with_nemo.tracking import comparison
+    from asr_with_nemo.tracking.runs import at_best, differing_settings, read_runs, runs_having
+    from asr_with_nemo.tracking.session import configure_wandb, describe_mode, project_name
 
-    typer.echo(tracking.describe_mode(tracking.configure_wandb(), tracking.project(project)))
-    found = comparison.read_runs(project, name, group, sweep, tag, last)
+    typer.echo(describe_mode(configure_wandb(), project_name(project)))
+    found = read_runs(project, name, group, sweep, tag, last)
     for place, why in found.skipped:
         typer.echo(f"skipped {place}: {why}", err=True)
-    runs = comparison.having(found.runs, metric)
+    runs = runs_having(found.runs, metric)
     files = comparison.write(runs, output, metric, maximize, curve or (), key or ())
-    best = comparison.at_best(runs, metric, maximize)
+    best = at_best(runs, metric, maximize)
     _print(f"{len(runs)} runs at their best epoch", best.head(SHOWN))
-    differences = comparison.differing(runs).reindex(best.index)
+    differences = differing_settings(runs).reindex(best.index)
     if not differences.empty:
         _print("what differs in their configs", differences.head(SIDE_BY_SIDE).T)
     if len(runs) < len(found.runs):
@@ -85,4 +87,4 @@ def _text(value: object) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

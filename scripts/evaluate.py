@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo import cli
+from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, LanguageModel, Model, run
 from asr_with_nemo.errors import InputError
 
 
 def main(
-    model: cli.Model,
+    model: Model,
     manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with the right texts.")],
     output: Annotated[
         Path | None, typer.Option(help="Write the results there (.json), and the utterances beside it (.tsv).")
@@ -21,7 +21,7 @@ def main(
     compare: Annotated[
         Path | None, typer.Option(help="A results file of another model on the same manifest.", metavar="OTHER.json")
     ] = None,
-    lm: cli.LanguageModel = None,
+    lm: LanguageModel = None,
     tune: Annotated[
         bool, typer.Option("--tune", help="Tune alpha, beta and width on this manifest, and note them by the FILE.")
     ] = False,
@@ -50,15 +50,17 @@ def main(
 
         python scripts/evaluate.py MODEL.nemo data/an4/dev_manifest.json --lm lm.arpa --tune
     """
-    from asr_with_nemo import beam, decoding, evaluation, language_model
+    from asr_with_nemo.base.files import check_output
+    from asr_with_nemo.models.loading import alphabet, load_model
+    from asr_with_nemo.recognition import beam, evaluation, language_model, wer
 
     # What can be wrong is told before the slow part.
     arpa = _check_search(model, manifest, lm, tune, {"alpha": alpha, "beta": beta, "width": width})
     others = evaluation.read_rows(compare) if compare else None
     if output:
-        evaluation.check_output(output)
-    loaded = decoding.load_model(model)
-    search = beam.load(arpa, decoding.alphabet(loaded), alpha, beta, width) if arpa else None
+        check_output(output)
+    loaded = load_model(model)
+    search = beam.load(arpa, alphabet(loaded), alpha, beta, width) if arpa else None
     if tune:
         tuning = evaluation.tune_on(loaded, manifest, search, batch_size)
         search = search.with_weights(tuning.weights)
@@ -83,12 +85,12 @@ def main(
         evaluation.save(result, output, command=shlex.join(command))
         typer.echo(f"results: {output}, utterances: {output.with_suffix('.tsv')}")
     if others:
-        typer.echo(f"against {compare}: {evaluation.compare(result.rows, others)}")
+        typer.echo(f"against {compare}: {wer.compare(result.rows, others)}")
 
 
 def _check_search(model: str, manifest: Path, lm: str | None, tune: bool, weights: dict) -> Path | None:
     """The language model's file, if there shall be one, with all that can be told about it at once."""
-    from asr_with_nemo import decoding, language_model
+    from asr_with_nemo.recognition import decoding, language_model
 
     given = [f"--{name}" for name, value in weights.items() if value is not None]
     if lm is None:
@@ -106,4 +108,4 @@ def _check_search(model: str, manifest: Path, lm: str | None, tune: bool, weight
 
 
 if __name__ == "__main__":
-    cli.run(main, bare=cli.BARE_LANGUAGE_MODEL)
+    run(main, bare=BARE_LANGUAGE_MODEL)

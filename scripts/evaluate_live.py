@@ -12,10 +12,10 @@ import kaldialign
 import numpy as np
 import typer
 
-from asr_with_nemo import cli
+from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, LanguageModel, run
 
 if TYPE_CHECKING:
-    from asr_with_nemo.live import Heard, Listener
+    from asr_with_nemo.deployment.live import Heard, Listener
 
 PIECE = 0.1
 """Seconds of sound that arrive at a time."""
@@ -73,7 +73,7 @@ def main(
     manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with the right texts.")] = Path(
         "data/an4/test_manifest.json"
     ),
-    lm: cli.LanguageModel = None,
+    lm: LanguageModel = None,
     silence: Annotated[float, typer.Option(help="Seconds of silence after each utterance.")] = 0.8,
     digital: Annotated[bool, typer.Option("--digital", help="Silence without a room's hiss: zeros.")] = False,
     output: Annotated[
@@ -86,7 +86,9 @@ def main(
     The clock is one of its own: it goes on to when a piece arrives, and by the time that the listener then computes, so
     that an hour of sound needn't take an hour. When a word ends is found by forced alignment on the whole file.
     """
-    from asr_with_nemo import beam, decoding, evaluation, live, results, runtime, transcripts
+    from asr_with_nemo.deployment import live, runtime
+    from asr_with_nemo.recognition import beam, decoding, evaluation, transcripts
+    from asr_with_nemo.recognition.results import save_measurement
 
     recognizer = runtime.Recognizer(model)
     search = None if lm is None else beam.load(decoding.language_model_path(model, lm), recognizer.labels)
@@ -122,7 +124,7 @@ def main(
             "from its end by forced alignment. The recogniser hears the utterance again every 0.16 s."
         )
         command = shlex.join(["python", "scripts/evaluate_live.py", model, str(manifest)] + ["--lm"] * (lm is not None))
-        results.save_measurement(output, "Live recognition", about, [row], command)
+        save_measurement(output, "Live recognition", about, [row], command)
         typer.echo(f"results: {output}")
 
 
@@ -155,10 +157,10 @@ def shown(events: list[tuple[float, "Heard"]], start: float, end: float) -> list
 
 def report(utterances: list[Utterance], duration: float, computed: float) -> dict[str, str]:
     """Print and return the word error rates, live and of whole files, and the delays."""
-    from asr_with_nemo.evaluation import Counts, errors
+    from asr_with_nemo.recognition.wer import Counts, count_errors
 
-    live = sum((errors(one.text, " ".join(one.heard)) for one in utterances), Counts())
-    whole = sum((errors(one.text, one.whole) for one in utterances), Counts())
+    live = sum((count_errors(one.text, " ".join(one.heard)) for one in utterances), Counts())
+    whole = sum((count_errors(one.text, one.whole) for one in utterances), Counts())
     delays = np.array([delay for utterance in utterances for delay in utterance.delays()])  # (words, 2)
     row = {
         name: f"{counts.rate:.1%}, {counts.errors} of {counts.words}"
@@ -174,4 +176,4 @@ def report(utterances: list[Utterance], duration: float, computed: float) -> dic
 
 
 if __name__ == "__main__":
-    cli.run(main, bare=cli.BARE_LANGUAGE_MODEL)
+    run(main, bare=BARE_LANGUAGE_MODEL)

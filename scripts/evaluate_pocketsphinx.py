@@ -13,7 +13,8 @@ import numpy as np
 import typer
 from tqdm import tqdm
 
-from asr_with_nemo import an4, audio, cli
+from asr_with_nemo.cli import run
+from asr_with_nemo.data import an4, audio
 from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
@@ -117,16 +118,18 @@ def main(
         raise InputError(
             f"PocketSphinx can't be imported ({error}); install what the course needs: make setup"
         ) from error
-    from asr_with_nemo import evaluation, language_model
+    from asr_with_nemo.base.files import check_output
+    from asr_with_nemo.base.machine import device_name
+    from asr_with_nemo.recognition import evaluation, language_model, ngrams
 
     # What can be wrong is told before the slow part.
     if output:
-        evaluation.check_output(output)
+        check_output(output)
     utterances = evaluation.read_references(manifest)
     notes = language_model.read_notes(lm)
-    if notes.get("holds_dev") and "dev" in language_model.splits_of(manifest):
+    if notes.get("holds_dev") and "dev" in an4.splits_of(manifest):
         raise InputError(f"{manifest}: {lm} was made of the dev set too, so it knows the answers; make one of train")
-    words = language_model.read_arpa(lm)
+    words = ngrams.read_arpa(lm)
     if language_model.is_of_characters(words):
         raise InputError(f"{lm}: a language model of characters; make one of words: scripts/build_lm.py")
     pronounced = dictionary or Path(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict"))
@@ -152,7 +155,7 @@ def main(
         manifest=str(manifest),
         duration=sum(duration for _, duration in heard),
         seconds=seconds,
-        device=evaluation.device_name(),
+        device=device_name(),
         unspellable=[],
     )
     typer.echo(result)
@@ -188,4 +191,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

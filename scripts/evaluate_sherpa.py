@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asr_with_nemo import cli
+from asr_with_nemo.cli import Model, run
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecCTCModel
 
 
 def main(
-    model: cli.Model = "an4",
+    model: Model = "an4",
     manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with the right texts.")] = Path(
         "data/an4/test_manifest.json"
     ),
@@ -29,10 +29,12 @@ def main(
     It computes the mel features itself, always with windows of 25 ms, so it can't take the files of scripts/export.py,
     which have theirs inside: it gets NeMo's own export. What another window costs is the difference between the two.
     """
-    from asr_with_nemo import decoding, evaluation, results, transcripts
+    from asr_with_nemo.models.loading import load_model, sample_rate
+    from asr_with_nemo.recognition import decoding, evaluation, transcripts, wer
+    from asr_with_nemo.recognition.results import save_measurement
 
-    loaded = decoding.load_model(model)
-    rate, bands = decoding.sample_rate(loaded), loaded.cfg.preprocessor.features
+    loaded = load_model(model)
+    rate, bands = sample_rate(loaded), loaded.cfg.preprocessor.features
     rows = evaluation.read_references(manifest)
     files = [row["audio_filepath"] for row in rows]
     nemos = [heard.text for heard in decoding.transcribe(loaded, files, progress=False)]
@@ -45,9 +47,7 @@ def main(
         f"sherpa-onnx {metadata.version('sherpa-onnx')}, windows of 25 ms": theirs,
     }
     for name, texts in ways.items():
-        errors = sum(
-            (evaluation.errors(row["text"], text) for row, text in zip(rows, texts, strict=True)), evaluation.Counts()
-        )
+        errors = sum((wer.count_errors(row["text"], text) for row, text in zip(rows, texts, strict=True)), wer.Counts())
         same = sum(one == other for one, other in zip(texts, nemos, strict=True))
         line = {"": name, "WER": f"{errors.rate:.1%}", "errors": f"{errors.errors} of {errors.words}"}
         lines.append(line | {"texts as NeMo's": f"{same} of {len(rows)}"})
@@ -58,7 +58,7 @@ def main(
             "can't be told the length of their windows."
         )
         command = shlex.join(["python", "scripts/evaluate_sherpa.py", model, str(manifest)])
-        results.save_measurement(output, "Another runtime, with its own features", about, lines, command)
+        save_measurement(output, "Another runtime, with its own features", about, lines, command)
         typer.echo(f"results: {output}")
 
 
@@ -66,11 +66,11 @@ def export(model: "EncDecCTCModel", folder: Path) -> tuple[Path, Path]:
     """Write a model as sherpa-onnx wants it: NeMo's own export with notes inside, and the letters by number."""
     import onnx
 
-    from asr_with_nemo import decoding
+    from asr_with_nemo.models.loading import alphabet, seconds_per_frame
 
     path, tokens = folder / "nemo.onnx", folder / "tokens.txt"
-    labels = decoding.alphabet(model)
-    frames = decoding.seconds_per_frame(model) / model.cfg.preprocessor.window_stride
+    labels = alphabet(model)
+    frames = seconds_per_frame(model) / model.cfg.preprocessor.window_stride
     notes = {"vocab_size": len(labels), "normalize_type": "per_feature", "subsampling_factor": round(frames)}
     model.export(str(path), verbose=False)
     proto = onnx.load(path)
@@ -101,4 +101,4 @@ def transcribe(model: Path, tokens: Path, sounds: list, rate: int, bands: int) -
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

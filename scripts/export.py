@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo import cli
+from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
 
 TURNS = 3
@@ -51,8 +51,10 @@ def main(
 
         python scripts/transcribe.py model.onnx recording.wav
     """
-    from asr_with_nemo import decoding, evaluation, export
-    from asr_with_nemo.manifest import read_manifest
+    from asr_with_nemo.data.manifest import read_manifest
+    from asr_with_nemo.deployment import export
+    from asr_with_nemo.models.loading import load_model
+    from asr_with_nemo.recognition import evaluation
 
     default = Path("data/an4/test_manifest.json")
     manifest = manifest or (default if default.is_file() else None)
@@ -62,7 +64,7 @@ def main(
     if quantize:
         texts = [row["text"] for row in evaluation.read_references(manifest)]
         learn_from = [row["audio_filepath"] for row in read_manifest(calibration)]
-    loaded = decoding.load_model(model)
+    loaded = load_model(model)
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole.onnx" if quantize else output
         equality = export.export(loaded, whole, files, export.card_of(model))
@@ -75,7 +77,8 @@ def main(
 
 def compare(models: dict[str, Path], files: list[str], texts: list[str]) -> None:
     """Print size, speed and word error rate of some models, side by side."""
-    from asr_with_nemo import evaluation, runtime, transcripts
+    from asr_with_nemo.deployment import runtime
+    from asr_with_nemo.recognition import transcripts, wer
 
     recognizers = {name: runtime.Recognizer(path) for name, path in models.items()}
     samples = transcripts.read(files, next(iter(recognizers.values())).sample_rate)
@@ -88,8 +91,8 @@ def compare(models: dict[str, Path], files: list[str], texts: list[str]) -> None
     duration = sum(transcript.duration for transcript in next(iter(heard.values())))
     for name, transcripts_ in heard.items():
         errors = sum(
-            (evaluation.errors(text, one.text) for text, one in zip(texts, transcripts_, strict=True)),
-            evaluation.Counts(),
+            (wer.count_errors(text, one.text) for text, one in zip(texts, transcripts_, strict=True)),
+            wer.Counts(),
         )
         size = models[name].stat().st_size / 1e6
         typer.echo(
@@ -99,4 +102,4 @@ def compare(models: dict[str, Path], files: list[str], texts: list[str]) -> None
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo import cli
+from asr_with_nemo.cli import Model, run
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -21,7 +21,7 @@ class Freeze(StrEnum):
 
 
 def main(
-    model: cli.Model,
+    model: Model,
     manifest: Annotated[Path, typer.Option(help="The training manifest.", metavar="TRAIN")],
     dev: Annotated[Path, typer.Option(help="The dev manifest, of other speakers.", metavar="DEV")],
     overrides: Annotated[
@@ -73,17 +73,19 @@ def main(
             --manifest data/mine/train_manifest.json \\
             --dev data/mine/dev_manifest.json
     """
-    from asr_with_nemo import finetuning, training
+    from asr_with_nemo.training import finetuning
+    from asr_with_nemo.training.config import overridden_keys
+    from asr_with_nemo.training.run import check_alias, make_alias
 
     settings = {"model": model, "vocabulary": vocabulary, "freeze": freeze and freeze.value}
     config = finetuning.load_config(manifest, dev, settings, overrides or [], config_path, config_name)
     if output:
-        training.check_alias(output)
-    trained = finetuning.train(config, training.bound_keys(overrides or []))
+        check_alias(output)
+    trained = finetuning.train(config, overridden_keys(overrides or []))
     if output:
-        training.make_alias(trained, output)
+        make_alias(trained, output)
     typer.echo(f"model: {output or trained}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

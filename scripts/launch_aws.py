@@ -9,8 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from asr_with_nemo import cli, cloud
+from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.places import aws
+from asr_with_nemo.places.plan import TAG, describe_plan, load_settings
 
 ABOUT = """A GPU machine of AWS's with the course on it: start it, reach it by SSH, stop it, end it.
 
@@ -49,7 +51,7 @@ def launch(
         str | None, typer.Option(help="An image's id; by default the newest NVIDIA GPU-Optimized AMI.")
     ] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag, key=value, on all that is made; repeatable.")] = None,
-    key_name: Annotated[str, typer.Option(help="The key pair; it is made if there is none.")] = cloud.TAG,
+    key_name: Annotated[str, typer.Option(help="The key pair; it is made if there is none.")] = TAG,
     key_file: KeyFile = None,
     my_address: Annotated[
         str | None, typer.Option(help="The IPv4 address that SSH is let in from; by default yours, as AWS sees it.")
@@ -80,10 +82,10 @@ def launch(
 
         python scripts/launch_aws.py launch --instance-type p2.xlarge --force
     """
-    wanted = cloud.Cloud(region, profile, say=typer.echo)
+    wanted = aws.Cloud(region, profile, say=typer.echo)
     wanted.check_gpu(instance_type, force)
     if stopped := wanted.stopped(name):
-        typer.echo(f"it is there, stopped: {cloud.describe(stopped)}")
+        typer.echo(f"it is there, stopped: {describe_plan(stopped)}")
         if dry_run:
             typer.echo("--dry-run: it would be started again as it is; nothing was done")
             return
@@ -109,7 +111,7 @@ def launch(
             typer.echo("--dry-run: AWS would start it; nothing was made")
             return
         instance = _uninterrupted(wanted.launch, plan)
-    typer.echo(f"\nIT RUNS, AND COSTS, from now on: {cloud.describe(instance)}")
+    typer.echo(f"\nIT RUNS, AND COSTS, from now on: {describe_plan(instance)}")
     typer.echo("To end it:  python scripts/launch_aws.py terminate" + ("" if name == "course" else f" --name {name}"))
     typer.echo("To reach it, from a minute on; `course` there tells the address of JupyterLab once it is up:\n")
     typer.echo("    " + " ".join(wanted.ssh(instance, key_file)))
@@ -122,10 +124,10 @@ def status(region: Region = None, profile: Profile = None) -> None:
 
         python scripts/launch_aws.py status --region us-west-2
     """
-    wanted = cloud.Cloud(region, profile)
+    wanted = aws.Cloud(region, profile)
     found = wanted.instances()
     for instance in found:
-        typer.echo(cloud.describe(instance))
+        typer.echo(describe_plan(instance))
     if not found:
         typer.echo(f"nothing of the course's is there in {wanted.region}; other regions were not looked at")
 
@@ -145,11 +147,11 @@ def connect(
 
         python scripts/launch_aws.py connect --print
     """
-    wanted = cloud.Cloud(region, profile)
+    wanted = aws.Cloud(region, profile)
     command = wanted.ssh(wanted.the_instance(name), key_file)
     typer.echo(" ".join(command))
     if not show:
-        cloud.open_ssh(command)
+        aws.open_ssh(command)
 
 
 def stop(name: Name = "course", region: Region = None, profile: Profile = None) -> None:
@@ -159,7 +161,7 @@ def stop(name: Name = "course", region: Region = None, profile: Profile = None) 
 
         python scripts/launch_aws.py stop
     """
-    wanted = cloud.Cloud(region, profile)
+    wanted = aws.Cloud(region, profile)
     instance = wanted.the_instance(name)
     wanted.stop(instance)
     typer.echo(f"stopped {instance['InstanceId']}; its disk goes on costing until `terminate`")
@@ -172,7 +174,7 @@ def terminate(name: Name = "course", region: Region = None, profile: Profile = N
 
         python scripts/launch_aws.py terminate
     """
-    wanted = cloud.Cloud(region, profile)
+    wanted = aws.Cloud(region, profile)
     instance = wanted.the_instance(name)
     wanted.terminate(instance)
     typer.echo(f"terminated {instance['InstanceId']}, its disk and its security group; the key pair stays")
@@ -185,7 +187,7 @@ def types() -> None:
 
         python scripts/launch_aws.py types
     """
-    settings = cloud.load_settings()
+    settings = load_settings()
     table = Table("instance type", "GPU", "memory", "architecture", "compute capability", "container runs")
     for family in settings.families.values():
         answer = "yes" if family.fits else "no"
@@ -212,4 +214,4 @@ def _tag(text: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    cli.run(launch, status, connect, stop, terminate, types, about=ABOUT)
+    run(launch, status, connect, stop, terminate, types, about=ABOUT)

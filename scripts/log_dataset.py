@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo import an4, cli, tracking
+from asr_with_nemo.cli import run
+from asr_with_nemo.data import an4
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.tracking.session import configure_wandb, describe_mode, project_name
 
 
 def main(
@@ -36,25 +38,26 @@ def main(
 
         python scripts/log_dataset.py my_recordings/manifest.json --pictures /tmp/pictures
     """
-    from asr_with_nemo import explore
+    from asr_with_nemo.tracking import explore
+    from asr_with_nemo.tracking.corpus_artifacts import log_corpus
 
     manifests = manifests or [an4.locate().manifest("train_all")]
     started = time.perf_counter()
     rows = explore.dataset_rows(manifests, pictures)
     typer.echo(f"{len(rows):,} recordings, pictured in {time.perf_counter() - started:.1f} s")
-    mode = tracking.configure_wandb()
-    typer.echo(tracking.describe_mode(mode, tracking.project()))
+    mode = configure_wandb()
+    typer.echo(describe_mode(mode, project_name()))
 
     import wandb
 
     started = time.perf_counter()
     corpus = an4.corpus_of(manifests[0])
     try:
-        with wandb.init(project=tracking.project(), name=f"dataset-{corpus}", job_type="dataset") as run:
+        with wandb.init(project=project_name(), name=f"dataset-{corpus}", job_type="dataset") as run:
             run.config.update({"corpus": corpus, "manifests": [path.name for path in manifests]})
             run.log({"dataset": explore.wandb_table(rows)})
             if artifacts:
-                explore.log_corpus(run, manifests)
+                log_corpus(run, manifests)
             place = os.path.relpath(Path(run.dir).parent) if run.offline else run.url
     except OSError as error:  # a full disk, say
         raise InputError(f"{error.filename or os.environ['WANDB_DIR']}: can't be written ({error.strerror})") from error
@@ -62,4 +65,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from run_study import stage, train
 
-from asr_with_nemo import cli, pretrained
+from asr_with_nemo.cli import run
+from asr_with_nemo.models.names import ASSETS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,14 +18,14 @@ def main(
     data_dir: Annotated[Path, typer.Option(help="The prepared AN4.")] = Path("data/an4"),
     seed: Annotated[int, typer.Option(help="Of the model that ships.")] = 0,
     config_name: Annotated[str, typer.Option(help="The recipe.")] = "quartznet_an4",
-    output: Annotated[Path, typer.Option(help="The folder of an4.nemo and an4.arpa.")] = pretrained.ASSETS,
+    output: Annotated[Path, typer.Option(help="The folder of an4.nemo and an4.arpa.")] = ASSETS,
 ) -> None:
     """Make the model that ships with the package, from AN4 alone: an4.nemo, and its language model an4.arpa.
 
     The recipe is trained twice: once without the dev set, on which the beam search is then tuned, and once with it.
     The language model is made of the training transcripts and AN4's dictionary. What is finished isn't done again.
     """
-    from asr_with_nemo import training
+    from asr_with_nemo.models.names import SUMMARY
 
     lexicon = data_dir / "etc" / "an4.dic"
     options = ["--config-name", config_name, f"seed={seed}", f"data_dir={data_dir}"]
@@ -38,10 +39,10 @@ def main(
     stage("build_lm.py", *arguments, "--final", "--weights-of", str(arpa))
     final = ROOT / final
     shutil.copyfile(final, output / "an4.nemo")
-    shutil.copyfile(final.with_name(training.SUMMARY), output / training.SUMMARY)
+    shutil.copyfile(final.with_name(SUMMARY), output / SUMMARY)
     shutil.copyfile(data_dir / "LICENSE", output / "AN4-LICENSE.txt")
     typer.echo(f"model: {output / 'an4.nemo'}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -6,18 +6,18 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo import cli
+from asr_with_nemo.cli import Group, Last, Maximize, Metric, Name, Project, Sweep, Tag, run
 
 
 def main(
-    project: cli.Project = None,
-    name: cli.Name = "*",
-    group: cli.Group = None,
-    sweep: cli.Sweep = None,
-    tag: cli.Tag = None,
-    last: cli.Last = None,
-    metric: cli.Metric = "val_wer",
-    maximize: cli.Maximize = False,
+    project: Project = None,
+    name: Name = "*",
+    group: Group = None,
+    sweep: Sweep = None,
+    tag: Tag = None,
+    last: Last = None,
+    metric: Metric = "val_wer",
+    maximize: Maximize = False,
     table: Annotated[str, typer.Option(help="The table of predictions to show.")] = "predictions",
     output: Annotated[Path, typer.Option(help="The page to write, without an account.")] = Path("runs/report.html"),
 ) -> None:
@@ -32,18 +32,20 @@ def main(
 
         python scripts/make_report.py --name "jasper*" --last 10 --output /tmp/report.html
     """
-    from asr_with_nemo import comparison, report, tracking
+    from asr_with_nemo.tracking.report import RunReport, make_report
+    from asr_with_nemo.tracking.runs import read_runs
+    from asr_with_nemo.tracking.session import configure_wandb, describe_mode, project_name
 
-    project = tracking.project(project)
-    typer.echo(tracking.describe_mode(tracking.configure_wandb(), project))
-    found = comparison.read_runs(project, name, group, sweep, tag, last)
+    project = project_name(project)
+    typer.echo(describe_mode(configure_wandb(), project))
+    found = read_runs(project, name, group, sweep, tag, last)
     for place, why in found.skipped:
         typer.echo(f"skipped {place}: {why}", err=True)
     given = {"name": name if name != "*" else None, "group": group, "sweep": sweep, "tag": tag, "last": last}
     choice = ", ".join(f"{key} {value}" for key, value in given.items() if value)
-    made = report.Report(project, found.runs, metric, maximize, table, choice)
-    typer.echo(f"report: {report.make(made, output)}")
+    made = RunReport(project, found.runs, metric, maximize, table, choice)
+    typer.echo(f"report: {make_report(made, output)}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import typer
 
-from asr_with_nemo import cli, manifest, pretrained, results
+from asr_with_nemo.base.files import write_if_changed
+from asr_with_nemo.cli import run
+from asr_with_nemo.models.names import ASSETS
+from asr_with_nemo.recognition.model_card import model_card
+from asr_with_nemo.recognition.results import measurement_markdown, results_summary, study_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = """# Results
@@ -26,20 +30,20 @@ def main() -> None:
     """
     os.chdir(ROOT)  # the paths in the package are those of the course's folder
     studies = sorted(path.name for path in (ROOT / "results").iterdir() if path.is_dir())
-    parts = [HEAD, *(results.markdown(study, ROOT / "results") for study in studies)]
-    parts += [results.measurement(path) for path in sorted((ROOT / "results").glob("*.json"))]
-    manifest.write_if_changed(ROOT / "RESULTS.md", "\n".join(parts))
+    parts = [HEAD, *(study_markdown(study, ROOT / "results") for study in studies)]
+    parts += [measurement_markdown(path) for path in sorted((ROOT / "results").glob("*.json"))]
+    write_if_changed(ROOT / "RESULTS.md", "\n".join(parts))
     typer.echo(f"RESULTS.md: {', '.join(studies)}")
     if "final" in studies:
         before, start, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(START)
-        table = results.summary(ROOT / "results")
-        manifest.write_if_changed(ROOT / "README.md", f"{before}{start}\n{table}\n{END}{rest.partition(END)[2]}")
+        table = results_summary(ROOT / "results")
+        write_if_changed(ROOT / "README.md", f"{before}{start}\n{table}\n{END}{rest.partition(END)[2]}")
         typer.echo("README.md: its table of results")
     if "shipped" in studies:
-        path = pretrained.ASSETS / "README.md"
-        manifest.write_if_changed(path, results.card(pretrained.ASSETS, ROOT / "results"))
+        path = ASSETS / "README.md"
+        write_if_changed(path, model_card(ASSETS, ROOT / "results"))
         typer.echo(path.relative_to(ROOT))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

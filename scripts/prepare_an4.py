@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo import an4, cli
+from asr_with_nemo.cli import run
+from asr_with_nemo.data import an4
 
 
 class Source(StrEnum):
@@ -65,4 +66,4 @@ def main(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asr_with_nemo import cli
+from asr_with_nemo.cli import run
 
 if TYPE_CHECKING:
-    from asr_with_nemo.preparation import Prepared
+    from asr_with_nemo.own_data.prepared import Prepared
 
 
 class Format(StrEnum):
@@ -204,19 +204,21 @@ def main(
         python scripts/prepare_corpus.py ~/letters.csv --out data/letters \\
             --vocabulary an4 --digits spell --language en
     """
-    from asr_with_nemo import corpora, preparation, text
+    from asr_with_nemo.own_data import formats, preparation
+    from asr_with_nemo.own_data.prepared import Settings
+    from asr_with_nemo.own_data.text import Rule
 
     started = time.perf_counter()
     columns = {"audio": audio_column, "text": text_column, "speaker": speaker_column, "split": split_column}
-    settings = preparation.Settings(
+    settings = Settings(
         format=format.value,
         columns={role: column for role, column in columns.items() if column},
         encoding=encoding,
         delimiter=delimiter,
         pattern=pattern,
-        labels=corpora.read_labels(label_map) if label_map else None,
+        labels=formats.read_labels(label_map) if label_map else None,
         recipe=recipe,
-        rule=text.Rule(case.value, punctuation.value, digits.value, language),
+        rule=Rule(case.value, punctuation.value, digits.value, language),
         alphabet=_alphabet(vocabulary),
         rate=rate,
         longest=longest,
@@ -232,13 +234,13 @@ def main(
 def _alphabet(given: str) -> frozenset[str] | None:
     if not given:
         return None
-    from asr_with_nemo import text
+    from asr_with_nemo.models.vocabulary import read_alphabet
 
-    return frozenset(text.read_alphabet(given)) | {" "}
+    return frozenset(read_alphabet(given)) | {" "}
 
 
 def _say(prepared: "Prepared", seconds: float) -> None:
-    from asr_with_nemo import quality
+    from asr_with_nemo.own_data import quality
 
     folder = _relative(prepared.folder)
     kept = prepared.fates.get("kept", 0)
@@ -291,4 +293,4 @@ def _python() -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

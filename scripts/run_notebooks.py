@@ -18,8 +18,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from asr_with_nemo import an4, cli, manifest, places
+from asr_with_nemo.base.files import write_if_changed
+from asr_with_nemo.cli import run
+from asr_with_nemo.data import an4
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.places.repository import repository_url
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -256,7 +259,7 @@ def main(
     """
     if which is Which.places:
         for path in chosen(which, only):
-            _write(path, with_places(nbformat.read(path, as_version=4), path.name, places.repository()))
+            _write(path, with_places(nbformat.read(path, as_version=4), path.name, repository_url()))
         return
     build = build.absolute()
     build.mkdir(parents=True, exist_ok=True)
@@ -294,7 +297,7 @@ def _commit(path: Path, output: Path) -> None:
     notebook = nbformat.read(output, as_version=4)
     corpus = an4.locate(ROOT / "data").name
     partial = path.with_name(f"partial_{path.name}")
-    nbformat.write(with_places(tidy(notebook), path.name, places.repository()), partial)
+    nbformat.write(with_places(tidy(notebook), path.name, repository_url()), partial)
     subprocess.run([sys.executable, "-m", "ruff", "format", "-q", partial], check=True)
     notebook = nbformat.read(partial, as_version=4)
     notebook.metadata["asr_with_nemo"] = {"source": source_digest(notebook), "corpus": corpus}
@@ -303,8 +306,8 @@ def _commit(path: Path, output: Path) -> None:
 
 
 def _write(path: Path, notebook: nbformat.NotebookNode) -> None:
-    manifest.write_if_changed(path, nbformat.writes(notebook) + "\n")
+    write_if_changed(path, nbformat.writes(notebook) + "\n")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from omegaconf import OmegaConf
 
-from asr_with_nemo import cli
+from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,9 +72,9 @@ def main(
     split, decoders = plan.get("split", "dev"), plan.get("decoders", {"greedy": []})
     for command in plan.get("before", []):
         stage(*command)
-    for run in plan["runs"]:
-        for seed in run.get("seeds", []):
-            slug = f"{slug_of(run['name'])}-seed{seed}"
+    for planned in plan["runs"]:
+        for seed in planned.get("seeds", []):
+            slug = f"{slug_of(planned['name'])}-seed{seed}"
             targets = {
                 decoder: results / study / (f"{slug}-{decoder}.json" if len(decoders) > 1 else f"{slug}.json")
                 for decoder in decoders
@@ -83,24 +83,24 @@ def main(
             if not missing:
                 print(f"{results / study / slug}: is there")
                 continue
-            print(f"{study}: {run['name']}, seed {seed}", flush=True)
-            script, arguments = training_of(plan, run, seed, data_dir)
+            print(f"{study}: {planned['name']}, seed {seed}", flush=True)
+            script, arguments = training_of(plan, planned, seed, data_dir)
             model = train(*arguments, script=script)
             shown = [word for word in arguments if word != f"data_dir={data_dir}"]
             training = shlex.join(["python", f"scripts/{script}", *shown])
-            about = {"study": study, "name": run["name"], "seed": seed, "split": split}
+            about = {"study": study, "name": planned["name"], "seed": seed, "split": split}
             for decoder, target in missing.items():
                 arguments = [str(data_dir / f"{split}_manifest.json"), *decoders[decoder]]
                 evaluation = shlex.join(["python", "scripts/evaluate.py", "MODEL", *arguments])
                 command = {"command": f"{training} && {evaluation}"}
                 measure(["evaluate.py", model, *arguments], target, about | command)
-        if "command" in run:  # nothing to train
-            target = results / study / f"{slug_of(run['name'])}.json"
-            about = {"study": study, "name": run["name"], "seed": None, "split": split}
+        if "command" in planned:  # nothing to train
+            target = results / study / f"{slug_of(planned['name'])}.json"
+            about = {"study": study, "name": planned["name"], "seed": None, "split": split}
             if target.is_file() and not again:
                 print(f"{target}: is there")
             else:
-                measure(run["command"], target, about)
+                measure(planned["command"], target, about)
 
 
 def training_of(plan: dict, run: dict, seed: int, data_dir: Path) -> tuple[str, list[str]]:
@@ -140,4 +140,4 @@ def measure(command: list[str], target: Path, about: dict) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo import cli
+from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, LanguageModel, run
 from asr_with_nemo.errors import InputError
 
 KEY = "ASR_API_KEY"
@@ -23,7 +23,7 @@ def main(
         str, typer.Option(help="Who may connect: 127.0.0.1 this machine; any other address wants ASR_API_KEY.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 for any that is free.")] = 8000,
-    lm: cli.LanguageModel = None,
+    lm: LanguageModel = None,
     threads: Annotated[int | None, typer.Option(min=1, help="That compute; by default one a core.")] = None,
     max_bytes: Annotated[int, typer.Option(min=1, help="Of an upload.")] = 25_000_000,
     max_seconds: Annotated[float, typer.Option(min=1, help="Of sound in an upload.")] = 600,
@@ -49,16 +49,18 @@ def main(
     if not (key or _is_this_machine(host)):
         raise InputError(f"--host {host} lets others in, and {KEY} holds no key that they would need: set it")
 
-    from asr_with_nemo import beam, decoding, runtime, serving
+    from asr_with_nemo.base.machine import usable_cores
+    from asr_with_nemo.deployment import runtime
+    from asr_with_nemo.deployment.app import create_app, run_server
+    from asr_with_nemo.deployment.service import Limits
+    from asr_with_nemo.recognition import beam, decoding
 
     arpa = None if lm is None else decoding.language_model_path(model, lm)
     recognizer = runtime.Recognizer(model, threads=1)
     search = beam.load(arpa, recognizer.labels) if arpa else None
-    limits = serving.Limits(
-        bytes=max_bytes, seconds=max_seconds, timeout=timeout, requests=max_requests, streams=max_streams
-    )
-    app = serving.create_app(recognizer, search, threads or runtime.cores(), limits, key)
-    serving.run(app, host, port)
+    limits = Limits(bytes=max_bytes, seconds=max_seconds, timeout=timeout, requests=max_requests, streams=max_streams)
+    app = create_app(recognizer, search, threads or usable_cores(), limits, key)
+    run_server(app, host, port)
 
 
 def _is_this_machine(host: str) -> bool:
@@ -69,4 +71,4 @@ def _is_this_machine(host: str) -> bool:
 
 
 if __name__ == "__main__":
-    cli.run(main, bare=cli.BARE_LANGUAGE_MODEL)
+    run(main, bare=BARE_LANGUAGE_MODEL)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo import cli
+from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -61,26 +61,29 @@ def main(
 
         python scripts/train.py --config-path runs/sweeps/sweep_bayes --config-name best
     """
-    from asr_with_nemo import sweep_runs, sweeps, tracking
+    from asr_with_nemo.sweeps.run import FOLDER, run_sweep
+    from asr_with_nemo.sweeps.space import load_sweep, preview_trials
+    from asr_with_nemo.sweeps.workers import SweepJob
+    from asr_with_nemo.tracking.session import configure_wandb
 
-    sweep = sweeps.load(file)
+    sweep = load_sweep(file)
     if dry_run:
-        for config in sweeps.preview(sweep, count or sweep.run_cap or 5, seed):
+        for config in preview_trials(sweep, count or sweep.run_cap or 5, seed):
             print(json.dumps(config))
         if sweep.note:
             print(sweep.note, file=sys.stderr)
         return
-    if tracking.configure_wandb() == "online":
+    if configure_wandb() == "online":
         for option, given in (("--workers", workers > 1), ("--resume", resume), ("--seed", seed is not None)):
             if given:
                 raise InputError(f"{option}: W&B's server rules this sweep; see --join, or set WANDB_MODE=offline")
-    folder = store or sweep_runs.FOLDER / file.stem
-    job = sweep_runs.Job(sweep, folder, objective, (str(config_path), config_name, tuple(overrides or ())))
-    results = sweep_runs.run(job, count, workers, resume, seed, join)
+    folder = store or FOLDER / file.stem
+    job = SweepJob(sweep, folder, objective, (str(config_path), config_name, tuple(overrides or ())))
+    results = run_sweep(job, count, workers, resume, seed, join)
     print(results)
     for path in results.files:
         print(f"wrote {path}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo import cli, tracking
+from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.tracking.session import WANDB_FOLDER
+from asr_with_nemo.tracking.sync import send_runs
 
 
 def main(
@@ -28,11 +30,11 @@ def main(
 
         python scripts/sync.py ../other-project/wandb
     """
-    result = tracking.send_runs(folder or Path(os.environ.get("WANDB_DIR", "."), tracking.WANDB_FOLDER))
+    result = send_runs(folder or Path(os.environ.get("WANDB_DIR", "."), WANDB_FOLDER))
     typer.echo(result)
     if result.failed:
         raise InputError(f"{len(result.failed)} runs were not sent; they are named above")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

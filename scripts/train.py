@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo import cli
+from asr_with_nemo.cli import run
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -44,17 +44,18 @@ def main(
         model.train_ds.manifest_filepath=data/an4/train_manifest.json
         model.validation_ds.manifest_filepath=data/an4/dev_manifest.json model.train_ds.batch_size=8
     """
-    from asr_with_nemo import training
+    from asr_with_nemo.training.config import load_config, overridden_keys
+    from asr_with_nemo.training.run import check_alias, make_alias, train
 
     overrides = overrides or []
-    config = training.load_config(config_path, config_name, overrides)
+    config = load_config(config_path, config_name, overrides)
     if output:
-        training.check_alias(output)
-    model = training.train(config, training.bound_keys(overrides))
+        check_alias(output)
+    model = train(config, overridden_keys(overrides))
     if output:
-        training.make_alias(model, output)
+        make_alias(model, output)
     typer.echo(f"model: {output or model}")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run(main)

@@ -12,12 +12,12 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo import cli
+from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, LanguageModel, Model, run
 from asr_with_nemo.errors import InputError
 
 
 def main(
-    model: cli.Model,
+    model: Model,
     files: Annotated[
         list[Path], typer.Argument(help="Sound files of any rate, channels and length.", metavar="FILE...")
     ],
@@ -29,7 +29,7 @@ def main(
         int | None, typer.Option(min=1, help="Pieces of sound at a time; by default what suits the model's kind.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write there, not to the terminal.")] = None,
-    lm: cli.LanguageModel = None,
+    lm: LanguageModel = None,
 ) -> None:
     """Turn sound files into text.
 
@@ -48,16 +48,19 @@ def main(
 
         python scripts/transcribe.py MODEL.nemo lecture.flac --json | jq .words
     """
-    from asr_with_nemo import beam, decoding, pretrained, runtime
+    from asr_with_nemo.deployment import runtime
+    from asr_with_nemo.models.loading import alphabet, load_model
+    from asr_with_nemo.models.names import model_path
+    from asr_with_nemo.recognition import beam, decoding
 
     arpa = None if lm is None else decoding.language_model_path(model, lm)
-    path = pretrained.model_path(model, suffix=".onnx")
+    path = model_path(model, suffix=".onnx")
     if path.suffix == ".onnx":
         recognizer = runtime.Recognizer(path)
         labels, transcribe_each = recognizer.labels, recognizer.transcribe_each
     else:
-        loaded = decoding.load_model(path)
-        labels, transcribe_each = decoding.alphabet(loaded), partial(decoding.transcribe_each, loaded)
+        loaded = load_model(path)
+        labels, transcribe_each = alphabet(loaded), partial(decoding.transcribe_each, loaded)
     search = beam.load(arpa, labels) if arpa else None
     failed = 0
     # A bar between the lines of a terminal would only be in the way.
@@ -97,4 +100,4 @@ def _destination(path: Path | None):
 
 
 if __name__ == "__main__":
-    cli.run(main, bare=cli.BARE_LANGUAGE_MODEL)
+    run(main, bare=BARE_LANGUAGE_MODEL)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_with_nemo import an4, manifest
+from asr_with_nemo.data import an4, manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -74,8 +74,16 @@ def run_script(name: str, *arguments: str | Path, cwd: Path, **environment: str)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that all of pytest-xdist's processes end at about one time."""
-    longest = ("test_notebooks", "test_training", "test_preparation", "test_export", "test_results", "test_evaluation")
-    items.sort(key=lambda item: longest.index(item.path.stem) if item.path.stem in longest else len(longest))
+    longest = (
+        "notebooks/test_notebooks",
+        "training/test_run",
+        "own_data/test_preparation",
+        "deployment/test_export",
+        "recognition/test_results",
+        "recognition/test_evaluation",
+    )
+    order = {ROOT / "tests" / f"{name}.py": place for place, name in enumerate(longest)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest.fixture(scope="session")

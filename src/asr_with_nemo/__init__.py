@@ -6,7 +6,7 @@ explore, training, decoding, evaluation. Importing the package is cheap; NeMo (1
 
 import os
 
-from asr_with_nemo import old_python
+from asr_with_nemo.base.compat import add_tar_filter
 
 __version__ = "0.1.0"
 
@@ -14,4 +14,4 @@ __version__ = "0.1.0"
 # process lacks and waits for. requirements.txt holds the last one without; this is for machines that have another.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-old_python.add_tar_filter()
+add_tar_filter()

@@ -1,0 +1,71 @@
+"""The machine that a program runs on: cores, GPU, versions, and the log level of the libraries."""
+
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import warnings
+from importlib import metadata
+from pathlib import Path
+
+
+def has_working_gpu() -> bool:
+    """Whether this torch can compute on this machine's NVIDIA GPU (a K80, say, is there but no longer supported)."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return False
+    try:
+        return bool((torch.ones(8, device="cuda") * 2).sum().item() == 16)
+    except RuntimeError:
+        return False
+
+
+def quieten() -> None:
+    """Keep NeMo's, Lightning's and their helpers' logs to errors: what matters is said in a line of our own."""
+    warnings.filterwarnings("ignore")
+    for name in ("nv_one_logger", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from nemo.utils import logging as nemo_logging
+
+    nemo_logging.setLevel(nemo_logging.ERROR)
+
+
+def device_name(device: str = "cpu") -> str:
+    """The name of what computes: of the processor, or of the GPU that torch calls `device`."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux, or not x86
+        return platform.processor() or platform.machine()
+
+
+def describe_machine(device: str) -> dict[str, object]:
+    """The machine, for a results file."""
+    return {"device": device, "cores": os.cpu_count(), "platform": platform.platform()}
+
+
+def package_versions() -> dict[str, str]:
+    """The versions that matter for a result."""
+    packages = {name: metadata.version(name) for name in ("torch", "nemo_toolkit", "kaldialign", "scipy")}
+    return {"python": platform.python_version(), **packages}
+
+
+def code_commit() -> str | None:
+    """The commit of this code, `-dirty` where files differ from it; None outside a repository."""
+    if not shutil.which("git"):
+        return None
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def usable_cores() -> int:
+    """How many threads may compute at a time: OMP_NUM_THREADS, else the cores that this process may use."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(os.environ.get("OMP_NUM_THREADS") or mine)

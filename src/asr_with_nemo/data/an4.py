@@ -1,0 +1,449 @@
+"""AN4, the corpus of the course: where it comes from, and how it becomes WAVs and manifests.
+
+AN4 (also "Census") was recorded at Carnegie Mellon University in 1991: people who spell names, say numbers, dates,
+addresses and commands. 948 utterances to train with and 130 to test with, by other speakers.
+Source: A. Acero, "Acoustical and Environmental Robustness in Automatic Speech Recognition", Kluwer, 1993.
+"""
+
+import filecmp
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from asr_with_nemo.base.files import write_if_changed
+from asr_with_nemo.data import archives, audio, download, manifest, synthetic
+from asr_with_nemo.errors import InputError
+
+PLACES = (
+    "https://dldata-public.s3.us-east-2.amazonaws.com/an4_sphere.tar.gz",  # NVIDIA's copy
+    "https://huggingface.co/datasets/espnet/an4/resolve/main/an4_sphere.tar.gz",  # ESPnet's copy
+    "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz",  # CMU itself, often down
+)
+"""Places that are known to have served the archive."""
+ARCHIVE_NAME = "an4_sphere.tar.gz"
+GIVE_UP_AFTER = 30.0
+"""Seconds after which a machine without a network goes on without AN4."""
+SPLITS = {"train": "an4_clstk", "test": "an4test_clstk"}
+"""Split → the folder of its recordings below wav/."""
+TRAIN_UTTERANCES, DEV_UTTERANCES = 948, 100
+DEV_SEED = 0  # fixed, so that everybody's dev set is the same, whatever the seed of a training
+STATE = "corpus.json"
+_TRANSCRIPT = re.compile(r"(?P<words>.*?)\s*\((?P<id>[^()\s]+)\)\s*")
+
+
+@dataclass
+class Corpus:
+    """A prepared corpus: what `prepare` made, and what was wrong with it.
+
+    Attributes:
+        name: "an4" or "synthetic".
+        folder: where its `etc`, `wav` and manifests lie.
+        utterances: how many each manifest holds, by its file name.
+        limit: how many utterances were asked for; None for the whole corpus.
+        problems: what is damaged or missing, one message each; empty for a whole corpus.
+        changed: whether this call had to do anything.
+    """
+
+    name: str
+    folder: Path
+    utterances: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    changed: bool = True
+    limit: int | None = None
+
+    def manifest(self, split: str) -> Path:
+        """The path of a manifest: "train", "dev", "train_all" or "test"."""
+        return self.folder / f"{split}_manifest.json"
+
+    @property
+    def example(self) -> Path:
+        """The recording that the course looks at: cen2-mgah-b, a man who spells G L E N N; in the stand-in, a like one.
+
+        A SPHERE file; its WAV lies beside it under the same name.
+        """
+        folder = self.folder / "wav" / SPLITS["train"]
+        spelled_in_an4 = folder / "mgah" / "cen2-mgah-b.sph"
+        if spelled_in_an4.is_file():
+            return spelled_in_an4
+        return min(folder.rglob("cen2-*.sph"), default=None) or min(folder.rglob("*.sph"))
+
+    @property
+    def title(self) -> str:
+        """What a picture or a result says it shows."""
+        title = "AN4" if self.name == "an4" else "synthetic stand-in, not AN4"
+        return title if self.limit is None else f"{title} ({self.limit} utterances of it)"
+
+
+def prepare(
+    data_dir: str | os.PathLike = "data",
+    source: str = "auto",
+    archive: str | None = None,
+    utterances: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Corpus:
+    """Make a corpus ready to train with: recordings as WAVs, and manifests for train, dev, train_all and test.
+
+    What an earlier call has made is kept; an interrupted one is carried on with.
+
+    Args:
+        data_dir: where everything goes: `an4/` or `synthetic/` below it.
+        source: "an4", "synthetic", or "auto": AN4 if it can be had, else the synthetic corpus.
+        archive: AN4's archive, a file or a URL; by default the environment variable `AN4_ARCHIVE`, then what is already
+            in `data_dir`, then `PLACES`.
+        utterances: take only so many (train and test in AN4's proportion), for a quick try.
+        seed: for the synthetic corpus.
+        progress: show progress bars.
+
+    Raises:
+        InputError: the archive can't be had, is damaged or isn't AN4; `data_dir` can't be written.
+    """
+    if source not in ("auto", "an4", "synthetic"):
+        raise InputError(f"source {source!r}: expected auto, an4 or synthetic")
+    if utterances is not None and not synthetic.SMALLEST_SIZE <= utterances <= synthetic.FULL_SIZE:
+        raise InputError(
+            f"{utterances} utterances: expected {synthetic.SMALLEST_SIZE} (for three splits) to {synthetic.FULL_SIZE}"
+        )
+    data_dir = Path(data_dir)
+    archive = archive or os.environ.get("AN4_ARCHIVE") or None
+    stand_in = data_dir / "synthetic"
+    settled = not archive and not (data_dir / "an4").exists() and not (data_dir / ARCHIVE_NAME).exists()
+    # With the stand-in made already, the places aren't asked again on every run; --source an4 asks them.
+    if source == "synthetic" or (source == "auto" and settled and _read_state(stand_in)):
+        return _prepare_synthetic(data_dir, utterances, seed, progress)
+    try:
+        return _prepare_an4(data_dir, archive, utterances, progress)
+    except CorpusUnreachable as error:
+        if source == "an4" or archive or (data_dir / "an4" / "etc").is_dir():
+            raise  # a stand-in for an AN4 that is there, but not whole, would surprise
+        print(f"AN4 can't be had here: {error}")
+        return _prepare_synthetic(data_dir, utterances, seed, progress)
+
+
+class CorpusUnreachable(InputError):
+    """None of the places that serve AN4 answered."""
+
+
+def locate(data_dir: str | os.PathLike = "data") -> Corpus:
+    """Find the corpus that `prepare` has made in `data_dir`: AN4 if it is there, else the synthetic one.
+
+    Raises:
+        InputError: neither is there.
+    """
+    for name in ("an4", "synthetic"):
+        state = _read_state(Path(data_dir) / name)
+        if state:
+            folder = Path(data_dir) / name
+            return Corpus(name, folder, state["utterances"], state["problems"], False, state.get("limit"))
+    raise InputError(f"{data_dir}: holds no prepared corpus; run scripts/prepare_an4.py first")
+
+
+def corpus_of(manifest_path: str | os.PathLike) -> str:
+    """The name of the corpus that a manifest belongs to: what `prepare` noted beside it, else its folder's name."""
+    folder = Path(manifest_path).absolute().parent
+    state = _read_state(folder)
+    return state["name"] if state else folder.name
+
+
+def read_transcripts(path: str | os.PathLike) -> tuple[dict[str, str], list[str]]:
+    """Read an AN4 transcription: lines of `WORDS (id)` or `<s> WORDS </s> (id)`.
+
+    Returns:
+        id → transcript in lower case, in the file's order; and the lines that can't be read, one message each.
+
+    Raises:
+        InputError: the file can't be read.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: can't be read as a transcription ({error})") from error
+    transcripts, problems = {}, []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        match = _TRANSCRIPT.fullmatch(line)
+        if not match:
+            problems.append(f"{path}, line {number}: no id in brackets at the end of {line!r}")
+            continue
+        if match["id"] in transcripts:
+            problems.append(f"{path}, line {number}: the id {match['id']} stands there twice")
+            continue
+        words = [word for word in match["words"].split() if word not in ("<s>", "</s>")]
+        transcripts[match["id"]] = " ".join(words).lower()
+    return transcripts, problems
+
+
+def fetch_archive(data_dir: Path, archive: str | None = None, progress: bool = True) -> Path:
+    """AN4's archive as a file: the one that was named, the one in `data_dir`, or a download into `data_dir`.
+
+    Raises:
+        InputError: the named file isn't there.
+        CorpusUnreachable: none of the known places answered.
+    """
+    kept = data_dir / ARCHIVE_NAME
+    if archive and _is_url(archive):
+        return download.download(archive, kept.with_name("named_" + ARCHIVE_NAME), progress=progress)
+    if archive:
+        path = Path(os.path.expanduser(archive.removeprefix("file://")))
+        if not path.is_file():
+            raise InputError(f"{archive}: no such archive; expected {ARCHIVE_NAME}, or a URL of it")
+        return path
+    if not kept.is_file():
+        _download(kept, progress)
+    return kept
+
+
+def _is_url(archive: str) -> bool:
+    return bool(re.match(r"https?://", archive, re.IGNORECASE))
+
+
+def _download(kept: Path, progress: bool) -> None:
+    """Fetch the archive from the first of the places that has it, and not a page of some gateway in between."""
+    places = list(PLACES)
+    reasons = []
+    while places:
+        try:
+            served = download.download_first(places, kept, give_up_after=GIVE_UP_AFTER, progress=progress)
+        except download.DownloadError as error:
+            reasons.append(str(error))
+            break
+        try:
+            archives.check_looks(kept)
+            return
+        except InputError as error:
+            reasons.append(f"{served}: {error}")
+            kept.unlink()
+            places = places[places.index(served) + 1 :]
+    raise CorpusUnreachable(
+        "\n".join([*reasons, f"If you have {ARCHIVE_NAME} elsewhere, set AN4_ARCHIVE to its path or URL."])
+    )
+
+
+def _prepare_an4(data_dir: Path, archive: str | None, utterances: int | None, progress: bool) -> Corpus:
+    folder = data_dir / "an4"
+    request = {"name": "an4", "limit": utterances}
+    state = _read_state(folder)
+    # A file or URL that was named counts before what is there; its digest tells whether it is the same archive.
+    is_url = bool(archive and _is_url(archive))
+    named = {"archive": archive} if is_url else {}
+    if archive and not is_url:
+        named = {"sha256": archives.sha256_of(fetch_archive(data_dir, archive))}
+    same_archive = bool(state) and all(state.get(key) == value for key, value in named.items())
+    if same_archive and _is_whole(folder, state, request):
+        return Corpus("an4", folder, state["utterances"], changed=False, limit=utterances)
+
+    _make_writable(data_dir)
+    origin = {key: state[key] for key in ("archive", "sha256") if key in state} if same_archive else None
+    # With an archive at hand, what was damaged is unpacked again.
+    damaged = bool(state and state["problems"]) and bool(archive or (data_dir / ARCHIVE_NAME).is_file())
+    if origin is None or damaged or not _tree_is_whole(folder, state):
+        path = fetch_archive(data_dir, archive, progress)
+        origin = {
+            "archive": archive if is_url else path.name,
+            "sha256": named.get("sha256") or archives.sha256_of(path),
+        }
+        try:
+            _unpack(path, folder, progress)
+        finally:
+            if is_url:
+                path.unlink()  # not the one that is found in the data folder when none is named
+    return _finish(folder, request | origin, progress)
+
+
+def _unpack(archive: Path, folder: Path, progress: bool) -> None:
+    """Unpack the archive beside its place and move its tree in, file by file, replacing what differs."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with audio.Converter() as converter:  # while the rest is being unpacked
+            archives.unpack_tar(archive, partial, on_file=converter.add, progress=progress)
+        roots = [path.parent.parent for path in partial.glob("**/etc/an4_train.transcription")]
+        if len(roots) != 1:
+            raise InputError(
+                f"{archive}: not the AN4 archive: expected one etc/an4_train.transcription in it, found {len(roots)}"
+            )
+        _move_tree(roots[0], folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _move_tree(source: Path, folder: Path) -> None:
+    """Put a tree in the place of an earlier one in `folder`: recordings that change take their WAVs along."""
+    if not folder.exists():
+        os.replace(source, folder)
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder}: a file, where the folder of the corpus was expected; move it away")
+    (folder / STATE).unlink(missing_ok=True)  # from here on it isn't whole
+    for old in (folder / "wav").rglob("*.sph"):
+        if not (source / old.relative_to(folder)).exists():
+            old.with_suffix(".wav").unlink(missing_ok=True)
+            old.unlink()
+    for path in sorted(source.rglob("*")):
+        target = folder / path.relative_to(source)
+        if path.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        if target.is_file() and filecmp.cmp(target, path, shallow=False):
+            continue
+        target.with_suffix(".wav").unlink(missing_ok=True)
+        os.replace(path, target)
+
+
+def _prepare_synthetic(data_dir: Path, utterances: int | None, seed: int, progress: bool) -> Corpus:
+    print(synthetic.VOICE_NOTICE)
+    folder = data_dir / "synthetic"
+    request = {"name": "synthetic", "limit": utterances, "seed": seed}
+    state = _read_state(folder)
+    if _is_whole(folder, state, request):
+        return Corpus("synthetic", folder, state["utterances"], changed=False, limit=utterances)
+    _make_writable(data_dir)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    synthetic.make_corpus(partial, utterances=utterances or synthetic.FULL_SIZE, seed=seed, progress=progress)
+    shutil.rmtree(folder, ignore_errors=True)  # all of it was made by an earlier call, with another seed or size
+    os.replace(partial, folder)
+    return _finish(folder, request, progress)
+
+
+def _spread(rows: list, count: int) -> list:
+    """`count` of the rows, evenly over them all: they are sorted by speaker."""
+    return [rows[number * len(rows) // count] for number in range(min(count, len(rows)))]
+
+
+def _finish(folder: Path, request: dict, progress: bool) -> Corpus:
+    """From an unpacked tree to WAVs and manifests; the note of what was made comes last."""
+    corpus = Corpus(request["name"], folder, limit=request["limit"])
+    splits = {}
+    for split, wav_folder in SPLITS.items():
+        transcripts, problems = read_transcripts(folder / "etc" / f"an4_{split}.transcription")
+        corpus.problems += problems
+        recordings = {path.stem: path for path in sorted((folder / "wav" / wav_folder).rglob("*.sph"))}
+        corpus.problems += [
+            f"{folder / 'etc'}/an4_{split}.transcription: {name} has no recording below {folder / 'wav' / wav_folder}"
+            for name in transcripts
+            if name not in recordings
+        ]
+        corpus.problems += [
+            f"{path}: has no transcript" for name, path in recordings.items() if name not in transcripts
+        ]
+        splits[split] = [(recordings[name], text) for name, text in transcripts.items() if name in recordings]
+    if request["limit"] and request["name"] == "an4":  # the synthetic corpus was made in that size
+        train = round(request["limit"] * TRAIN_UTTERANCES / synthetic.FULL_SIZE)
+        splits = {"train": _spread(splits["train"], train), "test": _spread(splits["test"], request["limit"] - train)}
+
+    wanted = [sphere for rows in splits.values() for sphere, _ in rows]
+    with audio.Converter() as converter:
+        for sphere in wanted:
+            if audio.wav_samples(sphere.with_suffix(".wav")) != _samples_said(sphere):
+                converter.add(sphere)
+        corpus.problems += converter.problems(progress)
+
+    rows = {
+        split: [
+            {
+                "audio_filepath": str(sphere.with_suffix(".wav")),
+                "duration": audio.wav_samples(sphere.with_suffix(".wav")) / audio.SAMPLE_RATE,
+                "text": text,
+                "speaker": sphere.parent.name,
+            }
+            for sphere, text in splits[split]
+            if sphere.with_suffix(".wav").is_file()
+        ]
+        for split in SPLITS
+    }
+    for split, split_rows in rows.items():
+        if not split_rows:
+            raise InputError("\n".join([f"{folder}: no usable utterance in the {split} set", *corpus.problems]))
+    held_out = round(len(rows["train"]) * DEV_UTTERANCES / TRAIN_UTTERANCES)
+    train, dev = manifest.hold_out_speakers(rows["train"], max(1, held_out), DEV_SEED)
+    for split, split_rows in {"train": train, "dev": dev, "train_all": rows["train"], "test": rows["test"]}.items():
+        path = corpus.manifest(split)
+        manifest.write_manifest(path, split_rows)
+        corpus.utterances[path.name] = len(split_rows)
+    state = request | {key: value for key, value in asdict(corpus).items() if key in ("utterances", "problems")}
+    state["recordings"] = sum(1 for _ in (folder / "wav").rglob("*.sph"))
+    write_if_changed(folder / STATE, json.dumps(state, indent=1) + "\n")
+    return corpus
+
+
+def _samples_said(sphere: Path) -> int:
+    try:
+        return audio.read_sphere_header(sphere).fields.get("sample_count", -2)
+    except InputError:
+        return -2  # never equal to what a WAV holds: converting it tells what is wrong
+
+
+def _read_state(folder: Path) -> dict | None:
+    try:
+        state = json.loads((folder / STATE).read_text())
+    except (OSError, ValueError):
+        return None
+    needed = ("name", "utterances", "problems", "recordings")
+    return state if isinstance(state, dict) and all(key in state for key in needed) else None
+
+
+def _tree_is_whole(folder: Path, state: dict | None) -> bool:
+    """Whether the unpacked recordings and transcriptions are still there."""
+    if not state or not all((folder / "etc" / f"an4_{split}.transcription").is_file() for split in SPLITS):
+        return False
+    return len(list((folder / "wav").rglob("*.sph"))) >= state["recordings"]
+
+
+def _is_whole(folder: Path, state: dict | None, request: dict) -> bool:
+    """Whether `folder` holds, without a problem, all that `request` would make."""
+    if not state or state["problems"] or any(state.get(key) != value for key, value in request.items()):
+        return False
+    try:
+        utterances = [
+            utterance
+            for split in ("train", "dev", "train_all", "test")
+            for utterance in manifest.read_manifest(folder / f"{split}_manifest.json", check_audio=False)
+        ]
+    except InputError:
+        return False  # damaged: it is written anew
+    return all(
+        audio.wav_samples(utterance["audio_filepath"]) == round(utterance["duration"] * audio.SAMPLE_RATE)
+        for utterance in utterances
+    )
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{folder}: can't be written to ({error.strerror}); choose another with --data-dir") from error
+
+
+def splits_of(path: str | os.PathLike) -> set[str]:
+    """Which held-out sets a manifest has recordings or speakers of: "dev", "test", both or neither.
+
+    The held-out sets are the `dev_manifest.json` and `test_manifest.json` beside this manifest and at the root of each
+    recording's corpus, and for AN4 the folder of the test recordings.
+
+    Raises:
+        InputError: a manifest can't be read.
+    """
+
+    path = Path(path)
+    utterances = manifest.read_manifest(path, check_audio=False)
+    folders = {Path(os.path.realpath(path)).parent}
+    found = set()
+    for parts in {Path(os.path.realpath(row["audio_filepath"])).parts[:-1] for row in utterances}:
+        if SPLITS["test"] in parts:
+            found.add("test")
+        if "wav" in parts:
+            folders.add(Path(*parts[: len(parts) - 1 - parts[::-1].index("wav")]))
+    for split in {"dev", "test"} - found:
+        for held in (folder / f"{split}_manifest.json" for folder in folders):
+            if held.is_file() and manifest.shared_with(utterances, manifest.read_manifest(held, check_audio=False)):
+                found.add(split)
+    return found

@@ -1,0 +1,319 @@
+"""Sound files: NIST SPHERE headers and their checksums, conversion to WAV, and reading anything else.
+
+SPHERE is the format of many classic speech corpora: an ASCII header of 1,024 bytes (or a multiple), then the samples.
+libsndfile reads its plain PCM flavour; SoX is the way for what libsndfile can't read.
+"""
+
+import io
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+from tqdm import tqdm
+
+from asr_with_nemo.errors import InputError
+
+SAMPLE_RATE = 16_000
+"""Samples per second that the course's models are fed with."""
+SPHERE_MAGIC = b"NIST_1A"
+# Converting a file mostly waits for the disk; more threads than this only wait for the interpreter.
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class SphereHeader:
+    """The header of a NIST SPHERE file.
+
+    Attributes:
+        size: bytes before the first sample.
+        fields: every `name -type value` line; `-i` values are int, `-r` float, `-s` str.
+    """
+
+    size: int
+    fields: dict[str, int | float | str]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}: {value}" for name, value in self.fields.items())
+
+
+def read_sphere_header(path: str | os.PathLike) -> SphereHeader:
+    """Read the header of a SPHERE file.
+
+    Raises:
+        InputError: the file isn't there, is empty, or has no complete SPHERE header.
+    """
+    path = Path(path)
+    convert = {"i": int, "r": float, "s": str}
+    try:
+        with open(path, "rb") as file:
+            start = file.read(16)
+            if not start:
+                raise InputError(f"{path}: the file is empty; expected a SPHERE file")
+            if start[:7] != SPHERE_MAGIC:
+                raise InputError(f"{path}: not a SPHERE file (it starts with {start[:7]!r}, not {SPHERE_MAGIC!r})")
+            size = int(start[8:16])
+            text = (start + file.read(size - 16)).decode("latin-1")
+        if "\nend_head" not in text or len(text) < size:
+            raise InputError(f"{path}: the SPHERE header is cut short; get the file again")
+        fields = {}
+        for line in text[: text.index("\nend_head")].splitlines()[2:]:
+            if line.strip() and not line.startswith(";"):
+                name, kind, value = line.split(maxsplit=2)
+                fields[name] = convert[kind[1]](value)
+        if any(not isinstance(fields.get(name, 0), int) for name in ("sample_count", "sample_rate", "sample_checksum")):
+            raise ValueError("a count, rate or checksum that is no whole number")
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror})") from error
+    except (ValueError, KeyError, IndexError) as error:
+        raise InputError(f"{path}: the SPHERE header is damaged ({error}); get the file again") from error
+    return SphereHeader(size, fields)
+
+
+def sphere_checksum(samples: np.ndarray) -> int:
+    """SPHERE's `sample_checksum`: the sum of the 16-bit samples as unsigned words, modulo 65,536."""
+    return int(samples.astype(np.int16).view(np.uint16).sum(dtype=np.uint64) % 65_536)
+
+
+def read_sphere(path: str | os.PathLike) -> tuple[np.ndarray, int]:
+    """Read a SPHERE file and verify it against its own header.
+
+    Returns:
+        int16 samples, (T,) or (T, channels), and the sample rate in Hz.
+
+    Raises:
+        InputError: the file can't be read, is cut short, or its samples don't agree with the header's
+            `sample_count` or `sample_checksum`.
+    """
+    header = read_sphere_header(path)
+    try:
+        samples, rate = soundfile.read(path, dtype="int16")
+    except soundfile.LibsndfileError:
+        # Shorten-compressed and other flavours that libsndfile doesn't know.
+        samples, rate = read_with_sox(path)
+    expected = header.fields.get("sample_count")
+    if expected is not None and expected != len(samples):
+        raise InputError(f"{path}: holds {len(samples):,} samples where its header says {expected:,}; get it again")
+    if len(samples) == 0:
+        raise InputError(f"{path}: holds no samples")
+    checksum = header.fields.get("sample_checksum")
+    if checksum is not None and checksum != sphere_checksum(samples):
+        raise InputError(
+            f"{path}: its samples add up to {sphere_checksum(samples)} where its header's sample_checksum says "
+            f"{checksum}: the sound is damaged; get it again"
+        )
+    return samples, rate
+
+
+def sox_is_here() -> bool:
+    """Whether the SoX program, which the `sox` package drives, is installed."""
+    return shutil.which("sox") is not None
+
+
+def read_with_sox(path: str | os.PathLike, seconds: float | None = None) -> tuple[np.ndarray, int]:
+    """Let SoX decode a file, or its first seconds. Returns int16 samples, (T,) or (T, channels), and the rate in Hz.
+
+    Raises:
+        InputError: SoX isn't installed, or can't.
+    """
+    if not sox_is_here():
+        raise InputError(
+            f"{path}: libsndfile can't read this kind of file, and SoX, which may, isn't installed; "
+            "install it (Debian: apt install sox libsox-fmt-all; macOS: brew install sox) and run again"
+        )
+    import sox
+
+    try:
+        rate = int(sox.file_info.sample_rate(str(path)))
+        transformer = sox.Transformer()
+        transformer.set_output_format(bits=16)
+        if seconds is not None:
+            transformer.trim(0, seconds)
+        return transformer.build_array(input_filepath=str(path)), rate
+    except Exception as error:  # pysox raises its own and plain ones, with SoX's words in them
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"{path}: neither libsndfile nor SoX can read it ({reason})") from error
+
+
+def write_wav(path: str | os.PathLike, samples: np.ndarray, rate: int = SAMPLE_RATE) -> None:
+    """Write int16 samples as a 16-bit WAV that appears under its name only when it is complete."""
+    # In memory first: libsndfile writes in small pieces, which takes the disk three times as long.
+    complete = io.BytesIO()
+    soundfile.write(complete, samples, rate, subtype="PCM_16", format="WAV")
+    partial = f"{path}.partial"
+    with open(partial, "wb") as file:
+        file.write(complete.getbuffer())
+    os.replace(partial, path)
+
+
+def convert_sphere(path: str | os.PathLike, wav: str | os.PathLike) -> float:
+    """Turn one SPHERE file into a 16-bit, 16 kHz, mono WAV with exactly the same samples. Returns its seconds.
+
+    Raises:
+        InputError: the file is damaged, or isn't 16-bit, 16 kHz, mono (nothing is changed silently).
+    """
+    fields = read_sphere_header(path).fields
+    if str(fields.get("sample_coding", "pcm")).startswith("pcm") and fields.get("sample_n_bytes", 2) != 2:
+        raise InputError(f"{path}: samples of {fields['sample_n_bytes']} bytes where 16-bit ones were expected")
+    samples, rate = read_sphere(path)
+    if rate != SAMPLE_RATE or samples.ndim != 1:
+        channels = 1 if samples.ndim == 1 else samples.shape[1]
+        raise InputError(f"{path}: {rate:,} Hz with {channels} channel(s) where {SAMPLE_RATE:,} Hz mono was expected")
+    write_wav(wav, samples, rate)
+    return len(samples) / rate
+
+
+class Converter:
+    """Converts SPHERE files in the background, each to a WAV beside it; a damaged file doesn't stop the others.
+
+    Used as a context manager, it waits at its end until all are done.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(THREADS)
+        self._results: list[Future[str | None]] = []
+
+    def add(self, path: Path) -> None:
+        """Convert a file if it is a SPHERE file by its name."""
+        if path.suffix == ".sph":
+            self._results.append(self._pool.submit(self._convert, path))
+
+    @staticmethod
+    def _convert(path: Path) -> str | None:
+        try:
+            convert_sphere(path, path.with_suffix(".wav"))
+        except InputError as error:
+            return str(error)
+        except OSError as error:  # a full disk, say
+            return f"{path.with_suffix('.wav')}: can't be written ({error.strerror})"
+        return None
+
+    def problems(self, progress: bool = True) -> list[str]:
+        """Wait, and return what went wrong, one message a damaged file, in the order in which they were added."""
+        results = tqdm(self._results, "SPHERE to WAV", unit="file", delay=1, disable=not progress)
+        return [message for result in results if (message := result.result())]
+
+    def __enter__(self) -> "Converter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()
+
+
+def wav_samples(path: str | os.PathLike) -> int:
+    """How many 16-bit samples a mono WAV that `write_wav` wrote holds, by its size alone; -1 if it isn't there."""
+    try:
+        return (os.stat(path).st_size - 44) // 2
+    except FileNotFoundError:
+        return -1
+
+
+def load_audio(path: str | os.PathLike, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Read any sound file as mono float32 in [-1, 1], (T,), resampled to `sample_rate` if it has another rate.
+
+    Raises:
+        InputError: the file isn't there, isn't sound, or is empty.
+    """
+    blocks = list(stream_audio(path, sample_rate))
+    return np.concatenate(blocks)
+
+
+def load_through(path: str | os.PathLike, line_rate: int, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Read a sound file as it would come through a line of another rate in Hz: what is above half of that is lost.
+
+    A telephone line has 8,000 Hz. As `load_audio` otherwise.
+    """
+    return soxr.resample(load_audio(path, line_rate), line_rate, sample_rate)
+
+
+def stream_audio(
+    path: str | os.PathLike, sample_rate: int = SAMPLE_RATE, block_seconds: float = 30.0
+) -> Iterator[np.ndarray]:
+    """Read any sound file piece by piece, so that memory doesn't grow with its length.
+
+    Yields:
+        mono float32 samples at `sample_rate`, (t,), of about `block_seconds` each.
+
+    Raises:
+        InputError: the file isn't there, isn't sound, or holds no samples.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
+    try:
+        sound = soundfile.SoundFile(path)
+    except soundfile.LibsndfileError:
+        samples, rate = read_with_sox(path)
+        blocks: Iterable[np.ndarray] = [samples.astype(np.float32) / 32_768]
+    else:
+        rate = sound.samplerate
+        blocks = _blocks(sound, int(block_seconds * rate))
+    heard = 0
+    for mono in resampled(blocks, rate, sample_rate):
+        heard += len(mono)
+        yield mono
+    if heard == 0:
+        raise InputError(f"{path}: holds no sound (zero samples)")
+
+
+def resampled(blocks: Iterable[np.ndarray], rate: int, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
+    """Blocks of samples at one rate, (t,) or (t, channels), as mono float32 blocks, (t,), at another."""
+    resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32") if rate != sample_rate else None
+    for block in blocks:
+        mono = block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32)
+        if resampler:
+            mono = resampler.resample_chunk(mono)
+        if len(mono):
+            yield mono
+    if resampler:
+        rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        if len(rest):
+            yield rest
+
+
+def _blocks(sound: soundfile.SoundFile, size: int) -> Iterator[np.ndarray]:
+    with sound:
+        try:
+            while len(block := sound.read(size, dtype="float32")):
+                yield block
+        except soundfile.LibsndfileError as error:  # the start was fine
+            reason = f"damaged or cut short ({error.error_string})"
+            raise InputError(f"{sound.name}: {reason}; get the file again") from error
+
+
+def cut_at_pauses(
+    blocks: Iterable[np.ndarray], sample_rate: int, whole: float, longest: float, shortest: float
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Cut a stream of samples into pieces that a model can take, each cut where it is quietest.
+
+    A stream of up to `whole` seconds stays in one piece. A longer one is cut between `shortest` and `longest` seconds
+    after the start of each piece, in the middle of the quietest 0.3 s there.
+
+    Yields:
+        (start in seconds, mono samples (t,)).
+    """
+    frame = sample_rate // 50  # 20 ms
+    window = 15  # frames, 0.3 s
+    buffer = np.zeros(0, np.float32)
+    start = 0
+    enough = whole  # seconds in the buffer, from which on it is cut
+    for block in blocks:
+        buffer = np.concatenate([buffer, block]) if len(buffer) else block
+        if len(buffer) > enough * sample_rate:
+            enough = longest
+        while len(buffer) > enough * sample_rate:
+            first = int(shortest * sample_rate)
+            candidates = buffer[first : int(longest * sample_rate)]
+            frames = candidates[: len(candidates) // frame * frame].reshape(-1, frame)
+            energy = np.convolve((frames.astype(np.float64) ** 2).mean(axis=1), np.ones(window), "valid")
+            cut = first + (int(energy.argmin()) + window // 2) * frame
+            yield start / sample_rate, buffer[:cut]
+            buffer = buffer[cut:]
+            start += cut
+    if len(buffer):
+        yield start / sample_rate, buffer

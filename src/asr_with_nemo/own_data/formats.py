@@ -1,0 +1,377 @@
+"""Corpora as people have them: a folder, a table or a data set becomes a stream of recordings with their transcripts.
+
+`FORMATS` has a reader for each layout; `detect` finds out which one a source has.
+"""
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import replace
+from pathlib import Path
+
+from asr_with_nemo.base.files import read_text
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.own_data import layouts, tables
+from asr_with_nemo.own_data.sources import Entry, Finder, Source, missing_problem, split_of
+from asr_with_nemo.own_data.store import AUDIO, NO_TRANSCRIPTS, clean_text, name_key
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
+
+
+def _read_table(source: Source) -> Iterator[Entry]:
+    """CSV, TSV, JSON: of the source's tables those that name recordings and texts."""
+    finder = Finder(source)
+    found, reasons = _usable_tables(source, finder)
+    if not found:
+        raise InputError("\n".join(reasons) or f"{source.path}: holds no table (.csv, .tsv, .jsonl)")
+    source.notes += [f"not read: {reason}" for reason in reasons]
+    for table in found:
+        source.notes.append(f"read {table}")
+        split = _part_of(table.path, source.root) if len(found) > 1 else ""
+        yield from (_of_row(row, table, finder, split) for row in tables.read(table))
+
+
+_TABLES = tables.SUFFIXES - tables.LISTS
+
+
+def _usable_tables(
+    source: Source, finder: Finder, kinds: Sequence[Set[str]] = (_TABLES, tables.LISTS)
+) -> tuple[list[tables.Table], list[str]]:
+    """The tables of a source, of the first of these kinds of suffixes that has any; and why others can't be used."""
+    found, reasons = [], []
+    for suffixes in kinds:
+        for path in [source.path] if source.path.is_file() else _tables_of(source.path, suffixes):
+
+            def is_audio(value: str, base: Path = path.parent) -> bool:
+                return finder.is_audio(value, base)
+
+            try:
+                found.append(tables.inspect(path, is_audio, source.encoding, source.delimiter, source.columns))
+            except InputError as error:
+                reasons.append(str(error))
+        if found or source.path.is_file():
+            break
+    return found, reasons
+
+
+def _tables_of(folder: Path, suffixes: Set[str]) -> list[Path]:
+    """The tables of a folder: of those that overlap, as in Common Voice, the ones that are parts."""
+    for pattern in ("*", "*/*", "*/*/*"):
+        found = [path for path in sorted(folder.glob(pattern)) if path.suffix.lower() in suffixes]
+        found = [path for path in found if path.is_file() and not path.name.startswith(".")]
+        found = [path for path in found if path.stem.lower() not in NO_TRANSCRIPTS]
+        # Beside transcripts.txt there may be other lists, of segments, say.
+        found = [path for path in found if "trans" in path.stem.lower()] or found
+        parts = {path: split for path in found if (split := _part_of(path, folder))}
+        parts = {path: split for path, split in parts.items() if "all" not in re.split("[^a-z]", path.stem)}
+        if "train" in parts.values() and len(set(parts.values())) > 1:
+            return list(parts)
+        whole = [path for path in found if path.stem == "validated"]
+        if whole or found:
+            return whole or found
+    return []
+
+
+def _part_of(table: Path, folder: Path) -> str:
+    """The split that a table is by its name, or by that of its folder below the source."""
+    inner = table.parent.name if table.parent != folder else ""
+    return split_of(table.stem) or split_of(inner)
+
+
+def _of_row(row: tables.TableRow, table: tables.Table, finder: Finder, split: str) -> Entry:
+    place = f"{finder.source.name_of(table.path)}, line {row.line}"
+    if row.doubt == "broken":
+        return Entry(place, problem="broken row", detail=row.detail)
+    roles = {role: tables.as_text(row.cells.get(column)) for role, column in table.roles.items()}
+    text = clean_text(roles.get("text", ""))
+    named = {"place": place, "text": text, "speaker": clean_text(roles.get("speaker", "")), "doubt": row.doubt}
+    named["split"] = split_of(roles.get("split", "")) or split
+    path, reason = finder.find(roles.get("audio", ""), table.path.parent)
+    if path is None:
+        return Entry(**named, name=clean_text(roles["audio"]), problem=missing_problem(reason), detail=reason)
+    try:
+        start = float(roles.get("start") or 0)
+        end = float(roles["end"]) if roles.get("end") else None
+        seconds = float(roles["seconds"]) if roles.get("seconds") else None
+    except ValueError:
+        return Entry(**named, name=clean_text(roles["audio"]), problem="broken row", detail="a time that is no number")
+    # Without a start, a duration only says how long the recording is.
+    length = end - start if end is not None and "start" in roles else seconds if "start" in roles else None
+    return Entry(**named, audio=str(path), name=finder.source.name_of(path), start=start, seconds=length)
+
+
+# --- Files beside files -----------------------------------------------------------------------------------------------
+
+
+_MICROPHONE = re.compile(r"[_.-](?:mic|ch|chan|channel)[_-]?\d+$")
+"""How the names of recordings end where several microphones heard one speaker, as in VCTK."""
+
+
+def _read_text_files(source: Source) -> Iterator[Entry]:
+    """Audio beside a text file of the same name, or in a tree beside the one of the texts."""
+    database = source.store.db
+    database.execute("CREATE TEMP TABLE used (path TEXT PRIMARY KEY, folder TEXT) WITHOUT ROWID")
+    for path, stem in source.store.select("SELECT path, stem FROM files WHERE kind = 'audio' ORDER BY path"):
+        text = _text_beside(source, path, stem)
+        if text is None:
+            continue  # a recording without a row
+        place = source.name_of(text)
+        database.execute("INSERT OR IGNORE INTO used VALUES (?, ?)", (place, os.path.dirname(place)))
+        lines = tables.Lines(text, source.encoding or tables.encoding_of(text))
+        words = " ".join(" ".join(lines).split())
+        # As in VCTK, p225/p225_001.wav.
+        folder = os.path.basename(os.path.dirname(path))
+        speaker = folder if re.match(rf"{re.escape(name_key(folder))}[_-]", stem) else ""
+        yield Entry(place, str(source.root / path), path, clean_text(words), clean_text(speaker), doubt=lines.doubt())
+    # Where no text has its recording, a text is something else: what the corpus is, or who speaks in it.
+    database.create_function("folder", 1, os.path.dirname, deterministic=True)
+    unused = (
+        "SELECT path, stem FROM files WHERE kind = 'text' AND path NOT IN (SELECT path FROM used) "
+        "AND folder(path) IN (SELECT folder FROM used) ORDER BY path"
+    )
+    for path, stem in source.store.select(unused):
+        if stem not in NO_TRANSCRIPTS:
+            yield Entry(path, name=path, problem="no audio", detail=f"no recording is named as {path}")
+
+
+def _text_beside(source: Source, path: str, stem: str) -> Path | None:
+    whole = source.root / path
+    for suffix in (".txt", ".lab", ".trn", ".TXT"):
+        for beside in (whole.with_suffix(suffix), whole.with_name(whole.name + suffix)):
+            if beside.is_file():
+                return beside
+    query = "SELECT path FROM files WHERE kind = 'text' AND stem = ? LIMIT 2"
+    for name in dict.fromkeys((stem, _MICROPHONE.sub("", stem))):
+        found = list(source.store.select(query, (name,)))
+        if len(found) == 1:
+            return source.root / found[0][0]
+    return None
+
+
+def compile_pattern(pattern: str) -> re.Pattern:
+    """A pattern of names, `{label}_{speaker}_{take}.wav`, as a regular expression over the end of a path.
+
+    A field takes as few characters as it can, `{label}` and `{text}` as many; `*` stands for any, and a suffix that is
+    left out for that of any recording.
+
+    Raises:
+        InputError: it has no field, or one twice.
+    """
+    names = re.findall(r"\{(\w+)\}", pattern)
+    if not names or len(set(names)) < len(names) or re.search(r"[{}]", re.sub(r"\{\w+\}", "", pattern)):
+        raise InputError(f"--pattern {pattern!r}: expected fields in braces, each once: '{{label}}_{{speaker}}_*.wav'")
+    pattern = unicodedata.normalize("NFC", pattern)
+    expression = ""
+    for part in re.split(r"(\{\w+\}|\*)", pattern):
+        if part == "*":
+            expression += "[^/]*"
+        elif part.startswith("{"):
+            expression += f"(?P<{part[1:-1]}>[^/]+{'' if part in ('{label}', '{text}') else '?'})"
+        else:
+            expression += re.escape(part)
+    suffix = os.path.splitext(pattern)[1].lower()
+    if suffix in AUDIO:
+        expression = expression[: -len(re.escape(suffix))] + f"(?i:{re.escape(suffix)})"
+    else:
+        expression += rf"(?i:{'|'.join(map(re.escape, sorted(AUDIO)))})"
+    return re.compile(f"(?:.*/)?{expression}")
+
+
+def match_name(pattern: re.Pattern, path: str) -> dict[str, str] | None:
+    """The fields of a path by a compiled pattern; None where it doesn't match."""
+    found = pattern.fullmatch(unicodedata.normalize("NFC", path.replace(os.sep, "/")))
+    return found.groupdict() if found else None
+
+
+def _read_names(source: Source) -> Iterator[Entry]:
+    """Transcripts in the names of files or folders."""
+    if not source.pattern:
+        names = [path for (path,) in source.store.select("SELECT path FROM files WHERE kind = 'audio' LIMIT 3")]
+        raise InputError(
+            f"{source.path}: how do the names of its recordings say what is said? They are like "
+            f"{', '.join(names) or '(none)'}; give --pattern, such as '{{label}}_{{speaker}}_{{take}}.wav' or "
+            "'{label}/{speaker}_*.wav'"
+        )
+    pattern = compile_pattern(source.pattern)
+    if not {"label", "text"} & set(pattern.groupindex):
+        raise InputError(_lacks_label(source.pattern))
+    listed = _note_lists(source)
+    matched = 0
+    for (path,) in source.store.select("SELECT path FROM files WHERE kind = 'audio' ORDER BY path"):
+        fields = match_name(pattern, path)
+        if fields is None:
+            yield Entry(path, name=path, problem="no match", detail=f"isn't as {source.pattern}")
+            continue
+        matched += 1
+        label = fields.get("label") or fields.get("text", "")
+        split = split_of(fields.get("split", ""))
+        if listed:
+            split = split or source.store.value("SELECT split FROM temp.listed WHERE path = ?", (path,)) or "train"
+        entry = {"place": path, "name": path, "speaker": fields.get("speaker", "")}
+        yield Entry(**entry, audio=str(source.root / path), text=label, split=split)
+    if not matched:
+        example = source.store.value("SELECT path FROM files WHERE kind = 'audio' ORDER BY path")
+        there = f"they are like {example}" if example else "it has none"
+        raise InputError(f"{source.path}: none of its recordings is named as {source.pattern!r}; {there}")
+
+
+def _lacks_label(pattern: str) -> str:
+    there = ", ".join(f"{{{name}}}" for name in compile_pattern(pattern).groupindex)
+    return f"--pattern {pattern!r} has {there} and no {{label}}: call that what says the text (--label-map tells which)"
+
+
+def _note_lists(source: Source) -> bool:
+    """Note which recordings are for dev and test by lists of them, as Speech Commands has (`testing_list.txt`)."""
+    database = source.store.db
+    database.execute("CREATE TEMP TABLE listed (path TEXT PRIMARY KEY, split TEXT) WITHOUT ROWID")
+    for path in sorted(source.root.glob("*_list.txt")):
+        if (split := split_of(path.stem)) in ("dev", "test"):
+            names = ((os.path.normpath(clean_text(line).strip()), split) for line in tables.Lines(path, "utf-8"))
+            database.executemany("INSERT OR IGNORE INTO temp.listed VALUES (?, ?)", names)
+            source.notes.append(f"read {path.name}: the recordings of the {split} set")
+    known = "SELECT 1 FROM files WHERE kind = 'audio' AND path IN (SELECT path FROM temp.listed)"
+    return bool(source.store.value(known))
+
+
+# --- Which format -----------------------------------------------------------------------------------------------------
+
+
+FORMATS = {
+    "csv": _read_table,
+    "txt": _read_text_files,
+    "librispeech": layouts.read_librispeech,
+    "kaldi": layouts.read_kaldi,
+    "nemo": _read_table,
+    "filename": _read_names,
+    "hf": layouts.read_hugging_face,
+    "lhotse": layouts.read_lhotse,
+}
+"""Name → reader: a function of a `Source` that gives entries."""
+
+
+def read(source: Source, format: str) -> Iterator[Entry]:
+    """The entries of a source, in an order that depends on nothing but the source.
+
+    Raises:
+        InputError: it isn't of this format.
+    """
+    pattern = compile_pattern(source.pattern) if source.pattern and format != "filename" else None
+    for entry in FORMATS[format](source):
+        fields = (match_name(pattern, entry.name) or {}) if pattern else {}
+        if fields:
+            speaker, split = fields.get("speaker", ""), split_of(fields.get("split", ""))
+            entry = replace(entry, speaker=entry.speaker or speaker, split=entry.split or split)
+        if source.labels is not None and not entry.problem:
+            entry = _labelled(entry, source.labels)
+        yield entry
+
+
+def _labelled(entry: Entry, labels: Mapping[str, str]) -> Entry:
+    """An entry with what its label stands for; a label may be several, as in YesNo's `0_1_1_0.wav`."""
+    parts = [entry.text] if entry.text in labels else [part for part in re.split(r"[\s_-]+", entry.text) if part]
+    missing = [part for part in parts if part not in labels]
+    if missing or not parts:
+        lacks = entry.text if len(missing) == len(parts) else missing[0]
+        return replace(entry, problem="no label", detail=f"the label map lacks {lacks!r}")
+    return replace(entry, text=" ".join(labels[part] for part in parts))
+
+
+def detect(source: Source) -> str:
+    """The format that a source has by what lies in it.
+
+    Raises:
+        InputError: it isn't there, or nothing tells.
+    """
+    path = source.path
+    if source.recipe:
+        return "lhotse"
+    if path.is_file():
+        return _detect_file(path)
+
+    def has(*patterns: str) -> bool:
+        return any(next(path.glob(pattern), None) for pattern in patterns)
+
+    if has("dataset_info.json", "*/dataset_info.json"):
+        return "hf"
+    if has("wav.scp", "*/wav.scp", "*/*/wav.scp"):
+        return "kaldi"
+    if has("*supervisions*.jsonl*"):
+        return "lhotse"
+    if source.store.value("SELECT 1 FROM files WHERE kind = 'text' AND name LIKE '%.trans.txt'"):
+        return "librispeech"
+    if source.pattern and re.search(r"\{(label|text)\}", source.pattern):
+        return "filename"
+    finder = Finder(source)
+    found, reasons = _usable_tables(source, finder, [_TABLES])
+    if found or source.columns or source.delimiter:
+        return "csv"
+    if _has_texts_beside(source):
+        return "txt"
+    if has("*.parquet", "*/*.parquet", "*/*/*.parquet"):
+        return "hf"
+    found, more = _usable_tables(source, finder, [tables.LISTS])
+    if found:
+        return "csv"
+    raise InputError(_what_is_missing(source, reasons + more))
+
+
+def _detect_file(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix in (".parquet", ".arrow"):
+        return "hf"
+    instead = "is a recording; name the folder" if suffix in AUDIO else ""
+    if suffix in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
+        instead = "is an archive; unpack it, and name the folder"
+    elif suffix in (".xlsx", ".xls", ".ods", ".numbers"):
+        instead = "is a spreadsheet; save it as CSV in UTF-8, and name that file or its folder"
+    if instead:
+        raise InputError(f"{path}: {instead}")
+    return "csv"
+
+
+def _has_texts_beside(source: Source) -> bool:
+    texts = "SELECT stem FROM files WHERE kind = 'text'"
+    if source.store.value(f"SELECT 1 FROM files WHERE kind = 'audio' AND stem IN ({texts})"):
+        return True
+    some = source.store.select("SELECT stem FROM files WHERE kind = 'audio' ORDER BY path LIMIT 100")
+    bare = [_MICROPHONE.sub("", stem) for (stem,) in some]
+    return any(source.store.value(f"SELECT 1 WHERE ? IN ({texts})", (stem,)) for stem in bare)
+
+
+def _what_is_missing(source: Source, reasons: list[str]) -> str:
+    """What to say of a folder whose layout nothing tells, and why its tables can't be used."""
+    if source.pattern:
+        return f"{source.path}: no table and no texts are found there, and {_lacks_label(source.pattern)}"
+    sounds = source.store.value("SELECT count(*) FROM files WHERE kind = 'audio'")
+    tables_there = "".join(f"\n  {reason}" for reason in reasons[:3])
+    if not sounds:
+        return (
+            f"{source.path}: no recordings are found there, nor a table, a data set or a Kaldi folder; expected a "
+            f"folder with recordings ({' '.join(sorted(AUDIO)[:4])} ...) or with one of these{tables_there}"
+        )
+    query = "SELECT path FROM files WHERE kind = 'audio' ORDER BY path LIMIT 1 OFFSET ?"
+    names = dict.fromkeys(source.store.value(query, (place,)) for place in (0, sounds // 2))
+    return (
+        f"{source.path}: {sounds:,} recordings, but where are their texts? Expected a table (.csv, .tsv, .jsonl) with "
+        "a column of paths and one of texts; or a .txt beside each. If their names say it, add --pattern "
+        f"'{{label}}_{{speaker}}_{{take}}.wav' or --pattern '{{label}}/{{speaker}}_*.wav', as it is there: "
+        f"{', '.join(names)}{tables_there}"
+    )
+
+
+def read_labels(path: str | os.PathLike) -> dict[str, str]:
+    """A label map: a JSON object of label → transcript.
+
+    Raises:
+        InputError: it isn't one.
+    """
+    content = read_text(path, "a label map", "no such file; expected JSON, label → transcript")
+    try:
+        labels = json.loads(content)
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); expected an object, label → transcript") from error
+    if not isinstance(labels, dict) or not labels or any(not isinstance(text, str) for text in labels.values()):
+        raise InputError(f'{path}: expected a JSON object of texts, label → transcript: {{"0": "zero"}}')
+    return labels

@@ -1,0 +1,325 @@
+"""The layouts of public corpora: LibriSpeech's, Kaldi's, Lhotse's manifests, and data sets of Hugging Face.
+
+LibriSpeech's and Kaldi's are read here as streams, since they can be huge. Lhotse, whose recipes know a hundred more,
+holds a corpus in memory, runs the commands that stand in a Kaldi `wav.scp`, and leaves out what is missing without a
+word; what a recipe of its makes is read here, as a stream again.
+"""
+
+import gzip
+import io
+import json
+import re
+import shlex
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import soundfile
+
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.own_data import tables
+from asr_with_nemo.own_data.sources import Entry, Finder, Source, missing_problem, split_of
+from asr_with_nemo.own_data.store import clean_text
+
+# --- LibriSpeech ------------------------------------------------------------------------------------------------------
+
+
+def read_librispeech(source: Source) -> Iterator[Entry]:
+    """`SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt` with lines of `ID TEXT`, and `ID.flac` beside it."""
+    finder = Finder(source)
+    query = "SELECT path FROM files WHERE kind = 'text' AND name LIKE '%.trans.txt' ORDER BY path"
+    for (path,) in source.store.select(query):
+        whole = source.root / path
+        lines = tables.Lines(whole, source.encoding or tables.encoding_of(whole))
+        for line in lines:
+            name, _, text = clean_text(line).strip().partition(" ")
+            if not name:
+                continue
+            place = f"{path}, line {lines.number}"
+            audio, reason = finder.find(name, whole.parent)
+            doubt = lines.doubt()
+            speaker = name.partition("-")[0]
+            named = {"place": place, "text": text, "speaker": speaker, "split": _part_of(path), "doubt": doubt}
+            if audio is None:
+                yield Entry(**named, name=name, problem=missing_problem(reason), detail=reason)
+            else:
+                yield Entry(**named, audio=str(audio), name=source.name_of(audio))
+
+
+def _part_of(path: str) -> str:
+    return next((split for folder in Path(path).parts[:-1] if (split := split_of(folder))), "")
+
+
+# --- Kaldi ------------------------------------------------------------------------------------------------------------
+
+
+def read_kaldi(source: Source) -> Iterator[Entry]:
+    """Data folders with `wav.scp`, `text`, and where they are there `segments`, `utt2spk`, `reco2file_and_channel`.
+
+    A command in `wav.scp` is never run: where it reads one sound file, that file is read.
+    """
+    folders = sorted({path.parent for depth in ("", "*/", "*/*/") for path in source.path.glob(f"{depth}wav.scp")})
+    with_text = [folder for folder in folders if (folder / "text").is_file()]
+    source.notes += [
+        f"not read: {source.name_of(folder)} has no file text" for folder in folders if folder not in with_text
+    ]
+    if not with_text:
+        raise InputError(f"{source.path}: a Kaldi folder has wav.scp and text; found {len(folders)} with wav.scp alone")
+    for folder in with_text:
+        split = split_of(folder.name) if len(with_text) > 1 else ""
+        yield from _read_kaldi_folder(source, folder, split)
+
+
+def _read_kaldi_folder(source: Source, folder: Path, split: str) -> Iterator[Entry]:
+    """Join the folder's files by their ids, in the database: they need not be in one order, nor fit into memory."""
+    database = source.store.db
+    for name in ("wav.scp", "segments", "utt2spk", "reco2file_and_channel"):
+        table = name.replace(".", "_")
+        database.execute(f"DROP TABLE IF EXISTS temp.{table}")
+        database.execute(f"CREATE TEMP TABLE {table} (id TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
+        if (folder / name).is_file():
+            pairs = ((name, value) for _, name, value, _ in _pairs(source, folder / name))
+            database.executemany(f"INSERT OR IGNORE INTO temp.{table} VALUES (?, ?)", pairs)
+    finder = Finder(source)
+    has_segments = (folder / "segments").is_file()
+    for line, name, text, doubt in _pairs(source, folder / "text"):
+        place = f"{source.name_of(folder / 'text')}, line {line}"
+
+        def value(table: str, of: str) -> str:
+            return source.store.value(f"SELECT value FROM temp.{table} WHERE id = ?", (of,)) or ""
+
+        speaker = value("utt2spk", name)
+        named = {"place": place, "text": text, "speaker": speaker, "split": split, "doubt": doubt}
+        recording, start, seconds, channel = name, 0.0, None, None
+        if has_segments:
+            try:
+                recording, start, end = value("segments", name).split()
+                start, seconds = float(start), (float(end) - float(start) if float(end) >= 0 else None)
+                channel = _channel(value("reco2file_and_channel", recording))
+            except ValueError:
+                yield Entry(**named, name=name, problem="broken row", detail=f"segments has no good line for {name}")
+                continue
+        written = value("wav_scp", recording)
+        audio, reason = _of_scp(written, finder, folder) if written else (None, f"wav.scp lacks {recording}")
+        if audio is None:
+            yield Entry(**named, name=name, problem=missing_problem(reason), detail=reason)
+            continue
+        where = {"start": start, "seconds": seconds, "channel": channel}
+        yield Entry(**named, audio=str(audio), name=source.name_of(audio), **where)
+
+
+def _pairs(source: Source, path: Path) -> Iterator[tuple[int, str, str, str]]:
+    """Line, first word, rest and doubt (`tables.Lines.doubt`) of each line of a file of Kaldi's."""
+    lines = tables.Lines(path, source.encoding or tables.encoding_of(path))
+    for line in lines:
+        name, _, value = clean_text(line).strip().replace("\t", " ").partition(" ")
+        if name:
+            yield lines.number, name, value.strip(), lines.doubt()
+
+
+def _channel(line: str) -> int | None:
+    name = line.split()[-1].upper() if line else ""
+    return {"A": 0, "B": 1, "1": 0, "2": 1}.get(name)
+
+
+def _of_scp(written: str, finder: Finder, folder: Path) -> tuple[Path | None, str]:
+    """The recording of an entry of `wav.scp`."""
+    if not written.endswith("|"):
+        if re.search(r"\.ark:\d+$", written):
+            return None, f"{written} is an archive of Kaldi's; write the recordings as files (wav-copy)"
+        return finder.find(written, folder)
+    try:
+        words = shlex.split(written.rstrip("| "))
+    except ValueError:
+        words = written.split()
+    found = {path for word in words[1:] if "." in word and (path := finder.find(word, folder)[0])}
+    if len(found) == 1:
+        return found.pop(), ""
+    return None, f"a command, which isn't run: {written}; name the sound file itself"
+
+
+# --- Lhotse -----------------------------------------------------------------------------------------------------------
+
+
+def read_lhotse(source: Source) -> Iterator[Entry]:
+    """Lhotse's manifests of recordings and supervisions; with a recipe, what it makes of the source."""
+    folder = _run_recipe(source) if source.recipe else source.path
+    recordings = sorted(folder.glob("*recordings*.jsonl*"))
+    supervisions = sorted(folder.glob("*supervisions*.jsonl*"))
+    if not recordings or not supervisions:
+        raise InputError(f"{folder}: expected Lhotse's manifests, *recordings*.jsonl.gz and *supervisions*.jsonl.gz")
+    database = source.store.db
+    database.execute("DROP TABLE IF EXISTS temp.sounds")
+    database.execute("CREATE TEMP TABLE sounds (id TEXT PRIMARY KEY, path TEXT) WITHOUT ROWID")
+    for path in recordings:
+        sounds = ((str(one["id"]), one["sources"][0].get("source", "")) for _, one in _json_lines(path))
+        database.executemany("INSERT OR IGNORE INTO temp.sounds VALUES (?, ?)", sounds)
+    finder = Finder(source)
+    for path in supervisions:
+        for line, one in _json_lines(path):
+            text = one.get("text") or (one.get("custom") or {}).get("normalized_text") or ""
+            named = {
+                "place": f"{path.name}, line {line}",
+                "text": clean_text(str(text)),
+                "speaker": clean_text(str(one.get("speaker") or "")),
+                "split": split_of(path.name.replace("supervisions", "")),
+            }
+            written = source.store.value("SELECT path FROM temp.sounds WHERE id = ?", (str(one["recording_id"]),))
+            audio, reason = finder.find(written or "", folder)
+            if audio is None:
+                yield Entry(**named, name=str(one["recording_id"]), problem=missing_problem(reason), detail=reason)
+                continue
+            channel = one.get("channel")
+            yield Entry(
+                **named,
+                audio=str(audio),
+                name=source.name_of(audio),
+                start=float(one.get("start") or 0),
+                seconds=float(one["duration"]) if one.get("duration") else None,
+                channel=channel if isinstance(channel, int) and channel > 0 else None,
+            )
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, json.loads(line)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: can't be read as a manifest of Lhotse's ({error})") from error
+
+
+def _run_recipe(source: Source) -> Path:
+    from lhotse import recipes
+
+    known = sorted(name.removeprefix("prepare_") for name in vars(recipes) if name.startswith("prepare_"))
+    if source.recipe not in known:
+        raise InputError(f"--recipe {source.recipe}: Lhotse has no such recipe; it has {', '.join(known)}")
+    folder = source.scratch / "lhotse"
+    try:
+        getattr(recipes, f"prepare_{source.recipe}")(source.path, output_dir=folder)
+    except Exception as error:  # a recipe asserts and raises what it likes
+        where = traceback.extract_tb(error.__traceback__)[-1].line or ""
+        raise InputError(
+            f"{source.path}: Lhotse's recipe {source.recipe} can't read it: {str(error) or where} "
+            f"({type(error).__name__})"
+        ) from error
+    source.notes.append(f"read by Lhotse's recipe {source.recipe}")
+    return folder
+
+
+# --- Hugging Face -----------------------------------------------------------------------------------------------------
+
+
+def read_hugging_face(source: Source) -> Iterator[Entry]:
+    """A data set that was saved to disk (`save_to_disk`), or its Parquet files as they are downloaded."""
+    finder = Finder(source)
+    parts = _parts(source.path)
+    if not parts:
+        raise InputError(f"{source.path}: expected a data set that was saved to disk (dataset_info.json), or .parquet")
+    for name, files, features in parts:
+        split = split_of(name) if len(parts) > 1 else ""
+        number = 0
+        for file in files:
+            for batch, schema_features in _batches(file):
+                known = features or schema_features
+                roles = _roles(source, file, batch.schema.names, known)
+                for cells in batch.select(list(roles.values())).to_pylist():
+                    yield _of_cells(f"{name}, row {number}", cells, roles, known, finder, file.parent, split)
+                    number += 1
+
+
+def _parts(path: Path) -> list[tuple[str, list[Path], dict]]:
+    """Name, files and features of each part of a data set."""
+    folder = path if path.is_dir() else path.parent
+    if path.is_file():
+        return [(path.stem, [path], {})]
+    infos = sorted([*folder.glob("dataset_info.json"), *folder.glob("*/dataset_info.json")])
+    parts = []
+    for info in infos:
+        try:
+            state = json.loads(info.with_name("state.json").read_text(encoding="utf-8"))
+            files = [info.parent / Path(one["filename"]).name for one in state["_data_files"]]
+            features = json.loads(info.read_text(encoding="utf-8")).get("features") or {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{info.parent}: can't be read as a data set saved to disk ({error!r})") from error
+        parts.append((info.parent.name, files, features))
+    if parts:
+        return parts
+    by_name: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*.parquet")):
+        by_name.setdefault(re.sub(r"[-_]\d+[-_]of[-_]\d+.*", "", file.stem), []).append(file)
+    return [(name, files, {}) for name, files in by_name.items()]
+
+
+def _batches(file: Path) -> Iterator[tuple]:
+    """Record batches of an Arrow or Parquet file, and the features that its schema names."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def features(schema: pa.Schema) -> dict:
+        noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        return (noted.get("info") or {}).get("features") or {}
+
+    try:
+        if file.suffix == ".parquet":
+            parquet = pq.ParquetFile(file)
+            batches: Iterable = parquet.iter_batches(batch_size=64)
+            noted = features(parquet.schema_arrow)
+            yield from ((batch, noted) for batch in batches)
+            return
+        # Not mapped into memory: what is mapped counts as used, and would grow with the data set.
+        with pa.OSFile(str(file)) as stream, pa.ipc.open_stream(stream) as reader:
+            for batch in reader:
+                yield from ((batch.slice(start, 64), features(reader.schema)) for start in range(0, batch.num_rows, 64))
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{file}: can't be read as a data set ({error})") from error
+
+
+def _roles(source: Source, file: Path, columns: list[str], features: dict) -> dict[str, str]:
+    sounds = [column for column in columns if _kind(features, column) == "Audio"]
+    table = tables.Table(file, columns=[column for column in columns if column not in sounds[1:]])
+    roles = tables.named_roles(table, source.columns)
+    if sounds and "audio" not in roles:
+        roles["audio"] = sounds[0]
+    for role in ("audio", "text", "speaker"):
+        table.roles = roles
+        named = [column for name in tables.ROLES[role] for column in table.columns if tables.plain(column) == name]
+        named = [column for column in named if column not in roles.values()]
+        if role not in roles and named:
+            roles[role] = named[0]
+    for role in ("audio", "text"):
+        if role not in roles:
+            raise InputError(f"{file}: no column of {role} is found among {', '.join(columns)}; give --{role}-column")
+    return roles
+
+
+def _kind(features: dict, column: str) -> str:
+    feature = features.get(column)
+    return feature.get("_type", "") if isinstance(feature, dict) else ""
+
+
+def _of_cells(
+    place: str, cells: dict, roles: dict[str, str], features: dict, finder: Finder, folder: Path, split: str
+) -> Entry:
+    def text(role: str) -> str:
+        value, column = cells.get(roles.get(role, "")), roles.get(role, "")
+        if _kind(features, column) == "ClassLabel" and isinstance(value, int) and value >= 0:
+            value = features[column]["names"][value]
+        return clean_text(tables.as_text(value))
+
+    named = {"place": place, "text": text("text"), "speaker": text("speaker"), "split": split}
+    sound = cells.get(roles["audio"])
+    name = clean_text(str(sound.get("path") or place)) if isinstance(sound, dict) else place
+    if isinstance(sound, dict) and sound.get("bytes"):
+        return Entry(**named, audio=sound["bytes"], name=f"{place}: {Path(name).name}" if name != place else place)
+    if isinstance(sound, dict) and sound.get("array") is not None:
+        wav = io.BytesIO()
+        soundfile.write(wav, sound["array"], int(sound["sampling_rate"]), format="WAV", subtype="FLOAT")
+        return Entry(**named, audio=wav.getvalue(), name=place)
+    audio, reason = finder.find(tables.as_text(sound), folder)
+    if audio is None:
+        return Entry(**named, name=name, problem=missing_problem(reason), detail=reason)
+    return Entry(**named, audio=str(audio), name=finder.source.name_of(audio))

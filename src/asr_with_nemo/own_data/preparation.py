@@ -1,0 +1,355 @@
+"""A corpus of one's own made ready to train with: recordings as WAVs, manifests, and a report of what is wrong with it.
+
+source → entries (`corpora`) → WAVs and measures (`recordings`) → problems (`quality`) → splits → manifests and report.
+All of it streams through a SQLite file (`corpus_store`), so memory doesn't grow with the corpus.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sqlite3
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from asr_with_nemo.base.files import write_if_changed
+from asr_with_nemo.data import audio, manifest
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.own_data import formats, quality, splits
+from asr_with_nemo.own_data.prepared import STATE, WAVS, Prepared, Settings
+from asr_with_nemo.own_data.recordings import Form, MeasureJob, Measures, Outcome, convert_all
+from asr_with_nemo.own_data.report import write_page, write_rows
+from asr_with_nemo.own_data.sources import Entry, Source
+from asr_with_nemo.own_data.store import NAME, CorpusStore
+
+MADE_BY = "scripts/prepare_corpus.py"
+CHUNK = 32  # recordings that a worker gets at a time
+
+
+def prepare(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    settings: Settings = Settings(),
+    workers: int | None = None,
+    progress: bool = True,
+) -> Prepared:
+    """Make a corpus ready to train with; nothing in the source is changed.
+
+    The same call again goes on where an earlier one was interrupted, reads only what is new, and leaves every speaker
+    (or recording) in the split that it had.
+
+    Args:
+        source: a folder, a table or a data set (`corpora.FORMATS`).
+        out: the folder to make: manifests, WAVs in `wav/`, `report.html`, `rows.tsv`.
+        settings: how.
+        workers: processes; by default, as many as there are cores. The result doesn't depend on it.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: the source can't be read as a corpus, `out` can't be used, or no three sets come of it.
+    """
+    source, out = Path(source), Path(os.path.abspath(out))
+    if settings.format not in ("auto", *formats.FORMATS):
+        raise InputError(f"format {settings.format!r}: expected auto, {', '.join(formats.FORMATS)}")
+    _check_places(source, out)
+    is_new = not out.exists()
+    prepared = Prepared(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with CorpusStore(out / NAME) as store:
+            _prepare(store, source, prepared, settings, workers or _cores(), progress)
+    except OSError as error:
+        raise InputError(f"{out}: can't be written to ({error.strerror or error}); name another --out") from error
+    except sqlite3.Error as error:
+        raise InputError(f"{out / NAME}: {error}; is the disk full, or another run at work there?") from error
+    except InputError:
+        if is_new:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+    return prepared
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # a container may have fewer than the machine
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _check_places(source: Path, out: Path) -> None:
+    if not source.exists():
+        raise InputError(f"{source}: no such folder or file")
+    root, place = source.resolve(), out.resolve()
+    if place == root or (root.is_dir() and place.is_relative_to(root)):
+        raise InputError(f"--out {out}: lies in the source, where nothing is changed; name a folder outside of it")
+    if root.is_relative_to(place / WAVS):
+        raise InputError(f"{source}: lies in {out / WAVS}, which is written anew; name another --out")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file; name a folder")
+    ours = (_read_note(out) or {}).get("made_by") == MADE_BY or (out / NAME).is_file()
+    others = [path.name for path in out.glob("*_manifest.json")] + [path.name for path in out.glob(STATE)]
+    if others and not ours:
+        raise InputError(f"--out {out}: holds another corpus ({others[0]}); name a new folder")
+
+
+def _read_note(folder: Path) -> dict | None:
+    try:
+        note = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return note if isinstance(note, dict) else None
+
+
+def _prepare(
+    store: CorpusStore, path: Path, prepared: Prepared, settings: Settings, workers: int, progress: bool
+) -> None:
+    out = prepared.folder
+    source = Source(
+        path,
+        store,
+        settings.columns,
+        settings.encoding,
+        settings.delimiter,
+        settings.pattern,
+        settings.labels,
+        settings.recipe,
+        scratch=out,
+        notes=prepared.notes,
+    )
+    store.list_files(source.root, out.resolve())
+    prepared.format = formats.detect(source) if settings.format == "auto" else settings.format
+    earlier = _read_note(out) or {}
+    same = earlier.get("split") == _split_settings(settings)
+    if same:
+        splits.remember(store, out)
+
+    _convert(source, prepared, settings, workers, progress)
+    if not store.value("SELECT count(*) FROM rows"):
+        advice = "expected recordings with texts; see --help"
+        if settings.format != "auto":
+            advice = f"expected the layout that --format {prepared.format} names; without --format, it is found out"
+        raise InputError(f"{path}: no row is found there (read as {prepared.format}); {advice}")
+    quality.find_in_corpus(store)
+    quality.find_unnamed(store, only_beside=path.is_file())
+    quality.decide(store, settings.drop)
+    prepared.rows = store.value("SELECT count(*) FROM rows WHERE number > 0")
+    if not store.value("SELECT count(*) FROM rows WHERE fate = 'kept'"):
+        raise InputError(f"{path}: none of its {prepared.rows} rows can be used:\n{_reasons(store)}")
+    before = earlier.get("split_by", "") if same else ""
+    try:
+        prepared.split_by = splits.assign(store, settings.split, settings.shares, prepared.notes, before)
+    except InputError as error:
+        raise InputError(f"{path}: {error}\n{_reasons(store)}".strip()) from error
+
+    _write_manifests(store, prepared)
+    _count(store, prepared)
+    write_rows(store, prepared.rows_file)
+    write_page(store, prepared, settings.rule)
+    _remove_unused(store, out)
+    _write_note(store, prepared, settings)
+
+
+def _split_settings(settings: Settings) -> dict[str, object]:
+    return {"by": settings.split, "shares": dict(settings.shares)}
+
+
+def _reasons(store: CorpusStore) -> str:
+    reasons = store.select(
+        "SELECT kind, count(*), min(place), min(detail) FROM problems JOIN rows USING (number) WHERE number > 0 "
+        "AND done <> '' GROUP BY kind ORDER BY count(*) DESC LIMIT 5"
+    )
+    return "\n".join(
+        f"  {count} rows: {quality.KINDS[kind].title} ({place}{': ' + detail if detail else ''})"
+        for kind, count, place, detail in reasons
+    )
+
+
+# --- Entries to rows --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Waiting:
+    """An entry whose recording is at work: its id, its WAV, and a stamp that changes when the recording does."""
+
+    entry: Entry
+    recording: str
+    wav: str
+    stamp: str
+
+
+def _convert(source: Source, prepared: Prepared, settings: Settings, workers: int, progress: bool) -> None:
+    """Make every recording's WAV that isn't there yet; fill `rows` and `problems` with what is known of each row."""
+    out, store = prepared.folder, source.store
+    form = Form(out, settings.rate, settings.longest, settings.rule, settings.alphabet, settings.fix)
+    settled = hashlib.sha256(repr((form.rate, form.longest, form.fix)).encode()).hexdigest()[:8]
+    for number in range(256):
+        (out / WAVS / f"{number:02x}").mkdir(parents=True, exist_ok=True)
+    waiting: dict[int, _Waiting] = {}
+    at_work: Counter[str] = Counter()
+
+    def jobs() -> Iterator[list[MeasureJob]]:
+        some: list[MeasureJob] = []
+        for number, entry in enumerate(formats.read(source, prepared.format), 1):
+            one = _identified(entry, settled)
+            # Two rows may name one recording, and it is made once.
+            known = bool(entry.problem) or at_work[one.recording] or _is_known(store, form, one)
+            sound = "" if known else entry.audio
+            some.append(MeasureJob(number, sound, one.wav, entry.text, entry.start, entry.seconds, entry.channel))
+            at_work[one.recording] += 1
+            waiting[number] = replace(one, entry=replace(entry, audio=""))  # bytes need not wait along
+            if len(some) == CHUNK:
+                yield some
+                some = []
+        yield some
+
+    total = store.value("SELECT count(*) FROM files WHERE kind = 'audio'") or None
+    unsaved = 0
+    with tqdm(desc="recordings", total=total, unit="file", delay=1, disable=not progress) as bar:
+        for outcomes in convert_all(jobs(), form, workers):
+            for outcome in outcomes:
+                one = waiting.pop(outcome.number)
+                at_work[one.recording] -= 1
+                if not at_work[one.recording]:
+                    del at_work[one.recording]
+                _keep(store, outcome, one)
+            bar.update(len(outcomes))
+            unsaved += len(outcomes)
+            if unsaved >= 2_000:  # what an interruption may cost
+                store.db.commit()
+                unsaved = 0
+        bar.total = bar.n  # there may be recordings that no row names
+        bar.refresh()
+    store.db.commit()
+
+
+def _identified(entry: Entry, settled: str) -> _Waiting:
+    part = f"{entry.name}\0{entry.start}\0{entry.seconds}\0{entry.channel}"
+    recording = hashlib.sha256(part.encode()).hexdigest()[:12]
+    stem = os.path.splitext(os.path.basename(entry.name))[0]
+    readable = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", stem))[-40:].strip("_.") or "recording"
+    stamp = ""
+    if isinstance(entry.audio, bytes):
+        stamp = hashlib.blake2b(entry.audio, digest_size=16).hexdigest()
+    elif entry.audio:
+        try:
+            status = os.stat(entry.audio)
+            stamp = f"{status.st_size}-{status.st_mtime_ns}"
+        except OSError:  # reading it will say what is wrong
+            stamp = "gone"
+    return _Waiting(entry, recording, f"{WAVS}/{recording[:2]}/{readable}-{recording}.wav", f"{stamp}-{settled}")
+
+
+def _is_known(store: CorpusStore, form: Form, one: _Waiting) -> bool:
+    """Whether a recording has been made already, by this run (another row names it too) or an earlier one."""
+    query = "SELECT wav, seconds FROM recordings WHERE id = ? AND stamp = ?"
+    row = store.db.execute(query, (one.recording, one.stamp)).fetchone()
+    return bool(row) and audio.wav_samples(form.folder / row[0]) == round(row[1] * form.rate)
+
+
+def _keep(store: CorpusStore, outcome: Outcome, one: _Waiting) -> None:
+    """Put a row, its recording and its problems where they belong."""
+    entry, measures = one.entry, outcome.measures
+    problem, detail = (entry.problem, entry.detail) if entry.problem else (outcome.problem, outcome.detail)
+    if not problem and measures:
+        store.insert("recordings", [(one.recording, one.stamp, one.wav, *measures.values())], replace=True)
+    elif not problem:
+        made = store.db.execute("SELECT * FROM recordings WHERE id = ?", (one.recording,)).fetchone()
+        measures = Measures(*made[3:]) if made else None
+        if not made:  # the row before that names it could not be used
+            query = "SELECT kind, detail FROM problems JOIN rows USING (number) WHERE recording = ? LIMIT 1"
+            problem, detail = store.db.execute(query, (one.recording,)).fetchone()
+    problems = [(kind, found, done) for kind, (found, done) in outcome.doubts.items()]
+    problems += [(entry.doubt, "", "")] if entry.doubt else []
+    seconds = pace = digest = None
+    if problem:
+        problems.append((problem, detail, ""))
+    elif measures:
+        problems += quality.problems_of(outcome.text, measures)
+        seconds, pace, digest = measures.seconds, quality.pace(outcome.text, measures), measures.digest
+    row = (entry.place, entry.name, entry.text, outcome.text, entry.speaker, entry.split, one.recording)
+    store.insert("rows", [(outcome.number, *row, seconds, pace, digest, None, None)])
+    store.insert("problems", [(outcome.number, *found) for found in problems])
+
+
+# --- What comes of it -------------------------------------------------------------------------------------------------
+
+
+def _write_manifests(store: CorpusStore, prepared: Prepared) -> None:
+    """Write the four manifests. Speakers are named where no two splits share one: else a test for that would fail."""
+    shared = (
+        "SELECT count(*) FROM (SELECT speaker FROM rows WHERE fate = 'kept' AND speaker <> '' "
+        "GROUP BY speaker HAVING count(DISTINCT split) > 1)"
+    )
+    named = not store.value(shared)
+    folder = prepared.folder
+    query = (
+        "SELECT wav, rows.seconds, text, speaker FROM rows JOIN recordings ON recordings.id = recording "
+        "WHERE fate = 'kept' AND split IN ({}) ORDER BY number"
+    )
+    for name, parts in {"train": "'train'", "dev": "'dev'", "train_all": "'train', 'dev'", "test": "'test'"}.items():
+        utterances = (
+            {"audio_filepath": str(folder / wav), "duration": seconds, "text": text}
+            | ({"speaker": speaker} if named and speaker else {})
+            for wav, seconds, text, speaker in store.select(query.format(parts))
+        )
+        manifest.write_manifest(prepared.manifest(name), utterances)
+
+
+def _count(store: CorpusStore, prepared: Prepared) -> None:
+    prepared.fates = dict(store.select("SELECT fate, count(*) FROM rows WHERE number > 0 GROUP BY fate"))
+    for split in splits.SPLITS:
+        utterances, seconds, speakers = store.db.execute(
+            "SELECT count(*), sum(seconds), count(DISTINCT nullif(speaker, '')) FROM rows "
+            "WHERE fate = 'kept' AND split = ?",
+            (split,),
+        ).fetchone()
+        prepared.splits[split] = {"utterances": utterances, "seconds": round(seconds, 2), "speakers": speakers}
+    by_kind = dict(store.select("SELECT kind, count(*) FROM problems GROUP BY kind"))
+    prepared.problems = {kind: by_kind[kind] for kind in quality.KINDS if kind in by_kind}
+    prepared.fixed = dict(store.select("SELECT kind, count(*) FROM problems WHERE done LIKE 'fixed%' GROUP BY kind"))
+    in_train = quality.count_letters(store, "fate = 'kept' AND split = 'train'")[1]
+    in_all: Counter[str] = in_train + quality.count_letters(store, "fate = 'kept' AND split <> 'train'")[1]
+    prepared.labels = sorted({*in_all, " "})
+    if unseen := sorted(set(in_all) - set(in_train)):
+        prepared.notes.append(f"letters that stand only in dev or test, and so can't be learned: {' '.join(unseen)}")
+    few = prepared.splits["train"]["speakers"]
+    if prepared.split_by == "speaker" and few < 5:
+        prepared.notes.append(
+            f"{few} speaker{'s' * (few > 1)} to train on: expect a high WER on the others; --split utterance tests "
+            "known voices"
+        )
+
+
+def _remove_unused(store: CorpusStore, out: Path) -> None:
+    """Remove the WAVs that no manifest names."""
+    used = "SELECT recording FROM rows WHERE fate = 'kept'"
+    for (wav,) in store.select(f"SELECT wav FROM recordings WHERE id NOT IN ({used})"):
+        (out / wav).unlink(missing_ok=True)
+
+
+def _write_note(store: CorpusStore, prepared: Prepared, settings: Settings) -> None:
+    rates = dict(
+        store.select(
+            "SELECT rate, sum(rows.seconds) FROM rows JOIN recordings ON recordings.id = recording "
+            "WHERE fate = 'kept' GROUP BY rate ORDER BY rate"
+        )
+    )
+    note = {
+        "name": prepared.folder.name,
+        "made_by": MADE_BY,
+        "utterances": {f"{split}_manifest.json": int(part["utterances"]) for split, part in prepared.splits.items()},
+        "recordings": prepared.fates["kept"],
+        "problems": prepared.problems,
+        "format": prepared.format,
+        "rule": str(settings.rule),
+        "sample_rate": settings.rate,
+        "source_rates": {str(rate): round(seconds, 1) for rate, seconds in rates.items()},
+        "labels": prepared.labels,
+        "split": _split_settings(settings),
+        "split_by": prepared.split_by,
+    }
+    write_if_changed(prepared.folder / STATE, json.dumps(note, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,442 @@
+# ruff: noqa: SIM905 (lists of words read better as text)
+"""Tables of recordings and transcripts as people have them: CSV, TSV, JSON, in any encoding and with any columns.
+
+A table is read line by line, so memory doesn't grow with it. What a file is (encoding, delimiter, quotes, header,
+which column has what) is found out from the file, and said.
+"""
+
+import codecs
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from asr_with_nemo.errors import InputError
+
+SUFFIXES = {".csv", ".tsv", ".psv", ".jsonl", ".ndjson", ".json", ".txt", ".lst", ".list"}
+LISTS = {".txt", ".lst", ".list"}
+"""Suffixes of those that need not be tables."""
+DELIMITERS = ("\t", "|", ";", ",")
+SAMPLE = 200  # rows by which a table is judged
+CELL = 10_000_000  # characters; a cell is longer only where a quote was never closed
+ROLES: dict[str, tuple[str, ...]] = {
+    "audio": (
+        "audio_filepath audio_path audio_file audiofile wav_filename wav_path wav_file file_name filename filepath "
+        "file_path path file audio wav clip clip_path recording sound utterance_id utt_id uttid id key name"
+    ).split(),
+    "text": (
+        "normalized_text normalised_text normalized_transcription sentence text transcript transcription transcripts "
+        "words utterance word label labels keyword command content caption prompt orthographic raw_text "
+        "raw_transcription"
+    ).split(),
+    "speaker": "speaker speaker_id speakerid speaker_name spk spk_id client_id user_id user reader voice actor".split(),
+    "split": "split subset set partition".split(),
+    "start": "offset start start_time begin".split(),
+    "end": "end end_time stop".split(),
+    "seconds": "duration seconds length".split(),
+}
+"""What a column can be for, and the names by which it is known, the surest first."""
+Cells = dict[str, object]
+"""Column → value: text, or what JSON has."""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of a table.
+
+    Attributes:
+        line: the number of its first line, from 1.
+        cells: column → value.
+        doubt: "encoding" where it wasn't UTF-8, "broken" where it isn't a row of this table (then `cells` is empty).
+        detail: what is wrong.
+    """
+
+    line: int
+    cells: Cells
+    doubt: str = ""
+    detail: str = ""
+
+
+@dataclass
+class Table:
+    """A table, and what was found out about it.
+
+    Attributes:
+        path: the file.
+        encoding: by which it is read; lines that aren't UTF-8 are read as Windows-1252.
+        delimiter: between columns; "" for JSON, " " where a file name comes first and the rest is the text.
+        quoted: whether quotes hold cells together, in which delimiters and ends of lines may stand.
+        columns: names; numbers from 1 where the file has no header.
+        has_header: whether its first row has the names.
+        roles: "audio", "text", "speaker"... → column.
+    """
+
+    path: Path
+    encoding: str = "utf-8"
+    delimiter: str = ""
+    quoted: bool = True
+    columns: list[str] = field(default_factory=list)
+    has_header: bool = True
+    roles: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        named = ", ".join(f"{role}: {column}" for role, column in self.roles.items())
+        kind = {"\t": "tabs", "": "JSON", " ": "a name and a text"}.get(self.delimiter, f"{self.delimiter!r}")
+        return f"{self.path.name} ({kind}, {'a' if self.has_header else 'no'} header; {named})"
+
+
+# --- Lines ------------------------------------------------------------------------------------------------------------
+
+
+def encoding_of(path: Path) -> str:
+    """The encoding that a file's first bytes tell; UTF-8 where they tell none."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start.startswith(codecs.BOM_UTF8):
+        return "utf-8-sig"
+    return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
+
+
+class Lines:
+    """The lines of a text file with their ends, decoded one by one.
+
+    Attributes:
+        number: of the line that was given last, from 1.
+    """
+
+    def __init__(self, path: Path, encoding: str):
+        self.path, self.encoding = path, encoding
+        self.number = 0
+        self._foreign = False
+
+    def doubt(self) -> str:
+        """ "encoding" if a line since the last call wasn't of the encoding and was read as Windows-1252, else ""."""
+        doubt, self._foreign = "encoding" if self._foreign else "", False
+        return doubt
+
+    def __iter__(self) -> Iterator[str]:
+        if self.encoding == "utf-16":
+            with open(self.path, encoding="utf-16", errors="replace", newline="\n") as file:
+                for line in file:
+                    yield from self._ended(line)
+            return
+        with open(self.path, "rb") as file:
+            if self.encoding == "utf-8-sig":
+                file.read(len(codecs.BOM_UTF8))
+            for raw in file:
+                yield from self._ended(self._decoded(raw))
+
+    def _decoded(self, raw: bytes) -> str:
+        try:
+            return raw.decode("utf-8" if self.encoding == "utf-8-sig" else self.encoding)
+        except UnicodeDecodeError:
+            self._foreign = True
+        try:
+            return raw.decode("cp1252")
+        except UnicodeDecodeError:
+            return raw.decode("latin-1")
+
+    def _ended(self, line: str) -> Iterator[str]:
+        # A carriage return alone ends a line too: old Macs wrote so, and so do tables with more ends than they need.
+        for part in line.rstrip("\r\n").replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+            self.number += 1
+            yield part.replace("\0", "") + "\n"
+
+
+# --- What a table is --------------------------------------------------------------------------------------------------
+
+
+def inspect(
+    path: Path,
+    is_audio: Callable[[str], bool],
+    encoding: str = "",
+    delimiter: str = "",
+    columns: Mapping[str, str] | None = None,
+) -> Table:
+    """Find out what a table is, and which of its columns has what.
+
+    Args:
+        path: the table.
+        is_audio: whether a cell leads to a recording.
+        encoding, delimiter: what the user knows better.
+        columns: role → a column's name, or its number from 1, where the user knows better.
+
+    Raises:
+        InputError: the file can't be read or is no such table, or it has no column of recordings or of texts.
+    """
+    try:
+        codecs.lookup(encoding or "utf-8")
+        table = Table(path, encoding or encoding_of(path))
+        first = next((line.lstrip()[:1] for line in Lines(path, table.encoding) if line.strip()), "")
+    except LookupError as error:
+        raise InputError(f"--encoding {encoding}: Python knows no such encoding") from error
+    except OSError as error:
+        raise InputError(f"{path}: can't be read as a table ({error.strerror})") from error
+    if not first:
+        raise InputError(f"{path}: the table is empty")
+    with open(path, "rb") as file:
+        if table.encoding != "utf-16" and b"\0" in file.read(4096) and "16" not in encoding and "32" not in encoding:
+            raise InputError(f"{path}: not a table, nor any text; expected CSV, TSV or JSON")
+    if path.suffix.lower() in (".jsonl", ".ndjson", ".json") or first in "{[":
+        table.columns = list(dict.fromkeys(key for row in islice(_read_json(table), SAMPLE) for key in row.cells))
+    else:
+        _find_delimiter(table, delimiter, is_audio)
+    sample = [row.cells for row in islice(read(table), SAMPLE) if row.doubt != "broken"]
+    table.roles = named_roles(table, columns or {})
+    for role in ROLES:
+        if role not in table.roles and (column := _guess(role, table, sample, is_audio)):
+            table.roles[role] = column
+    for role, what in (("audio", "recordings"), ("text", "texts")):
+        if role not in table.roles:
+            first = sample[0] if sample and not table.has_header else {}
+            there = ", ".join(f"{name} ({first[name]!r})" if first.get(name) else repr(name) for name in table.columns)
+            raise InputError(
+                f"{path}: no column of {what} is found; it has {there or 'none'}. Name it with --{role}-column, by its "
+                "name or its number"
+            )
+    return table
+
+
+def _find_delimiter(table: Table, given: str, is_audio: Callable[[str], bool]) -> None:
+    """Set delimiter, quotes, header and columns.
+
+    A delimiter is the better the more rows have a cell that leads to a recording, then the more have the same width.
+    """
+    lines = list(islice(Lines(table.path, table.encoding), SAMPLE))
+    given = {"tab": "\t", "\\t": "\t"}.get(given, given)
+    if len(given) > 1 or given in ('"', "\r", "\n"):
+        raise InputError(f"--delimiter {given!r}: expected one sign, such as ; or |, or the word tab")
+    best, most = (",", 1), (0.0, 0.0)
+    for delimiter in [given] if given else DELIMITERS:
+        for quoted in (True, False):
+            rows = [row for row in _records(lines, delimiter, quoted) if any(row)]
+            widths = Counter(map(len, rows))
+            width, count = max(widths.items(), key=lambda item: (item[0] > 1, item[1]), default=(1, 0))
+            leading = sum(len(row) > 1 and any(map(is_audio, row)) for row in rows)
+            score = (round(leading / max(1, len(rows)), 1), count / max(1, len(rows)) if width > 1 else 0.0)
+            if score > most:  # a tie goes to the rarer sign
+                best, most = (delimiter, width), score
+    table.delimiter, width = best
+    names = [_name_and_text(line) for line in lines if line.strip()]
+    named = sum(len(name) == 2 and is_audio(name[0]) for name in names)
+    if not given and named > max(most[0] * len(names), len(names) / 2):
+        table.delimiter, table.has_header, table.columns = " ", False, ["1", "2"]
+        return
+    table.quoted = _has_quotes(table, width)
+    rows = [row for row in _records(lines, table.delimiter, table.quoted) if any(row)]
+    first, *rest = [row for row in rows if not _is_remark(row, width)] or [[]]
+    table.has_header = _is_header(first, rest, is_audio)
+    if table.has_header:
+        seen: Counter[str] = Counter()
+        for name in first:
+            seen[name] += 1
+            table.columns.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    else:
+        table.columns = [str(number) for number in range(1, width + 1)]
+
+
+def _name_and_text(line: str) -> list[str]:
+    """A file's name and the text behind it: `a0001 the text`, `a0001: the text`."""
+    name, *text = line.split(maxsplit=1)
+    return [name.rstrip(":"), *text]
+
+
+def _is_remark(cells: Sequence[str], width: int) -> bool:
+    """Whether a line above a table's first row says what the table is."""
+    return len(cells) == 1 < width
+
+
+def _records(lines: Iterator[str] | Sequence[str], delimiter: str, quoted: bool) -> Iterator[list[str]]:
+    csv.field_size_limit(CELL)
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, skipinitialspace=delimiter != "\t")
+    while True:
+        try:
+            yield [cell.strip() for cell in next(reader)]
+        except StopIteration:
+            return
+        except csv.Error:  # a cell without end; the next line is a row again
+            yield []
+
+
+def _has_quotes(table: Table, width: int) -> bool:
+    """Whether more rows have the right width with quotes than without: in Common Voice, say, a quote is just a sign."""
+    right = {
+        quoted: sum(len(row) == width for row in _records(Lines(table.path, table.encoding), table.delimiter, quoted))
+        for quoted in (True, False)
+    }
+    return right[True] >= right[False]
+
+
+def _is_header(first: Sequence[str], rest: Sequence[Sequence[str]], is_audio: Callable[[str], bool]) -> bool:
+    names = {name for known in ROLES.values() for name in known}
+    known = sum(plain(cell) in names for cell in first)
+    if any(map(is_audio, first)):
+        return known > 1  # recordings may be called "text" and "path", but not in one row
+    # In a table of recordings, a first row that leads to none has names.
+    return bool(known) or any(is_audio(cell) for row in rest for cell in row)
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "_", name.casefold()).strip("_")
+
+
+def named_roles(table: Table, given: Mapping[str, str]) -> dict[str, str]:
+    roles = {}
+    for role, column in given.items():
+        number = int(column) if column.isdecimal() else 0
+        if column in table.columns:
+            roles[role] = column
+        elif 1 <= number <= len(table.columns):
+            roles[role] = table.columns[number - 1]
+        else:
+            there = ", ".join(map(repr, table.columns))
+            raise InputError(f"{table.path}: has no column {column!r} (--{role}-column); it has {there}")
+    return roles
+
+
+def _guess(role: str, table: Table, sample: Sequence[Cells], is_audio: Callable[[str], bool]) -> str:
+    """The column that has a role: by its name, and by what stands in it; "" for none."""
+    free = [column for column in table.columns if column not in table.roles.values()]
+    by_name = [column for name in ROLES[role] for column in free if plain(column) == name]
+    values = {column: [value for row in sample if (value := as_text(row.get(column)))] for column in free}
+    if role == "audio":
+        leads = {column: sum(map(is_audio, values[column])) for column in free}
+        surest = max(free, key=lambda column: (leads[column], column in by_name), default="")
+        by_name = [column for column in by_name if leads[column]] or by_name
+        # None of them is there: then it is the column by its name, and each row will say so.
+        return next(iter(by_name), surest if surest and leads[surest] else "")
+    if role != "text":
+        return next(iter(by_name), "") if table.has_header else ""
+    by_name = [column for column in by_name if values[column]]
+    if by_name:
+        return by_name[0]
+    others = [column for column in free if values[column]]
+    others = [column for column in others if sum(map(is_audio, values[column])) < len(values[column]) / 2]
+    letters = {column: sum(map(_letters, values[column])) / len(values[column]) for column in others}
+    # Where a text stands twice, as in LJSpeech, the later one is the one with its numbers spelled out.
+    longest = max(letters.values(), default=0)
+    return next((column for column in reversed(others) if letters[column] >= 0.95 * longest), "")
+
+
+def _letters(value: str) -> int:
+    return sum(map(str.isalpha, value))
+
+
+def as_text(value: object) -> str:
+    """A cell as text; a recording that stands there as Hugging Face writes it, {"path": ...}, as its path."""
+    if isinstance(value, dict):
+        value = value.get("path")
+    if value is None or isinstance(value, bool) or value != value:
+        return ""
+    return str(value).strip()
+
+
+# --- Rows -------------------------------------------------------------------------------------------------------------
+
+
+def read(table: Table) -> Iterator[TableRow]:
+    """The rows of a table, in their order; empty lines are left out."""
+    return _read_json(table) if not table.delimiter else _read_columns(table)
+
+
+def _read_columns(table: Table) -> Iterator[TableRow]:
+    lines = Lines(table.path, table.encoding)
+    if table.delimiter == " ":
+        records: Iterator[list[str]] = (_name_and_text(line) if line.strip() else [] for line in lines)
+    else:
+        records = _records(iter(lines), table.delimiter, table.quoted)
+    width, line = len(table.columns), 1
+    is_text_last = table.roles.get("text") == table.columns[-1]
+    skip = table.has_header
+    for cells in records:
+        number, line = line, lines.number + 1
+        doubt = lines.doubt()
+        if not any(cells):
+            continue
+        if skip:
+            skip = _is_remark(cells, width)
+            continue
+        cells = [cell.strip() for cell in cells]
+        while len(cells) > width and not cells[-1]:
+            cells.pop()
+        if len(cells) > width and is_text_last:  # a comma in a text that stands in no quotes
+            cells = [*cells[: width - 1], f"{table.delimiter} ".join(cells[width - 1 :])]
+        if len(cells) > width or (len(cells) == 1 and width > 1):
+            shown = table.delimiter.join(cells)[:80]
+            yield TableRow(number, {}, "broken", f"{len(cells)} columns where {width} were expected: {shown}")
+            continue
+        yield TableRow(number, dict(zip(table.columns, cells, strict=False)), doubt)
+
+
+def _read_json(table: Table) -> Iterator[TableRow]:
+    """JSON lines, one JSON list of objects, or one object of name → transcript."""
+    lines = Lines(table.path, table.encoding)
+    first = next((line for line in Lines(table.path, table.encoding) if line.strip()), "").strip()
+    if first.startswith("["):
+        yield from _read_json_list(lines)
+    elif table.path.suffix.lower() == ".json" and not _is_json_row(first):
+        yield from _read_json_object(table)
+    else:
+        for line in lines:
+            if line.strip():
+                doubt = lines.doubt()
+                try:
+                    cells = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    yield TableRow(lines.number, {}, "broken", f"not JSON ({error}): {line.strip()[:80]}")
+                    continue
+                yield _json_row(lines.number, cells, doubt)
+
+
+def _is_json_row(line: str) -> bool:
+    try:
+        cells = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(cells, dict) and bool({plain(name) for name in cells} & set(ROLES["audio"]))
+
+
+def _read_json_object(table: Table) -> Iterator[TableRow]:
+    """One object for the whole table, name → transcript or name → an object; unlike the others it is held in memory."""
+    try:
+        content = json.loads("".join(Lines(table.path, table.encoding)))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{table.path}: can't be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{table.path}: expected JSON objects, one a line, or a list of them")
+    for number, (name, value) in enumerate(content.items(), 1):
+        yield _json_row(number, {"name": name} | (value if isinstance(value, dict) else {"text": value}))
+
+
+def _json_row(line: int, cells: object, doubt: str = "") -> TableRow:
+    if isinstance(cells, dict):
+        return TableRow(line, cells, doubt)
+    return TableRow(line, {}, "broken", f"not a JSON object: {str(cells)[:80]}")
+
+
+def _read_json_list(lines: Lines) -> Iterator[TableRow]:
+    decoder = json.JSONDecoder()
+    rest, started = "", False
+    for line in lines:
+        rest += line
+        if not started and "[" in rest:
+            rest, started = rest.partition("[")[2], True
+        while started and (start := rest.lstrip(" \t\r\n,")):
+            if start[0] == "]":
+                return
+            try:
+                cells, end = decoder.raw_decode(start)
+            except (ValueError, RecursionError):
+                if len(start) > CELL:
+                    yield TableRow(lines.number, {}, "broken", f"not JSON: {start[:80]}")
+                    return
+                break  # goes on in the next line
+            rest = start[end:]
+            yield _json_row(lines.number, cells)
+    if rest.strip(" \t\r\n,"):
+        yield TableRow(lines.number, {}, "broken", f"not JSON, or cut short: {rest.strip()[:80]}")

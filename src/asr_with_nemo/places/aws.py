@@ -1,0 +1,616 @@
+"""A GPU machine of AWS's for the course: started, found again, reached by SSH, stopped and terminated.
+
+What one launch makes carries the tag `TAG` with its name as the value, by which the other calls find it. Nothing runs
+on unnoticed: an interrupted launch ends what it has started, and an instance terminates itself after its hours.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    WaiterError,
+)
+from botocore.parsers import ResponseParserError
+
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.places.plan import (
+    ALIVE,
+    LAUNCH_TAG,
+    PORT,
+    TAG,
+    Plan,
+    Settings,
+    aws_tags,
+    check_settings,
+    describe_plan,
+    load_settings,
+    tags,
+)
+from asr_with_nemo.places.repository import SETTING, is_placeholder, repository_url
+
+ADDRESS_SERVICE = "https://checkip.amazonaws.com"  # AWS's own; answers with the caller's address
+_SIGN_IN = "the credentials are not valid, or not any more. `aws configure`, or `aws sso login`, gives new ones"
+_QUOTA = (
+    "the account's quota for such machines is used up; new accounts start at 0. Ask AWS for more (Service Quotas, EC2, "
+)
+REFUSALS = {
+    "AuthFailure": _SIGN_IN,
+    "InvalidClientTokenId": _SIGN_IN,
+    "RequestExpired": _SIGN_IN,
+    "ExpiredToken": _SIGN_IN,
+    "UnauthorizedOperation": "this account may not do that. Ask who manages it for the right that is named below",
+    "OptInRequired": "the account has not subscribed to this image. Accept its terms once, at\n    {page}\n"
+    "It takes a click and some minutes, and costs nothing on top of the machine. Then the same command again",
+    "VcpuLimitExceeded": f"{_QUOTA}'Running On-Demand G and VT instances'), or take another region (--region)",
+    "MaxSpotInstanceCountExceeded": f"{_QUOTA}'All G and VT Spot Instance Requests'), or leave out --spot",
+    "InsufficientInstanceCapacity": "AWS has no such machine left there right now. Try again, or another --region or "
+    "--instance-type",
+    "InvalidAMIID.NotFound": "there is no such image in this region; images have another id in each. Without --ami, "
+    "NVIDIA's newest is looked up",
+    "InvalidAMIID.Malformed": "that is no image's id; one looks like ami-0123456789abcdef0",
+    "Unsupported": "this machine is not to be had so. Another --instance-type or --region may be",
+    "PendingVerification": "AWS is still looking into this account; that takes minutes to hours after it was opened",
+}
+"""What to do where AWS says no, by the code of its answer."""
+
+
+@dataclass
+class Cloud:
+    """One account in one region."""
+
+    region: str | None = None
+    profile: str | None = None
+    settings: Settings = field(default_factory=load_settings)
+    say: Callable[[str], None] = print
+
+    def __post_init__(self):
+        try:
+            self._session = boto3.Session(profile_name=self.profile, region_name=self.region)
+            self._ec2 = self._session.client("ec2")
+        except ProfileNotFound as error:
+            raise InputError(f"{error}; `aws configure list-profiles` lists those that are there") from error
+        except NoRegionError as error:
+            raise InputError("no region: give --region, say us-east-1, or set AWS_DEFAULT_REGION") from error
+        self.region = self._session.region_name
+
+    # --- Looking ---
+
+    def instances(self, name: str | None = None) -> list[dict]:
+        """The course's instances that are not terminated, the youngest last; `name`: only the one of that name."""
+        filters = [{"Name": "instance-state-name", "Values": list(ALIVE)}]
+        filters.append({"Name": f"tag:{TAG}", "Values": [name]} if name else {"Name": "tag-key", "Values": [TAG]})
+        with self.explained("DescribeInstances"):
+            pages = self._ec2.get_paginator("describe_instances").paginate(Filters=filters)
+            found = [i for page in pages for reservation in page["Reservations"] for i in reservation["Instances"]]
+        return sorted(found, key=lambda instance: instance["LaunchTime"])
+
+    def the_instance(self, name: str) -> dict:
+        """The instance of a name.
+
+        Raises:
+            InputError: there is none, or more than one.
+        """
+        found = self.instances(name)
+        if not found:
+            others = sorted({tags(instance)[TAG] for instance in self.instances()})
+            raise InputError(
+                f"no instance {name!r} in {self.region}; "
+                + (f"there are {', '.join(others)} (--name)" if others else "nothing of the course's is there at all")
+            )
+        if len(found) > 1:
+            ids = ", ".join(instance["InstanceId"] for instance in found)
+            raise InputError(f"{len(found)} instances are called {name!r} ({ids}); end all but one in AWS's console")
+        return found[0]
+
+    # --- Launching ---
+
+    def check_gpu(self, instance_type: str | None, force: bool = False) -> None:
+        """Make sure that today's container runs on an instance type's GPU, as far as configs/aws.yaml knows it.
+
+        Raises:
+            InputError: the GPU is too old, and `force` is not set.
+        """
+        instance_type = instance_type or self.settings.instance_type
+        family = self.settings.family(instance_type)
+        if family and not family.fits and not force:
+            good = [f.example for f in self.settings.families.values() if f.fits][:3]
+            raise InputError(
+                f"{instance_type} has a {family.gpu}, of the architecture {family.architecture} (compute capability "
+                f"{family.capability}). Today's CUDA, and PyTorch with it, no longer run on that GPU, and neither does "
+                f"NVIDIA's container. Take {', '.join(good[:-1])} or {good[-1]} (`launch_aws.py types` lists more). "
+                "With --force it is started all the same, and the course runs on its CPU"
+            )
+
+    def stopped(self, name: str) -> dict | None:
+        """The stopped instance of a name, if there is one.
+
+        Raises:
+            InputError: there is one that is not stopped.
+        """
+        found = self.instances(name)
+        running = [instance for instance in found if instance["State"]["Name"] != "stopped"]
+        if running:
+            raise InputError(
+                f"there is one already: {describe_plan(running[-1])}. `connect` leads to it, `terminate` ends it; "
+                "another one beside it needs another --name"
+            )
+        return found[-1] if found else None
+
+    def plan(
+        self,
+        *,
+        name: str,
+        instance_type: str | None = None,
+        ami: str | None = None,
+        spot: bool = False,
+        disk: int | None = None,
+        max_hours: float | None = None,
+        extra_tags: Mapping[str, str] | None = None,
+        key_name: str = TAG,
+        key_file: Path | None = None,
+        repository: str | None = None,
+        address: str | None = None,
+        force: bool = False,
+    ) -> Plan:
+        """Ask everything that a launch needs to know; makes nothing.
+
+        Raises:
+            InputError: an answer rules the launch out, with what to do about it.
+        """
+        self.check_gpu(instance_type, force)
+        instance_type = instance_type or self.settings.instance_type
+        family = self.settings.family(instance_type)
+        repository = repository or repository_url()
+        if is_placeholder(repository):
+            raise InputError(
+                f"{SETTING} is still {repository}: put the address of your copy there, from which the instance "
+                "clones the course, or give it with --repository"
+            )
+        self._check_offered(instance_type)
+        return Plan(
+            name=name,
+            instance_type=instance_type,
+            spot=spot,
+            disk=disk or self.settings.disk,
+            max_hours=self.settings.max_hours if max_hours is None else max_hours,
+            tags=extra_tags or {},
+            key_name=key_name,
+            key_file=key_file or Path.home() / ".ssh" / f"{key_name}.pem",
+            repository=repository,
+            image=self._image(ami),
+            address=check_settings(address) if address else own_address(),
+            region=self.region,
+            price=self.price(instance_type),
+            unused_gpu=family.gpu if family and not family.fits else None,
+        )
+
+    def _check_offered(self, instance_type: str) -> None:
+        with self.explained("DescribeInstanceTypeOfferings"):
+            found = self._ec2.describe_instance_type_offerings(
+                LocationType="region", Filters=[{"Name": "instance-type", "Values": [instance_type]}]
+            )["InstanceTypeOfferings"]
+        if not found:
+            examples = ", ".join(f.example for f in self.settings.families.values() if f.fits)
+            raise InputError(
+                f"AWS offers no instance type {instance_type!r} in {self.region}. Types that fit: {examples}; not each "
+                "region has each (--region)"
+            )
+
+    def _image(self, ami: str | None) -> dict:
+        wanted = self.settings.image
+        with self.explained("DescribeImages"):
+            if ami:
+                images = self._ec2.describe_images(ImageIds=[ami])["Images"]
+            else:
+                filters = {"name": wanted["name"], "architecture": "x86_64", "state": "available"}
+                images = self._ec2.describe_images(
+                    Owners=[wanted["owner"]],
+                    Filters=[{"Name": key, "Values": [value]} for key, value in filters.items()],
+                )["Images"]
+        if not images:
+            raise InputError(
+                f"no image {ami or wanted['name']!r} is to be seen in {self.region}. NVIDIA's is on AWS Marketplace: "
+                f"{wanted['page']}. Take another --region, or another image with Docker and NVIDIA's driver (--ami)"
+            )
+        return max(images, key=lambda image: image.get("CreationDate", ""))
+
+    def price(self, instance_type: str) -> str | None:
+        """What AWS's pricing API says that an hour costs on demand; None where it says nothing."""
+        wanted = {
+            "instanceType": instance_type,
+            "regionCode": self.region,
+            "operatingSystem": "Linux",
+            "tenancy": "Shared",
+            "preInstalledSw": "NA",
+            "capacitystatus": "Used",
+        }
+        try:
+            # The API answers for all regions in this one.
+            answer = self._session.client("pricing", region_name="us-east-1").get_products(
+                ServiceCode="AmazonEC2",
+                Filters=[{"Type": "TERM_MATCH", "Field": key, "Value": value} for key, value in wanted.items()],
+            )
+            (product,) = answer["PriceList"]
+            (term,) = json.loads(product)["terms"]["OnDemand"].values()
+            (dimension,) = term["priceDimensions"].values()
+            amount = float(dimension["pricePerUnit"]["USD"])
+        except (BotoCoreError, ClientError, KeyError, ValueError):
+            return None
+        return f"{amount:.3f} USD an hour on demand, says AWS's pricing API; disk and traffic come on top"
+
+    def may_launch(self, plan: Plan) -> None:
+        """Ask AWS whether it would start such an instance, without doing so.
+
+        Raises:
+            InputError: it would not.
+        """
+        try:
+            self._ec2.run_instances(
+                DryRun=True, ImageId=plan.image["ImageId"], InstanceType=plan.instance_type, MinCount=1, MaxCount=1
+            )
+        except ClientError as error:
+            if code_of(error) != "DryRunOperation":  # which says: it would have
+                raise self._refusal("RunInstances", error) from error
+        except BotoCoreError as error:
+            raise self._no_answer("RunInstances", error) from error
+
+    def launch(self, plan: Plan) -> dict:
+        """Make what is missing, start the instance, wait until it runs, and return it.
+
+        A launch that is interrupted, or fails after the instance was started, terminates it.
+
+        Raises:
+            InputError: the key pair or the security group can't be used; AWS refuses.
+            KeyboardInterrupt: it was interrupted; what had been started is terminated.
+        """
+        self._key_pair(plan)
+        group = self._security_group(plan)
+        token = str(uuid.uuid4())
+        held = aws_tags(plan.all_tags() | {LAUNCH_TAG: token})
+        request = {
+            "ImageId": plan.image["ImageId"],
+            "InstanceType": plan.instance_type,
+            "KeyName": plan.key_name,
+            "SecurityGroupIds": [group],
+            "MinCount": 1,
+            "MaxCount": 1,
+            "ClientToken": token,
+            "UserData": plan.user_data(self.settings.image["user"]),
+            "BlockDeviceMappings": [plan.root_disk],
+            "TagSpecifications": [{"ResourceType": kind, "Tags": held} for kind in ("instance", "volume")],
+            "MetadataOptions": {"HttpTokens": "required"},
+            # With it, the timer on the instance ends the costs and not only the work.
+            "InstanceInitiatedShutdownBehavior": "terminate",
+        }
+        if plan.spot:
+            request["InstanceMarketOptions"] = {"MarketType": "spot"}
+        # From here on, something may run that costs. No signal cuts the request off from its answer.
+        with _Interruptions(self.say) as interruptions:
+            started = None
+            try:
+                with self.explained("RunInstances"):
+                    started = self._ec2.run_instances(**request)["Instances"][0]
+                self.say(f"started {started['InstanceId']}; waiting until it runs ...")
+                return self._wait_until_running(started["InstanceId"], interruptions)
+            except BaseException as error:
+                if started or not _is_refusal(error.__cause__):
+                    self._undo(token)
+                raise
+
+    def start(self, instance: Mapping[str, Any]) -> dict:
+        """Start a stopped instance again, and wait until it runs; interrupted, it is stopped again.
+
+        Raises:
+            InputError: AWS refuses.
+            KeyboardInterrupt: it was interrupted.
+        """
+        ids = [instance["InstanceId"]]
+        with _Interruptions(self.say) as interruptions:
+            with self.explained("StartInstances"):
+                self._ec2.start_instances(InstanceIds=ids)
+            try:
+                return self._wait_until_running(ids[0], interruptions)
+            except BaseException:
+                with self.explained("StopInstances"):
+                    self._ec2.stop_instances(InstanceIds=ids)
+                self.say(f"stopped {ids[0]} again")
+                raise
+
+    def _wait_until_running(self, instance_id: str, interruptions: "_Interruptions", seconds: float = 600) -> dict:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with self.explained("DescribeInstances"):
+                instance = self._by_id(instance_id)
+            interruptions.check()
+            state = instance["State"]["Name"] if instance else "pending"
+            if state == "running" and instance.get("PublicIpAddress"):
+                return instance
+            if state in ("shutting-down", "terminated"):
+                reason = instance.get("StateReason", {}).get("Message", "no reason given")
+                raise InputError(f"AWS ended {instance_id} before it ran: {reason}")
+            interruptions.wait(2)
+        raise InputError(f"{instance_id} did not run within {seconds / 60:.0f} minutes")
+
+    def _by_id(self, instance_id: str) -> dict | None:
+        try:
+            reservations = self._ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
+        except ClientError as error:
+            if code_of(error) == "InvalidInstanceID.NotFound":  # AWS has not spread the news yet
+                return None
+            raise
+        return reservations[0]["Instances"][0]
+
+    def _undo(self, token: str, tries: int = 5) -> None:
+        """Terminate what a launch has started, by the tag that its request carried."""
+        try:
+            for _ in range(tries):
+                found = self._ec2.describe_instances(Filters=[{"Name": f"tag:{LAUNCH_TAG}", "Values": [token]}])
+                ids = [i["InstanceId"] for r in found["Reservations"] for i in r["Instances"]]
+                if ids:
+                    self._ec2.terminate_instances(InstanceIds=ids)
+                    self.say(f"terminated {', '.join(ids)}: nothing of this launch runs on")
+                    return
+                time.sleep(1)
+        except (BotoCoreError, ClientError) as error:
+            self.say(
+                f"CAREFUL: an instance of this launch may be running, and AWS could not be asked to end it ({error}). "
+                f"When AWS answers again: `status` and `terminate`. The instance's tag {LAUNCH_TAG} is {token}"
+            )
+            return
+        self.say("no instance had been started")
+
+    def _key_pair(self, plan: Plan) -> None:
+        """Make the key pair, or make sure that the file here and the one in the account are the two halves of one."""
+        with self.explained("DescribeKeyPairs"):
+            found = self._ec2.describe_key_pairs(
+                Filters=[{"Name": "key-name", "Values": [plan.key_name]}], IncludePublicKey=True
+            )["KeyPairs"]
+        file = plan.key_file
+        if found and not file.exists():
+            raise InputError(
+                f"the account has a key pair {plan.key_name!r}, but its private half is not here ({file}): it was made "
+                "on another machine. Copy it from there, or take another name: --key-name"
+            )
+        if not file.exists():
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Made here, so that the private half never travels; ssh-keygen gives it the mode 0600.
+            _ssh_keygen("-q", "-t", "ed25519", "-N", "", "-C", plan.key_name, "-f", str(file))
+            file.with_name(file.name + ".pub").unlink()
+            self.say(f"made the key {file}")
+        elif file.stat().st_mode & 0o077:
+            file.chmod(0o600)
+        public = _ssh_keygen("-y", "-P", "", "-f", str(file)).split()[:2]
+        if found:
+            if found[0].get("PublicKey", "").split()[:2] not in ([], public):
+                raise InputError(
+                    f"the key pair {plan.key_name!r} in the account and {file} do not belong together. Take another "
+                    "name (--key-name) or another file (--key-file)"
+                )
+            return
+        with self.explained("ImportKeyPair"):
+            self._ec2.import_key_pair(
+                KeyName=plan.key_name,
+                PublicKeyMaterial=" ".join(public).encode(),
+                TagSpecifications=[{"ResourceType": "key-pair", "Tags": aws_tags({TAG: plan.name})}],
+            )
+
+    def _security_group(self, plan: Plan) -> str:
+        """The id of the group that lets in SSH from the caller's address, and nothing else."""
+        rule = {
+            "IpProtocol": "tcp",
+            "FromPort": 22,
+            "ToPort": 22,
+            "IpRanges": [{"CidrIp": f"{plan.address}/32", "Description": "who started the instance"}],
+        }
+        with self.explained("DescribeVpcs"):
+            vpcs = self._ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
+        if not vpcs:
+            raise InputError(f"{self.region} has no default network; `aws ec2 create-default-vpc` makes one")
+        found = self._groups(plan.name, vpcs[0]["VpcId"])
+        with self.explained("CreateSecurityGroup"):
+            if not found:
+                group = self._ec2.create_security_group(
+                    GroupName=_group_name(plan.name),
+                    Description="SSH from one address, for the course ASR with NeMo and W&B",
+                    VpcId=vpcs[0]["VpcId"],
+                    TagSpecifications=[{"ResourceType": "security-group", "Tags": aws_tags({TAG: plan.name})}],
+                )["GroupId"]
+            else:
+                group = found[0]["GroupId"]
+                if found[0]["IpPermissions"]:  # yesterday's address, or what somebody has added
+                    self._ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=found[0]["IpPermissions"])
+            self._ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])
+        return group
+
+    def _groups(self, name: str, vpc: str | None = None) -> list[dict]:
+        filters = {"group-name": _group_name(name), f"tag:{TAG}": name} | ({"vpc-id": vpc} if vpc else {})
+        with self.explained("DescribeSecurityGroups"):
+            return self._ec2.describe_security_groups(
+                Filters=[{"Name": key, "Values": [value]} for key, value in filters.items()]
+            )["SecurityGroups"]
+
+    # --- Afterwards ---
+
+    def ssh(self, instance: Mapping[str, Any], key_file: Path | None = None) -> list[str]:
+        """The command that logs in, with the instance's JupyterLab on this machine's localhost.
+
+        Raises:
+            InputError: the instance doesn't run.
+        """
+        if instance["State"]["Name"] != "running" or not instance.get("PublicIpAddress"):
+            state = instance["State"]["Name"]
+            raise InputError(
+                f"{instance['InstanceId']} is {state}"
+                + ("; `launch` starts it again" if state == "stopped" else "; try again in a minute")
+            )
+        file = key_file or Path.home() / ".ssh" / f"{instance['KeyName']}.pem"
+        return [
+            *("ssh", "-i", str(file), "-o", "StrictHostKeyChecking=accept-new"),
+            *("-L", f"{PORT}:localhost:{PORT}", f"{self.settings.image['user']}@{instance['PublicIpAddress']}"),
+        ]
+
+    def stop(self, instance: Mapping[str, Any]) -> None:
+        """Stop an instance; its disk stays, and goes on costing.
+
+        Raises:
+            InputError: it is a spot instance, which can only be terminated.
+        """
+        if instance.get("InstanceLifecycle") == "spot":
+            raise InputError(
+                f"{instance['InstanceId']} is a spot instance, which can't be stopped; `terminate` ends it"
+            )
+        with self.explained("StopInstances"):
+            self._ec2.stop_instances(InstanceIds=[instance["InstanceId"]])
+            self._wait("instance_stopped", instance)
+
+    def terminate(self, instance: Mapping[str, Any]) -> None:
+        """End an instance for good, with its disk and its security group; the key pair stays for the next one."""
+        with self.explained("TerminateInstances"):
+            self._ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
+            self._wait("instance_terminated", instance)
+            for group in self._groups(tags(instance)[TAG]):
+                self._ec2.delete_security_group(GroupId=group["GroupId"])
+
+    def _wait(self, what: str, instance: Mapping[str, Any]) -> None:
+        try:
+            self._ec2.get_waiter(what).wait(
+                InstanceIds=[instance["InstanceId"]], WaiterConfig={"Delay": 3, "MaxAttempts": 200}
+            )
+        except WaiterError as error:
+            raise InputError(
+                f"{instance['InstanceId']}: AWS took the order, but did not carry it out within ten minutes ({error}); "
+                "`status` tells how it stands"
+            ) from error
+
+    # --- Where AWS says no ---
+
+    @contextlib.contextmanager
+    def explained(self, operation: str) -> Iterator[None]:
+        """Turn what boto3 raises into an `InputError` that says what to do."""
+        try:
+            yield
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise InputError(
+                "no AWS credentials are found. `aws configure` asks for them, or set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or give --profile"
+            ) from error
+        except ClientError as error:
+            raise self._refusal(operation, error) from error
+        except WaiterError:
+            raise
+        except (BotoCoreError, ResponseParserError) as error:
+            raise self._no_answer(operation, error) from error
+
+    def _refusal(self, operation: str, error: ClientError) -> InputError:
+        code = code_of(error)
+        said = error.response["Error"].get("Message", "")
+        advice = REFUSALS.get(code, "").format(page=self.settings.image["page"])
+        return InputError(f"AWS refuses {operation}: {advice or 'see its words'}.\nIts words: {code}: {said}")
+
+    def _no_answer(self, operation: str, error: Exception) -> InputError:
+        return InputError(
+            f"AWS gave no answer to {operation} ({error}). Is there a network? Does {self.region!r} exist?"
+        )
+
+
+class _Interruptions:
+    """Holds back Ctrl-C, SIGTERM and a closed terminal until `check` or `wait` lets them through.
+
+    Cut off from its answer, a request may have started an instance that nobody knows of.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self, say: Callable[[str], None]):
+        self._say = say
+        self._came = threading.Event()
+
+    def __enter__(self) -> "_Interruptions":
+        def note(number: int, frame: object) -> None:
+            if not self._came.is_set():
+                self._say("interrupted: ending what was started ...")
+            self._came.set()
+
+        self._before = {number: signal.signal(number, note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        if self._came.is_set():
+            raise KeyboardInterrupt
+
+    def wait(self, seconds: float) -> None:
+        self._came.wait(seconds)
+        self.check()
+
+
+def own_address() -> str:
+    """The address by which this machine is seen from outside, as AWS's own service says it.
+
+    Raises:
+        InputError: it doesn't answer, or with no IPv4 address.
+    """
+    try:
+        answer = httpx.get(ADDRESS_SERVICE, timeout=10)
+        answer.raise_for_status()
+    except httpx.HTTPError as error:
+        raise InputError(f"{ADDRESS_SERVICE} doesn't say your address ({error}); give it: --my-address") from error
+    return check_settings(answer.text.strip())
+
+
+def _ssh_keygen(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["ssh-keygen", *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    except FileNotFoundError as error:
+        raise InputError("there is no ssh-keygen here; install OpenSSH's client (Debian: openssh-client)") from error
+    if done.returncode != 0:
+        raise InputError(f"ssh-keygen: {done.stderr.strip()}; give another file with --key-file")
+    return done.stdout
+
+
+def _group_name(name: str) -> str:
+    return f"{TAG}-{name}"
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether AWS has said no, so that nothing was done; a server's failure leaves that open."""
+    return isinstance(error, ClientError) and error.response["ResponseMetadata"]["HTTPStatusCode"] < 500
+
+
+def code_of(error: ClientError) -> str:
+    """The code of AWS's answer."""
+    return error.response["Error"]["Code"]
+
+
+def open_ssh(command: list[str]) -> None:
+    """Put the SSH session in the place of this program; it begins with where JupyterLab is.
+
+    Raises:
+        InputError: there is no ssh.
+    """
+    remote = "course; exec bash --login"
+    try:
+        os.execvp(command[0], [command[0], "-t", *command[1:], remote])
+    except FileNotFoundError as error:
+        raise InputError("there is no ssh here; install OpenSSH's client (Debian: openssh-client)") from error

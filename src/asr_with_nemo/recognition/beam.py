@@ -1,0 +1,440 @@
+"""CTC prefix beam search: the likeliest words of a lexicon, with a language model.
+
+Greedy decoding takes the likeliest letter of each frame, whether or not they spell a word. Here every hypothesis is
+made of the lexicon's words, its alignments are summed, and a language model says how likely such words follow each
+other:
+
+    log p_ctc(text) + alpha · log p_lm(text) + beta · words
+
+Sources: A. Graves and N. Jaitly, "Towards end-to-end speech recognition with recurrent neural networks", ICML 2014;
+A. Hannun, A. Maas, D. Jurafsky and A. Ng, "First-pass large vocabulary continuous speech recognition using
+bi-directional recurrent DNNs", arXiv 1408.2873, 2014.
+"""
+
+import contextlib
+import copy
+import io
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.recognition import language_model, ngrams
+from asr_with_nemo.recognition.language_model import Weights
+from asr_with_nemo.recognition.ngrams import LanguageModel
+
+if TYPE_CHECKING:
+    from nemo.collections.asr.parts.submodules.ctc_decoding import CTCDecoding
+
+WORD_WEIGHTS, CHARACTER_WEIGHTS = Weights(0.5, 0.0, 32), Weights(0.5, 0.0, 16)
+"""For a language model whose weights nobody has tuned."""
+
+
+class Grid(NamedTuple):
+    """What to try in tuning; alphas and betas in even steps."""
+
+    alphas: Sequence[float]
+    betas: Sequence[float]
+    widths: Sequence[int]
+
+
+def _steps(first: float, last: float, step: float) -> tuple[float, ...]:
+    return tuple(round(first + step * number, 6) for number in range(round((last - first) / step) + 1))
+
+
+WORD_GRID = Grid(_steps(0, 2, 0.2), _steps(-2, 3, 0.5), (16, 32, 64, 128))
+# NeMo's search takes some fifty times as long.
+CHARACTER_GRID = Grid(_steps(0.3, 1.7, 0.2), _steps(-1, 0.5, 0.5), (8, 16, 32))
+# Beyond these and a width of 32, AN4's dev set makes the same number of errors, give or take one, in several times the
+# time.
+LEAST_LETTER = 1e-5
+"""A hypothesis grows by a letter where the letter has this probability or more in the frame."""
+LEAST_PREFIX = 1e-9
+"""A hypothesis is kept while it has this part or more of the best one's probability."""
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What may have been said.
+
+    Attributes:
+        text: its words; while the search is under way, the last may be unfinished.
+        ctc: natural log of the text's probability by the acoustic model, over the alignments that the search kept.
+        lm: natural log of the finished words' probability by the language model, at the end with that of `</s>`.
+        total: ctc + alpha · lm + beta · words, what hypotheses are ranked by.
+    """
+
+    text: str
+    ctc: float
+    lm: float
+    total: float
+
+
+class _Node:
+    """A place in the lexicon's trie: the letters that go on from here, and the word that ends here."""
+
+    __slots__ = ("children", "word")
+
+    def __init__(self) -> None:
+        self.children: dict[int, _Node] = {}
+        self.word: str | None = None
+
+
+class _Prefix:
+    """A hypothesis: its probability over all alignments that end in blank, and over those that end in its last letter.
+
+    The language model's weight is a factor in them, and in `gain`, what a frame adds. `history`, `lm` and `words` are
+    of its finished words. There is one object a text, so that alignments meet where they spell the same.
+    """
+
+    __slots__ = ("blank", "children", "gain", "history", "label", "letter", "lm", "node", "text", "total", "words")
+
+    def __init__(self, text: str, label: int, node: _Node, history: tuple, lm: float, words: int):
+        self.text, self.label, self.node = text, label, node
+        self.history, self.lm, self.words = history, lm, words
+        self.children: dict[int, tuple[_Prefix, float] | None] = {}
+        self.blank = self.letter = self.total = self.gain = 0.0
+
+
+class BeamSearch:
+    """A beam search whose hypotheses are words of a lexicon, with a word n-gram model.
+
+    Attributes:
+        labels: the model's letters in the order of its outputs; the blank comes after the last.
+        language_model: its words are the lexicon.
+        weights: alpha, beta and width.
+        grid: what tuning tries.
+
+    Raises:
+        InputError: the labels lack the space, or spell no word of the language model; a weight can't be.
+    """
+
+    grid = WORD_GRID
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        language_model: LanguageModel,
+        alpha: float = WORD_WEIGHTS.alpha,
+        beta: float = WORD_WEIGHTS.beta,
+        width: int = WORD_WEIGHTS.width,
+    ):
+        self.labels = list(labels)
+        self.language_model = language_model
+        self.weights = Weights(alpha, beta, width)
+        _check_weights(self.weights)
+        self._words: dict[tuple, tuple[float, float, tuple]] = {}
+        if " " not in self.labels:
+            raise InputError(f"the model's alphabet {''.join(self.labels)!r} lacks the space, which parts words")
+        self._space, self._root = self.labels.index(" "), _trie(language_model.vocabulary, self.labels)
+
+    def with_weights(self, weights: Weights) -> "BeamSearch":
+        """The same search with other weights."""
+        _check_weights(weights)
+        other = copy.copy(self)
+        other.weights, other._words = weights, {}
+        return other
+
+    def __str__(self) -> str:
+        weights = self.weights
+        if not weights.alpha:
+            return f"beam, lexicon (beta {weights.beta:g}, width {weights.width})"
+        return f"beam, lexicon + word {self.language_model.order}-gram ({_described(weights)})"
+
+    def texts(self, log_probs: Sequence[np.ndarray]) -> list[str]:
+        """The best text of each utterance; log-probs (T, V) each."""
+        return [self.decode(utterance)[0].text for utterance in log_probs]
+
+    def decode(self, log_probs: np.ndarray) -> list[Hypothesis]:
+        """Search an utterance.
+
+        Args:
+            log_probs: natural logs, (T, V): a row a frame, a column a letter, the last the blank.
+
+        Returns:
+            the texts that were in the beam at the end, the best first; an empty text where nothing was said.
+
+        Raises:
+            InputError: the log-probs aren't (T, V) for these labels.
+        """
+        beam, scale = [self._empty()], 0.0
+        for beam, scale in self._search(log_probs):  # noqa: B007
+            pass
+        # Where the sound stops in the middle of every hypothesis' last word, that word is left out.
+        whole = [prefix for prefix in beam if prefix.node is self._root or prefix.node.word] or beam
+        merged: dict[str, tuple[float, float, int]] = {}
+        for prefix in whole:
+            text, lm, words, factor = self._ending(prefix)
+            prob, _, _ = merged.get(text, (0.0, lm, words))  # "yes" and "yes " are one text
+            merged[text] = prob + prefix.total * factor, lm, words
+        return _ranked(self._hypothesis(text, *values, scale) for text, values in merged.items())
+
+    def follow(self, log_probs: np.ndarray) -> Iterator[list[Hypothesis]]:
+        """Watch a search: after each frame of (T, V) the hypotheses so far, the best first.
+
+        Raises:
+            InputError: the log-probs aren't (T, V) for these labels.
+        """
+        for beam, scale in self._search(log_probs):
+            yield _ranked(
+                self._hypothesis(prefix.text, prefix.total, prefix.lm, prefix.words, scale) for prefix in beam
+            )
+
+    def _empty(self) -> _Prefix:
+        prefix = _Prefix("", len(self.labels), self._root, self.language_model.start, 0.0, 0)
+        prefix.blank = prefix.total = 1.0
+        return prefix
+
+    def _search(self, log_probs: np.ndarray) -> Iterator[tuple[list[_Prefix], float]]:
+        """The hypotheses after each frame; their probabilities are to be multiplied by e to the power of a scale."""
+        blank, width = len(self.labels), self.weights.width
+        if log_probs.ndim != 2 or log_probs.shape[1] != blank + 1:
+            raise InputError(f"log-probs of shape {log_probs.shape}; expected (T, {blank + 1}): the labels and a blank")
+        probs = np.exp(log_probs.astype(np.float64))  # (T, V)
+        likely: list[list[int]] = [[] for _ in probs]
+        for frame, label in np.argwhere(probs[:, :blank] >= LEAST_LETTER).tolist():
+            likely[frame].append(label)
+
+        beam, scale = [self._empty()], 0.0
+        for row, labels in zip(probs.tolist(), likely, strict=True):
+            grown = []
+            for prefix in beam if labels else ():
+                children, last = prefix.children, prefix.label
+                for label in labels:
+                    if label in children:
+                        child = children[label]
+                    else:
+                        child = children[label] = self._child(prefix, label)
+                    if child is None:
+                        continue
+                    longer, factor = child
+                    # The letter that it ends with is heard again only after a blank.
+                    added = (prefix.blank if label == last else prefix.total) * row[label] * factor
+                    if added > 0:
+                        if not (longer.total or longer.gain):
+                            grown.append(longer)
+                        longer.gain += added
+            for prefix in beam:
+                prefix.letter = prefix.letter * row[prefix.label] + prefix.gain
+                prefix.blank = prefix.total * row[blank]
+                prefix.total = prefix.blank + prefix.letter
+                prefix.gain = 0.0
+            for prefix in grown:
+                prefix.letter = prefix.total = prefix.gain
+                prefix.gain = 0.0
+            beam += grown
+            best = max(prefix.total for prefix in beam)
+            if labels:
+                beam = _pruned(beam, width, best * LEAST_PREFIX)
+            if not 1e-50 < best < 1e50:  # far from what a float can't hold
+                if not best:
+                    raise InputError("log-probs that give every text the probability 0, as no softmax does")
+                scale += math.log(best)
+                for prefix in beam:
+                    prefix.blank, prefix.letter, prefix.total = (
+                        value / best for value in (prefix.blank, prefix.letter, prefix.total)
+                    )
+            yield beam, scale
+
+    def _child(self, prefix: _Prefix, label: int) -> tuple[_Prefix, float] | None:
+        """A hypothesis and a letter more, and the factor that this brings; None where no word goes on so."""
+        text, node = prefix.text + self.labels[label], prefix.node
+        if label != self._space:
+            after = node.children.get(label)
+            return after and (_Prefix(text, label, after, prefix.history, prefix.lm, prefix.words), 1.0)
+        if node.word is None:
+            return None
+        log_prob, factor, history = self._word(node.word, prefix.history)
+        return _Prefix(text, label, self._root, history, prefix.lm + log_prob, prefix.words + 1), factor
+
+    def _word(self, word: str, history: tuple) -> tuple[float, float, tuple]:
+        """A word's log-probability, e to the power of what it adds to a hypothesis' score, and the history after it."""
+        known = self._words.get((word, history))
+        if known is None:
+            log_prob, after = self.language_model.score(word, history)
+            bonus = self.weights.alpha * log_prob + (0 if word == ngrams.END else self.weights.beta)
+            known = self._words[word, history] = (log_prob, math.exp(bonus), after)
+        return known
+
+    def _ending(self, prefix: _Prefix) -> tuple[str, float, int, float]:
+        """At the utterance's end: the whole words, their log-probability, their number, and the end's factor."""
+        text, lm, words, history, factor = prefix.text, prefix.lm, prefix.words, prefix.history, 1.0
+        if prefix.node.word:
+            log_prob, factor, history = self._word(prefix.node.word, history)
+            lm, words = lm + log_prob, words + 1
+        else:
+            text = text.rpartition(" ")[0]
+        log_prob, last, _ = self._word(ngrams.END, history)
+        return text, lm + log_prob, words, factor * last
+
+    def _hypothesis(self, text: str, prob: float, lm: float, words: int, scale: float) -> Hypothesis:
+        total = scale + (math.log(prob) if prob else -math.inf)
+        return Hypothesis(text, total - self.weights.alpha * lm - self.weights.beta * words, lm, total)
+
+
+def _ranked(hypotheses: Iterable[Hypothesis]) -> list[Hypothesis]:
+    return sorted(hypotheses, key=lambda hypothesis: (-hypothesis.total, hypothesis.text))
+
+
+def _pruned(beam: list[_Prefix], width: int, least: float) -> list[_Prefix]:
+    """The `width` likeliest hypotheses, none below `least`; the others are as if they had never been."""
+    if len(beam) > width:
+        beam.sort(key=attrgetter("total"), reverse=True)
+    kept = []
+    for place, prefix in enumerate(beam):
+        if place < width and prefix.total >= least:
+            kept.append(prefix)
+        else:
+            prefix.blank = prefix.letter = prefix.total = 0.0
+    return kept
+
+
+def _trie(words: Iterable[str], labels: Sequence[str]) -> _Node:
+    index = {label: number for number, label in enumerate(labels) if label != " "}
+    root = _Node()
+    for word in words:
+        if any(letter not in index for letter in word):
+            continue
+        node = root
+        for letter in word:
+            node = node.children.setdefault(index[letter], _Node())
+        node.word = word
+    if not root.children:
+        raise InputError(
+            f"the model's letters {''.join(labels)!r} spell no word of the language model's lexicon; make one of "
+            "transcripts like the model's own with scripts/build_lm.py"
+        )
+    return root
+
+
+def _check_weights(weights: Weights) -> None:
+    if not (0 <= weights.alpha <= 100 and -100 <= weights.beta <= 100 and weights.width >= 1):
+        raise InputError(
+            f"alpha {weights.alpha:g}, beta {weights.beta:g}, width {weights.width}: expected an alpha of 0 to 100, a "
+            "beta of -100 to 100, and a width of 1 or more"
+        )
+
+
+def _described(weights: Weights) -> str:
+    return f"alpha {weights.alpha:g}, beta {weights.beta:g}, width {weights.width}"
+
+
+# --- NeMo's own beam search, with a model of characters ---------------------------------------------------------------
+
+
+class CharacterSearch:
+    """NeMo's `beam_batch` with a character n-gram model: no lexicon, so that any word can be spelled.
+
+    It is what `model.change_decoding_strategy` sets up, without changing the model.
+
+    Attributes:
+        labels: the model's letters in the order of its outputs; the blank comes after the last.
+        arpa: a file of a character model, as scripts/build_lm.py --characters writes it.
+        weights: alpha, beta (a letter, not a word) and width.
+        grid: what tuning tries.
+
+    Raises:
+        InputError: the file can't be read, or is made for other labels.
+    """
+
+    grid = CHARACTER_GRID
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        arpa: str | os.PathLike,
+        alpha: float = CHARACTER_WEIGHTS.alpha,
+        beta: float = CHARACTER_WEIGHTS.beta,
+        width: int = CHARACTER_WEIGHTS.width,
+    ):
+        self.labels, self.arpa = list(labels), arpa
+        self.weights = Weights(alpha, beta, width)
+        _check_weights(self.weights)
+        model = ngrams.read_arpa(arpa)
+        made_for = language_model.read_notes(arpa).get("labels", self.labels)
+        known = {chr(number + language_model.TOKEN_OFFSET) for number in range(len(self.labels))}
+        if made_for != self.labels or not known.issuperset(model.vocabulary):
+            raise InputError(
+                f"{arpa}: a model of characters for the labels {''.join(made_for)!r}, where this model's are "
+                f"{''.join(self.labels)!r}; NeMo looks letters up by their number, so the two must be the same"
+            )
+        self.order = model.order
+
+    def with_weights(self, weights: Weights) -> "CharacterSearch":
+        """The same search with other weights."""
+        _check_weights(weights)
+        other = copy.copy(self)
+        other.weights = weights
+        other.__dict__.pop("_decoding", None)
+        return other
+
+    def __str__(self) -> str:
+        return f"beam_batch, character {self.order}-gram ({_described(self.weights)})"
+
+    @cached_property
+    def _decoding(self) -> "CTCDecoding":
+        from nemo.collections.asr.parts.submodules.ctc_decoding import CTCDecoding, CTCDecodingConfig
+        from omegaconf import OmegaConf
+
+        from asr_with_nemo.base.machine import quieten
+
+        quieten()
+        beam = {
+            "beam_size": self.weights.width,
+            "ngram_lm_model": str(self.arpa),
+            "ngram_lm_alpha": self.weights.alpha,
+            "beam_beta": self.weights.beta,
+        }
+        config = OmegaConf.merge(OmegaConf.structured(CTCDecodingConfig), {"strategy": "beam_batch", "beam": beam})
+        with contextlib.redirect_stderr(io.StringIO()):  # a bar for a file that is read in no time
+            return CTCDecoding(config, self.labels)
+
+    def texts(self, log_probs: Sequence[np.ndarray]) -> list[str]:
+        """The best text of each utterance; log-probs (T, V) each."""
+        import torch
+
+        lengths = torch.tensor([len(utterance) for utterance in log_probs])
+        padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in log_probs], batch_first=True)
+        hypotheses = self._decoding.ctc_decoder_predictions_tensor(padded, decoder_lengths=lengths)  # padded: (B, T, V)
+        return [(row[0] if isinstance(row, list) else row).text for row in hypotheses]
+
+
+Search = BeamSearch | CharacterSearch
+
+
+def load(
+    arpa: str | os.PathLike,
+    labels: Sequence[str],
+    alpha: float | None = None,
+    beta: float | None = None,
+    width: int | None = None,
+) -> Search:
+    """The search that an ARPA file is for: words in `BeamSearch`, characters in NeMo's `beam_batch`.
+
+    Args:
+        arpa: the language model; its words are the lexicon.
+        labels: the acoustic model's letters, as `decoding.alphabet` gives them.
+        alpha, beta, width: by default those that the file was tuned to, else the middling ones of this module.
+
+    Raises:
+        InputError: the file or its notes can't be read, or don't go with the labels.
+    """
+    if any(len(label) != 1 for label in labels):
+        raise InputError("a beam with a language model spells letter by letter; this model writes pieces of words")
+    model = ngrams.read_arpa(arpa)
+    of_characters = language_model.is_of_characters(model)
+    weights = language_model.tuned_weights(arpa) or (CHARACTER_WEIGHTS if of_characters else WORD_WEIGHTS)
+    given = {"alpha": alpha, "beta": beta, "width": width}
+    weights = replace(weights, **{name: value for name, value in given.items() if value is not None})
+    if of_characters:
+        return CharacterSearch(labels, arpa, weights.alpha, weights.beta, weights.width)
+    try:
+        return BeamSearch(labels, model, weights.alpha, weights.beta, weights.width)
+    except InputError as error:
+        raise InputError(f"{arpa}: {error}") from None

@@ -1,0 +1,409 @@
+"""Word error rate with its raw counts, its 95% interval, and where the errors are.
+
+WER = (S + D + I) / N: the fewest words to substitute, delete and insert that turn the reference into the hypothesis,
+over all utterances, divided by the words of all references. CER is the same over characters. Runs of spaces count as
+one. Of several equally short ways, `kaldialign` takes one; another program may split the same number of errors into
+S, D and I a little differently.
+"""
+
+import csv
+import io
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from asr_with_nemo.base.files import check_output, write_if_changed
+from asr_with_nemo.base.machine import code_commit, describe_machine, device_name, package_versions
+from asr_with_nemo.data import an4, audio, manifest
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.models.loading import alphabet
+from asr_with_nemo.models.names import model_path
+from asr_with_nemo.recognition import decoding
+from asr_with_nemo.recognition.language_model import Weights
+from asr_with_nemo.recognition.wer import Counts, ScoredUtterance, by_speaker, count_errors, total_errors, wer_interval
+
+if TYPE_CHECKING:
+    from nemo.collections.asr.models import EncDecCTCModel
+
+    from asr_with_nemo.recognition.beam import Grid, Search
+
+COLUMNS = (
+    "file",
+    "speaker",
+    "words",
+    "substitutions",
+    "deletions",
+    "insertions",
+    "wer",
+    "cer",
+    "reference",
+    "hypothesis",
+)
+"""Of the TSV that lies beside a results file: a row an utterance."""
+
+
+# --- Evaluating a model -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a model made of a manifest.
+
+    Attributes:
+        rows: an utterance each, in the manifest's order.
+        corpus: "an4", "synthetic", or the name of the manifest's folder.
+        decoder: "greedy", NeMo's name of another strategy, or a beam search with its language model and weights.
+        model, manifest: their paths as given ("" for a model that came from no file).
+        duration: seconds of sound.
+        seconds: of computing, from reading the files to the texts; loading the model is not in it.
+        device: what computed.
+        unspellable: letters of the references that the model's alphabet lacks.
+        line_rate: of the line in Hz that the sound went through; None for none.
+    """
+
+    rows: list[ScoredUtterance]
+    corpus: str
+    decoder: str
+    model: str
+    manifest: str
+    duration: float
+    seconds: float
+    device: str
+    unspellable: list[str]
+    line_rate: int | None = None
+
+    @cached_property
+    def words(self) -> Counts:
+        """Errors in words, over all utterances."""
+        return total_errors(self.rows)
+
+    @cached_property
+    def characters(self) -> Counts:
+        """Errors in characters, over all utterances."""
+        return total_errors(self.rows, "character")
+
+    @property
+    def wer(self) -> float:
+        """Word error rate, as a fraction."""
+        return self.words.rate
+
+    @property
+    def cer(self) -> float:
+        """Character error rate, as a fraction."""
+        return self.characters.rate
+
+    @cached_property
+    def ci95(self) -> tuple[float, float]:
+        """The 95% interval of the WER."""
+        return wer_interval(self.rows)
+
+    @property
+    def rtfx(self) -> float:
+        """Seconds of sound per second of computing."""
+        return self.duration / self.seconds
+
+    def as_dict(self) -> dict[str, object]:
+        """What a results file holds; rates are fractions."""
+        speakers = {
+            speaker: {"wer": _rounded(counts.rate), "errors": counts.errors, "words": counts.words}
+            for speaker, counts in sorted(by_speaker(self.rows).items())
+        }
+        return {
+            "wer": _rounded(self.wer),
+            "cer": _rounded(self.cer),
+            "errors": self.words.errors,
+            "words": self.words.words,
+            "ci95": [_rounded(bound) for bound in self.ci95],
+            "utterances": len(self.rows),
+            "corpus": self.corpus,
+            "decoder": self.decoder,
+            "line_rate": self.line_rate,
+            "rtfx": round(self.rtfx, 1),
+            "substitutions": self.words.substitutions,
+            "deletions": self.words.deletions,
+            "insertions": self.words.insertions,
+            "character_errors": self.characters.errors,
+            "characters": self.characters.words,
+            "by_speaker": speakers,
+            "unspellable": self.unspellable,
+            "model": self.model,
+            "manifest": self.manifest,
+            "training": _training_of(self.model),
+            "duration": round(self.duration, 2),
+            "seconds": round(self.seconds, 3),
+            "machine": describe_machine(self.device),
+            "versions": package_versions(),
+            "commit": code_commit(),
+        }
+
+    def __str__(self) -> str:
+        """A short table for the terminal."""
+        title = {"an4": "AN4", "synthetic": "synthetic stand-in, not AN4"}.get(self.corpus, self.corpus)
+        line = f" through a line of {self.line_rate:,} Hz" if self.line_rate else ""
+        low, high = self.ci95
+        words, characters = self.words, self.characters
+        lines = [
+            f"{title}{line}, {self.manifest}: {len(self.rows)} utterances, {self.duration:.0f} s of sound, "
+            f"{self.decoder}",
+            f"  WER   {self.wer:7.1%}  {words.errors:,} errors in {words.words:,} words, 95% interval {low:.1%} to "
+            f"{high:.1%}",
+            f"                 {words.substitutions:,} substitutions, {words.deletions:,} deletions, "
+            f"{words.insertions:,} insertions",
+            f"  CER   {self.cer:7.1%}  {characters.errors:,} errors in {characters.words:,} characters",
+            f"  RTFx  {self.rtfx:7.1f}  seconds of sound a second of computing, on {self.device}",
+        ]
+        speakers = [(speaker, counts) for speaker, counts in by_speaker(self.rows).items() if counts.words]
+        if len(speakers) > 1:
+            for name, (speaker, counts) in (("best", speakers[0]), ("worst", speakers[-1])):
+                lines.append(f"  {name:5} {counts.rate:7.1%}  speaker {speaker}, {counts.words} words")
+        return "\n".join(lines)
+
+
+def evaluate(
+    model: "EncDecCTCModel",
+    manifest_path: str | os.PathLike,
+    batch_size: int = 16,
+    model_path: str | os.PathLike = "",
+    progress: bool = True,
+    search: "Search | None" = None,
+    line_rate: int | None = None,
+) -> Result:
+    """Transcribe a manifest and compare with its texts.
+
+    The first batch is done once before the clock starts, because the first call of anything is slow.
+
+    Args:
+        model: as `decoding.load_model` gives it.
+        manifest_path: an utterance's text may be empty, not all of them.
+        batch_size: utterances at a time.
+        model_path: where the model came from, for the record.
+        progress: show a progress bar.
+        search: a beam search with a language model (`beam.load`); by default the model's own decoding.
+        line_rate: hear the recordings through a line of this rate in Hz (`audio.load_through`).
+
+    Raises:
+        InputError: the manifest or a sound file can't be used, or the manifest's texts have no word.
+    """
+    utterances = read_references(manifest_path)
+    files = [utterance["audio_filepath"] for utterance in utterances]
+    if line_rate:
+        files = [audio.load_through(file, line_rate, model.cfg.preprocessor.sample_rate) for file in files]
+    decoding.transcribe(model, files[:batch_size], batch_size, progress=False, search=search)
+    started = time.perf_counter()
+    transcripts = decoding.transcribe(model, files, batch_size, progress, search)
+    seconds = time.perf_counter() - started
+    rows = make_rows(manifest_path, utterances, [transcript.text for transcript in transcripts])
+    return Result(
+        rows,
+        corpus=an4.corpus_of(manifest_path),
+        decoder=decoding.decoder_of(model, search),
+        model=str(model_path),
+        manifest=str(manifest_path),
+        duration=sum(transcript.duration for transcript in transcripts),
+        seconds=seconds,
+        device=device_name(str(model.device)),
+        unspellable=sorted(set("".join(row.reference for row in rows)) - {*"".join(alphabet(model)), " "}),
+        line_rate=line_rate,
+    )
+
+
+def read_references(manifest_path: str | os.PathLike) -> list[manifest.Utterance]:
+    """Read a manifest to measure on.
+
+    Raises:
+        InputError: it can't be used, none of its texts has a word, or it cuts utterances out of longer files.
+    """
+    utterances = manifest.read_manifest(manifest_path)
+    if not any(utterance["text"].split() for utterance in utterances):
+        raise InputError(f"{manifest_path}: none of its texts has a word, so there is no word error rate")
+    if any(utterance.get("offset") for utterance in utterances):
+        raise InputError(f"{manifest_path}: cuts utterances out of longer files (offset); cut the files first")
+    return utterances
+
+
+def make_rows(
+    manifest_path: str | os.PathLike, utterances: Sequence[manifest.Utterance], texts: Sequence[str]
+) -> list[ScoredUtterance]:
+    """What was heard beside what was said, an utterance a row."""
+    folder = Path(manifest_path).parent.absolute()
+    return [
+        ScoredUtterance(
+            file=os.path.relpath(utterance["audio_filepath"], folder),
+            speaker=str(utterance.get("speaker") or ""),
+            reference=" ".join(utterance["text"].split()),
+            hypothesis=" ".join(text.split()),
+        )
+        for utterance, text in zip(utterances, texts, strict=True)
+    ]
+
+
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else round(rate, 6)
+
+
+def _training_of(model: str) -> dict | None:
+    """What scripts/train.py noted beside the model: epochs, seed, seconds."""
+    from asr_with_nemo.models.names import SUMMARY
+
+    try:
+        folder = model_path(model).resolve().parent  # a model's other name is a link
+        return json.loads((folder / SUMMARY).read_text(encoding="utf-8")) if model else None
+    except (OSError, ValueError, InputError):
+        return None
+
+
+# --- Tuning a beam search ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a beam search was tuned to, and what was tried.
+
+    Attributes:
+        weights: the choice.
+        trials: the errors in words of each combination that was tried: first alpha and beta, then the width.
+    """
+
+    weights: Weights
+    trials: dict[Weights, Counts]
+
+    def __str__(self) -> str:
+        weights, best = self.weights, min(counts.errors for counts in self.trials.values())
+        chosen = self.trials[weights]
+        return (
+            f"tuned: alpha {weights.alpha:g}, beta {weights.beta:g}, width {weights.width}: {chosen.errors:,} errors "
+            f"in {chosen.words:,} words; of {len(self.trials)} combinations the luckiest made {best:,}"
+        )
+
+
+def tune(
+    search: "Search",
+    log_probs: Sequence[np.ndarray],
+    texts: Sequence[str],
+    grid: "Grid | None" = None,
+    progress: bool = True,
+) -> Tuning:
+    """Choose the weights of a beam search by the word errors that they make.
+
+    A handful of errors is chance, so the choice is not the one combination with the fewest: the errors are smoothed
+    over neighbouring alphas and betas (a Gaussian, one step wide), which leads to the middle of the best region. Of
+    equals the smaller alpha, then the smaller beta is taken; then the smallest width that no wider one is better than.
+
+    Args:
+        search: as `beam.load` gives it; alpha and beta are tuned at its width.
+        log_probs: the outputs of utterances that neither model was made of, (T, V) each, as `decoding.log_probs` gives
+            them.
+        texts: what was said.
+        grid: what to try; by default the search's own.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: the texts have no word.
+    """
+    from scipy import ndimage
+
+    if not any(text.split() for text in texts):
+        raise InputError("texts without a word: there are no errors to tune by")
+    trials: dict[Weights, Counts] = {}
+
+    def errors_with(weights: Weights) -> int:
+        if weights not in trials:
+            hypotheses = search.with_weights(weights).texts(log_probs)
+            trials[weights] = sum(map(count_errors, texts, hypotheses), Counts())
+        return trials[weights].errors
+
+    alphas, betas, widths = grid or search.grid
+    made = np.zeros((len(alphas), len(betas)))
+    for row, column in tqdm(list(np.ndindex(made.shape)), desc="tuning", delay=1, leave=False, disable=not progress):
+        made[row, column] = errors_with(Weights(alphas[row], betas[column], search.weights.width))
+    smooth = ndimage.gaussian_filter(made, sigma=1, mode="nearest").round(6)
+    row, column = min(np.ndindex(made.shape), key=lambda at: (smooth[at], alphas[at[0]], abs(betas[at[1]])))
+    by_width = [Weights(alphas[row], betas[column], width) for width in sorted(widths)]
+    least = min(map(errors_with, by_width))
+    return Tuning(next(weights for weights in by_width if errors_with(weights) == least), trials)
+
+
+def tune_on(
+    model: "EncDecCTCModel",
+    manifest_path: str | os.PathLike,
+    search: "Search",
+    batch_size: int = 16,
+    progress: bool = True,
+) -> Tuning:
+    """As `tune`, on a model's outputs for a manifest.
+
+    Raises:
+        InputError: the manifest or a sound file can't be used, or the manifest's texts have no word.
+    """
+    utterances = read_references(manifest_path)
+    files = [utterance["audio_filepath"] for utterance in utterances]
+    log_probs = decoding.log_probs(model, files, batch_size, progress)
+    return tune(search, log_probs, [utterance["text"] for utterance in utterances], progress=progress)
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+def save(result: Result, path: str | os.PathLike, **more: object) -> None:
+    """Write a results file, and the utterances beside it: results.json and results.tsv.
+
+    Args:
+        result: what to write.
+        path: ends in .json.
+        more: further entries of the results file, such as the command that makes it again.
+
+    Raises:
+        InputError: it can't be written there.
+    """
+    path = Path(path)
+    check_output(path)
+    text = io.StringIO()
+    table = csv.writer(text, delimiter="\t", lineterminator="\n")
+    table.writerow(COLUMNS)
+    for row in result.rows:
+        counts = row.words
+        rates = ("" if rate is None else f"{rate:.4f}" for rate in (counts.rate, row.characters.rate))
+        numbers = (counts.words, counts.substitutions, counts.deletions, counts.insertions, *rates)
+        table.writerow((row.file, row.speaker, *numbers, row.reference, row.hypothesis))
+    try:
+        write_if_changed(path.with_suffix(".tsv"), text.getvalue())
+        # The results file comes last: where it is, the utterances are there too.
+        write_if_changed(path, json.dumps(result.as_dict() | more, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise InputError(f"{path}: can't be written ({error.strerror})") from error
+
+
+def read_rows(path: str | os.PathLike) -> list[ScoredUtterance]:
+    """Read the utterances of a results file, from the .tsv beside it.
+
+    Raises:
+        InputError: they aren't there, or aren't a table that `save` wrote.
+    """
+    path = Path(path).with_suffix(".tsv")
+    fields = ("file", "speaker", "reference", "hypothesis")
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            table = csv.DictReader(file, delimiter="\t", strict=True)
+            missing = [name for name in fields if name not in (table.fieldnames or ())]
+            if missing:
+                raise InputError(f"{path}: lacks the column {missing[0]!r}; expected {', '.join(COLUMNS)}")
+            rows = []
+            for line in table:
+                if None in line or None in line.values():
+                    raise InputError(f"{path}, line {table.line_num}: expected {len(COLUMNS)} columns")
+                rows.append(ScoredUtterance(**{name: line[name] for name in fields}))
+    except FileNotFoundError:
+        raise InputError(f"{path}: not there; scripts/evaluate.py --output writes it beside its .json") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: can't be read as a table of utterances ({error})") from error
+    if not rows:
+        raise InputError(f"{path}: holds no utterances")
+    return rows

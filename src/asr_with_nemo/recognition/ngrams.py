@@ -1,0 +1,247 @@
+"""N-gram language models: estimate them with modified Kneser-Ney smoothing, read and write ARPA files."""
+
+import math
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from asr_with_nemo.base.files import read_text, write_if_changed
+from asr_with_nemo.errors import InputError
+
+Ngram = tuple[str, ...]
+START, END, UNKNOWN = "<s>", "</s>", "<unk>"
+SMOOTHING = "interpolated modified Kneser-Ney"
+# Longer ones lower the perplexity of AN4's dev set (a model of characters hardly), but make no fewer word errors than 3
+# words.
+WORD_ORDER, CHARACTER_ORDER = 3, 6
+_LN10 = math.log(10)
+
+
+class LanguageModel:
+    """An n-gram model with back-off: the probability of each token after the n-1 before it.
+
+    A history is looked up as it is; where the model hasn't seen the token after it, the history's back-off weight
+    counts, and the history loses its first token (S. Katz, IEEE Trans. ASSP 35(3), 1987).
+
+    Attributes:
+        log_probs: n-gram → natural log of its last token's probability after the others.
+        backoffs: n-gram → natural log of its back-off weight; where it isn't named, 0.
+        order: tokens of the longest n-gram.
+    """
+
+    def __init__(self, log_probs: Mapping[Ngram, float], backoffs: Mapping[Ngram, float]):
+        self.log_probs = log_probs
+        self.backoffs = backoffs
+        self.order = max(map(len, log_probs))
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """The words (or characters) that the model knows, sorted; for a beam search, the lexicon."""
+        return sorted(ngram[0] for ngram in self.log_probs if len(ngram) == 1 and ngram[0] not in _MARKS)
+
+    @property
+    def start(self) -> Ngram:
+        """The history at the start of an utterance."""
+        return self._shortened((START,))
+
+    def score(self, token: str, history: Ngram) -> tuple[float, Ngram]:
+        """What a token adds.
+
+        Args:
+            token: a word or character, or `</s>` for the utterance's end.
+            history: `start`, or what the call for the token before returned.
+
+        Returns:
+            the natural log of its probability (-inf for one that the model doesn't know), and the history for the next
+            token: two histories after which the model can't tell the future apart are the same.
+        """
+        if (token,) not in self.log_probs:
+            token = UNKNOWN
+        cost, context = 0.0, history
+        while (*context, token) not in self.log_probs:
+            if not context:  # unknown, in a model without <unk>
+                return -math.inf, ()
+            cost += self.backoffs.get(context, 0.0)
+            context = context[1:]
+        return cost + self.log_probs[(*context, token)], self._shortened((*context, token))
+
+    def _shortened(self, history: Ngram) -> Ngram:
+        """The longest end of a history that some n-gram goes on from."""
+        history = history[len(history) - self.order + 1 :] if len(history) >= self.order else history
+        while history and history not in self.log_probs:
+            history = history[1:]
+        return history
+
+    def log_prob(self, tokens: Iterable[str]) -> float:
+        """The natural log of an utterance's probability, its end included."""
+        total, history = 0.0, self.start
+        for token in (*tokens, END):
+            log_prob, history = self.score(token, history)
+            total += log_prob
+        return total
+
+    def perplexity(self, texts: Iterable[Sequence[str]]) -> float:
+        """exp of the mean -log probability of a token, ends included; inf where a token is unknown.
+
+        Args:
+            texts: utterances as lists of tokens.
+        """
+        texts = list(texts)
+        tokens = sum(len(text) + 1 for text in texts)
+        return math.exp(-sum(map(self.log_prob, texts)) / tokens) if tokens else math.nan
+
+
+_MARKS = {START, END, UNKNOWN}
+
+
+def build_ngrams(texts: Iterable[Sequence[str]], order: int, lexicon: Iterable[str] = ()) -> LanguageModel:
+    """Count n-grams and smooth them: interpolated modified Kneser-Ney.
+
+    Source: S. F. Chen and J. Goodman, "An empirical study of smoothing techniques for language modeling", Computer
+    Speech and Language 13(4), 1999. Three discounts an order, from the counts of counts; 0.5, 1 and 1.5 where a text is
+    too small or too regular to tell them. Below the single words is the uniform distribution over all words and the
+    end, so that a word of the lexicon that the texts lack has some probability too.
+
+    Args:
+        texts: utterances as lists of tokens, without <s> and </s>.
+        order: tokens of the longest n-gram, 1 or more.
+        lexicon: further tokens that the model shall know.
+
+    Raises:
+        InputError: the order is below 1, there is no token at all, or a token is a mark such as <s>.
+    """
+    if order < 1:
+        raise InputError(f"order {order}: expected 1 or more tokens an n-gram")
+    counts = _count(texts, order)
+    vocabulary = {END, *lexicon}.union(*counts[0])
+    if not vocabulary - {END} or (vocabulary - {END}) & _MARKS:
+        raise InputError("the texts of a language model must have words, and none of them may be <s>, </s> or <unk>")
+
+    probs: dict[Ngram, float] = {}
+    backoffs: dict[Ngram, float] = {}
+    for size, table in enumerate(counts, 1):
+        discounts = _discounts(table.values())
+        after: dict[Ngram, list[Ngram]] = defaultdict(list)
+        for ngram in table:
+            after[ngram[:-1]].append(ngram)
+        if size == 1:
+            after[()] += [(token,) for token in sorted(vocabulary) if (token,) not in table]
+        for context, ngrams in after.items():
+            taken = [discounts[min(table[ngram], 3)] for ngram in ngrams]
+            total = sum(table[ngram] for ngram in ngrams)
+            backoff = sum(taken) / total if total else 1.0
+            for ngram, discount in zip(ngrams, taken, strict=True):
+                lower = probs[ngram[1:]] if size > 1 else 1 / len(ngrams)
+                probs[ngram] = (table[ngram] - discount) / max(total, 1) + backoff * lower
+            if size > 1:
+                backoffs[context] = math.log(backoff)
+    log_probs = {ngram: math.log(prob) for ngram, prob in probs.items()}
+    return LanguageModel(log_probs | {(START,): -99 * _LN10}, backoffs)  # <s> is given, never predicted
+
+
+def _count(texts: Iterable[Sequence[str]], order: int) -> list[Counter[Ngram]]:
+    """The counts of each order, from 1: how often an n-gram stands there, below the highest order after how many."""
+    seen = [Counter() for _ in range(order)]
+    for text in texts:
+        tokens = (START, *text, END)
+        for size, table in enumerate(seen, 1):
+            table.update(tokens[first : first + size] for first in range(len(tokens) - size + 1))
+    del seen[0][(START,)]
+    counts = seen[order - 1 :]
+    for size in range(order - 1, 0, -1):
+        # What begins with <s> has nothing before it: its own count stays.
+        table = Counter({ngram: count for ngram, count in seen[size - 1].items() if ngram[0] == START})
+        table.update(longer[1:] for longer in seen[size])
+        counts.insert(0, table)
+    return counts
+
+
+def _discounts(counts: Iterable[int]) -> tuple[float, float, float, float]:
+    """What is taken off an n-gram that was counted 0, 1, 2, or 3 and more times (Chen and Goodman's equation 26)."""
+    n = Counter(counts)
+    if all(n[count] for count in (1, 2, 3, 4)):
+        y = n[1] / (n[1] + 2 * n[2])
+        discounts = tuple(count - (count + 1) * y * n[count + 1] / n[count] for count in (1, 2, 3))
+        if all(0 < discount < count for count, discount in enumerate(discounts, 1)):
+            return 0.0, *discounts
+    return 0.0, 0.5, 1.0, 1.5
+
+
+def write_arpa(model: LanguageModel, path: str | os.PathLike) -> None:
+    """Write a model as an ARPA file; the same model gives the same bytes.
+
+    Raises:
+        InputError: it can't be written there.
+    """
+    path = Path(path)
+    sizes: dict[int, list[Ngram]] = defaultdict(list)
+    for ngram in sorted(model.log_probs):
+        sizes[len(ngram)].append(ngram)
+    lines = ["\\data\\", *(f"ngram {size}={len(sizes[size])}" for size in sorted(sizes))]
+    for size in sorted(sizes):
+        lines += ["", f"\\{size}-grams:"]
+        for ngram in sizes[size]:
+            line = f"{model.log_probs[ngram] / _LN10:.6f}\t{' '.join(ngram)}"
+            # The longest n-grams are no history of anything, so they have no back-off weight.
+            lines.append(line if size == model.order else f"{line}\t{model.backoffs.get(ngram, 0.0) / _LN10:.6f}")
+    lines += ["", "\\end\\", ""]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_if_changed(path, "\n".join(lines))
+    except OSError as error:
+        raise InputError(f"{path}: can't be written ({error.strerror})") from error
+
+
+def read_arpa(path: str | os.PathLike) -> LanguageModel:
+    """Read an ARPA file, whoever made it.
+
+    Raises:
+        InputError: it isn't there, or isn't a whole ARPA file.
+    """
+    path = Path(path)
+    missing = "no such language model; make one with scripts/build_lm.py"
+    lines = read_text(path, "an ARPA file", missing, encoding="utf-8").split("\n")
+    log_probs: dict[Ngram, float] = {}
+    backoffs: dict[Ngram, float] = {}
+    promised: dict[int, int] = {}
+    size, ended = None, False  # of the n-grams that follow; 0 in the header, None before it
+    for number, line in enumerate(lines, 1):
+        line = line.strip("\r ")
+        if line == "\\data\\":
+            size = 0
+        elif size is None or not line:
+            continue
+        elif line == "\\end\\":
+            ended = True
+            break
+        elif section := re.fullmatch(r"\\(\d+)-grams:", line):
+            size = int(section[1])
+        elif header := re.fullmatch(r"ngram\s+(\d+)\s*=\s*(\d+)", line) if size == 0 else None:
+            promised[int(header[1])] = int(header[2])
+        else:
+            try:
+                ngram, log_prob, backoff = _parse(line, size)
+            except ValueError:
+                raise InputError(f"{path}, line {number}: expected an n-gram of {size} tokens, got {line!r}") from None
+            log_probs[ngram] = log_prob * _LN10
+            if backoff:
+                backoffs[ngram] = backoff * _LN10
+    found = Counter(map(len, log_probs))
+    if not ended or not found or found != {size: count for size, count in promised.items() if count}:
+        raise InputError(f"{path}: not an ARPA file, or cut short; make it again with scripts/build_lm.py")
+    if (END,) not in log_probs:
+        raise InputError(f"{path}: lacks {END}, the end of an utterance; make it again with scripts/build_lm.py")
+    return LanguageModel(log_probs, backoffs)
+
+
+def _parse(line: str, size: int) -> tuple[Ngram, float, float]:
+    # Tabs part the fields and spaces the tokens; some programs write spaces only. A token of NeMo's may be a character
+    # that Python takes for white space, so that a plain split would lose it.
+    log_prob, *fields = re.split("[\t ]+", line)
+    ngram, backoff = tuple(fields[:size]), fields[size:]
+    if not size or len(ngram) < size or len(backoff) > 1:
+        raise ValueError
+    return ngram, float(log_prob), float(backoff[0]) if backoff else 0.0

@@ -1,0 +1,263 @@
+"""The results files that runs leave in results/, and the tables that are made of them."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import OmegaConf
+
+from asr_with_nemo.base.files import check_output, write_if_changed
+from asr_with_nemo.base.machine import code_commit, describe_machine, device_name, package_versions
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.recognition import evaluation, wer
+from asr_with_nemo.recognition.wer import mean_of_seeds, total_errors
+
+if TYPE_CHECKING:
+    import pandas
+    from omegaconf import DictConfig, ListConfig
+
+FOLDER = Path("results")
+STUDIES = Path("configs/study.yaml")
+
+
+def read_results(study: str, folder: Path = FOLDER) -> list[dict]:
+    """The results files of a study, in the order in which the study names its runs, then by seed.
+
+    Raises:
+        InputError: the study has none yet.
+    """
+    return [row for row, _ in _files(study, folder)]
+
+
+def read_utterances(study: str, folder: Path = FOLDER) -> list[tuple[dict, list[wer.ScoredUtterance]]]:
+    """As `read`, each with the utterances that lie beside it.
+
+    Raises:
+        InputError: the study has no results yet, or one of them lacks its utterances.
+    """
+    return [(row, evaluation.read_rows(path)) for row, path in _files(study, folder)]
+
+
+def study_differences(study: str, folder: Path = FOLDER) -> list[tuple[dict, wer.Comparison]]:
+    """Each result of a study against the first one, which is the first seed of the run that the study names first.
+
+    Raises:
+        InputError: the study has no results yet, the first run has none, or one has other utterances or lacks them.
+    """
+    (first, its_utterances), *others = read_utterances(study, folder)
+    name = OmegaConf.load(STUDIES)[study].runs[0].name
+    if first["name"] != name:
+        raise InputError(
+            f"{folder / study}: lacks the results of {name!r}, which the others are compared with; make them with "
+            f"scripts/run_study.py {study}"
+        )
+    return [(row, wer.compare(heard, its_utterances)) for row, heard in others]
+
+
+def learning_curves(study: str, folder: Path = FOLDER) -> "pandas.DataFrame":
+    """What a study found whose runs are named for a start and a part of the data: "from scratch, 10%".
+
+    Returns:
+        a row for each start and `fraction`: the mean `wer` over the seeds with its 95% interval, `low` and `high`, and
+        the WER of `each` seed. All are fractions.
+
+    Raises:
+        InputError: the study has no results yet, or one of them lacks its utterances.
+    """
+    import pandas
+
+    lines = []
+    for fraction, starts in _by_start(study, folder).items():
+        for start, trainings in starts.items():
+            wer, (low, high) = mean_of_seeds(trainings)
+            each = [total_errors(heard).rate for heard in trainings]
+            lines.append((start, fraction, wer, low, high, each))
+    return pandas.DataFrame(lines, columns=["start", "fraction", "wer", "low", "high", "each"])
+
+
+def gains(study: str, folder: Path = FOLDER) -> "pandas.DataFrame":
+    """For each fraction of such a study, the WER from its second start minus that from its first one.
+
+    Returns:
+        a row for each `fraction` that both starts have with as many seeds: the `difference` of the means with its 95%
+        interval, `low` and `high`; below zero where the second start is better.
+
+    Raises:
+        InputError: as `learning_curves`.
+    """
+    import pandas
+
+    lines = []
+    for fraction, starts in _by_start(study, folder).items():
+        if len({len(trainings) for trainings in starts.values()}) == 1 and len(starts) == 2:
+            first, second = starts.values()
+            difference, (low, high) = wer.difference_of_seeds(second, first)
+            lines.append((fraction, difference, low, high))
+    return pandas.DataFrame(lines, columns=["fraction", "difference", "low", "high"])
+
+
+def _by_start(study: str, folder: Path) -> dict[float, dict[str, list[list[wer.ScoredUtterance]]]]:
+    """Fraction of the data → start → what each seed's model made of the utterances."""
+    groups: dict[float, dict[str, list[list[wer.ScoredUtterance]]]] = {}
+    for row, heard in read_utterances(study, folder):
+        start, comma, _ = row["name"].rpartition(", ")
+        if comma:
+            groups.setdefault(row["training"]["fraction"], {}).setdefault(start, []).append(heard)
+    return groups
+
+
+def _files(study: str, folder: Path) -> list[tuple[dict, Path]]:
+    paths = sorted((folder / study).glob("*.json"))
+    if not paths:
+        raise InputError(f"{folder / study}: holds no results; make them with scripts/run_study.py {study}")
+    order = [run["name"] for run in OmegaConf.load(STUDIES)[study].runs]
+
+    def place(item: tuple[dict, Path]) -> tuple:
+        row, _ = item
+        # What the study no longer names comes last.
+        return (
+            order.index(row["name"]) if row["name"] in order else len(order),
+            row["decoder"] != "greedy",
+            row["seed"] or 0,
+        )
+
+    return sorted(((json.loads(path.read_text(encoding="utf-8")), path) for path in paths), key=place)
+
+
+def _names(row: dict) -> dict[str, str]:
+    return {"run": row["name"], "seed": "" if row["seed"] is None else str(row["seed"])}
+
+
+def table_cells(row: dict) -> dict[str, str]:
+    low, high = row["ci95"]
+    training = row["training"]
+    cells = {
+        "decoder": row["decoder"],
+        "WER": f"{row['wer']:.1%}",
+        "errors": f"{row['errors']} of {row['words']}",
+        "95% interval": f"{low:.1%} to {high:.1%}",
+        "CER": f"{row['cer']:.1%}",
+        "RTFx": f"{row['rtfx']:.0f}",
+    }
+    if training:
+        cells["weights"] = f"{training['weights'] / 1e6:.2f} M"
+        cells["s an epoch"] = f"{training['seconds'] / training['epochs']:.0f}"
+        cells["minutes"] = f"{training['seconds'] / 60:.1f}"
+    return cells
+
+
+def study_table(study: str, folder: Path = FOLDER) -> "pandas.DataFrame":
+    """A study as a table, a run a row: decoder, WER with counts and interval, CER, speed, weights, time.
+
+    What others published comes last.
+    """
+    import pandas
+
+    rows = [_names(row) | table_cells(row) for row in read_results(study, folder)]
+    rows += [_published(other) for other in _others(study)]
+    return pandas.DataFrame(rows).fillna("").set_index(["run", "seed"])
+
+
+def _others(study: str) -> "ListConfig":
+    return OmegaConf.load(STUDIES)[study].get("others", [])
+
+
+def _published(other: "DictConfig") -> dict[str, str]:
+    return {"run": other.name, "seed": "", "WER": other.wer, "errors": other.get("errors", "")}
+
+
+def study_markdown(study: str, folder: Path = FOLDER) -> str:
+    """A study as Markdown: its table, what others published, what it was run on, and the command of each row."""
+    rows, plan = read_results(study, folder), OmegaConf.load(STUDIES)[study]
+    cells = [_names(row) | {"corpus, set": f"{row['corpus']}, {row['split']}"} | table_cells(row) for row in rows]
+    others = _others(study)
+    cells += [_published(other) for other in others]
+    lines = [f"## {plan.title}", ""]
+    lines += [f"{plan.about}\n"] if "about" in plan else []
+    lines += [markdown_table(cells), "", *(f"{other.name}: {other.url}\n" for other in others)]
+    commands = dict.fromkeys(row["command"] for row in rows)
+    lines += ["Each row's command:", "", "```sh", *commands, "```", ""]
+    made = sorted({made_with(row) for row in rows})
+    return "\n".join([*lines, *(f"Made with: {line}." for line in made), ""])
+
+
+# --- Measurements of other kinds --------------------------------------------------------------------------------------
+
+
+def save_measurement(
+    path: str | os.PathLike, title: str, about: str, rows: Sequence[Mapping[str, str]], command: str
+) -> None:
+    """Write what a script measured, for a table of RESULTS.md.
+
+    Args:
+        path: results/NAME.json.
+        title: of the table.
+        about: what was measured, in a sentence or two.
+        rows: a line of the table each, by the columns' names.
+        command: that makes it again.
+
+    Raises:
+        InputError: it can't be written there.
+    """
+    check_output(path)
+    content = {
+        "title": title,
+        "about": about,
+        "rows": list(rows),
+        "command": command,
+        "machine": describe_machine(device_name()),
+        "versions": package_versions() | {"onnxruntime": metadata.version("onnxruntime")},
+        "commit": code_commit(),
+    }
+    write_if_changed(Path(path), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def measurement_markdown(path: Path) -> str:
+    """What `save_measurement` wrote, as Markdown."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    machine, versions = (
+        content["machine"],
+        ", ".join(f"{name} {version}" for name, version in content["versions"].items()),
+    )
+    made = f"{machine['cores']} cores of {machine['device']}, {versions}, commit {content['commit']}"
+    lines = [f"## {content['title']}", "", content["about"], "", markdown_table(content["rows"]), ""]
+    return "\n".join([*lines, "```sh", content["command"], "```", "", f"Made with: {made}.", ""])
+
+
+# --- The card of the model that ships ---------------------------------------------------------------------------------
+
+
+def results_summary(folder: Path = FOLDER) -> str:
+    """The study `final` in a few columns, as Markdown, with what others published."""
+    rows, plan = read_results("final", folder), OmegaConf.load(STUDIES).final
+    lines = []
+    for row in rows:
+        cells = table_cells(row)
+        seed = "" if row["seed"] is None else f", seed {row['seed']}"
+        decoder = "beam, lexicon and language model" if row["decoder"].startswith("beam") else row["decoder"]
+        line = {"on AN4's test set": f"{row['name']}{seed}", "decoder": decoder}
+        lines.append(line | {name: cells[name] for name in ("WER", "errors", "95% interval")})
+        if row["training"]:
+            lines[-1]["training, two cores"] = f"{cells['minutes']} minutes"
+    lines += [
+        {"on AN4's test set": f"[{other.name}]({other.url})", "WER": other.wer, "errors": other.get("errors", "")}
+        for other in plan.others
+    ]
+    return markdown_table(lines)
+
+
+def markdown_table(lines: list[dict[str, str]]) -> str:
+    """Markdown of a table; a column that a line lacks stays empty there."""
+    head = list(dict.fromkeys(column for line in lines for column in line))
+    rows = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    return "\n".join([*rows, *(f"| {' | '.join(line.get(column, '') for column in head)} |" for line in lines)])
+
+
+def made_with(row: dict) -> str:
+    precision = f"trained in {row['training']['precision']}, " if row["training"] else ""
+    versions = ", ".join(f"{package} {version}" for package, version in sorted(row["versions"].items()))
+    machine = row["machine"]
+    return f"{precision}{machine['cores']} cores of {machine['device']}, {versions}, commit {row['commit']}"

@@ -1,0 +1,385 @@
+"""A sweep on disk, for as many processes and machines as see its folder.
+
+The store of a sweep is one folder: `sweep.json` says what it is, `trials.journal` is Optuna's record of the trials,
+`alive/` tells which trials are being worked on. A trial whose worker is gone is queued again, by whoever notices first.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import optuna
+import psutil
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
+
+from asr_with_nemo.base.files import write_if_changed
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.sweeps.results import Results, TrialRow, best_value
+from asr_with_nemo.sweeps.space import Sweep, as_json, check_sweep
+
+BEAT, LEASE, LOCK_GRACE = 3.0, 25.0, 15
+"""Seconds: between two signs of life; without one until a trial is taken as abandoned; until a lock is taken as left
+behind. A killed worker's trial is queued again after LEASE and a BEAT, with both locks left behind after 58 s."""
+STATES = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "stopped early",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "queued",
+}
+"""Optuna's states, by the names in `sweep_results.STATES`."""
+
+
+class TakenOver(Exception):
+    """The trial was taken as abandoned and given to another worker; what this one still finds out is dropped."""
+
+
+def _host() -> str:
+    """The machine and its table of processes, where a process id means something."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # Linux has them; elsewhere, there are no containers
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), str(os.stat("/proc/self/ns/pid").st_ino)]
+    return "/".join(parts)
+
+
+def _is_running(pid: int, created: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - created) < 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's journal, in which a record is written whole or not at all.
+
+    A full disk, or a kill, can leave the start of a record as the last line. What is appended to that makes a line that
+    can't be read, nor what follows it.
+    """
+
+    def __init__(self, path: Path, lock: JournalFileOpenLock):
+        super().__init__(str(path), lock)
+        self._path = path
+        self._own_lock = lock
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        records = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        with _held(self._own_lock), self._path.open("r+b", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            if file.read(1) not in (b"", b"\n"):
+                file.seek(0)
+                end = file.read().rfind(b"\n") + 1
+            file.truncate(end)
+            file.seek(end)
+            try:
+                while records:
+                    records = records[file.write(records) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
+
+
+@contextlib.contextmanager
+def _held(lock: JournalFileOpenLock) -> Iterator[None]:
+    lock.acquire()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(RuntimeError):  # another took the lock as left behind
+            lock.release()
+
+
+class TrialStore:
+    """A sweep on disk, shared by its workers.
+
+    Optuna's journal is sound across processes and over NFS, but knows no sign of life. So each trial that is worked on
+    has a file in `alive/` whose time changes every `BEAT` seconds. It counts as abandoned when the process is gone
+    (on this machine), or the file hasn't changed for `LEASE` seconds of the watcher's own clock (clocks of machines
+    differ). It is then marked as failed, so that a worker which was only asleep can't finish it any more, and queued
+    again with the same values.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike, sweep: Sweep, objective: str, resume: bool = False, code: str | None = None
+    ):
+        """Make the store of a sweep, or go on with it.
+
+        Args:
+            folder: of this sweep alone.
+            sweep: as `load` gives it.
+            objective: what is optimised, in words; it belongs to what a sweep is.
+            resume: go on with what is there, and beside other workers.
+            code: tells it from other sweeps of its name; by default a new one is drawn.
+
+        Raises:
+            InputError: the folder holds another sweep, holds this one and `resume` isn't set, or can't be written.
+        """
+        self.folder = Path(folder)
+        self.sweep = sweep
+        self._seen: dict[int, tuple[int, float]] = {}
+        self._host = _host()
+        try:
+            (self.folder / "alive").mkdir(parents=True, exist_ok=True)
+            code = self._register(objective, resume, code or secrets.token_hex(4))
+            self.id = f"{sweep.name}-{code}"
+            journal = self.folder / "trials.journal"
+            backend = _Journal(journal, JournalFileOpenLock(str(journal), LOCK_GRACE))
+            self._lock = JournalFileOpenLock(str(self.folder / "claim"), LOCK_GRACE)
+            with self.locked():
+                self.study = optuna.create_study(
+                    storage=JournalStorage(backend),
+                    study_name=code,
+                    direction=sweep.metric.goal if sweep.metric else "minimize",
+                    pruner=sweep.hyperband or optuna.pruners.NopPruner(),
+                    load_if_exists=True,
+                )
+        except OSError as error:
+            raise InputError(f"{folder}: can't be used as a store ({error.strerror}); see --store") from error
+        except (ValueError, KeyError, AssertionError) as error:
+            raise InputError(
+                f"{self.folder / 'trials.journal'}: is no record of trials that Optuna can read ({error}); see --store"
+            ) from error
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike) -> Self:
+        """The store that is in a folder.
+
+        Raises:
+            InputError: it holds none.
+        """
+        file = Path(folder) / "sweep.json"
+        if not file.is_file():
+            raise InputError(f"{folder}: holds no sweep")
+        made = cls._read(file)
+        return cls(folder, check_sweep(made["config"] | {"name": made["name"]}, file), made["objective"], resume=True)
+
+    @staticmethod
+    def _read(file: Path) -> dict[str, Any]:
+        try:
+            made = json.loads(file.read_text(encoding="utf-8"))
+            return {key: made[key] for key in ("id", "name", "objective", "config")}
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{file}: doesn't say what sweep this is; see --store") from error
+
+    def _register(self, objective: str, resume: bool, code: str) -> str:
+        """Say in the folder what sweep this is, or check that it is this one.
+
+        Returns:
+            the code that tells it from other sweeps of its name.
+        """
+        file = self.folder / "sweep.json"
+        partial = file.with_name(f"{secrets.token_hex(4)}.partial")
+        made = {"id": code, "name": self.sweep.name, "objective": objective}
+        made["config"] = json.loads(as_json(self.sweep.config))
+        try:
+            partial.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+            os.link(partial, file)  # of two that start at once, one makes it
+            return made["id"]
+        except FileExistsError:
+            pass
+        finally:
+            partial.unlink(missing_ok=True)
+        there = self._read(file)
+        differing = [key for key in Sweep.IDENTITY if there["config"].get(key) != made["config"].get(key)]
+        differing += ["objective"] if there["objective"] != objective else []
+        if differing:
+            raise InputError(
+                f"{self.folder}: holds another sweep ({there['name']}), whose {' and '.join(differing)} "
+                f"differ from {self.sweep.file}; see --store"
+            )
+        if not resume:
+            raise InputError(
+                f"{self.folder}: holds this sweep already; --resume goes on with it, also beside workers that run; "
+                "another --store starts anew"
+            )
+        return there["id"]
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else claims or queues a trial meanwhile, in whatever process."""
+        with _held(self._lock):
+            yield
+
+    # What the trials are
+
+    def _trials(self) -> list[FrozenTrial]:
+        """The newest attempt of each trial, in the order of their indices."""
+        newest: dict[int, FrozenTrial] = {}
+        for trial in self.study.get_trials(deepcopy=False):
+            # One without a reason was abandoned; if its successor was lost as well, it is as if it had never been.
+            if trial.state != TrialState.FAIL or "reason" in trial.user_attrs:
+                newest[trial.user_attrs["index"]] = trial
+        return [newest[index] for index in sorted(newest)]
+
+    def results(self) -> Results:
+        """What has come of the sweep until now."""
+        metric = self.sweep.metric
+        rows = []
+        for trial in self._trials():
+            given = trial.user_attrs
+            history = tuple(value for _, value in sorted(trial.intermediate_values.items()))
+            value = trial.value if metric and trial.state == TrialState.COMPLETE else None
+            if metric and trial.state == TrialState.PRUNED:
+                value = best_value(metric, history)
+            rows.append(
+                TrialRow(
+                    given["index"],
+                    STATES[trial.state],
+                    value,
+                    given.get("config", {}),
+                    given.get("metrics", {}),
+                    history,
+                    trial.duration.total_seconds() if trial.duration else None,
+                    str(given["index"]),
+                    given["attempt"],
+                    given.get("reason", ""),
+                )
+            )
+        return Results(self.sweep, self.id, rows)
+
+    def _reached(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether a trial has reached the metric's target."""
+        metric = self.sweep.metric
+        if not metric or metric.target is None:
+            return False
+        values = [value for trial in trials for value in (trial.value, *trial.intermediate_values.values())]
+        return any(value is not None and metric.sign * value <= metric.sign * metric.target for value in values)
+
+    def _is_complete(self, trials: Sequence[FrozenTrial], count: int) -> bool:
+        limits = [count, self.sweep.run_cap, self.sweep.cells]
+        return len(trials) >= min(limit for limit in limits if limit is not None) or self._reached(trials)
+
+    # Who works on what
+
+    def claim(self, count: int, seed: int | None) -> optuna.Trial | None:
+        """Take the next trial: one that was abandoned, or a new one until there are `count`.
+
+        Returns:
+            None where there is nothing to be done, at least until one that others work on is abandoned.
+
+        Raises:
+            InputError: a worker found that the sweep can't go on.
+        """
+        with self.locked():
+            self._requeue_abandoned()
+            if self.stopped:
+                raise InputError(self.stopped)
+            trials = self._trials()
+            waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+            if not waiting:
+                if self._is_complete(trials, count):
+                    return None
+                taken = {trial.user_attrs["index"] for trial in trials}
+                index = next(index for index in itertools.count() if index not in taken)
+                fixed = {} if self.sweep.cells is None else self.sweep.cell(index)
+                self.study.enqueue_trial(fixed, user_attrs={"index": index, "attempt": 1})
+            else:
+                index = waiting[0].user_attrs["index"]
+            self.study.sampler = self.sweep.sampler(seed, index)
+            trial = self.study.ask(self.sweep.space)
+            process = psutil.Process()
+            sign = {"host": self._host, "pid": process.pid, "created": process.create_time()}
+            write_if_changed(self._sign(trial.number), json.dumps(sign))
+            trial.set_user_attr("config", self.sweep.configuration(trial.params))
+            return trial
+
+    def is_over(self, count: int) -> bool:
+        """Whether all is done: nobody works on a trial any more, and there are as many as there should be."""
+        trials = self._trials()
+        return all(trial.state.is_finished() for trial in trials) and self._is_complete(trials, count)
+
+    def _sign(self, number: int) -> Path:
+        return self.folder / "alive" / f"{number}.json"
+
+    def beat(self, number: int) -> None:
+        """Show that a trial is being worked on."""
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            os.utime(self._sign(number))
+
+    def leave(self, number: int) -> None:
+        """Show that a trial isn't being worked on any more, however it ended."""
+        with contextlib.suppress(OSError):
+            self._sign(number).unlink(missing_ok=True)
+
+    def requeue_abandoned(self) -> None:
+        """Queue those trials again whose workers are gone."""
+        numbers = [trial.number for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+        abandoned = [number for number in numbers if self._is_abandoned(number)]
+        if abandoned:
+            with self.locked():
+                self._requeue_abandoned()
+
+    def _requeue_abandoned(self) -> None:
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if self._is_abandoned(trial.number):
+                self._requeue(trial)
+
+    def _is_abandoned(self, number: int) -> bool:
+        file = self._sign(number)
+        try:
+            beat = file.stat().st_mtime_ns
+            sign = json.loads(file.read_text())
+        except FileNotFoundError:  # its worker was killed before it could sign, or has left it
+            return True
+        if sign["host"] == self._host:
+            return not _is_running(sign["pid"], sign["created"])
+        if number not in self._seen or self._seen[number][0] != beat:
+            self._seen[number] = (beat, time.monotonic())
+        return time.monotonic() - self._seen[number][1] > LEASE
+
+    def give_back(self, trial: optuna.Trial) -> None:
+        """Queue a trial again that this worker was interrupted in."""
+        with self.locked():
+            for running in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if running.number == trial.number:
+                    self._requeue(running, used_up=0)
+
+    def _requeue(self, trial: FrozenTrial, used_up: int = 1) -> None:
+        try:
+            self.study.tell(trial.number, state=TrialState.FAIL)
+        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):  # it has just ended after all
+            return
+        attempt = trial.user_attrs["attempt"] + used_up
+        self.study.add_trial(
+            optuna.create_trial(
+                state=TrialState.WAITING,
+                params=trial.params,
+                distributions=trial.distributions,
+                user_attrs={"index": trial.user_attrs["index"], "attempt": attempt},
+                system_attrs=trial.system_attrs,
+            )
+        )
+        self._sign(trial.number).unlink(missing_ok=True)
+
+    def tell(self, trial: optuna.Trial, state: TrialState, value: float | None = None, **about: Any) -> None:
+        """Record how a trial ended.
+
+        Raises:
+            TakenOver: it is another worker's by now.
+        """
+        try:
+            for key, said in about.items():
+                trial.set_user_attr(key, said)
+            self.study.tell(trial, value, state)
+        except (optuna.exceptions.UpdateFinishedTrialError, ValueError) as error:
+            raise TakenOver from error
+
+    def stop(self, message: str | None) -> None:
+        """Let no worker go on, for the reason given; with None, let them again."""
+        self.study.set_user_attr("stopped", message)
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the sweep can't go on."""
+        return self.study.user_attrs.get("stopped")

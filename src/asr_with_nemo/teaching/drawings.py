@@ -1,0 +1,251 @@
+"""The course's diagrams and pictures of sound, drawn by code, so that they follow what they show."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import librosa
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Rectangle
+from omegaconf import DictConfig
+
+from asr_with_nemo.recognition.beam import Hypothesis
+
+LEARNED, GIVEN, PLAIN = "#cfe3f7", "#fbe3c4", "#eeeeee"
+
+
+def _box(axes: Axes, x: float, y: float, text: str, color: str, width: float = 1.5, height: float = 0.62) -> None:
+    shape = FancyBboxPatch(
+        (x - width / 2, y - height / 2), width, height, boxstyle="round,pad=0.02,rounding_size=0.1", fc=color, ec="#555"
+    )
+    axes.add_patch(shape)
+    axes.text(x, y, text, ha="center", va="center", fontsize=9)
+
+
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "#555"})
+
+
+def _canvas(width: float, height: float, size: tuple[float, float]) -> tuple[Figure, Axes]:
+    figure, axes = plt.subplots(figsize=size)
+    axes.set(xlim=(0, width), ylim=(0, height), aspect="auto")
+    axes.axis("off")
+    return figure, axes
+
+
+def pipelines() -> Figure:
+    """The traditional recogniser, with its parts built one by one, above the end-to-end one."""
+    figure, axes = _canvas(11, 3.6, (10, 3.4))
+    axes.text(0.1, 3.4, "traditional: argmax Pr(audio | transcript) · Pr(transcript)", fontsize=10, weight="bold")
+    top = 2.0
+    for x, text, color in (
+        (0.9, "recording", PLAIN),
+        (2.8, "features\n(MFCC)", GIVEN),
+        (5.6, "search", GIVEN),
+        (9.9, "transcript", PLAIN),
+    ):
+        _box(axes, x, top, text, color)
+    for x, y, text, color in (
+        (3.9, top + 0.95, "acoustic model:\nsounds ← phonemes", LEARNED),
+        (5.95, top + 0.95, "lexicon:\nphonemes ← words", GIVEN),
+        (8.0, top + 0.95, "language model:\nwords ← words", LEARNED),
+    ):
+        _box(axes, x, y, text, color, width=1.9)
+        _arrow(axes, (x, y - 0.34), (5.6 + (x - 5.95) / 4, top + 0.34))
+    for start, end in ((1.68, 2.02), (3.58, 4.82), (6.38, 9.12)):
+        _arrow(axes, (start, top), (end, top))
+    axes.text(0.1, 1.15, "end to end: argmax Pr(transcript | audio)", fontsize=10, weight="bold")
+    for x, text, color, width in (
+        (0.9, "recording", PLAIN, 1.5),
+        (2.8, "mel\nspectrogram", GIVEN, 1.5),
+        (6.2, "one neural network,\ntrained on recordings and their transcripts", LEARNED, 4.6),
+        (9.9, "transcript", PLAIN, 1.5),
+    ):
+        _box(axes, x, 0.5, text, color, width=width)
+    for start, end in ((1.68, 2.02), (3.58, 3.87), (8.53, 9.12)):
+        _arrow(axes, (start, 0.5), (end, 0.5))
+    axes.text(10.9, 3.4, "blue: learned from data", ha="right", fontsize=8, color="#3b6ea5")
+    return figure
+
+
+def waveform(axes: Axes, samples: np.ndarray, sample_rate: int) -> None:
+    """Draw mono samples, (T,), over seconds."""
+    librosa.display.waveshow(samples, sr=sample_rate, ax=axes, color="#3b6ea5")
+    axes.set(xlabel="seconds", ylabel="amplitude")
+
+
+def loud_spans(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Where speech is: all that is less than 20 dB below the loudest part. (N, 2) starts and ends in seconds."""
+    return librosa.effects.split(samples, top_db=20, frame_length=sample_rate // 20, hop_length=160) / sample_rate
+
+
+def mark_spans(axes: Axes, spans: Sequence[tuple[float, float]], names: Sequence[str], strong: Sequence[int]) -> None:
+    """Lay named spans of seconds over a picture whose x axis is time; those numbered in `strong` in another colour.
+
+    Where there are not as many spans as names (letters that run into one another), nothing is marked.
+    """
+    if len(spans) != len(names):
+        return
+    for number, ((start, end), name) in enumerate(zip(spans, names, strict=True)):
+        color = "tab:red" if number in strong else "0.6"
+        axes.axvspan(start, end, color=color, alpha=0.15, lw=0)
+        axes.text(
+            (start + end) / 2,
+            1.02,
+            name.upper(),
+            transform=axes.get_xaxis_transform(),
+            ha="center",
+            color=color,
+            fontsize=11,
+        )
+
+
+def spectrogram(axes: Axes, decibels: np.ndarray, sample_rate: int, hop: int, y_axis: str, top: float = 8000) -> None:
+    """Draw a (mel) spectrogram in dB, (bins, frames), with seconds below and a scale beside it."""
+    image = librosa.display.specshow(
+        decibels, sr=sample_rate, hop_length=hop, x_axis="time", y_axis=y_axis, fmax=top, ax=axes
+    )
+    axes.set(xlabel="seconds", ylabel="mel band, Hz" if y_axis == "mel" else "Hz")
+    axes.figure.colorbar(image, ax=axes, format="%+.0f dB", pad=0.01)
+
+
+def mel_spectrograms(pictures: Mapping[str, np.ndarray], frame_seconds: float = 0.01) -> Figure:
+    """Draw what a model is fed, (D, T) each, one below the other by name: the same colours and the same seconds.
+
+    The few lowest and highest values are not told apart, or else one of them could darken all the rest.
+    """
+    figure, panels = plt.subplots(
+        len(pictures), 1, figsize=(8, 1.5 * len(pictures)), sharex=True, squeeze=False, layout="constrained"
+    )
+    low, high = np.percentile(np.concatenate([picture.ravel() for picture in pictures.values()]), [1, 99.5])
+    for axes, (name, picture) in zip(panels[:, 0], pictures.items(), strict=True):
+        extent = (0, picture.shape[1] * frame_seconds, 0, len(picture))
+        axes.imshow(picture, origin="lower", aspect="auto", extent=extent, vmin=low, vmax=high, interpolation="none")
+        axes.set(title=name, ylabel="mel band")
+    longest = max(picture.shape[1] for picture in pictures.values())
+    panels[-1, 0].set(xlabel="seconds", xlim=(0, longest * frame_seconds))
+    return figure
+
+
+def letters_over_time(axes: Axes, log_probs: np.ndarray, letters: Sequence[str], frame_seconds: float) -> None:
+    """Draw what a model gives each letter over time.
+
+    Args:
+        axes: where to draw.
+        log_probs: natural logs, (T, V).
+        letters: a name a column, V of them; those that never reach 1% are left out.
+        frame_seconds: from a row to the next.
+    """
+    probabilities = np.exp(log_probs)
+    used = [column for column in range(len(letters)) if probabilities[:, column].max() >= 0.01]
+    image = axes.imshow(
+        probabilities[:, used].T,
+        norm=LogNorm(0.001, 1, clip=True),
+        aspect="auto",
+        extent=(0, len(log_probs) * frame_seconds, len(used) - 0.5, -0.5),
+        interpolation="none",
+    )
+    axes.set(xlabel="seconds", yticks=range(len(used)), yticklabels=[letters[column] for column in used])
+    axes.figure.colorbar(image, ax=axes, pad=0.01, label="probability")
+
+
+def rivals(axes: Axes, steps: Sequence[Sequence[Hypothesis]], ends: Sequence[Hypothesis], frame_seconds: float) -> None:
+    """Draw how far the hypotheses that a beam search ends with were behind the best one, all along.
+
+    Until two texts part they share a line. A line ends where the beam no longer held what led to it, as it may where a
+    text came back by another way.
+
+    Args:
+        axes: where to draw.
+        steps: the hypotheses after each frame, as `BeamSearch.follow` gives them.
+        ends: hypotheses of the end, the best first, as `BeamSearch.decode` gives them; a line each.
+        frame_seconds: from a frame to the next.
+    """
+    seconds = [frame_seconds * number for number in range(1, len(steps) + 2)]
+    for end in ends:
+        behind = []
+        for hypotheses in steps:
+            led_here = [one.total for one in hypotheses if f"{end.text} ".startswith(one.text)]
+            behind.append(max(led_here, default=np.nan) - hypotheses[0].total)
+        # The end itself counts too: the last word and the end of the utterance have their probability.
+        axes.plot(
+            seconds, [*behind, end.total - ends[0].total], label=end.text or "(nothing)", marker="o", markevery=[-1]
+        )
+    axes.set(xlabel="seconds", ylabel="score behind the best")
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def letter_confusions(axes: Axes, pairs: Mapping[tuple[str, str], int], groups: Sequence[str] = ()) -> None:
+    """Draw which letters were taken for which, a square a pair, with its count.
+
+    Args:
+        axes: where to draw.
+        pairs: (said, heard) → times; other words than single letters share a row and a column, "…", and what is
+            nothing (a letter missed, or heard where none was) has "–".
+        groups: letters that sound alike, which stand together in a frame.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    for (said, heard), times in pairs.items():
+        counts[_as_letter(said), _as_letter(heard)] += times
+    framed = "".join(groups)
+    seen = {name for pair in counts for name in pair} - {*framed, "…", "–"}
+    order = [*framed, *sorted(seen), "…", "–"]
+    matrix = np.array([[counts[said, heard] for heard in order] for said in order])
+    axes.imshow(np.where(matrix, matrix, np.nan), cmap="Blues", vmin=0)
+    for row, column in np.argwhere(matrix):
+        dark = matrix[row, column] > matrix.max() / 2
+        axes.text(
+            column, row, matrix[row, column], ha="center", va="center", fontsize=7, color="white" if dark else "black"
+        )
+    start = -0.5
+    for group in groups:
+        frame = Rectangle((start, start), len(group), len(group), fill=False, ec="tab:red", lw=1.5, clip_on=False)
+        axes.add_patch(frame)
+        start += len(group)
+    axes.set(xticks=range(len(order)), yticks=range(len(order)), xlabel="heard", ylabel="said")
+    axes.set(xticklabels=order, yticklabels=order)
+
+
+def _as_letter(word: str) -> str:
+    return word if len(word) == 1 else ("…" if word else "–")
+
+
+def jasper(config: DictConfig) -> Figure:
+    """Draw the blocks of a Jasper or QuartzNet config (`model.encoder.jasper`), in at the bottom, out at the top."""
+    blocks = config.model.encoder.jasper
+    height = len(blocks) + 3.2
+    figure, axes = _canvas(10, height, (9, 0.55 * height))
+    rows = [("mel spectrogram, every 10 ms", PLAIN, "")]
+    for block in blocks:
+        convolution = "separable convolution" if block.get("separable") else "convolution"
+        text = f"{block.repeat} × {convolution}, kernel {block.kernel[0]}, {block.filters} filters"
+        extras = [
+            f"stride {block.stride[0]}" if block.stride[0] > 1 else "",
+            f"dilation {block.dilation[0]}" if block.dilation[0] > 1 else "",
+            "squeeze-and-excite" if block.get("se") else "",
+            f"dropout {block.dropout}" if block.dropout else "",
+        ]
+        rows.append((text, LEARNED, ", ".join(extra for extra in extras if extra)))
+    rows.append((f"decoder: 1×1 convolution to {len(config.model.labels)} letters + blank", LEARNED, ""))
+    rows.append(("CTC", PLAIN, ""))
+    for level, (text, color, extra) in enumerate(rows):
+        y = 0.6 + level
+        _box(axes, 4, y, text, color, width=5.6)
+        axes.text(7.1, y, extra, va="center", fontsize=8, color="#555")
+        if level:
+            _arrow(axes, (4, y - 0.68), (4, y - 0.32))
+    for number, block in enumerate(blocks):
+        if block.residual:
+            y = 1.6 + number
+            axes.annotate(
+                "",
+                (1.17, y + 0.2),
+                (1.17, y - 0.5),
+                arrowprops={"arrowstyle": "-|>", "color": "tab:red", "connectionstyle": "bar,fraction=-0.5"},
+            )
+    if any(block.residual for block in blocks):
+        axes.text(0.05, 0.6, "red: residual", fontsize=8, color="tab:red")
+    return figure

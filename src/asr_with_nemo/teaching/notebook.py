@@ -1,0 +1,119 @@
+"""What the course's notebooks share: where they stand, and how they show pictures and sound."""
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import lightning.pytorch as pl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Audio, display
+from matplotlib.figure import Figure
+
+from asr_with_nemo.data import an4
+from asr_with_nemo.errors import InputError
+
+STYLE = {
+    "figure.dpi": 80,
+    "figure.figsize": (9, 3),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "image.cmap": "magma",
+}
+
+
+def start() -> None:
+    """Work from the course's own folder, so that the paths in a notebook are those of the commands in the README.
+
+    Pictures get the course's style, and tables show their texts whole.
+
+    Raises:
+        InputError: the notebook doesn't lie in the course's folder.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "configs" / "config.yaml").is_file() and (folder / "src" / "asr_with_nemo").is_dir():
+            os.chdir(folder)
+            plt.rcParams.update(STYLE)
+            pd.set_option("display.max_colwidth", None)
+            return
+    raise InputError(f"{here}: not inside of the course's folder; open the notebook from a clone of the repository")
+
+
+def mark_stand_in(figure: Figure, corpus: an4.Corpus) -> None:
+    """Say in the picture itself when its sound is synthesised and not AN4's."""
+    if corpus.name != "an4":
+        figure.text(0.995, 0.005, corpus.title, ha="right", va="bottom", fontsize=8, color="firebrick")
+
+
+def _bundle(figure: Figure, alt: str, corpus: an4.Corpus | None) -> dict:
+    """A figure as what IPython's `display` takes: a small PNG, and a text for those who can't see it."""
+    if corpus:
+        mark_stand_in(figure, corpus)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", bbox_inches="tight")
+    plt.close(figure)
+    data = {"image/png": picture.getvalue(), "text/plain": alt}
+    return {"data": data, "raw": True, "metadata": {"image/png": {"alt": alt}}}
+
+
+def show(figure: Figure | None, alt: str, corpus: an4.Corpus | None = None) -> None:
+    """Display a figure as a small PNG with a text for those who can't see it, and close it.
+
+    Args:
+        figure: what to show; None where there was too little to draw, which is said instead.
+        alt: what is to be seen, in a sentence.
+        corpus: where the sound is from; a stand-in for AN4 is named in the picture.
+    """
+    if figure is None:
+        print(f"Too little to draw a picture of: {alt}")
+        return
+    bundle = _bundle(figure, alt, corpus)
+    display(bundle.pop("data"), **bundle)
+
+
+def play(samples: np.ndarray, sample_rate: int) -> None:
+    """Display a player for mono samples, (T,); it doesn't start by itself."""
+    display(Audio(samples, rate=sample_rate))
+
+
+class LiveCurves(pl.Callback):
+    """Draw the losses and the dev WER while a model trains, a point an epoch, in place."""
+
+    def __init__(self, corpus: an4.Corpus | None = None):
+        self.corpus = corpus
+        self.points: list[Mapping[str, float]] = []
+        self._display = None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        wanted = ("train_loss_epoch", "val_loss", "val_wer")
+        metrics = {name: float(trainer.callback_metrics[name]) for name in wanted if name in trainer.callback_metrics}
+        self.points.append({"epoch": trainer.current_epoch + 1} | metrics)
+        figures = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+        alt = f"Losses and dev WER by epoch, up to epoch {trainer.current_epoch + 1}: {figures}"
+        bundle = _bundle(draw_curves(self.points), alt, self.corpus)
+        data = bundle.pop("data")
+        if self._display is None:
+            self._display = display(data, **bundle, display_id=True)
+        else:
+            self._display.update(data, **bundle)
+
+
+def draw_curves(points: list[Mapping[str, float]]) -> Figure:
+    """Draw what `training.read_log` or `LiveCurves` gathered: losses on the left, dev WER on the right."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8))
+    for name, title in (("train_loss_epoch", "train"), ("val_loss", "dev")):
+        rows = [(point["epoch"], point[name]) for point in points if name in point]
+        if rows:
+            left.plot(*zip(*rows, strict=True), marker=".", label=title)
+    left.set(title="CTC loss", xlabel="epoch")
+    left.legend(frameon=False)
+    rows = [(point["epoch"], 100 * point["val_wer"]) for point in points if "val_wer" in point]
+    if rows:
+        right.plot(*zip(*rows, strict=True), marker=".", color="tab:green")
+    right.set(title="WER on dev, %", xlabel="epoch", ylim=(0, 105))
+    figure.tight_layout()
+    return figure

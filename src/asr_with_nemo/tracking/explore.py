@@ -1,0 +1,192 @@
+"""The data as a table that one can look at and listen to: in Weights & Biases, and in a notebook without it.
+
+A table is a list of rows, a row a dict of column → value; a value that is a path is a recording or a picture.
+`wandb_table` makes a `wandb.Table` of it, `browse` a table for the notebook.
+
+The pictures are not drawn by matplotlib, which takes more than fifty times as long: a spectrogram is a matrix of small
+numbers, and a PNG with a palette is the same, so its pixels are the decibels themselves.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from IPython.display import HTML
+from tqdm import tqdm
+
+from asr_with_nemo.base.files import read_text
+from asr_with_nemo.base.html import columns_of, html_table
+from asr_with_nemo.data import manifest
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.tracking.pictures import MEDIA, PictureSettings, make_pictures, playable_file
+
+if TYPE_CHECKING:
+    import wandb
+
+Row = dict[str, object]
+"""Column → value; a `Path` is a recording or, by its suffix, a picture."""
+EMBEDDED = 4_000_000
+"""Bytes of sound and pictures, at most, in a table that has to carry them itself."""
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
+
+
+def dataset_rows(
+    manifests: Sequence[str | os.PathLike],
+    pictures: str | os.PathLike | None = None,
+    settings: PictureSettings = PictureSettings(),
+    progress: bool = True,
+) -> list[Row]:
+    """The utterances of manifests as rows to look at: Filename, Audio File, Duration, Transcript, Spectrogram...
+
+    Args:
+        manifests: one or more.
+        pictures: the folder where pictures are kept; by default `MEDIA` beside the first manifest.
+        settings: how to draw them.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: a manifest or a recording can't be used, or the folder can't be written.
+    """
+    manifests = [Path(path) for path in manifests]
+    utterances = [(path, utterance) for path in manifests for utterance in _whole_files(path)]
+    files = [utterance["audio_filepath"] for _, utterance in utterances]
+    pictured = make_pictures(files, pictures or manifests[0].parent / MEDIA, settings, progress)
+    splits = {path: _splits(path) for path in manifests}
+    return [
+        {
+            "Filename": os.path.relpath(utterance["audio_filepath"], path.parent.absolute()),
+            "Audio File": made.audio,
+            "Duration": round(utterance["duration"], 3),
+            "Transcript": utterance["text"],
+            "Spectrogram": made.spectrogram,
+            "Mel-Spectrogram": made.mel,
+            "Speaker": str(utterance.get("speaker") or ""),
+            "Split": splits[path].get(utterance["audio_filepath"], _split_name(path)),
+        }
+        for (path, utterance), made in zip(utterances, pictured, strict=True)
+    ]
+
+
+def _whole_files(path: Path) -> list[manifest.Utterance]:
+    utterances = manifest.read_manifest(path)
+    if any(utterance.get("offset") for utterance in utterances):
+        raise InputError(f"{path}: cuts utterances out of longer files (offset); cut the files first")
+    return utterances
+
+
+def _split_name(path: Path) -> str:
+    return path.stem.removesuffix("_manifest")
+
+
+def _splits(path: Path) -> dict[str, str]:
+    """Recording → its split: of the manifests beside this one that hold it, the one with the fewest utterances.
+
+    So what train_all holds is known to be of train or of dev.
+    """
+    beside = {other: manifest.read_manifest(other, check_audio=False) for other in path.parent.glob("*_manifest.json")}
+    splits: dict[str, str] = {}
+    for other in sorted(beside, key=lambda other: -len(beside[other])):
+        splits |= {utterance["audio_filepath"]: _split_name(other) for utterance in beside[other]}
+    return splits
+
+
+def prediction_rows(rows: Sequence, folder: str | os.PathLike) -> list[Row]:
+    """What a model heard as rows to look at: FileName, Audio, Prediction, Ground Truth, WER.
+
+    Args:
+        rows: of `evaluation.Row`, as `evaluation.evaluate` gives them.
+        folder: of the manifest, which their files are relative to.
+
+    Raises:
+        InputError: a recording isn't there, or can't be read.
+    """
+    folder = Path(folder)
+    table = []
+    for row in rows:
+        path = folder.absolute() / row.file
+        if not path.is_file():
+            raise InputError(f"{path}: the recording isn't there; expected it where the manifest has it")
+        rate = row.words.rate
+        table.append(
+            {
+                "FileName": row.file,
+                "Audio": playable_file(path, folder / MEDIA),
+                "Prediction": row.hypothesis,
+                "Ground Truth": row.reference,
+                "WER": None if rate is None else round(rate, 4),
+            }
+        )
+    return table
+
+
+def wandb_table(rows: Sequence[Row], progress: bool = True) -> "wandb.Table":
+    """Rows as a table for `run.log`, recordings with a player and pictures as pictures: the files as they are.
+
+    Raises:
+        InputError: there are no rows.
+    """
+    import wandb
+
+    def shown(value: object) -> object:
+        if not isinstance(value, Path):
+            return value
+        return wandb.Image(str(value)) if value.suffix == ".png" else wandb.Audio(str(value))
+
+    table = wandb.Table(columns=columns_of(rows))
+    for row in tqdm(rows, "table", unit="row", delay=1, disable=not progress):
+        table.add_data(*map(shown, row.values()))
+    return table
+
+
+def read_table(folder: str | os.PathLike, name: str) -> list[Row]:
+    """The rows of a `wandb.Table` that was logged under a name, from the folder of its artifact.
+
+    Raises:
+        InputError: the folder doesn't hold it, or what it holds is no table.
+    """
+    path = Path(folder) / f"{name}.table.json"
+    text = read_text(path, "a table", "no such table; expected the artifact of a wandb.Table")
+    try:
+        content = json.loads(text)
+        columns, lines = content["columns"], content["data"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: can't be read as a wandb.Table ({error!r})") from error
+
+    def value(cell: object) -> object:
+        if isinstance(cell, dict) and "path" in cell:  # a recording or a picture
+            file = Path(folder) / cell["path"]
+            return file if file.is_file() else None
+        return cell if cell is None or isinstance(cell, int | float | str) else json.dumps(cell)
+
+    return [dict(zip(map(str, columns), map(value, line), strict=True)) for line in lines]
+
+
+def browse(
+    rows: Sequence[Row],
+    page: int = 8,
+    sort: str = "",
+    descending: bool = False,
+    beside: str | os.PathLike | None = "notebooks",
+) -> HTML:
+    """Rows as a table for the notebook, without an account or a network: sorted by a click, a page of rows at a time.
+
+    The notebook stays small: it links to recordings and pictures, and the browser gets those of the page that is shown.
+    Files that lie outside the course's folder can't be linked to, and none in Colab: then the table carries them
+    itself, up to `EMBEDDED` bytes.
+
+    Args:
+        rows: as `dataset_rows` and `prediction_rows` give them.
+        page: rows at a time.
+        sort: the column to begin with; by default in the order given.
+        descending: begin with the largest.
+        beside: the folder where the notebook lies, or one of the same depth; None for a table that carries its files
+            itself in any case.
+
+    Raises:
+        InputError: there are no rows, or no such column.
+    """
+    return HTML(html_table(rows, page, sort, descending, beside, EMBEDDED))

@@ -1,0 +1,320 @@
+"""Spectrograms of recordings as small PNG files, and recordings as files that a browser plays.
+
+The pictures are not drawn by matplotlib, which takes more than fifty times as long: a spectrogram is a matrix of small
+numbers, and a PNG with a palette is the same, so its pixels are the decibels themselves.
+"""
+
+import hashlib
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import librosa
+import matplotlib
+import numpy as np
+import scipy.sparse
+import soundfile
+from isal import isal_zlib
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from asr_with_nemo.data import audio
+from asr_with_nemo.errors import InputError
+
+MEDIA = "pictures"
+"""The folder beside a manifest where pictures are kept."""
+PLAYABLE = {".wav", ".flac", ".mp3", ".ogg"}
+"""What every browser plays."""
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """How recordings are pictured; what is kept under other settings is not used.
+
+    Attributes:
+        window, hop: seconds of a frame, and from a frame to the next.
+        lowest: Hz at the lower end of the spectrogram's log axis.
+        bands: of the mel spectrogram.
+        decibels: from the loudest down to the darkest colour.
+        colours: the name of a matplotlib colour map.
+    """
+
+    window: float = 0.02
+    hop: float = 0.01
+    lowest: float = 62.5
+    bands: int = 64
+    decibels: float = 80
+    colours: str = "magma"
+
+
+FFT = 512
+HEIGHT = 192  # pixels of the part that shows sound: three a mel band
+WIDEST = 1_000  # columns; of a longer recording, several frames share one
+COLUMN = 2  # pixels
+LEFT, TOP, RIGHT, BOTTOM = 42, 20, 74, 36  # pixels around it: Hz, title, dB, seconds
+BAR = 12  # pixels, the width of the colour scale
+TICKS = (125, 250, 500, 1000, 2000, 4000, 8000)  # Hz
+LINE = 13  # pixels, of a line of text
+LEVELS = 240  # of colour; the palette's other 16 are greys, for letters
+BLACK, WHITE = LEVELS, 255
+_LAYOUT = 1  # goes up when pictures come to look different: then those that are kept are made again
+
+
+class Pictured(NamedTuple):
+    """The files that show a recording: what a browser plays, and its two pictures."""
+
+    audio: Path
+    spectrogram: Path
+    mel: Path
+
+
+def power(samples: np.ndarray, settings: PictureSettings) -> np.ndarray:
+    """The short-time power spectrum of mono samples at 16 kHz, (T,): (frames, 257), a frame centred on each hop."""
+    hop = round(settings.hop * audio.SAMPLE_RATE)
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(samples, FFT // 2), FFT)[::hop]
+    spectrum = scipy.fft.rfft(frames * _window(settings.window))
+    return spectrum.real**2 + spectrum.imag**2
+
+
+@lru_cache
+def _window(seconds: float) -> np.ndarray:
+    length = round(seconds * audio.SAMPLE_RATE)
+    window = np.zeros(FFT, np.float32)
+    window[(FFT - length) // 2 :][:length] = np.hanning(length)
+    return window
+
+
+def log_rows(power: np.ndarray, lowest: float) -> np.ndarray:
+    """Spread the frequencies of a power spectrum over a log axis from `lowest` Hz: (frames, HEIGHT), upwards.
+
+    A row shows the strongest of the bins it covers, so that no tone gets lost between two rows.
+    """
+    return np.maximum.reduceat(power, _first_bins(lowest), axis=1)
+
+
+@lru_cache
+def _first_bins(lowest: float) -> np.ndarray:
+    edges = np.geomspace(lowest, audio.SAMPLE_RATE / 2, HEIGHT + 1)
+    return np.round(edges[:-1] * FFT / audio.SAMPLE_RATE).astype(int)
+
+
+@lru_cache
+def _mel_filters(bands: int) -> scipy.sparse.csr_array:
+    # (bands, 257). Sparse, since a dense product starts threads of its own in each of the threads that draw.
+    return scipy.sparse.csr_array(librosa.filters.mel(sr=audio.SAMPLE_RATE, n_fft=FFT, n_mels=bands))
+
+
+def levels(power: np.ndarray, decibels: float) -> np.ndarray:
+    """Power as colours: uint8 from 0, `decibels` or more below the loudest, to LEVELS - 1, the loudest."""
+    loudest = max(float(power.max()), 1e-10)  # digital silence stays dark
+    relative = 10 * np.log10(np.maximum(power / loudest, 10 ** (-decibels / 10)))
+    return np.round((1 + relative / decibels) * (LEVELS - 1)).astype(np.uint8)
+
+
+def draw(samples: np.ndarray, settings: PictureSettings = PictureSettings()) -> dict[str, np.ndarray]:
+    """Draw a recording: its spectrogram over a log axis and its mel spectrogram, in dB below the loudest.
+
+    Args:
+        samples: mono at 16 kHz, (T,).
+        settings: how.
+
+    Returns:
+        "spectrogram" and "mel" → a picture with its axes in Hz and seconds and a colour scale, (height, width), uint8
+        indices of `palette`.
+    """
+    strength = power(samples, settings)
+    together = -(-len(strength) // WIDEST)  # frames in a column
+    if together > 1:
+        strength = np.maximum.reduceat(strength, np.arange(0, len(strength), together))
+    seconds = settings.hop * together / COLUMN  # of a pixel
+    matrices = {
+        "spectrogram": log_rows(strength, settings.lowest),
+        "mel": (_mel_filters(settings.bands) @ strength.T).T,
+    }
+    pictures = {}
+    for kind, matrix in matrices.items():
+        columns = levels(matrix, settings.decibels).T[::-1]  # the highest first
+        rows = np.arange(HEIGHT) * len(columns) // HEIGHT
+        pixels = np.repeat(columns[rows], COLUMN, axis=1)
+        canvas = _frame(kind, pixels.shape[1], seconds, settings).copy()
+        canvas[TOP : TOP + HEIGHT, LEFT : LEFT + pixels.shape[1]] = pixels
+        pictures[kind] = canvas
+    return pictures
+
+
+def encode(picture: np.ndarray, palette: bytes) -> bytes:
+    """A picture of palette indices, (height, width), as a PNG.
+
+    Pillow's compressor takes five times as long as this one, and with it the pictures would take twice as long.
+    """
+    height, width = picture.shape
+    lines = np.zeros((height, width + 1), np.uint8)  # each begins with the number of its filter: none
+    lines[:, 1:] = picture
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0),  # 8 bits, a palette
+        b"PLTE": palette,
+        b"IDAT": isal_zlib.compress(lines, 2),
+        b"IEND": b"",
+    }
+    chunks = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in parts.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@lru_cache
+def palette(colours: str) -> bytes:
+    """The red, green and blue of each index: `LEVELS` of a matplotlib colour map, then greys from black to white."""
+    colours = matplotlib.colormaps[colours](np.linspace(0, 1, LEVELS), bytes=True)[:, :3]
+    greys = np.repeat(np.linspace(0, 255, 256 - LEVELS).astype(np.uint8)[:, None], 3, axis=1)
+    return np.concatenate([colours, greys]).tobytes()
+
+
+def row_of(frequency: float, kind: str, settings: PictureSettings = PictureSettings()) -> float:
+    """Where a frequency in Hz lies in a picture: pixels from its top."""
+    top = audio.SAMPLE_RATE / 2
+    if kind == "mel":  # a band's centre is in the middle of its row; a mel filter bank has its ends outside
+        share = librosa.hz_to_mel(frequency) / librosa.hz_to_mel(top)
+        height = (share * (settings.bands + 1) - 0.5) / settings.bands
+    else:
+        height = np.log(frequency / settings.lowest) / np.log(top / settings.lowest)
+    return TOP + HEIGHT * (1 - float(np.clip(height, 0, 1)))
+
+
+@lru_cache
+def _font() -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(11)
+
+
+@lru_cache(maxsize=256)
+def _frame(kind: str, width: int, seconds: float, settings: PictureSettings) -> np.ndarray:
+    """All of a picture but the sound: axes, their labels, and the colour scale, (height, width) of palette indices.
+
+    Letters are drawn over the greys: between white and black lie just the shades that smooth them.
+    """
+    image = Image.new("L", (LEFT + width + RIGHT, TOP + HEIGHT + BOTTOM), WHITE)
+    pen = ImageDraw.Draw(image)
+    pen.font = _font()
+    right, bottom = LEFT + width, TOP + HEIGHT
+    pen.rectangle((LEFT - 1, TOP - 1, right, bottom), outline=BLACK)
+    pen.text((4, 3), "Hz", BLACK)
+    pen.text((LEFT, 3), {"mel": "mel spectrogram"}.get(kind, kind), BLACK)
+    previous = bottom + LINE
+    for frequency in TICKS:
+        y = row_of(frequency, kind, settings)
+        if settings.lowest < frequency and previous - y >= LINE:  # the mel scale is dense at the bottom
+            pen.line((LEFT - 5, y, LEFT - 2, y), BLACK)
+            pen.text((LEFT - 7, y), f"{frequency:g}", BLACK, anchor="rm")
+            previous = y
+
+    step = next((step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60) if step / seconds >= 50), 300)
+    for number in range(int(width * seconds / step) + 1):
+        x = LEFT + number * step / seconds
+        pen.line((x, bottom + 1, x, bottom + 4), BLACK)
+        pen.text((x, bottom + 6), f"{number * step:g}", BLACK, anchor="mt")
+    pen.text((LEFT + width / 2, bottom + 20), "seconds", BLACK, anchor="mt")
+
+    left = right + 10
+    scale = np.linspace(LEVELS - 1, 0, HEIGHT).round().astype(np.uint8)
+    image.paste(Image.fromarray(np.repeat(scale[:, None], BAR, axis=1)), (left, TOP))
+    for quarter in range(5):
+        y = TOP + quarter * (HEIGHT - 1) / 4
+        pen.text((left + BAR + 4, y), f"{-settings.decibels * quarter / 4 or 0:g} dB", BLACK, anchor="lm")
+    return np.asarray(image)
+
+
+def make_pictures(
+    files: Iterable[str | os.PathLike],
+    folder: str | os.PathLike,
+    settings: PictureSettings = PictureSettings(),
+    progress: bool = True,
+) -> list[Pictured]:
+    """Draw recordings into a folder, each once: a picture is found again by what its recording holds.
+
+    Args:
+        files: recordings.
+        folder: where pictures are kept; a recording that no browser plays, or of another rate than 16 kHz, gets a WAV
+            there too.
+        settings: how to draw.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: a recording can't be read, or the folder can't be written.
+    """
+    files = [Path(file) for file in files]
+    digest = hashlib.sha256(repr((_LAYOUT, settings)).encode()).hexdigest()[:8]
+    folder = _writable(Path(folder) / digest)
+    different = list(dict.fromkeys(files))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Fourier transform and compression leave the interpreter free
+        made = pool.map(lambda file: _picture(file, folder, settings), different)
+        bar = tqdm(made, "pictures", total=len(different), unit="file", delay=1, disable=not progress)
+        try:
+            by_file = dict(zip(different, bar, strict=True))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [by_file[file] for file in files]
+
+
+def _writable(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder}: pictures can't be written there ({error.strerror}); name another folder"
+        ) from error
+    return folder
+
+
+def _picture(path: Path, folder: Path, settings: PictureSettings) -> Pictured:
+    name = _kept_name(path)
+    sound = playable_file(path, folder, name)
+    files = {kind: folder / f"{name}-{kind}.png" for kind in ("spectrogram", "mel")}
+    if not all(file.is_file() for file in files.values()):
+        for kind, picture in draw(audio.load_audio(path), settings).items():
+            partial = files[kind].with_suffix(f".{os.getpid()}.partial")
+            try:
+                partial.write_bytes(encode(picture, palette(settings.colours)))
+                os.replace(partial, files[kind])
+            except OSError as error:
+                raise InputError(f"{files[kind]}: can't be written ({error.strerror})") from error
+    return Pictured(sound, files["spectrogram"], files["mel"])
+
+
+def _kept_name(path: Path) -> str:
+    """The start of the name of what is made of a recording: its own name, and a digest of what it holds."""
+    try:
+        return f"{path.stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    except OSError as error:
+        raise InputError(f"{path}: the recording can't be read ({error.strerror})") from error
+
+
+def playable_file(path: Path, folder: Path, name: str | None = None) -> Path:
+    """A recording as a file of 16 kHz that a browser plays: itself where it is one, else a WAV kept in `folder`.
+
+    Raises:
+        InputError: the recording can't be read, or the WAV not be written.
+    """
+    try:
+        if path.suffix.lower() in PLAYABLE and soundfile.info(path).samplerate == audio.SAMPLE_RATE:
+            return path
+    except soundfile.LibsndfileError:
+        pass  # `load_audio` tells what is wrong, or knows another way
+    wav = _writable(folder) / f"{name or _kept_name(path)}.wav"
+    if not wav.is_file():
+        samples = audio.load_audio(path)
+        try:
+            audio.write_wav(wav, np.round(np.clip(samples, -1, 1) * 32_767).astype(np.int16))
+        except OSError as error:
+            raise InputError(f"{wav}: can't be written ({error.strerror})") from error
+    return wav

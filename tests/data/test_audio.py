@@ -1,0 +1,166 @@
+"""Sound comes in many formats; what is damaged or unexpected is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr_with_nemo.data import audio, synthetic
+from asr_with_nemo.errors import InputError
+
+
+@pytest.fixture
+def tone() -> np.ndarray:
+    """A second of a 440 Hz tone at 16 kHz, int16, (16000,)."""
+    return (8000 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)).astype(np.int16)
+
+
+@pytest.fixture
+def sphere(tmp_path: Path, tone: np.ndarray) -> Path:
+    path = tmp_path / "tone.sph"
+    synthetic.write_sphere(path, tone, 16_000)
+    return path
+
+
+def test_a_sphere_file_becomes_a_wav_with_the_same_samples(sphere: Path, tone: np.ndarray):
+    wav = sphere.with_suffix(".wav")
+    assert audio.convert_sphere(sphere, wav) == 1.0
+    samples, rate = soundfile.read(wav, dtype="int16")
+    info = soundfile.info(wav)
+    assert (rate, info.channels, info.subtype) == (16_000, 1, "PCM_16")
+    np.testing.assert_array_equal(samples, tone)
+    assert audio.wav_samples(wav) == 16_000
+    assert [path.name for path in sphere.parent.iterdir() if "partial" in path.name] == []
+
+
+def test_the_header_is_read_with_its_types(sphere: Path):
+    header = audio.read_sphere_header(sphere)
+    assert header.size == 1024
+    assert header.fields["sample_rate"] == 16_000
+    assert header.fields["sample_coding"] == "pcm"
+    assert "sample_count: 16000" in str(header)
+
+
+def test_soundfile_and_sox_agree(sphere: Path, tone: np.ndarray):
+    assert audio.sox_is_here(), "the tests need SoX: apt install sox"
+    samples, rate = audio.read_with_sox(sphere)
+    assert rate == 16_000
+    np.testing.assert_array_equal(samples, tone)
+
+
+def test_what_libsndfile_cannot_read_goes_to_sox(tmp_path: Path, tone: np.ndarray):
+    # SPHERE allows samples of which libsndfile knows nothing: here, a µ-law file whose header says so.
+    path = tmp_path / "ulaw.sph"
+    import sox
+
+    wav = tmp_path / "tone.wav"
+    soundfile.write(wav, tone, 16_000)
+    transformer = sox.Transformer()
+    transformer.set_output_format(file_type="sph", encoding="u-law")
+    transformer.build(str(wav), str(path))
+    samples, rate = audio.read_sphere(path)
+    assert rate == 16_000
+    assert np.abs(samples.astype(int) - tone).max() < 300  # µ-law keeps 8 bits
+
+
+def _cut(data: bytes) -> bytes:
+    return data[:-2000]
+
+
+def _flip(data: bytes) -> bytes:
+    return data[:5000] + bytes([data[5000] ^ 0x55]) + data[5001:]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_cut, "15,000 samples where its header says 16,000"),
+        (_flip, "sample_checksum says"),
+        (lambda data: b"", "is empty"),
+        (lambda data: b"RIFF" + data[4:], "not a SPHERE file"),
+        (lambda data: data[:300], "cut short"),
+        (lambda data: data[:1024], "header says 16,000"),
+        (lambda data: data.replace(b"sample_rate -i 16000", b"sample_rate -i 16k00"), "header is damaged"),
+    ],
+)
+def test_a_damaged_sphere_file_is_named_with_what_is_wrong(sphere: Path, damage, words: str):
+    sphere.write_bytes(damage(sphere.read_bytes()))
+    with pytest.raises(InputError, match=words) as error:
+        audio.read_sphere(sphere)
+    assert str(sphere) in str(error.value)
+
+
+def test_damaged_files_do_not_stop_the_others(tmp_path: Path, tone: np.ndarray):
+    with audio.Converter() as converter:
+        for number in range(4):
+            path = tmp_path / f"{number}.sph"
+            synthetic.write_sphere(path, tone, 16_000)
+            if number == 2:
+                path.write_bytes(_cut(path.read_bytes()))
+            converter.add(path)
+    problems = converter.problems(progress=False)
+    assert len(problems) == 1
+    assert "2.sph" in problems[0]
+    assert sorted(path.name for path in tmp_path.glob("*.wav")) == ["0.wav", "1.wav", "3.wav"]
+
+
+def test_a_sphere_file_of_another_rate_is_refused_not_resampled(tmp_path: Path, tone: np.ndarray):
+    path = tmp_path / "slow.sph"
+    synthetic.write_sphere(path, tone, 8_000)
+    with pytest.raises(InputError, match="8,000 Hz with 1 channel"):
+        audio.convert_sphere(path, path.with_suffix(".wav"))
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "subtype"), [(44_100, 2, "PCM_24"), (8_000, 1, "PCM_16"), (16_000, 1, "FLOAT")]
+)
+def test_any_sound_file_comes_as_16_khz_mono(tmp_path: Path, rate: int, channels: int, subtype: str):
+    time = np.arange(2 * rate) / rate
+    sound = 0.3 * np.sin(2 * np.pi * 440 * time)
+    path = tmp_path / "any.wav"
+    soundfile.write(path, np.stack([sound] * channels, axis=1), rate, subtype=subtype)
+    samples = audio.load_audio(path)
+    assert samples.dtype == np.float32
+    assert abs(len(samples) - 32_000) <= 2
+    expected = 0.3 * np.sin(2 * np.pi * 440 * np.arange(len(samples)) / 16_000)
+    assert np.abs(samples - expected)[500:-500].max() < 0.01
+
+
+def test_sound_that_is_not_there_or_is_none(tmp_path: Path):
+    with pytest.raises(InputError, match="no such file"):
+        audio.load_audio(tmp_path / "nothing.wav")
+    with pytest.raises(InputError, match="not a file"):
+        audio.load_audio(tmp_path)
+    (tmp_path / "text.wav").write_text("This is no sound.")
+    with pytest.raises(InputError, match="neither libsndfile nor SoX"):
+        audio.load_audio(tmp_path / "text.wav")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
+    with pytest.raises(InputError, match="zero samples"):
+        audio.load_audio(tmp_path / "empty.wav")
+
+
+def test_a_long_recording_is_cut_in_its_pauses():
+    rate = 16_000
+    generator = np.random.default_rng(0)
+    speech = generator.normal(0, 0.1, 12 * rate).astype(np.float32)
+    pause = generator.normal(0, 1e-4, rate).astype(np.float32)
+    whole = np.concatenate([speech, pause] * 4)
+    blocks = (whole[start : start + 7 * rate] for start in range(0, len(whole), 7 * rate))
+    pieces = list(audio.cut_at_pauses(blocks, rate, whole=30, longest=20, shortest=10))
+    np.testing.assert_array_equal(np.concatenate([piece for _, piece in pieces]), whole)
+    assert all(len(piece) <= 20 * rate for _, piece in pieces)
+    for start, _ in pieces[1:]:
+        assert start % 13 > 12, f"cut at {start} s, in the middle of speech"
+    assert len(list(audio.cut_at_pauses([whole], rate, whole=60, longest=20, shortest=10))) == 1
+
+
+def test_a_telephone_line_loses_what_is_above_half_its_rate(tmp_path: Path):
+    seconds = np.arange(16_000) / 16_000
+    low, high = (np.sin(2 * np.pi * frequency * seconds) for frequency in (1_000, 6_000))
+    soundfile.write(tmp_path / "both.wav", 0.3 * (low + high), 16_000)
+    heard = audio.load_through(tmp_path / "both.wav", 8_000)
+    assert len(heard) == 16_000
+    spectrum = np.abs(np.fft.rfft(heard)) / 8_000  # a bin a Hz
+    assert spectrum[1_000] == pytest.approx(0.3, rel=0.05)
+    assert spectrum[6_000] < 0.001

@@ -1,0 +1,530 @@
+"""The server: OpenAI's client and curl get text, live streams get it while they speak, and nothing brings it down."""
+
+import asyncio
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import openai
+import psutil
+import pytest
+import soundfile
+from fastapi.testclient import TestClient
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from asr_with_nemo.data import an4, audio, manifest
+from asr_with_nemo.deployment import runtime
+from asr_with_nemo.deployment.answers import LONGEST_LINE
+from asr_with_nemo.deployment.app import create_app
+from asr_with_nemo.deployment.engine import Engine
+from asr_with_nemo.recognition import transcripts
+from tests.conftest import ROOT, run_script
+
+RATE = audio.SAMPLE_RATE
+
+
+class Served:
+    """scripts/serve.py in a process of its own, whose temporary files go to `folder`."""
+
+    def __init__(self, folder: Path, *options: str, **environment: str):
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir(parents=True)
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "scripts" / "serve.py"), "an4", "--port", "0", *options],
+            env=os.environ | {"TMPDIR": str(self.temporary)} | environment,
+            stdout=subprocess.PIPE,
+            stderr=(folder / "stderr").open("w"),
+            text=True,
+        )
+        self.errors = folder / "stderr"
+        line = self.process.stdout.readline()
+        assert line.startswith("listening on http://127.0.0.1:"), line + self.errors.read_text()
+        self.url = line.split()[-1].rstrip("/")
+
+    def post(self, content: bytes, name: str = "a.wav", timeout: float = 60, **fields: str) -> httpx.Response:
+        return httpx.post(
+            f"{self.url}/v1/audio/transcriptions", files={"file": (name, content)}, data=fields, timeout=timeout
+        )
+
+    def live(self, rate: int = RATE, **more: object) -> ClientConnection:
+        client = connect(self.url.replace("http", "ws") + "/v1/listen")
+        client.send(json.dumps({"type": "start", "sample_rate": rate, **more}))
+        return client
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    server = Served(tmp_path_factory.mktemp("served"))
+    yield server
+    assert server.stop() == 0
+    assert "Traceback" not in server.errors.read_text()  # what else there is, libmpg123 says of damaged files
+    assert list(server.temporary.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def files(small_corpus: an4.Corpus) -> list[Path]:
+    return [Path(row["audio_filepath"]) for row in manifest.read_manifest(small_corpus.manifest("test"))]
+
+
+@pytest.fixture(scope="module")
+def texts(files: list[Path]) -> list[str]:
+    return [heard.text for heard in runtime.Recognizer("an4").transcribe(files)]
+
+
+def wav(samples: np.ndarray, rate: int = RATE, **more: str) -> bytes:
+    content = io.BytesIO()
+    soundfile.write(content, samples, rate, **{"format": "WAV"} | more)
+    return content.getvalue()
+
+
+def pcm(samples: np.ndarray) -> bytes:
+    return (samples * 32_767).astype("<i2").tobytes()
+
+
+# --- Uploads ----------------------------------------------------------------------------------------------------------
+
+
+def test_openais_client_works_unchanged(served: Served, files: list[Path], texts: list[str]):
+    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+    (model,) = client.models.list().data
+    assert model.id == client.models.retrieve("an4").id == "an4"
+
+    def ask(form: str, **more: object):
+        with files[0].open("rb") as file:
+            return client.audio.transcriptions.create(model="an4", file=file, response_format=form, **more)
+
+    assert ask("json").text == texts[0]
+    assert ask("text") == texts[0] + "\n"
+    verbose = ask("verbose_json", timestamp_granularities=["word", "segment"])
+    assert verbose.text == texts[0]
+    assert [word.word for word in verbose.words] == texts[0].split()
+    assert all(0 <= word.start < word.end <= verbose.duration for word in verbose.words)
+    assert " ".join(segment.text for segment in verbose.segments) == texts[0]
+    srt, vtt = ask("srt"), ask("vtt")
+    assert srt.startswith("1\n00:00:0") and " --> 00:00:0" in srt and vtt.startswith("WEBVTT\n\n00:00:0")
+    assert [line for line in srt.splitlines() if line[:1].isalpha()] == [segment.text for segment in verbose.segments]
+
+    with pytest.raises(openai.NotFoundError, match="'whisper-1' does not exist; 'an4' does"):
+        client.audio.transcriptions.create(model="whisper-1", file=files[0])
+    with pytest.raises(openai.BadRequestError, match="format not recognised"):
+        client.audio.transcriptions.create(model="an4", file=("a.wav", b"dear friend"))
+
+
+def test_curl_works(served: Served, files: list[Path], texts: list[str]):
+    arguments = ["-F", f"file=@{files[0]}", "-F", "model=an4"]
+    done = subprocess.run(
+        ["curl", "-sS", f"{served.url}/v1/audio/transcriptions", *arguments], capture_output=True, text=True
+    )
+    assert json.loads(done.stdout)["text"] == texts[0], done.stderr
+
+
+@pytest.mark.parametrize("kind", ["FLAC", "OGG", "MP3", "AIFF", "WAV"])
+def test_many_kinds_of_files_are_read(served: Served, files: list[Path], kind: str):
+    samples, rate = soundfile.read(files[0])
+    stereo = np.stack([samples, samples], 1)
+    reply = served.post(wav(stereo, rate, format=kind), name=f"a.{kind.lower()}", response_format="verbose_json")
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["duration"] == pytest.approx(len(samples) / rate, abs=0.1)
+    assert len(reply.json()["text"]) > 5
+
+
+def test_a_long_recording_comes_whole(served: Served, files: list[Path]):
+    pause = np.random.default_rng(0).normal(0, 1e-4, RATE // 2)
+    parts = [part for file in files for part in (soundfile.read(file)[0], pause)]
+    sound = np.concatenate(parts * 4)
+    reply = served.post(wav(sound), response_format="verbose_json").json()
+    assert reply["duration"] == pytest.approx(len(sound) / RATE, abs=0.01)
+    assert reply["text"].split() == [word["word"] for word in reply["words"]]
+    assert reply["words"][-1]["end"] > reply["duration"] - 10
+    assert all(segment["end"] - segment["start"] <= LONGEST_LINE for segment in reply["segments"])
+
+
+@pytest.mark.parametrize(
+    ("content", "fields", "status", "reason"),
+    [
+        (b"", {}, 400, "can't be read as sound"),
+        (b"RIFF\x00\x00\x00\x00WAVEfmt ", {}, 400, "can't be read as sound"),
+        (wav(np.zeros(0)), {}, 400, "holds no sound"),
+        (wav(np.full(RATE, np.nan), subtype="FLOAT"), {}, 400, "no numbers"),
+        (wav(np.zeros(RATE), rate=500), {}, 400, "is no recording"),
+        (wav(np.zeros((10, 200))), {}, 400, "is no recording"),
+        (wav(np.zeros(RATE)), {"response_format": "xml"}, 400, "response_format 'xml'"),
+        (wav(np.zeros(RATE)), {"model": "x" * 5_000}, 404, "does not exist"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_cant_be_used_is_refused_with_a_reason(
+    served: Served, content: bytes, fields: dict, status: int, reason: str
+):
+    reply = served.post(content, **fields)
+    assert reply.status_code == status
+    assert reason in reply.json()["error"]["message"] and len(reply.text) < 500
+
+
+def test_requests_of_another_shape_are_refused(served: Served):
+    url = f"{served.url}/v1/audio/transcriptions"
+    assert httpx.post(url, json={"file": "a.wav"}).status_code == 400
+    assert httpx.post(url, data={"file": "a.wav"}).status_code == 400
+    assert httpx.post(url, files={"other": b"abc"}).status_code == 400
+    many = [("file", ("a.wav", b"abc"))] * 3
+    assert httpx.post(url, files=many).status_code == 400
+    assert httpx.post(url, content=b"x", headers={"Content-Type": "multipart/form-data"}).status_code == 400
+    broken = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert httpx.post(url, content=b"--b\r\nnonsense", headers=broken).status_code == 400
+    for reply, status in ((httpx.get(url), 405), (httpx.get(served.url + "/v2"), 404)):
+        assert reply.status_code == status and reply.json()["error"]["type"]
+
+
+def test_the_description_has_examples(served: Served):
+    schema = httpx.get(f"{served.url}/openapi.json").json()
+    post = schema["paths"]["/v1/audio/transcriptions"]["post"]
+    assert "file" in post["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    assert "text" in post["responses"]["200"]["content"]["application/json"]["examples"]["json"]["value"]
+    docs = httpx.get(f"{served.url}/docs")
+    assert "curl http" in docs.text and "//" not in docs.text.replace("http://127.0.0.1:8000", "")
+
+
+def test_metrics_are_prometheus(served: Served, files: list[Path]):
+    served.post(files[0].read_bytes())
+    text = httpx.get(f"{served.url}/metrics").text
+    assert 'asr_requests_total{route="/v1/audio/transcriptions",status="200"}' in text
+    assert "asr_audio_seconds_count" in text and "asr_batch_size_bucket" in text
+    assert httpx.get(f"{served.url}/healthz").json() == {"status": "ok", "model": "an4"}
+
+
+# --- Limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_too_much_is_refused(tmp_path: Path, files: list[Path]):
+    server = Served(tmp_path, "--max-bytes", "300000", "--max-seconds", "3", "--max-requests", "2")
+    try:
+        long = wav(np.zeros(4 * RATE))
+        assert (reply := server.post(long)).status_code == 413 and "longer than 3 s" in reply.text
+        for size in (400_000, 5_000_000, 50_000_000):
+            reply = server.post(bytes(size))
+            assert reply.status_code == 413 and "larger than 300,000 bytes" in reply.text
+        endless = httpx.post(
+            f"{server.url}/v1/audio/transcriptions",
+            content=(b"x" * 10_000 for _ in range(100)),
+            headers={"Content-Type": "multipart/form-data; boundary=b"},
+        )
+        assert endless.status_code in (400, 413)
+
+        # Two that send slowly hold all places.
+        start = (
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+        )
+        import socket
+
+        host, port = server.url.removeprefix("http://").split(":")
+        slow = [socket.create_connection((host, int(port))) for _ in range(2)]
+        for one in slow:
+            one.sendall(start)
+        time.sleep(0.3)
+        reply = server.post(wav(np.zeros(RATE)))
+        assert reply.status_code == 503 and int(reply.headers["Retry-After"]) >= 1
+        for one in slow:
+            one.close()
+        time.sleep(0.3)
+        assert server.post(wav(np.zeros(RATE))).status_code == 200
+    finally:
+        assert server.stop() == 0
+    assert server.errors.read_text() == ""
+
+
+def test_an_upload_that_takes_too_long_is_refused(tmp_path: Path):
+    import socket
+
+    server = Served(tmp_path, "--timeout", "1")
+    try:
+        host, port = server.url.removeprefix("http://").split(":")
+        slow = socket.create_connection((host, int(port)))
+        slow.sendall(
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+        )
+        slow.settimeout(20)
+        assert slow.recv(1_000).startswith(b"HTTP/1.1 408")
+    finally:
+        server.stop()
+
+
+def test_an_api_key_is_asked_for(tmp_path: Path, files: list[Path], texts: list[str]):
+    server = Served(tmp_path, ASR_API_KEY="secret ü")
+    try:
+        url = f"{server.url}/v1/models"
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "secret"},
+            {"Authorization": "Bearer"},
+        ):
+            reply = httpx.get(url, headers=headers)
+            assert reply.status_code == 401 and reply.headers["WWW-Authenticate"] == "Bearer"
+        assert server.post(files[0].read_bytes()).status_code == 401
+        assert httpx.get(url, headers={"Authorization": "Bearer secret ü".encode()}).status_code == 200
+        assert httpx.get(f"{server.url}/healthz").status_code == 200
+        with server.live(api_key="wrong") as client:
+            assert "key" in json.loads(client.recv())["message"]
+        with server.live(api_key="secret ü") as client:
+            assert json.loads(client.recv())["type"] == "ready"
+    finally:
+        server.stop()
+
+
+def test_those_who_come_together_are_computed_together(files: list[Path]):
+    sizes: list[int] = []
+    recognizer = runtime.Recognizer("an4", threads=1)
+    samples = transcripts.read(files, RATE)[:1] * 12
+
+    async def ask() -> list[transcripts.Transcript]:
+        engine = Engine(recognizer, None, 1, sizes.append)
+        return await asyncio.gather(*(engine.recognise(one) for one in samples))
+
+    heard = asyncio.run(ask())
+    assert sizes == [1, 8, 3]
+    assert {one.text for one in heard} == {recognizer.transcribe(samples[:1])[0].text}
+
+
+def test_a_long_upload_lets_others_pass(served: Served, files: list[Path]):
+    sound = np.concatenate([soundfile.read(file)[0] for file in files])
+    long = wav(np.tile(sound, -(-300 * RATE // len(sound))))
+    done: list[float] = []
+    thread = threading.Thread(target=lambda: done.append(served.post(long).status_code))
+    thread.start()
+    time.sleep(0.1)
+    quick = 0
+    while thread.is_alive():
+        assert served.post(files[0].read_bytes()).status_code == 200
+        quick += 1
+    assert done == [200] and quick >= 2
+
+
+def test_many_at_once_all_get_their_own_text(served: Served, files: list[Path], texts: list[str]):
+    work = list(range(len(files))) * 5
+    with ThreadPoolExecutor(16) as pool:
+        replies = pool.map(lambda number: served.post(files[number].read_bytes()).json(), work)
+        assert [reply["text"] for reply in replies] == [texts[number] for number in work]
+
+
+# --- Live -------------------------------------------------------------------------------------------------------------
+
+
+def messages(client: ClientConnection) -> list[dict]:
+    received = []
+    while True:
+        try:
+            received.append(json.loads(client.recv(timeout=30)))
+        except ConnectionClosed:
+            return received
+
+
+@pytest.mark.parametrize("rate", [16_000, 48_000])
+def test_a_live_stream_gets_its_text(served: Served, files: list[Path], texts: list[str], rate: int):
+    import soxr
+
+    samples = soxr.resample(audio.load_audio(files[0]), RATE, rate)
+    with served.live(rate) as client:
+        assert json.loads(client.recv()) == {"type": "ready", "sample_rate": rate}
+        for first in range(0, len(samples), rate // 10):
+            client.send(pcm(samples[first : first + rate // 10]))
+        client.send(json.dumps({"type": "stop"}))
+        received = messages(client)
+    kinds = [message["type"] for message in received]
+    assert kinds[-2:] == ["final", "done"] and kinds.count("partial") > 2
+    final = " ".join(message["text"] for message in received if message["type"] == "final")
+    assert len(set(final.split()) & set(texts[0].split())) >= len(set(texts[0].split())) / 2
+    for message in received[:-1]:
+        assert [word["word"] for word in message["words"]] == message["text"].split()
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (["hello"], "JSON object"),
+        (['{"type": "stop"}'], 'expected {"type": "start"'),
+        (['{"type": "start", "sample_rate": 1e99}'], 'expected {"type": "start"'),
+        (['{"type": "start", "sample_rate": true}'], 'expected {"type": "start"'),
+        (["[" * 2_000], "JSON object"),
+        ([b"\0\0"], "JSON object"),
+        (['{"type": "start"}', b"\0\0\0"], "half a sample"),
+        (['{"type": "start"}', '{"type": "dance"}'], "expected sound"),
+        (['{"type": "start"}', "1"], "JSON object"),
+    ],
+    ids=str,
+)
+def test_a_live_stream_that_is_wrong_is_told_why(served: Served, sent: list[str | bytes], reason: str):
+    with connect(served.url.replace("http", "ws") + "/v1/listen") as client:
+        for message in sent:
+            client.send(message)
+        *_, last = messages(client)
+        assert last["type"] == "error" and reason in last["message"]
+    assert httpx.get(f"{served.url}/healthz").status_code == 200
+
+
+def test_another_sites_page_may_not_use_it(served: Served):
+    from websockets.exceptions import InvalidStatus
+
+    with pytest.raises(InvalidStatus):
+        connect(served.url.replace("http", "ws") + "/v1/listen", origin="https://evil.example")
+
+
+def test_there_is_an_end_to_live_streams(tmp_path: Path):
+    server = Served(tmp_path, "--max-streams", "1")
+    try:
+        with server.live() as first:
+            assert json.loads(first.recv())["type"] == "ready"
+            with connect(server.url.replace("http", "ws") + "/v1/listen") as second:
+                assert "too many live streams" in messages(second)[0]["message"]
+        with server.live() as third:
+            assert json.loads(third.recv())["type"] == "ready"
+    finally:
+        server.stop()
+
+
+# --- The end ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_finishes_what_was_accepted(tmp_path: Path, files: list[Path], texts: list[str], number: int):
+    server = Served(tmp_path)
+    sound = np.concatenate([soundfile.read(file)[0] for file in files])
+    long = wav(np.tile(sound, -(-200 * RATE // len(sound))))
+    with ThreadPoolExecutor(1) as pool, server.live() as client:
+        assert json.loads(client.recv())["type"] == "ready"
+        client.send(pcm(audio.load_audio(files[0])))
+        while json.loads(client.recv())["type"] != "partial":
+            pass
+        reply = pool.submit(server.post, long)
+        time.sleep(0.3)
+        assert server.stop(number) == 0 or number == signal.SIGINT
+        assert reply.result().status_code == 200
+        kinds = [message["type"] for message in messages(client)]
+        assert kinds[-2:] == ["final", "done"]
+    assert "Traceback" not in server.errors.read_text()
+    assert list(server.temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "myself.example"])
+def test_others_are_let_in_with_a_key_only(tmp_path: Path, host: str):
+    done = run_script("serve.py", "an4", "--host", host, "--port", "0", cwd=tmp_path, ASR_API_KEY="")
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == f"error: --host {host} lets others in, and ASR_API_KEY holds no key that they would need: set it\n"
+    )
+
+
+def test_an_address_that_is_taken_is_told(served: Served, tmp_path: Path):
+    port = served.url.rpartition(":")[2]
+    done = run_script("serve.py", "an4", "--port", port, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: 127.0.0.1:{port}: can't be listened on")
+
+
+# --- Fuzzing ----------------------------------------------------------------------------------------------------------
+
+
+def broken(content: bytes, random: np.random.Generator) -> bytes:
+    """A file with some bytes changed, cut out, doubled or cut off."""
+    damaged = bytearray(content)
+    for _ in range(random.integers(1, 8)):
+        place = int(random.integers(0, 1 + (min(len(damaged), 400) if random.random() < 0.7 else len(damaged))))
+        kind = random.integers(4)
+        if kind == 0:
+            damaged[place : place + 4] = random.bytes(4)
+        elif kind == 1:
+            del damaged[place : place + int(random.integers(1, 2_000))]
+        elif kind == 2:
+            damaged[place:place] = damaged[place : place + int(random.integers(1, 2_000))]
+        elif len(damaged) > 200:
+            del damaged[max(100, place) :]
+    return bytes(damaged)
+
+
+@pytest.mark.slow
+def test_broken_sound_of_every_kind_brings_nothing_down(served: Served, files: list[Path]):
+    samples, rate = soundfile.read(files[0])
+    kinds = soundfile.available_formats()
+    whole = {}
+    for kind in sorted(kinds.keys() - {"RAW", "SD2"}):  # the one has no header, the other a second file
+        try:
+            whole[kind] = wav(samples, rate, format=kind)
+        except (soundfile.LibsndfileError, ValueError, TypeError):
+            continue
+    assert len(whole) > 10
+    random = np.random.default_rng(0)
+    work = [broken(content, random) for content in whole.values() for _ in range(12)]
+    process = psutil.Process(served.process.pid)
+    with ThreadPoolExecutor(8) as pool:
+        codes = list(pool.map(lambda content: served.post(content).status_code, work[:100]))
+        before = process.memory_info().rss, process.num_fds()
+        codes += list(pool.map(lambda content: served.post(content).status_code, work[100:]))
+    assert set(codes) <= {200, 400, 413}
+    after = process.memory_info().rss, process.num_fds()
+    assert after[0] < before[0] + 100e6 and after[1] <= before[1] + 10
+    assert served.post(files[0].read_bytes()).status_code == 200
+    assert list(served.temporary.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_noise_on_the_wire_brings_nothing_down(served: Served):
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        with connect(served.url.replace("http", "ws") + "/v1/listen") as client:
+            try:
+                if random.random() < 0.7:
+                    rate = int(random.choice([1_000, 8_000, 16_000, 44_100, 384_000]))
+                    client.send(json.dumps({"type": "start", "sample_rate": rate}))
+                for _ in range(random.integers(1, 10)):
+                    content = random.bytes(int(random.integers(0, 20_000)))
+                    client.send(content if random.random() < 0.8 else content.decode("latin-1"))
+            except ConnectionClosed:
+                pass
+    assert httpx.get(f"{served.url}/healthz").status_code == 200
+
+
+@pytest.mark.slow
+def test_whatever_its_description_allows_or_forbids_brings_nothing_down(
+    served: Served, files: list[Path], tmp_path: Path
+):
+    """schemathesis asks what openapi.json allows and what it forbids, and holds the answers against it."""
+    process = psutil.Process(served.process.pid)
+    before = process.num_fds()
+    options = ["--max-time=12", "--workers=2", "--seed=0", "--no-shrink", "--phases=examples,coverage,fuzzing"]
+    # It can't know what no schema says: which bytes are sound, and what the model is called.
+    options += ["--exclude-checks=positive_data_acceptance,negative_data_rejection"]
+    program = "from schemathesis.cli import schemathesis; schemathesis()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "run", f"{served.url}/openapi.json", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.num_fds() <= before + 10
+    assert list(served.temporary.iterdir()) == []
+    assert served.post(files[0].read_bytes()).status_code == 200
+
+
+def test_the_app_can_be_used_without_a_network(files: list[Path], texts: list[str]):
+    with TestClient(create_app(runtime.Recognizer("an4", threads=1))) as client:
+        reply = client.post("/v1/audio/transcriptions", files={"file": files[0].open("rb")})
+        assert reply.json()["text"] == texts[0]
+        assert client.get("/").headers["content-security-policy"].startswith("default-src 'self'")

@@ -1,0 +1,84 @@
+# ruff: noqa: SIM905 (a list of words reads better as text)
+"""Small corpora in the layouts that people have, made of noise that rises and falls like words; no two are alike."""
+
+import csv
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from asr_with_nemo.own_data import preparation
+from asr_with_nemo.own_data.prepared import Prepared, Settings
+
+WORDS = "the quick brown fox jumps over a lazy dog while seven wizards quietly judge my vow box".split(" ")
+
+
+def sentence(number: int, words: int = 4) -> str:
+    return " ".join(random.Random(number).choices(WORDS, k=words))
+
+
+def samples(seed: object, seconds: float = 1.0, rate: int = 16_000) -> np.ndarray:
+    generator = np.random.default_rng(random.Random(str(seed)).getrandbits(32))
+    count = int(seconds * rate)
+    loudness = np.abs(np.sin(np.linspace(0, 9, count))) + 0.1
+    return (0.1 * generator.normal(size=count) * loudness).astype(np.float32)
+
+
+def record(path: Path, seconds: float = 1.0, rate: int = 16_000, **settings: object) -> Path:
+    """A recording whose samples depend on its name alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples(path.name, seconds, rate), rate, **settings)
+    return path
+
+
+def with_table(folder: Path, rows: Sequence[Sequence[str]], name: str = "table.csv", **settings: object) -> Path:
+    """A folder with a table, in UTF-8."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / name, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, **settings).writerows(rows)
+    return folder
+
+
+def good_rows(folder: Path, count: int = 30, speakers: int = 6) -> list[tuple[str, str, str]]:
+    """Recordings, and rows of path, text and speaker for them."""
+    for number in range(count):
+        record(folder / "audio" / f"r{number}.wav", 1.2)
+    return [(f"audio/r{number}.wav", sentence(number), f"speaker{number % speakers}") for number in range(count)]
+
+
+HEADER = ("path", "text", "speaker")
+
+
+def prepare(source: Path, out: Path, workers: int = 1, **settings: object) -> Prepared:
+    return preparation.prepare(source, out, Settings(**settings), workers, progress=False)
+
+
+def fates(prepared: Prepared) -> dict[str, dict[str, str]]:
+    """The rows of rows.tsv by their recording."""
+    with open(prepared.rows_file, encoding="utf-8", newline="") as file:
+        return {row["recording"]: row for row in csv.DictReader(file, delimiter="\t")}
+
+
+def utterances(prepared: Prepared, split: str = "train") -> list[dict]:
+    lines = prepared.manifest(split).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def everything(prepared: Prepared) -> list[dict]:
+    return [utterance for split in ("train", "dev", "test") for utterance in utterances(prepared, split)]
+
+
+def texts(prepared: Prepared) -> set[str]:
+    return {utterance["text"] for utterance in everything(prepared)}
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """What can be told of a folder's files without reading them."""
+    return {
+        str(path.relative_to(folder)): (path.lstat().st_mtime_ns, path.lstat().st_size)
+        for path in folder.rglob("*")
+        if not path.is_dir()
+    }

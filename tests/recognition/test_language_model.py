@@ -1,0 +1,242 @@
+"""Transcripts become n-gram models, which are written as ARPA files and know what is likely to be said."""
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from asr_with_nemo.data import an4, manifest
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.recognition import language_model, ngrams
+from asr_with_nemo.recognition.language_model import Weights
+from asr_with_nemo.recognition.ngrams import END
+from tests.conftest import put, run_script
+
+TEXTS = [
+    text.split()
+    for text in ("enter five nine", "enter five", "erase five nine", "go", "g l e n n", "enter six nine", "no")
+]
+DICTIONARY = "ENTER  EH N T ER\nFIVE  F AY V\nOH(2)  OW\nOH  OW\nZERO  Z IH R OW\n"
+
+
+def corpus_texts(corpus: an4.Corpus, split: str) -> list[list[str]]:
+    return [row["text"].split() for row in manifest.read_manifest(corpus.manifest(split))]
+
+
+# --- Probabilities ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 5])
+def test_after_any_history_the_probabilities_sum_to_one(order: int):
+    model = ngrams.build_ngrams(TEXTS, order, lexicon=["zero"])
+    assert model.order == order
+    words = [*model.vocabulary, END]
+    assert "zero" in words and "<s>" not in words
+    generator = random.Random(0)
+    for _ in range(50):
+        history = model.start
+        for word in generator.choices(model.vocabulary, k=generator.randrange(5)):
+            _, history = model.score(word, history)
+        total = sum(math.exp(model.score(word, history)[0]) for word in words)
+        assert total == pytest.approx(1, abs=1e-9), history
+
+
+def test_what_was_heard_before_is_likelier():
+    model = ngrams.build_ngrams(TEXTS, 3, lexicon=["zero"])
+    assert model.log_prob(["enter", "five", "nine"]) > model.log_prob(["nine", "five", "enter"])
+    five, _ = model.score("five", model.score("enter", model.start)[1])
+    assert five > model.score("zero", model.score("enter", model.start)[1])[0] > -math.inf
+    assert model.score("december", model.start) == (-math.inf, ())
+
+
+def test_longer_histories_tell_more_of_new_texts(small_corpus: an4.Corpus):
+    train, dev = (corpus_texts(small_corpus, split) for split in ("train", "dev"))
+    lexicon = {word for text in dev for word in text}
+    perplexities = [ngrams.build_ngrams(train, order, lexicon).perplexity(dev) for order in (1, 2)]
+    assert perplexities[1] < perplexities[0] < len(lexicon | {word for text in train for word in text})
+
+
+def test_discounts_are_those_of_chen_and_goodman():
+    """100 bigrams seen once, 40 twice, 20 three times, 10 four times: Y = 100 / 180."""
+    counts = [1] * 100 + [2] * 40 + [3] * 20 + [4] * 10
+    assert ngrams._discounts(counts) == pytest.approx((0, 1 - 80 / 180, 2 - 150 / 180, 3 - 200 / 180))
+    assert ngrams._discounts([1, 1, 2]) == (0, 0.5, 1, 1.5)
+
+
+def test_what_no_model_can_be_made_of():
+    for texts in ([], [[]], [["<s>", "go"]]):
+        with pytest.raises(InputError, match="must have words"):
+            ngrams.build_ngrams(texts, 2)
+    with pytest.raises(InputError, match="order 0"):
+        ngrams.build_ngrams(TEXTS, 0)
+
+
+# --- ARPA files -------------------------------------------------------------------------------------------------------
+
+
+def test_an_arpa_file_comes_back(tmp_path: Path):
+    model = ngrams.build_ngrams(TEXTS, 3, ["zero"])
+    for name in ("one.arpa", "other.arpa"):
+        ngrams.write_arpa(ngrams.build_ngrams(TEXTS[::-1], 3, ["zero"]), tmp_path / name)
+    text = (tmp_path / "one.arpa").read_text()
+    assert text == (tmp_path / "other.arpa").read_text()  # neither the order of the texts nor of a set shows
+    assert text.startswith("\\data\\\nngram 1=") and text.endswith("\n\\end\\\n")
+    again = ngrams.read_arpa(tmp_path / "one.arpa")
+    assert again.vocabulary == model.vocabulary and again.order == 3
+    for words in (*TEXTS, ["zero", "nine"], []):
+        assert again.log_prob(words) == pytest.approx(model.log_prob(words), abs=1e-4)
+
+
+def test_an_arpa_file_of_another_program(tmp_path: Path):
+    """A preamble, spaces for tabs, no weight where it is nought: as CMU's toolkit wrote AN4's own."""
+    path = tmp_path / "other.arpa"
+    path.write_text(
+        "made by hand\n\\data\\\nngram 1=4\nngram 2=1\n\n\\1-grams:\n-0.5 </s>\n-99 <s> -0.3\n-0.4 GO\n-1.0 <unk>\n\n"
+        "\\2-grams:\n-0.1 <s> GO\n\n\\end\\\n"
+    )
+    model = ngrams.read_arpa(path)
+    assert model.vocabulary == ["GO"]
+    assert model.log_prob(["GO"]) == pytest.approx(-0.6 * math.log(10))
+    assert model.log_prob([]) == pytest.approx(-0.8 * math.log(10))  # backs off from <s>
+    assert model.log_prob(["STOP"]) == pytest.approx(-1.8 * math.log(10))  # <unk>
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "no such language model; make one with scripts/build_lm.py"),
+        ("", "not an ARPA file, or cut short"),
+        ("dear friend\n", "not an ARPA file, or cut short"),
+        ("\\data\\\nngram 1=2\n\\1-grams:\n-1\tgo\n-1\t</s>\n", "cut short"),
+        ("\\data\\\nngram 1=3\n\\1-grams:\n-1\tgo\n-1\t</s>\n\\end\\\n", "cut short"),
+        ("\\data\\\nngram 1=1\n\\1-grams:\nmuch\tgo\n\\end\\\n", "line 4: expected an n-gram of 1 tokens"),
+        ("\\data\\\nngram 1=1\n\\1-grams:\n-1\tgo\n\\end\\\n", "lacks </s>"),
+        (b"\xff\xfe\x00", "can't be read"),
+    ],
+)
+def test_what_is_no_arpa_file(tmp_path: Path, content: str | bytes | None, reason: str):
+    with pytest.raises(InputError, match=rf"lm\.arpa.*{reason}"):
+        ngrams.read_arpa(put(tmp_path / "lm.arpa", content))
+
+
+@pytest.mark.slow
+def test_nemo_reads_a_character_model_and_scores_alike(small_corpus: an4.Corpus, tmp_path: Path):
+    import torch
+    from nemo.collections.asr.parts.submodules.ngram_lm import NGramGPULanguageModel
+
+    model = language_model.make(small_corpus.manifest("train"), tmp_path / "characters.arpa", characters=True)
+    theirs = NGramGPULanguageModel.from_file(tmp_path / "characters.arpa", vocab_size=len(language_model.LABELS))
+    for text in ("enter five nine", "zebra's", "go"):
+        tokens = language_model.to_tokens(text, language_model.LABELS)
+        labels = torch.tensor([[language_model.LABELS.index(letter) for letter in text]])
+        score = float(theirs.score_sentences(labels, eos=True).sum())
+        assert score == pytest.approx(model.log_prob(tokens), abs=0.01)
+
+
+# --- scripts/build_lm.py ----------------------------------------------------------------------------------------------
+
+
+def test_the_command_makes_a_model_of_the_training_texts(small_corpus: an4.Corpus, tmp_path: Path):
+    (tmp_path / "words.dic").write_text(DICTIONARY)
+    train = small_corpus.manifest("train")
+    done = run_script("build_lm.py", train, "lm.arpa", "--order", "2", "--lexicon", "words.dic", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    model = ngrams.read_arpa(tmp_path / "lm.arpa")
+    said = {word for text in corpus_texts(small_corpus, "train") for word in text}
+    assert set(model.vocabulary) == said | {"enter", "five", "oh", "zero"}
+    notes = json.loads((tmp_path / "lm.json").read_text())
+    assert (notes["unit"], notes["order"], notes["holds_dev"]) == ("word", 2, False)
+    assert (notes["text"]["file"], notes["lexicon"]["words"]) == ("train_manifest.json", 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lm.arpa", "lm.json", "words.dic"]
+
+
+def test_held_out_texts_are_refused(small_corpus: an4.Corpus, tmp_path: Path):
+    for split in ("test", "dev", "train_all"):
+        with pytest.raises(InputError, match=rf"{split}_manifest.json: has recordings or speakers of the"):
+            language_model.make(small_corpus.manifest(split), tmp_path / "lm.arpa")
+    # Under another name, elsewhere, and among others, they are the same recordings.
+    train, test = (manifest.read_manifest(small_corpus.manifest(split)) for split in ("train", "test"))
+    manifest.write_manifest(tmp_path / "mine.json", [*train, test[0]])
+    with pytest.raises(InputError, match=r"mine\.json: has recordings or speakers of the test set"):
+        language_model.make(tmp_path / "mine.json", tmp_path / "lm.arpa", final=True)
+    # So is another recording of a speaker who is to be tested.
+    manifest.write_manifest(tmp_path / "mine.json", [*train, train[0] | {"speaker": test[0]["speaker"]}])
+    with pytest.raises(InputError, match=r"mine\.json: has recordings or speakers of the test set"):
+        language_model.make(tmp_path / "mine.json", tmp_path / "lm.arpa", final=True)
+    with pytest.raises(InputError, match="end with an id in brackets"):
+        language_model.make(small_corpus.folder / "etc" / "an4_test.transcription", tmp_path / "lm.arpa")
+    assert not (tmp_path / "lm.arpa").exists()
+
+    language_model.make(small_corpus.manifest("train_all"), tmp_path / "final.arpa", final=True)
+    assert language_model.read_notes(tmp_path / "final.arpa")["holds_dev"]
+
+
+def test_weights_are_kept_beside_the_file(small_corpus: an4.Corpus, tmp_path: Path):
+    train, dev, test = (small_corpus.manifest(split) for split in ("train", "dev", "test"))
+    arpa = tmp_path / "lm.arpa"
+    language_model.make(train, arpa)
+    assert language_model.tuned_weights(arpa) is None
+    language_model.check_tuning_data(arpa, dev)
+    language_model.note_weights(arpa, Weights(0.8, 1.0, 32), manifest="dev_manifest.json")
+    assert language_model.tuned_weights(arpa) == Weights(0.8, 1.0, 32)
+    assert language_model.read_notes(arpa)["unit"] == "word"
+
+    # A model that has seen the dev set takes over the weights of one that hasn't.
+    final = tmp_path / "final.arpa"
+    with pytest.raises(InputError, match=r"test_manifest\.json: holds some of the test set; tune on a dev"):
+        language_model.check_tuning_data(arpa, test)
+    with pytest.raises(InputError, match=r"lm\.arpa: was made of .*train_manifest\.json"):
+        language_model.check_tuning_data(arpa, train)
+    language_model.make(small_corpus.manifest("train_all"), final, final=True, weights_of=arpa)
+    assert language_model.tuned_weights(final) == Weights(0.8, 1.0, 32)
+    with pytest.raises(InputError, match=r"final\.arpa: was made of the dev set too"):
+        language_model.check_tuning_data(final, dev)
+    with pytest.raises(InputError, match="order is 3, where this one's is 2"):
+        language_model.make(train, tmp_path / "other.arpa", order=2, weights_of=arpa)
+
+    language_model.make(train, arpa)  # made again, it is another file
+    assert language_model.tuned_weights(arpa) is None
+    with pytest.raises(InputError, match="has no tuned weights to take over"):
+        language_model.make(train, tmp_path / "other.arpa", weights_of=arpa)
+
+
+def test_a_file_of_somebody_elses_is_left_alone(tmp_path: Path):
+    (tmp_path / "texts.txt").write_text("enter five\n\nGo  now\n")
+    (tmp_path / "lm.json").write_text('{"wer": 0.1}')
+    with pytest.raises(InputError, match=r"lm\.json: can't be read as the notes on lm\.arpa"):
+        language_model.make(tmp_path / "texts.txt", tmp_path / "lm.arpa")
+    assert (tmp_path / "lm.json").read_text() == '{"wer": 0.1}'
+    model = language_model.make(tmp_path / "texts.txt", tmp_path / "other.arpa")
+    assert model.vocabulary == ["Go", "enter", "five", "now"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["none.json", "lm.arpa"], "none.json: no such text"),
+        (["texts.txt", "lm.txt"], "ends in .arpa"),
+        (["texts.txt", "lm.arpa", "--lexicon", "none.dic"], "none.dic: no such dictionary"),
+        (["texts.txt", "lm.arpa", "--lexicon", "texts.txt", "--characters"], "a model of characters has no lexicon"),
+        (["texts.txt", "lm.arpa", "--characters", "--order", "1"], "order 1: NeMo's beam_batch needs"),
+        (["accents.txt", "lm.arpa", "--characters"], "'née' has 'é'"),
+        (["empty.txt", "lm.arpa"], "empty.txt: has no words"),
+    ],
+)
+def test_the_command_says_what_is_wrong(tmp_path: Path, arguments: list[str], reason: str):
+    for name, text in (("texts.txt", "go\n"), ("accents.txt", "née\n"), ("empty.txt", "\n")):
+        (tmp_path / name).write_text(text)
+    done = run_script("build_lm.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 1 and reason in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "lm.arpa").exists()
+
+
+def test_words_and_characters_are_told_apart(tmp_path: Path):
+    for name in ("x y z", "enter five"):
+        (tmp_path / "texts.txt").write_text(f"{name}\n")
+        words = language_model.make(tmp_path / "texts.txt", tmp_path / "words.arpa")
+        characters = language_model.make(tmp_path / "texts.txt", tmp_path / "characters.arpa", characters=True)
+        assert not language_model.is_of_characters(words)
+        assert language_model.is_of_characters(characters)
+        assert language_model.is_of_characters(ngrams.read_arpa(tmp_path / "characters.arpa"))

@@ -1,0 +1,149 @@
+"""What runs measured lies in a file each, and the tables are made of those."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from asr_with_nemo.data import an4
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.models.names import ASSETS
+from asr_with_nemo.recognition import wer
+from asr_with_nemo.recognition.results import (
+    gains,
+    learning_curves,
+    read_results,
+    read_utterances,
+    study_differences,
+    study_markdown,
+    study_table,
+)
+from tests.conftest import ROOT, run_script
+
+STUDY = """
+tried:
+  title: What was tried
+  split: test
+  decoders: {{greedy: [], beam: [--lm={arpa}]}}
+  runs:
+    - {{name: One epoch, overrides: [trainer.max_epochs=1], seeds: [0]}}
+    - name: Two epochs, made before
+      command: [evaluate.py, {model}, {manifest}]
+  others:
+    - {{name: Somebody else, wer: 7.4%, errors: 57 of 773, url: https://example.org/results}}
+"""
+
+
+@pytest.mark.slow
+def test_a_study_is_run_once_and_ends_in_a_table(
+    small_corpus: an4.Corpus, small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    arpa, study = tmp_path / "words.arpa", tmp_path / "configs" / "study.yaml"
+    run_script("build_lm.py", small_corpus.manifest("train"), arpa, "--order", "2", cwd=tmp_path)
+    study.parent.mkdir()
+    study.write_text(STUDY.format(arpa=arpa, model=small_model, manifest=small_corpus.manifest("test")))
+    arguments = ["tried", "--file", study, "--data-dir", small_corpus.folder, "--results", tmp_path / "results"]
+    done = run_script("run_study.py", *arguments, cwd=ROOT, WANDB_MODE="disabled")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    files = {path.name for path in (tmp_path / "results" / "tried").iterdir()}
+    names = ("one-epoch-seed0-greedy", "one-epoch-seed0-beam", "two-epochs-made-before")
+    assert files == {f"{name}.{suffix}" for name in names for suffix in ("json", "tsv")}
+    again = run_script("run_study.py", *arguments, cwd=ROOT)
+    assert (again.returncode, again.stdout.count("is there")) == (0, 2)
+
+    monkeypatch.chdir(tmp_path)
+    rows = read_results("tried")
+    assert [(row["name"], row["seed"], row["decoder"].split(",")[0]) for row in rows] == [
+        ("One epoch", 0, "greedy"),
+        ("One epoch", 0, "beam"),
+        ("Two epochs, made before", None, "greedy"),
+    ]
+    text = study_markdown("tried")
+    for row in rows:
+        assert f"| {row['errors']} of {row['words']} |" in text
+        assert row["command"] in text
+    assert "python scripts/train.py trainer.max_epochs=1 seed=0" in text
+    assert "| Somebody else |" in text
+    assert "https://example.org/results" in text
+    assert list(study_table("tried").index) == [
+        ("One epoch", "0"),
+        ("One epoch", "0"),
+        ("Two epochs, made before", ""),
+        ("Somebody else", ""),
+    ]
+    assert study_table("tried").loc[("Somebody else", ""), "WER"] == "7.4%"
+
+    for row, heard in read_utterances("tried"):
+        assert wer.total_errors(heard).errors == row["errors"]
+    (_, of_beam), (_, of_other) = study_differences("tried")
+    assert [of_beam.this.errors, of_other.this.errors] == [row["errors"] for row in rows[1:]]
+    assert of_beam.other == of_other.other == wer.total_errors(read_utterances("tried")[0][1])
+
+    for path in (tmp_path / "results" / "tried").glob("one-epoch-*.json"):
+        path.unlink()
+    assert len(read_results("tried")) == 1
+    with pytest.raises(InputError, match="lacks the results of 'One epoch'.*run_study.py tried"):
+        study_differences("tried")
+
+
+STARTS = """
+starts:
+  title: Two starts
+  overrides: [exp_manager.create_wandb_logger=false, trainer.max_epochs=1]
+  before: [[prepare_an4.py, --source, synthetic, --utterances, "60", --data-dir, {data}]]
+  runs:
+    - {{name: the start, overrides: [data_dir={data}/synthetic], seeds: [0]}}
+    - {{name: "from scratch, 50%", overrides: [fraction=0.5], seeds: [1]}}
+    - {{name: "from the start, 50%", from: the start, overrides: [fraction=0.5], seeds: [1]}}
+"""
+
+
+@pytest.mark.slow
+def test_a_run_may_start_from_anothers_model(small_corpus: an4.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    study, folder = tmp_path / "configs" / "study.yaml", tmp_path / "results"
+    study.parent.mkdir()
+    study.write_text(STARTS.format(data=tmp_path / "data"))
+    arguments = ["starts", "--file", study, "--data-dir", small_corpus.folder, "--results", folder]
+    done = run_script("run_study.py", *arguments, cwd=ROOT, WANDB_MODE="disabled")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("starts from runs/jasper_4x1-") == 1
+
+    monkeypatch.chdir(tmp_path)
+    start, scratch, tuned = read_results("starts")
+    assert (start["training"]["fraction"], scratch["training"]["fraction"]) == (1, 0.5)
+    assert (scratch["training"]["start"], Path(tuned["training"]["start"]).name) == (None, "jasper_4x1.nemo")
+    assert "finetune.py runs/jasper_4x1-" in tuned["command"]
+    curves = learning_curves("starts")
+    assert list(zip(curves["start"], curves["fraction"], strict=True)) == [
+        ("from scratch", 0.5),
+        ("from the start", 0.5),
+    ]
+    assert list(curves["wer"]) == pytest.approx([scratch["wer"], tuned["wer"]], abs=1e-6)
+    assert all(curves["low"] <= curves["wer"]) and all(curves["wer"] <= curves["high"])
+    (gain,) = gains("starts").itertuples()
+    assert gain.difference == pytest.approx(tuned["wer"] - scratch["wer"], abs=1e-6)
+    assert gain.low <= gain.difference <= gain.high
+
+
+def test_the_tables_are_what_the_files_say(tmp_path: Path):
+    pages = [ROOT / "RESULTS.md", ROOT / "README.md", ASSETS / "README.md"]
+    before = [page.read_text() for page in pages]
+    done = run_script("make_results.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for page, text in zip(pages, before, strict=True):
+        assert page.read_text() == text, f"{page.name} is stale: run scripts/make_results.py"
+
+
+def test_a_result_of_this_code_can_be_made_again():
+    for path in (ROOT / "results").glob("*/*.json"):
+        row = json.loads(path.read_text())
+        assert row["errors"] == row["substitutions"] + row["deletions"] + row["insertions"], path
+        assert row["wer"] == pytest.approx(row["errors"] / row["words"], abs=1e-6), path
+        assert row["ci95"][0] <= row["wer"] <= row["ci95"][1], path
+        assert row["command"].startswith("python scripts/"), path
+
+
+def test_a_study_without_results_says_how_to_make_them(tmp_path: Path):
+    with pytest.raises(InputError, match="scripts/run_study.py patience"):
+        read_results("patience", tmp_path)

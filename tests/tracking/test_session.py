@@ -1,0 +1,314 @@
+"""Where W&B's records go is decided without a prompt, and a server that goes away costs nothing."""
+
+import os
+import pty
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.tracking import session, wandb_internals
+from asr_with_nemo.tracking.session import configure_wandb, describe_mode, has_key, project_name
+from tests.wandb_server import KEY, WandbServer, read_back
+
+VARIABLES = ("MODE", "DIR", "DATA_DIR", "CACHE_DIR", "ARTIFACT_DIR", "PROJECT", "SILENT", "BASE_URL", "API_KEY")
+VARIABLES += ("FINISH_TIMEOUT", "X_GRAPHQL_RETRY_MAX", "HTTP_TIMEOUT")
+
+TRAINING = """
+import time, wandb
+from asr_with_nemo import tracking
+
+print(tracking.describe_mode(tracking.configure_wandb()), flush=True)
+run = wandb.init(project=tracking.project(), name="training", config={"lr": 5e-3})
+for step in range(300):
+    run.log({"loss": step})
+    time.sleep(0.01)
+for epoch in range(2):
+    artifact = wandb.Artifact("model", "model")
+    with artifact.new_file("model.ckpt") as file:
+        file.write(f"weights of epoch {epoch}")
+    run.log_artifact(artifact, aliases=["latest"])
+print("trained", flush=True)
+run.finish()
+"""
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No key, no mode, and W&B's folders below `tmp_path`; all set back afterwards."""
+    monkeypatch.setattr(session, "_chosen", None)
+    monkeypatch.setattr(
+        wandb_internals, "keep_artifacts", lambda: None
+    )  # it would stay for the other tests of this process
+    for name in VARIABLES:
+        monkeypatch.setenv(f"WANDB_{name}", "")  # so that monkeypatch knows to set it back
+        monkeypatch.delenv(f"WANDB_{name}")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with WandbServer() as server:
+        yield server
+
+
+@pytest.fixture
+def with_key(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> WandbServer:
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", server.key)
+    return server
+
+
+def test_without_a_key_offline_and_with_one_online(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert configure_wandb(tmp_path) == "offline"
+    assert "offline, no API key here; runs are kept in " in describe_mode("offline")
+    assert describe_mode("offline").endswith("wandb, `make sync` sends them later")
+    # A key that comes later, in the same kernel, counts.
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", server.key)
+    assert configure_wandb(tmp_path) == "online"
+    assert describe_mode("online", "mine") == "W&B: online, project mine"
+
+
+def test_a_key_and_a_server_kept_by_wandb_login_are_found(server: WandbServer, tmp_path: Path):
+    host = server.url.removeprefix("http://")
+    (tmp_path / "netrc").write_text(f"machine {host}\n  login user\n  password {server.key}\n")
+    (tmp_path / "netrc").chmod(0o600)
+    assert not has_key()  # not of W&B's own server
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "settings").write_text(f"[default]\nbase_url = {server.url}\n")
+    assert has_key()
+    assert configure_wandb(tmp_path) == "online"
+
+
+def test_what_the_environment_says_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    assert configure_wandb(tmp_path) == "offline"
+    assert "as WANDB_MODE says" in describe_mode("offline")
+    assert project_name("configured") == "mine"
+
+
+def test_wandb_offline_is_obeyed(with_key: WandbServer, tmp_path: Path):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "settings").write_text("[default]\nmode = offline\n")
+    assert configure_wandb(tmp_path) == "offline"
+    assert "as `wandb offline` says" in describe_mode("offline")
+    assert with_key.requests == []
+
+
+def test_the_project_of_the_config_and_the_courses_own():
+    assert project_name("configured") == "configured"
+    assert project_name() == "ASR"
+
+
+def test_a_mode_that_does_not_exist_and_one_that_would_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_MODE", "onlin")
+    with pytest.raises(InputError, match="WANDB_MODE=onlin: expected one of online, offline"):
+        configure_wandb(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    with pytest.raises(InputError, match="WANDB_MODE=online, but there is no API key: `wandb login` keeps one"):
+        configure_wandb(tmp_path)
+
+
+def test_a_server_that_refuses_or_does_not_answer(
+    with_key: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def why() -> str:
+        assert configure_wandb(tmp_path) == "offline"
+        return describe_mode("offline").removeprefix("W&B: offline, ").split(";")[0]
+
+    monkeypatch.setenv("WANDB_API_KEY", "f" * 40)
+    assert why() == f"{with_key.url} refuses the API key"
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with_key.fail(502)
+    assert why() == f"{with_key.url} answers with HTTP status 502"
+    with_key.recover()
+    monkeypatch.setattr(session, "ANSWER_SECONDS", 0.5)
+    with_key.hang()
+    start = time.monotonic()
+    assert why() == f"{with_key.url} does not answer"
+    assert time.monotonic() - start < 2
+    with_key.recover()
+    with_key.die()
+    assert why() == f"{with_key.url} does not answer"
+    for address in ("http://no such host", "not an address", "http://w.invalid"):
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+        assert why() == f"{address} does not answer"
+    monkeypatch.setenv("WANDB_BASE_URL", with_key.url)
+    with_key.revive()
+    assert configure_wandb(tmp_path) == "online"
+
+
+# The real client, in a process of its own.
+
+
+def start_training(folder: Path, program: str = TRAINING, **environment: str) -> subprocess.Popen[str]:
+    """A training whose home is empty; what it prints goes to the file `printed`."""
+    known = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    known |= {"HOME": str(folder / "home"), "NETRC": str(folder / "netrc"), "WANDB_CONFIG_DIR": str(folder / "config")}
+    quick = {
+        "WANDB_FINISH_TIMEOUT": "4",
+        "WANDB_X_GRAPHQL_RETRY_MAX": "1",
+        "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1",
+    }
+    with (folder / "printed").open("w") as printed:
+        return subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=folder,
+            env=known | quick | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def test_an_online_run_arrives_whole_and_the_key_stays_where_it_was(server: WandbServer, tmp_path: Path):
+    training = start_training(tmp_path, **server.environment(tmp_path))
+    assert training.wait(60) == 0
+    printed = (tmp_path / "printed").read_text()
+    assert printed == "W&B: online, project ASR\ntrained\n"
+
+    run = server.run("training")
+    assert (run.project, run.state, run.config) == ("ASR", "finished", {"lr": 5e-3})
+    assert [row["loss"] for row in run.history] == list(range(300))
+    assert server.content(server.artifact("model:v0")) == {"model.ckpt": b"weights of epoch 0"}
+    assert server.content(server.artifact("model:latest")) == {"model.ckpt": b"weights of epoch 1"}
+
+    assert {path.name for path in tmp_path.iterdir()} == {"printed", "wandb"}  # and no home
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 5
+    assert not [path for path in written if server.key.encode() in path.read_bytes()]
+    sent = [str(vars(run)), *(content.decode(errors="replace") for content in run.files.values())]
+    assert not [text for text in sent if server.key in text]
+
+
+@pytest.mark.parametrize("fault", ["dies", pytest.param("hangs", marks=pytest.mark.slow)])
+def test_a_server_that_goes_away_costs_no_training_and_no_data(fault: str, server: WandbServer, tmp_path: Path):
+    training = start_training(tmp_path, **(server.environment(tmp_path) | {"WANDB_HTTP_TIMEOUT": "2"}))
+    server.wait_until(lambda: server.runs and server.run("training").history)
+    server.die() if fault == "dies" else server.hang()
+    server.wait_until(lambda: "trained" in (tmp_path / "printed").read_text())
+    assert training.wait(30) == 0
+
+    kept = read_back(tmp_path)
+    history = [record["history"]["item"] for record in kept if record["type"] == "history"]
+    assert [row["loss"] for row in history] == list(range(300))
+    artifacts = [record["artifact"] for record in kept if record["type"] == "artifact"]
+    staged = [Path(entry["local_path"]) for artifact in artifacts for entry in artifact["manifest"]["contents"]]
+    assert [path.read_text() for path in staged] == ["weights of epoch 0", "weights of epoch 1"]
+    assert all((tmp_path / "wandb") in path.parents for path in staged)
+    assert kept[-1]["type"] == "exit"
+    assert server.run("training").state == "running"
+
+    # All of it goes there later; the run is the same one.
+    server.recover()
+    if fault == "dies":
+        server.revive()
+    command = "from asr_with_nemo.tracking.sync import send_runs; print(send_runs('wandb', progress=False))"
+    sending = start_training(tmp_path, command, **server.environment(tmp_path))
+    assert sending.wait(60) == 0
+    assert (tmp_path / "printed").read_text() == "sent: 1\nsent before: 0\n"
+    run = server.run("training")
+    assert [row["loss"] for row in run.history] == list(range(300))
+    assert run.state == "finished"
+    assert server.content(server.artifact("model:latest")) == {"model.ckpt": b"weights of epoch 1"}
+
+
+def test_a_server_that_comes_back_gets_all(server: WandbServer, tmp_path: Path):
+    training = start_training(tmp_path, **(server.environment(tmp_path) | {"WANDB_FINISH_TIMEOUT": "60"}))
+    server.wait_until(lambda: server.runs and server.run("training").history)
+    server.die()
+    time.sleep(1)
+    server.revive()
+    assert training.wait(60) == 0
+    run = server.run("training")
+    assert [row["loss"] for row in run.history] == list(range(300))
+    assert run.state == "finished"
+    assert [artifact.version for artifact in run.logged if artifact.state == "COMMITTED"] == [0, 1]
+
+
+def test_nothing_is_asked_at_a_terminal(tmp_path: Path):
+    ours, theirs = pty.openpty()
+    known = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    program = TRAINING.replace("range(300)", "range(3)")
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=known | {"HOME": str(tmp_path / "home"), "NETRC": str(tmp_path / "netrc")},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        timeout=60,
+    )
+    os.close(theirs)
+    printed = os.read(ours, 1 << 16).decode().replace("\r\n", "\n")
+    os.close(ours)
+    assert done.returncode == 0
+    assert printed == "W&B: offline, no API key here; runs are kept in wandb, `make sync` sends them later\ntrained\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"wandb"}
+
+
+READING_BACK = """
+import wandb
+from wandb.agents.pyagent import Agent
+from asr_with_nemo import tracking
+
+tracking.configure_wandb()
+Agent.HEARTBEAT_SLEEP_SECONDS = 0.1
+search = {
+    "method": "random",
+    "metric": {"name": "val_loss", "goal": "minimize"},
+    "parameters": {"lr": {"distribution": "log_uniform", "min": -9.21, "max": -4.61}, "epoch": {"min": 3, "max": 10}},
+}
+
+
+def train():
+    with wandb.init() as run:
+        run.log({"val_loss": run.config["lr"]})
+        artifact = wandb.Artifact("model", "model")
+        with artifact.new_file("model.nemo") as file:
+            file.write(f"{run.config['lr']}")
+        run.log_artifact(artifact)
+
+
+sweep = wandb.sweep(search, project="ASR")
+wandb.agent(sweep, train, count=3)
+api = wandb.Api()
+found = api.sweep(f"ASR/{sweep}")
+best = min(found.runs, key=lambda run: run.summary["val_loss"])
+assert found.best_run().id == best.id
+assert [run.id for run in api.runs("ASR", order="+summary_metrics.val_loss")][0] == best.id
+with wandb.init(project="ASR", name="reader") as run:
+    (artifact,) = best.logged_artifacts()
+    folder = run.use_artifact(f"model:{artifact.version}").download()
+print(open(f"{folder}/model.nemo").read() == str(best.config["lr"]), 3 <= best.config["epoch"] <= 10)
+try:
+    api.artifact("ASR/model:nowhere")
+except wandb.Error as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_an_artifact_and_the_public_api(server: WandbServer, tmp_path: Path):
+    reading = start_training(tmp_path, READING_BACK, **(server.environment(tmp_path) | {"WANDB_CACHE_DIR": "cache"}))
+    assert reading.wait(90) == 0, (tmp_path / "printed").read_text()
+    lines = (tmp_path / "printed").read_text().splitlines()
+    assert lines[-2:] == ["True True", "artifact membership 'model:nowhere' not found in 'course/ASR'"]
+    (sweep,) = server.sweeps.values()
+    assert [run_id for run_id, _ in sweep.trials] == [run.id for run in server.runs.values() if run.sweep == sweep.id]
+    assert all(server.run(run_id).config == parameters for run_id, parameters in sweep.trials)
+    assert len(sweep.trials) == 3
+    (used,) = server.run("reader").used
+    assert used.collection == "model"
+    assert not (tmp_path / "artifacts").exists()  # what is downloaded lies in the folder wandb
