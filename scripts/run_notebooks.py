@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from asr_with_nemo.base.files import write_if_changed
+from asr_with_nemo.base.files import replacing, write_if_changed
 from asr_with_nemo.cli import run
 from asr_with_nemo.data import an4
 from asr_with_nemo.errors import InputError
@@ -205,9 +205,7 @@ def report(title: str, seconds: dict[str, float], build: Path) -> dict:
         summary["corpus"] = summary["test"]["corpus"]
         summary["epochs"] = summary["test"].get("epochs")
     summary["notebooks"] = {name: round(value, 1) for name, value in seconds.items()}
-    partial = build / f"{title}.json.partial"
-    partial.write_text(json.dumps(summary, indent=1) + "\n")
-    os.replace(partial, build / f"{title}.json")
+    write_if_changed(build / f"{title}.json", json.dumps(summary, indent=1) + "\n")
 
     table = Table(title=f"make {title}")
     table.add_column("notebook")
@@ -296,13 +294,12 @@ def _commit(path: Path, output: Path) -> None:
     """Put an executed notebook in the place of the committed one, tidied."""
     notebook = nbformat.read(output, as_version=4)
     corpus = an4.locate(ROOT / "data").name
-    partial = path.with_name(f"partial_{path.name}")
-    nbformat.write(with_places(tidy(notebook), path.name, repository_url()), partial)
-    subprocess.run([sys.executable, "-m", "ruff", "format", "-q", partial], check=True)
-    notebook = nbformat.read(partial, as_version=4)
-    notebook.metadata["asr_with_nemo"] = {"source": source_digest(notebook), "corpus": corpus}
-    nbformat.write(notebook, partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        nbformat.write(with_places(tidy(notebook), path.name, repository_url()), partial)
+        subprocess.run([sys.executable, "-m", "ruff", "format", "-q", partial], check=True)
+        notebook = nbformat.read(partial, as_version=4)
+        notebook.metadata["asr_with_nemo"] = {"source": source_digest(notebook), "corpus": corpus}
+        nbformat.write(notebook, partial)
 
 
 def _write(path: Path, notebook: nbformat.NotebookNode) -> None:

@@ -3,7 +3,6 @@
 
 import contextlib
 import json
-import os
 import sys
 from dataclasses import asdict
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from asr_with_nemo.base.files import replacing
 from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, LanguageModel, Model, run
 from asr_with_nemo.errors import InputError
 
@@ -88,15 +88,11 @@ def _destination(path: Path | None):
     if path is None:
         yield sys.stdout
         return
-    partial = path.with_name(path.name + ".partial")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
+        with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
             yield file
-        os.replace(partial, path)
     except OSError as error:
         raise InputError(f"{path}: can't be written ({error.strerror})") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

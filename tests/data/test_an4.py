@@ -360,6 +360,6 @@ def test_a_recording_of_another_rate_in_the_archive_is_named(small_corpus: an4.C
 
 
 def test_the_note_of_what_was_made_comes_with_the_manifest(small_corpus: an4.Corpus):
-    note = json.loads((small_corpus.folder / an4.STATE).read_text())
+    note = json.loads((small_corpus.folder / manifest.CORPUS_NOTES).read_text())
     assert note["name"] == "synthetic"
     assert note["utterances"] == small_corpus.utterances

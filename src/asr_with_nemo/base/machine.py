@@ -1,6 +1,7 @@
 """The machine that a program runs on: cores, GPU, versions, and the log level of the libraries."""
 
 import logging
+import math
 import os
 import platform
 import shutil
@@ -47,7 +48,7 @@ def device_name(device: str = "cpu") -> str:
 
 def describe_machine(device: str) -> dict[str, object]:
     """The machine, for a results file."""
-    return {"device": device, "cores": os.cpu_count(), "platform": platform.platform()}
+    return {"device": device, "cores": usable_cores(), "platform": platform.platform()}
 
 
 def package_versions() -> dict[str, str]:
@@ -66,6 +67,21 @@ def code_commit() -> str | None:
 
 
 def usable_cores() -> int:
-    """How many threads may compute at a time: OMP_NUM_THREADS, else the cores that this process may use."""
+    """How many threads may compute at a time.
+
+    `OMP_NUM_THREADS` where it is set, else the cores that this process may use: those of its CPU affinity, limited by
+    the CPU quota of its control group (what `docker run --cpus` sets).
+    """
+    if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
+        return max(1, int(os.environ["OMP_NUM_THREADS"]))
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(os.environ.get("OMP_NUM_THREADS") or mine)
+    return max(1, min(mine, _quota() or mine))
+
+
+def _quota() -> int | None:
+    """The CPU quota of the control group (version 2), rounded up to whole cores; None where there is none."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        return None

@@ -13,7 +13,7 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from asr_with_nemo.base.files import write_if_changed
+from asr_with_nemo.base.files import replacing, write_if_changed
 from asr_with_nemo.data import archives, audio, download, manifest, synthetic
 from asr_with_nemo.errors import InputError
 
@@ -30,7 +30,6 @@ SPLITS = {"train": "an4_clstk", "test": "an4test_clstk"}
 """Split → the folder of its recordings below wav/."""
 TRAIN_UTTERANCES, DEV_UTTERANCES = 948, 100
 DEV_SEED = 0  # fixed, so that everybody's dev set is the same, whatever the seed of a training
-STATE = "corpus.json"
 _TRANSCRIPT = re.compile(r"(?P<words>.*?)\s*\((?P<id>[^()\s]+)\)\s*")
 
 
@@ -279,7 +278,7 @@ def _move_tree(source: Path, folder: Path) -> None:
         return
     if not folder.is_dir():
         raise InputError(f"{folder}: a file, where the folder of the corpus was expected; move it away")
-    (folder / STATE).unlink(missing_ok=True)  # from here on it isn't whole
+    (folder / manifest.CORPUS_NOTES).unlink(missing_ok=True)  # from here on it isn't whole
     for old in (folder / "wav").rglob("*.sph"):
         if not (source / old.relative_to(folder)).exists():
             old.with_suffix(".wav").unlink(missing_ok=True)
@@ -303,11 +302,9 @@ def _prepare_synthetic(data_dir: Path, utterances: int | None, seed: int, progre
     if _is_whole(folder, state, request):
         return Corpus("synthetic", folder, state["utterances"], changed=False, limit=utterances)
     _make_writable(data_dir)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    synthetic.make_corpus(partial, utterances=utterances or synthetic.FULL_SIZE, seed=seed, progress=progress)
-    shutil.rmtree(folder, ignore_errors=True)  # all of it was made by an earlier call, with another seed or size
-    os.replace(partial, folder)
+    with replacing(folder) as partial:
+        synthetic.make_corpus(partial, utterances=utterances or synthetic.FULL_SIZE, seed=seed, progress=progress)
+        shutil.rmtree(folder, ignore_errors=True)  # all of it was made by an earlier call, with another seed or size
     return _finish(folder, request, progress)
 
 
@@ -368,7 +365,7 @@ def _finish(folder: Path, request: dict, progress: bool) -> Corpus:
         corpus.utterances[path.name] = len(split_rows)
     state = request | {key: value for key, value in asdict(corpus).items() if key in ("utterances", "problems")}
     state["recordings"] = sum(1 for _ in (folder / "wav").rglob("*.sph"))
-    write_if_changed(folder / STATE, json.dumps(state, indent=1) + "\n")
+    write_if_changed(folder / manifest.CORPUS_NOTES, json.dumps(state, indent=1) + "\n")
     return corpus
 
 
@@ -381,7 +378,7 @@ def _samples_said(sphere: Path) -> int:
 
 def _read_state(folder: Path) -> dict | None:
     try:
-        state = json.loads((folder / STATE).read_text())
+        state = json.loads((folder / manifest.CORPUS_NOTES).read_text())
     except (OSError, ValueError):
         return None
     needed = ("name", "utterances", "problems", "recordings")

@@ -17,6 +17,7 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
+from asr_with_nemo.base.files import replacing
 from asr_with_nemo.errors import InputError
 
 SAMPLE_RATE = 16_000
@@ -145,10 +146,8 @@ def write_wav(path: str | os.PathLike, samples: np.ndarray, rate: int = SAMPLE_R
     # In memory first: libsndfile writes in small pieces, which takes the disk three times as long.
     complete = io.BytesIO()
     soundfile.write(complete, samples, rate, subtype="PCM_16", format="WAV")
-    partial = f"{path}.partial"
-    with open(partial, "wb") as file:
+    with replacing(path, shared=True) as partial, open(partial, "wb") as file:
         file.write(complete.getbuffer())
-    os.replace(partial, path)
 
 
 def convert_sphere(path: str | os.PathLike, wav: str | os.PathLike) -> float:

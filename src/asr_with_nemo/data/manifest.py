@@ -4,6 +4,7 @@ Paths are relative to the manifest, so that a folder with its manifests can be m
 NeMo ignores them.
 """
 
+import contextlib
 import filecmp
 import json
 import math
@@ -15,9 +16,11 @@ from pathlib import Path
 
 import soundfile
 
-from asr_with_nemo.base.files import read_text
+from asr_with_nemo.base.files import read_text, replacing
 from asr_with_nemo.errors import InputError
 
+CORPUS_NOTES = "corpus.json"
+"""How a corpus was made, beside its manifests."""
 REQUIRED = {"audio_filepath": str, "duration": (int, float), "text": str}
 Utterance = dict
 """One line of a manifest: audio_filepath, duration in seconds, text, and what else it holds (speaker)."""
@@ -75,13 +78,11 @@ def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> 
         json.dumps(u | {"audio_filepath": os.path.relpath(u["audio_filepath"], folder)}, ensure_ascii=False) + "\n"
         for u in utterances
     )
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(lines)  # one by one: a large corpus need not fit into memory
-    if path.is_file() and filecmp.cmp(partial, path, shallow=False):
-        partial.unlink()
-    else:
-        os.replace(partial, path)
+    with contextlib.suppress(FileExistsError), replacing(path) as partial:
+        with open(partial, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(lines)  # one by one: a large corpus need not fit into memory
+        if path.is_file() and filecmp.cmp(partial, path, shallow=False):
+            raise FileExistsError  # the same, so its date stays
 
 
 def hold_out_speakers(

@@ -18,7 +18,6 @@ from asr_with_nemo.data import manifest
 from asr_with_nemo.errors import InputError
 
 SPLITS = ("train", "dev", "test")
-STATE = "corpus.json"
 STEPS = 2_500  # of a training, at the least
 HOURS = 80  # of speech in all epochs together, from which on more hardly helps, and costs
 FEWEST, MOST = 15, 150  # epochs
@@ -114,7 +113,7 @@ def _rate_of(path: str) -> int:
 def _highest(folder: Path, rate: int) -> int | None:
     """Half the lowest rate at which much of the speech was recorded, if that is less than the model could hear."""
     try:
-        note = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        note = json.loads((folder / manifest.CORPUS_NOTES).read_text(encoding="utf-8"))
         rates = {int(source): seconds for source, seconds in note.get("source_rates", {}).items()}
     except (OSError, ValueError, AttributeError):
         return None

@@ -35,6 +35,7 @@ from nemo.collections.asr.parts.submodules.jasper import GroupShuffle, MaskedCon
 from nemo.collections.asr.parts.submodules.multi_head_attention import RelPositionalEncoding
 from torch import Tensor, nn
 
+from asr_with_nemo.base.files import replacing
 from asr_with_nemo.deployment import runtime
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import alphabet, sample_rate, seconds_per_frame, writes_letters
@@ -308,7 +309,7 @@ def export(
     if not writes_letters(model):
         raise InputError("a model that writes pieces of words can't be exported; those that write letters can")
     proto, facts = _to_onnx(model), _described(model) | dict(card or {})
-    with _partial(path) as partial:
+    with _written(path) as partial:
         partial.write_bytes(_with_facts(proto, model, facts))
         equality = compare(model, runtime.Recognizer(partial), sounds or noises(sample_rate(model)))
         if not equality.holds:
@@ -318,17 +319,14 @@ def export(
 
 
 @contextlib.contextmanager
-def _partial(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its place when all went well."""
-    partial = path.with_name(path.name + ".partial")
+def _written(path: Path) -> Iterator[Path]:
+    """As `replacing`, with the errors of the file system as InputError; makes the folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            yield partial
     except OSError as error:
         raise InputError(f"{path}: can't be written ({error.strerror})") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def compare(model: EncDecCTCModel, recognizer: runtime.Recognizer, sounds: Sequence[Sound]) -> Equality:
@@ -488,7 +486,7 @@ def quantize(path: str | os.PathLike, output: str | os.PathLike, sounds: Sequenc
             samples = next(recordings, None)
             return None if samples is None else {"sound": samples[None], "lengths": np.array([len(samples)])}
 
-    with _partial(Path(output)) as partial, _quiet(), tempfile.TemporaryDirectory() as scratch:
+    with _written(Path(output)) as partial, _quiet(), tempfile.TemporaryDirectory() as scratch:
         folded = Path(scratch) / "folded.onnx"  # batch norm in the weights before it, and weights as they are used
         every_size = {"input_size_limit": 2**31, "output_size_limit": 2**31}
         onnx.save(optimizer.optimize(onnx.load(recognizer.path), onnx_shape_inference=False, **every_size), folded)

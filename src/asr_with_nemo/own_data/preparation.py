@@ -19,10 +19,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from asr_with_nemo.base.files import write_if_changed
+from asr_with_nemo.base.machine import usable_cores
 from asr_with_nemo.data import audio, manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import formats, quality, splits
-from asr_with_nemo.own_data.prepared import STATE, WAVS, Prepared, Settings
+from asr_with_nemo.own_data.prepared import WAVS, Prepared, Settings
 from asr_with_nemo.own_data.recordings import Form, MeasureJob, Measures, Outcome, convert_all
 from asr_with_nemo.own_data.report import write_page, write_rows
 from asr_with_nemo.own_data.sources import Entry, Source
@@ -63,7 +64,7 @@ def prepare(
     try:
         out.mkdir(parents=True, exist_ok=True)
         with CorpusStore(out / NAME) as store:
-            _prepare(store, source, prepared, settings, workers or _cores(), progress)
+            _prepare(store, source, prepared, settings, workers or usable_cores(), progress)
     except OSError as error:
         raise InputError(f"{out}: can't be written to ({error.strerror or error}); name another --out") from error
     except sqlite3.Error as error:
@@ -73,11 +74,6 @@ def prepare(
             shutil.rmtree(out, ignore_errors=True)
         raise
     return prepared
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # a container may have fewer than the machine
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _check_places(source: Path, out: Path) -> None:
@@ -91,14 +87,14 @@ def _check_places(source: Path, out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; name a folder")
     ours = (_read_note(out) or {}).get("made_by") == MADE_BY or (out / NAME).is_file()
-    others = [path.name for path in out.glob("*_manifest.json")] + [path.name for path in out.glob(STATE)]
+    others = [path.name for pattern in ("*_manifest.json", manifest.CORPUS_NOTES) for path in out.glob(pattern)]
     if others and not ours:
         raise InputError(f"--out {out}: holds another corpus ({others[0]}); name a new folder")
 
 
 def _read_note(folder: Path) -> dict | None:
     try:
-        note = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        note = json.loads((folder / manifest.CORPUS_NOTES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return note if isinstance(note, dict) else None
@@ -352,4 +348,4 @@ def _write_note(store: CorpusStore, prepared: Prepared, settings: Settings) -> N
         "split": _split_settings(settings),
         "split_by": prepared.split_by,
     }
-    write_if_changed(prepared.folder / STATE, json.dumps(note, indent=1, ensure_ascii=False) + "\n")
+    write_if_changed(prepared.folder / manifest.CORPUS_NOTES, json.dumps(note, indent=1, ensure_ascii=False) + "\n")

@@ -7,8 +7,6 @@ from pathlib import Path
 from asr_with_nemo.data import audio
 from asr_with_nemo.own_data.text import Rule
 
-STATE = "corpus.json"
-"""What was made, beside the manifests; the same name as for AN4 (`an4.STATE`)."""
 WAVS = "wav"
 
 

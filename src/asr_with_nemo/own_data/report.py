@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import soundfile
 from markupsafe import Markup, escape
 
-from asr_with_nemo.base.files import write_if_changed
+from asr_with_nemo.base.files import replacing, write_if_changed
 from asr_with_nemo.base.html import ENVIRONMENT, STYLE, html_bars, html_table
 from asr_with_nemo.own_data import quality
 from asr_with_nemo.own_data.store import CorpusStore
@@ -38,12 +38,10 @@ COLUMNS = ("number", "place", "recording", "seconds", "speaker", "split", "fate"
 
 def write_rows(store: CorpusStore, path: Path) -> None:
     """Write each row's fate as a table, in the order of the source; recordings that no row names come last."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(_rows(store, "ORDER BY number < 0, abs(number)"))
-    os.replace(partial, path)
 
 
 def _rows(store: CorpusStore, order: str):

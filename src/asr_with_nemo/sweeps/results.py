@@ -15,7 +15,7 @@ import optuna
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from asr_with_nemo.base.files import write_if_changed
+from asr_with_nemo.base.files import replacing, write_if_changed
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.sweeps.space import Config, Metric, Parameter, Sweep, as_json
 
@@ -174,10 +174,9 @@ def write_results(
 def _save(figure: "Figure", path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    partial = path.with_name(f"partial-{path.name}")
-    figure.savefig(partial, dpi=120)
+    with replacing(path, keep_suffix=True) as partial:
+        figure.savefig(partial, dpi=120)
     plt.close(figure)
-    os.replace(partial, path)
 
 
 # --- Pictures ---------------------------------------------------------------------------------------------------------

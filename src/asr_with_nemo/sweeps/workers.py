@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from asr_with_nemo.base.machine import usable_cores
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.sweeps.results import Results, TrialRow, write_results
 from asr_with_nemo.sweeps.space import Sweep
@@ -248,7 +249,7 @@ def run_processes(job: SweepJob, store: TrialStore, count: int, workers: int, se
     running: list[_Worker] = []
 
     # Processes that all compute on all cores wait for one another.
-    own = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))}
+    own = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // workers))}
 
     def start() -> None:
         if gpus > 1:

@@ -50,7 +50,7 @@ def manifests_artifact(manifests: Sequence[str | os.PathLike]) -> "wandb.Artifac
     artifact.metadata["utterances"] = {
         Path(path).name: len(manifest.read_manifest(path, check_audio=False)) for path in manifests
     }
-    for path in [*map(Path, manifests), folder / an4.STATE]:
+    for path in [*map(Path, manifests), folder / manifest.CORPUS_NOTES]:
         if path.is_file():
             artifact.add_file(str(path), name=_name(path.absolute(), folder))
     return _refer(artifact, recordings, folder)
@@ -92,7 +92,7 @@ def _recordings(manifests: Sequence[str | os.PathLike]) -> list[Path]:
 def _artifact(folder: Path, kind: str, description: str, recordings: int) -> "wandb.Artifact":
     import wandb
 
-    corpus = an4.corpus_of(folder / an4.STATE)
+    corpus = an4.corpus_of(folder / manifest.CORPUS_NOTES)
     name = artifacts.valid_name(f"{corpus}-{kind}")
     metadata = {"corpus": corpus, "recordings": recordings}
     return wandb.Artifact(name, type="dataset", description=f"{corpus}: {description}", metadata=metadata)

@@ -25,6 +25,8 @@ from isal import isal_zlib
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from asr_with_nemo.base.files import replacing
+from asr_with_nemo.base.machine import usable_cores
 from asr_with_nemo.data import audio
 from asr_with_nemo.errors import InputError
 
@@ -253,7 +255,7 @@ def make_pictures(
     digest = hashlib.sha256(repr((_LAYOUT, settings)).encode()).hexdigest()[:8]
     folder = _writable(Path(folder) / digest)
     different = list(dict.fromkeys(files))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Fourier transform and compression leave the interpreter free
+    with ThreadPoolExecutor(usable_cores()) as pool:  # Fourier transform and compression leave the interpreter free
         made = pool.map(lambda file: _picture(file, folder, settings), different)
         bar = tqdm(made, "pictures", total=len(different), unit="file", delay=1, disable=not progress)
         try:
@@ -282,10 +284,9 @@ def _picture(path: Path, folder: Path, settings: PictureSettings) -> Pictured:
     files = {kind: folder / f"{name}-{kind}.png" for kind in ("spectrogram", "mel")}
     if not all(file.is_file() for file in files.values()):
         for kind, picture in draw(audio.load_audio(path), settings).items():
-            partial = files[kind].with_suffix(f".{os.getpid()}.partial")
             try:
-                partial.write_bytes(encode(picture, palette(settings.colours)))
-                os.replace(partial, files[kind])
+                with replacing(files[kind], shared=True) as partial:
+                    partial.write_bytes(encode(picture, palette(settings.colours)))
             except OSError as error:
                 raise InputError(f"{files[kind]}: can't be written ({error.strerror})") from error
     return Pictured(sound, files["spectrogram"], files["mel"])

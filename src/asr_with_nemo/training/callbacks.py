@@ -9,6 +9,8 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
+from asr_with_nemo.base.files import replacing
+
 QUIET = 5.0
 """Seconds for which a training need not say anything."""
 
@@ -207,11 +209,6 @@ class ReplacedCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict, path: str | os.PathLike, storage_options: object = None) -> None:
         path = Path(path)
-        partial = path.with_name(f"partial-{path.name}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(partial, "wb") as file:
-                torch.save(checkpoint, file)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path) as partial, open(partial, "wb") as file:
+            torch.save(checkpoint, file)

@@ -16,7 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from asr_with_nemo.base.machine import has_working_gpu
+from asr_with_nemo.base.machine import has_working_gpu, usable_cores
 from asr_with_nemo.base.values import is_number, is_whole
 from asr_with_nemo.data import manifest, sizes
 from asr_with_nemo.errors import InputError
@@ -135,7 +135,7 @@ def machine_settings(gpu: bool) -> dict[str, object]:
             "num_nodes": 1,
             "strategy": "ddp" if devices > 1 else "auto",
             "precision": "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true",
-            "num_workers": min(8, os.cpu_count() or 1),
+            "num_workers": min(8, usable_cores()),
             "pin_memory": True,
         }
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch: none known, so fp32
@@ -195,7 +195,7 @@ def fit_to_machine(config: DictConfig, bound: set[str] = frozenset()) -> tuple[D
                 for key in ("num_workers", "pin_memory"):
                     _replace(dataset, f"model.{name}", key, machine[key], bound, replaced)
     line = f"machine: {trainer.accelerator}, {trainer.devices} device(s), precision {trainer.precision}"
-    line += f" ({torch.cuda.get_device_name()})" if machine["accelerator"] == "gpu" else f", {os.cpu_count()} cores"
+    line += f" ({torch.cuda.get_device_name()})" if machine["accelerator"] == "gpu" else f", {usable_cores()} cores"
     return config, line + (f"; replaced {', '.join(replaced)}" if replaced else "")
 
 

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from asr_with_nemo.base.files import write_if_changed
+from asr_with_nemo.base.files import replacing, write_if_changed
 from asr_with_nemo.base.machine import quieten
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.names import SUMMARY
@@ -163,11 +163,9 @@ def make_alias(model: Path, path: Path) -> None:
     Raises:
         InputError: the link can't be written.
     """
-    partial = path.with_name(f"partial-{path.name}")
     try:
-        partial.unlink(missing_ok=True)
-        partial.symlink_to(os.path.relpath(model, path.parent.resolve()))
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.symlink_to(os.path.relpath(model, path.parent.resolve()))
     except OSError as error:
         raise InputError(f"--output {path}: can't be written ({error.strerror}); the model is {model}") from error
 
@@ -354,9 +352,8 @@ def _finish(
         model.load_state_dict(checkpoint["state_dict"])
     augmentation.forget(model.cfg.train_ds)  # what is saved is for anybody's NeMo
     if trainer.is_global_zero:
-        partial = path.with_name(f"partial-{path.name}")
-        model.save_to(str(partial))
-        os.replace(partial, path)
+        with replacing(path, keep_suffix=True) as partial:
+            model.save_to(str(partial))
         summary = {
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
