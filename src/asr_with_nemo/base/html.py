@@ -17,25 +17,15 @@ from asr_with_nemo.errors import InputError
 
 LIGHT, DARK = "#ffffff", "#16181d"
 """The page's background, and its pictures'."""
-STYLE = Markup(
-    f""":root {{ color-scheme: light dark; --page: {LIGHT}; --ink: #1b1d21; --faint: #6b7280; --bar: #3b6ea5 }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --page: {DARK}; --ink: #e4e6ea; --faint: #9aa1ad; --bar: #7aa7d6 }}
-}}"""
-    """
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 1rem; max-width: 76rem; background: var(--page); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word }
-h1, h2 { line-height: 1.2 }
-h2 { margin-top: 2.5rem }
-.faint { color: var(--faint) }
-img { max-width: 100%; height: auto }
-table { font-size: 0.9rem }
-td { font-variant-numeric: tabular-nums }
-code { overflow-wrap: anywhere }
-"""
+ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.PackageLoader("asr_with_nemo.base", "templates"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
 )
-ENVIRONMENT = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+"""Templates lie in base/templates."""
+STYLE = Markup(ENVIRONMENT.get_template("style.css").render(light=LIGHT, dark=DARK))
+"""The style sheet of every page."""
 """For templates: what is filled in is escaped."""
 WIDE, TALL, BELOW = 480, 120, 34  # of a diagram, and of its labels
 
