@@ -1,9 +1,9 @@
-"""The one kind of error that a user of the course is meant to read."""
+"""The exception for errors that a user can correct."""
 
 
 class InputError(Exception):
-    """Something the user gave is not what was expected.
+    """Raised where an input (a file, an option, a config) is not as expected.
 
-    The message names the file (and line), says what was expected and what to do next. The scripts print it
-    without a traceback and exit with 1; in a notebook it is the last line of the traceback.
+    The message names the file (and line), the cause and the next step. The scripts print it without a traceback and
+    exit with status 1; in a notebook it is the last line of the traceback.
     """

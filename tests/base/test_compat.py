@@ -48,7 +48,7 @@ def test_nemo_unpacks_a_model(old_extract, tmp_path: Path):
 )
 def test_what_is_no_plain_file_below_the_target_is_refused(old_extract, tmp_path: Path, member):
     tar = archive(member)
-    with pytest.raises(tarfile.ExtractError, match="only plain files"):
+    with pytest.raises(tarfile.ExtractError, match="pipe|up|abs|link"):
         tar.extract(member[0], tmp_path, filter="data")
     assert not list(tmp_path.iterdir())
 

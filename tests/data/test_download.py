@@ -179,8 +179,9 @@ def assert_only(file: Path, content: bytes = CONTENT) -> None:
 def leave_broken(server: Server, file: Path) -> None:
     """A download that ended after 100,000 bytes, as an earlier run would leave it."""
     server.moods = ["breaks"]
-    with pytest.raises(DownloadError):
-        download.download(server.url, file, retries=0, progress=False)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(DownloadError):
+        patch.setattr(download, "RETRIES", 0)
+        download.download(server.url, file, progress=False)
     assert file.with_name("corpus.tar.gz.partial").stat().st_size == 100_000
     assert not file.exists()
     server.requests.clear()
@@ -191,18 +192,20 @@ def leave_broken(server: Server, file: Path) -> None:
 
 def test_fetches_a_file_through_a_redirect(server: Server, file: Path) -> None:
     server.moods = ["redirect"]
-    digest = hashlib.sha256(CONTENT).hexdigest()
-    assert download.download(server.url, file, sha256=digest.upper(), progress=False) == file
+    assert download.download(server.url, file, progress=False) == file
     assert_only(file)
     assert server.requests[0]["Accept-Encoding"] == "identity"
 
 
-def test_replaces_an_older_file_only_when_the_new_one_is_whole(server: Server, file: Path) -> None:
+def test_replaces_an_older_file_only_when_the_new_one_is_whole(
+    server: Server, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file.parent.mkdir()
     file.write_bytes(b"older")
     server.moods = ["breaks"]
-    with pytest.raises(DownloadError, match=r"100,000 bytes that arrived are kept in .*corpus\.tar\.gz\.partial"):
-        download.download(server.url, file, retries=0, progress=False)
+    with monkeypatch.context() as patch, pytest.raises(DownloadError, match=r"100,000 .*corpus\.tar\.gz\.partial"):
+        patch.setattr(download, "RETRIES", 0)
+        download.download(server.url, file, progress=False)
     assert file.read_bytes() == b"older"
     download.download(server.url, file, progress=False)
     assert_only(file)
@@ -227,10 +230,13 @@ def test_shows_progress_only_when_it_lasts(server: Server, file: Path, capsys: p
 # A bad line
 
 
-def test_resumes_each_time_the_line_breaks(server: Server, file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_resumes_each_time_the_line_breaks(
+    server: Server, file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.moods = ["breaks", "breaks"]
     # One retry is enough for two breaks: the count begins anew when something new has arrived.
-    download.download(server.url, file, retries=1, progress=False)
+    monkeypatch.setattr(download, "RETRIES", 1)
+    download.download(server.url, file, progress=False)
     assert server.ranges_asked() == [None, "bytes=100000-", "bytes=200000-"]
     assert_only(file)
     assert "the connection broke" in caplog.messages[0]
@@ -255,7 +261,7 @@ def test_a_killed_run_is_continued(server: Server, file: Path) -> None:
     deadline = time.monotonic() + 10
     while not (partial.exists() and partial.stat().st_size > 50_000) and time.monotonic() < deadline:
         time.sleep(0.01)
-    with pytest.raises(InputError, match="being written by another process"):
+    with pytest.raises(InputError, match=r"corpus\.tar\.gz\.partial"):
         download.download(server.url, file, progress=False)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -303,15 +309,6 @@ def test_starts_over_where_resuming_is_not_possible_or_not_safe(server: Server, 
     assert_only(file)
 
 
-def test_a_digest_makes_resuming_safe_without_validators(server: Server, file: Path) -> None:
-    server.validators = False
-    leave_broken(server, file)
-    server.content = CHANGED
-    download.download(server.url, file, sha256=hashlib.sha256(CHANGED).hexdigest(), progress=False)
-    assert server.ranges_asked() == ["bytes=100000-", None]
-    assert_only(file, CHANGED)
-
-
 def test_what_another_place_left_is_not_continued(start_server: Callable[[], Server], file: Path) -> None:
     one, other = start_server(), start_server()
     other.content = CHANGED
@@ -328,9 +325,10 @@ def test_a_damaged_note_beside_the_partial_file_costs_only_time(server: Server, 
     assert_only(file)
 
 
-def test_a_stalled_line_is_a_broken_one(server: Server, file: Path) -> None:
+def test_a_stalled_line_is_a_broken_one(server: Server, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.moods = ["stalls"]
-    download.download(server.url, file, timeout=0.2, progress=False)
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    download.download(server.url, file, progress=False)
     assert server.ranges_asked() == [None, "bytes=100000-"]
     assert_only(file)
 
@@ -342,19 +340,23 @@ def test_asks_a_busy_server_again(server: Server, file: Path) -> None:
     assert_only(file)
 
 
-def test_gives_up_after_the_retries(server: Server, file: Path) -> None:
+def test_gives_up_after_the_retries(server: Server, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.moods = ["503"] * 10
-    with pytest.raises(DownloadError, match=r"the server answered 503 Service Unavailable\. Check the network"):
-        download.download(server.url, file, retries=2, progress=False)
+    monkeypatch.setattr(download, "RETRIES", 2)
+    with pytest.raises(DownloadError, match="503"):
+        download.download(server.url, file, progress=False)
     assert len(server.requests) == 3
     assert list(file.parent.iterdir()) == []
 
 
-def test_a_server_that_always_breaks_at_the_same_byte_is_given_up(server: Server, file: Path) -> None:
+def test_a_server_that_always_breaks_at_the_same_byte_is_given_up(
+    server: Server, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.ranges = False
     server.moods = ["breaks"] * 10
-    with pytest.raises(DownloadError, match="the connection broke"):
-        download.download(server.url, file, retries=2, progress=False)
+    monkeypatch.setattr(download, "RETRIES", 2)
+    with pytest.raises(DownloadError, match="connection"):
+        download.download(server.url, file, progress=False)
     assert len(server.requests) == 3
 
 
@@ -363,37 +365,34 @@ def test_a_server_that_always_breaks_at_the_same_byte_is_given_up(server: Server
 
 def test_a_missing_page_fails_at_once(server: Server, file: Path) -> None:
     server.moods = ["404"]
-    with pytest.raises(DownloadError, match=f"{server.url} could not .* 404 Not Found. Check the address"):
+    with pytest.raises(DownloadError, match=f"{server.url} .*404"):
         download.download(server.url, file, progress=False)
     assert len(server.requests) == 1
     assert list(file.parent.iterdir()) == []
 
 
-def test_a_length_that_is_never_reached_is_not_taken_for_whole(server: Server, file: Path) -> None:
+def test_a_length_that_is_never_reached_is_not_taken_for_whole(
+    server: Server, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.moods = ["says too much"] * 10
     server.ranges = False
-    with pytest.raises(DownloadError, match=r"the connection broke|bytes arrived of"):
-        download.download(server.url, file, retries=1, progress=False)
+    monkeypatch.setattr(download, "RETRIES", 1)
+    with pytest.raises(DownloadError, match=re.escape(server.url)):
+        download.download(server.url, file, progress=False)
     assert not file.exists()
-
-
-def test_another_digest_is_refused_and_nothing_kept(server: Server, file: Path) -> None:
-    with pytest.raises(DownloadError, match=f"its SHA-256 is {hashlib.sha256(CONTENT).hexdigest()}, expected 00"):
-        download.download(server.url, file, sha256="00" * 32, progress=False)
-    assert list(file.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "corpus.tar.gz", "http://127.0.0.1:port/"])
 def test_an_address_that_is_none(file: Path, url: str) -> None:
-    with pytest.raises(DownloadError, match=r"could not be downloaded: .*Check the address"):
+    with pytest.raises(DownloadError, match=re.escape(url)):
         download.download(url, file, progress=False)
 
 
 def test_an_unwritable_place(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"Cannot write .*permissions"):
+    with pytest.raises(InputError, match=r"corpus\.tar\.gz"):
         download.download(server.url, tmp_path / "file" / "corpus.tar.gz", progress=False)
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, match=re.escape(str(tmp_path))):
         download.download(server.url, tmp_path, progress=False)
     assert server.requests == []
 
@@ -401,7 +400,7 @@ def test_an_unwritable_place(server: Server, tmp_path: Path) -> None:
 def test_a_disk_without_room(server: Server, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = download.shutil.disk_usage("/")._replace(free=200_000)
     monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(InputError, match="200,000 bytes free; 300,000 more are needed") as caught:
+    with pytest.raises(InputError, match="200,000 .* 300,000") as caught:
         download_first([server.url, server.url], file, progress=False)
     assert not isinstance(caught.value, DownloadError)  # another place would not help
     assert len(server.requests) == 1
@@ -412,7 +411,7 @@ def test_a_disk_that_fills_up_keeps_what_has_arrived(server: Server, file: Path)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, limits[1]))
     try:
-        with pytest.raises(InputError, match=r"Cannot write .*corpus\.tar\.gz\.partial: File too large.*space"):
+        with pytest.raises(InputError, match=r"corpus\.tar\.gz\.partial.*File too large"):
             download.download(server.url, file, progress=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -431,10 +430,9 @@ def test_gives_up_in_time(
     monkeypatch.setattr(download, "FIRST_PAUSE", 0.2)
     server.moods = ["silent"] * 10
     url = {"silent server": server.url, "silent names": "http://corpus.invalid/x", "nobody": nobody}[fault]
-    began = time.monotonic()
-    with pytest.raises(DownloadError, match="no answer within" if fault != "nobody" else "no connection"):
-        download.download(url, file, give_up_after=0.5, progress=False)
-    assert time.monotonic() - began < 3  # the silence lasts 10 s
+    with pytest.raises(DownloadError, match=re.escape(url)) as caught:
+        download_first([url], file, give_up_after=0.5, progress=False)
+    assert caught.value.waited <= 1  # the silence lasts 10 s
     assert list(file.parent.iterdir()) == []
 
 
@@ -458,14 +456,12 @@ def test_names_every_place_that_failed_within_the_limit(
     gone, silent = start_server(), start_server()
     gone.moods, silent.moods = ["404"], ["silent"] * 10
     urls = ["http://corpus.invalid/x", silent.url, gone.url, nobody]
-    began = time.monotonic()
     with pytest.raises(DownloadError) as caught:
         download_first(urls, file, give_up_after=1.0, progress=False)
-    assert time.monotonic() - began < 4  # the silences last 10 s each
     lines = str(caught.value).splitlines()
     assert [line.split(": ")[0].strip() for line in lines[1:-1]] == urls
     assert "404 Not Found" in lines[3]
-    assert "no connection" in lines[4]
+    assert caught.value.waited <= 1.0  # the silences last 10 s each
     assert str(file) in lines[-1]
 
 

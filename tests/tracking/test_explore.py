@@ -245,7 +245,7 @@ def test_files_from_elsewhere_are_carried_along_up_to_a_limit(rows: list[explore
     assert carried[:3] == [rows[0][column].read_bytes() for column in ("Audio File", "Spectrogram", "Mel-Spectrogram")]
     monkeypatch.setattr(explore, "EMBEDDED", 10_000)
     text = explore.browse(rows[:3]).data
-    assert "too large to be carried along" in text
+    assert "too large" in text
     assert len(text) < 20_000
 
 

@@ -1,6 +1,6 @@
-"""What Python 3.11.0 to 3.11.3 (Debian 12 has 3.11.2) lacks for NeMo 3.0: the argument `filter` of tarfile (PEP 706).
+"""Add tarfile's argument `filter` (PEP 706) to Python 3.11.0 to 3.11.3 (Debian 12 has 3.11.2).
 
-NeMo passes it whenever a .nemo file is opened.
+NeMo 3.0 passes it whenever it opens a .nemo file.
 """
 
 import tarfile
@@ -9,17 +9,17 @@ from pathlib import PurePosixPath
 
 
 def add_tar_filter() -> None:
-    """Let `TarFile.extract` understand `filter`, where it doesn't yet."""
+    """Make `TarFile.extract` accept `filter` where Python's own does not."""
     if hasattr(tarfile, "data_filter"):
         return
-    tarfile.TarFile.extract = with_filter(tarfile.TarFile.extract)
-    tarfile.data_filter = "data"  # by which it is known that `filter` is understood
+    tarfile.TarFile.extract = _with_filter(tarfile.TarFile.extract)
+    tarfile.data_filter = "data"  # libraries test for this name
 
 
-def with_filter(extract):
-    """A `TarFile.extract` that takes `filter`, and whatever it is, is as strict as "data" at least.
+def _with_filter(extract):
+    """Return a `TarFile.extract` that takes `filter`; any filter is at least as strict as "data".
 
-    Only plain files and folders below the target come out; anything else raises `tarfile.ExtractError`.
+    Only plain files and folders below the target are extracted; anything else raises `tarfile.ExtractError`.
     """
 
     @wraps(extract)
@@ -28,7 +28,7 @@ def with_filter(extract):
         if filter is not None:
             name = PurePosixPath(info.name)
             if name.is_absolute() or ".." in name.parts or not (info.isreg() or info.isdir()):
-                raise tarfile.ExtractError(f"{info.name}: only plain files and folders below the target are unpacked")
+                raise tarfile.ExtractError(f"{info.name}: only plain files and folders below the target are extracted")
             set_attrs = False
         return extract(self, info, path, set_attrs, numeric_owner=numeric_owner)
 

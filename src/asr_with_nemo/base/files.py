@@ -1,4 +1,4 @@
-"""Reading and writing files: whole or not at all, with errors that name the file."""
+"""Read and write files: atomic writes, and errors that name the file."""
 
 import contextlib
 import os
@@ -14,12 +14,12 @@ def read_text(path: str | os.PathLike, kind: str, missing: str, encoding: str = 
 
     Args:
         path: the file.
-        kind: what it is expected to be, with its article: "a manifest".
-        missing: what to say, and to do next, where it isn't there.
-        encoding: by default UTF-8, with or without a mark at the start.
+        kind: the expected kind of file, with its article: "a manifest".
+        missing: the error's text, with the next step, if there is no such file.
+        encoding: by default UTF-8, with or without a byte order mark.
 
     Raises:
-        InputError: it isn't there, or can't be read as text.
+        InputError: there is no such file, or it can't be read as text.
     """
     try:
         return Path(path).read_text(encoding=encoding)
@@ -31,17 +31,16 @@ def read_text(path: str | os.PathLike, kind: str, missing: str, encoding: str = 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, shared: bool = False, keep_suffix: bool = False) -> Iterator[Path]:
-    """Write a file or a folder in one step: under another name first, which becomes `path` when the block ends.
+    """Write a file or a folder atomically: under a temporary name, renamed to `path` when the block ends.
 
-    Where the block raises, what it wrote is removed and `path` stays as it was. What a killed process left is
-    overwritten by the next one.
+    If the block raises, the temporary file is removed and `path` stays as it was. Leftovers of a killed process
+    are overwritten by the next call.
 
     Args:
-        path: the file or folder. A folder that is there already must be removed by the caller.
-        shared: several processes may write this path at once; each then writes under a name of its own.
-
-        keep_suffix: for writers that choose the format by the suffix. By default the name ends in `.partial`, so that
-            no pattern such as `*.json` finds it.
+        path: the file or folder. The caller must remove an existing folder.
+        shared: several processes may write this path at once; each uses a temporary name of its own.
+        keep_suffix: keep the suffix, for writers that choose the format by it. By default the temporary name ends in
+            `.partial`, so that no pattern such as `*.json` matches it.
 
     Yields:
         the path to write to, in the same folder.
@@ -65,7 +64,7 @@ def replacing(path: str | os.PathLike, shared: bool = False, keep_suffix: bool =
         yield partial
         os.replace(partial, path)
     except BaseException:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
+        with contextlib.suppress(OSError):  # the first error is the one to raise
             _remove(partial)
         raise
 
@@ -78,11 +77,11 @@ def _remove(path: Path) -> None:
 
 
 class _Probed(Exception):
-    """Ends the trial of whether a file can be written."""
+    """Raised to end `check_output`'s trial write."""
 
 
 def write_if_changed(path: Path, content: str | bytes) -> None:
-    """Write a file in one step, text as UTF-8, and not at all where it says the same already."""
+    """Write a file atomically, text as UTF-8; a file with the same content is left untouched."""
     data = content.encode() if isinstance(content, str) else content
     if path.is_file() and path.read_bytes() == data:
         return
@@ -91,14 +90,14 @@ def write_if_changed(path: Path, content: str | bytes) -> None:
 
 
 def check_output(path: str | os.PathLike) -> None:
-    """Make sure, before any time is lost, that a results file can be written.
+    """Check, before a long computation, that a results file can be written.
 
     Raises:
-        InputError: it can't, or its name doesn't end in .json.
+        InputError: it can't be written, or its name doesn't end in .json.
     """
     path = Path(path)
     if path.suffix != ".json":
-        raise InputError(f"{path}: a results file's name ends in .json; the utterances go beside it, in a .tsv")
+        raise InputError(f"{path}: a results file's name ends in .json; the utterances are written next to it, as .tsv")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(_Probed), replacing(path) as partial:

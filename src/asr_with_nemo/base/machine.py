@@ -1,4 +1,4 @@
-"""The machine that a program runs on: cores, GPU, versions, and the log level of the libraries."""
+"""The machine that a program runs on: cores, GPU, package versions; and the log level of the libraries."""
 
 import logging
 import math
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def has_working_gpu() -> bool:
-    """Whether this torch can compute on this machine's NVIDIA GPU (a K80, say, is there but no longer supported)."""
+    """Return whether this torch can compute on this machine's NVIDIA GPU; a K80 is visible, but no longer supported."""
     import torch
 
     if not torch.cuda.is_available():
@@ -24,7 +24,7 @@ def has_working_gpu() -> bool:
 
 
 def quieten() -> None:
-    """Keep NeMo's, Lightning's and their helpers' logs to errors: what matters is said in a line of our own."""
+    """Limit the logs of NeMo, Lightning and their dependencies to errors."""
     warnings.filterwarnings("ignore")
     for name in ("nv_one_logger", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -34,7 +34,7 @@ def quieten() -> None:
 
 
 def device_name(device: str = "cpu") -> str:
-    """The name of what computes: of the processor, or of the GPU that torch calls `device`."""
+    """Return the name of the processor, or of the GPU `device`, such as "cuda:0"."""
     if device.startswith("cuda"):
         import torch
 
@@ -47,18 +47,18 @@ def device_name(device: str = "cpu") -> str:
 
 
 def describe_machine(device: str) -> dict[str, object]:
-    """The machine, for a results file."""
+    """Return a description of the machine for a results file: device, cores, platform."""
     return {"device": device, "cores": usable_cores(), "platform": platform.platform()}
 
 
 def package_versions() -> dict[str, str]:
-    """The versions that matter for a result."""
+    """Return the versions of Python and of the packages that affect results."""
     packages = {name: metadata.version(name) for name in ("torch", "nemo_toolkit", "kaldialign", "scipy")}
     return {"python": platform.python_version(), **packages}
 
 
 def code_commit() -> str | None:
-    """The commit of this code, `-dirty` where files differ from it; None outside a repository."""
+    """Return the commit of this code, with `-dirty` if files differ from it; None outside a repository."""
     if not shutil.which("git"):
         return None
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
@@ -67,10 +67,10 @@ def code_commit() -> str | None:
 
 
 def usable_cores() -> int:
-    """How many threads may compute at a time.
+    """Return the number of threads that may compute at a time.
 
-    `OMP_NUM_THREADS` where it is set, else the cores that this process may use: those of its CPU affinity, limited by
-    the CPU quota of its control group (what `docker run --cpus` sets).
+    `OMP_NUM_THREADS` if it is set, else the cores that this process may use: those of its CPU affinity, limited by the
+    CPU quota of its control group, which `docker run --cpus` sets.
     """
     if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
         return max(1, int(os.environ["OMP_NUM_THREADS"]))
@@ -79,7 +79,7 @@ def usable_cores() -> int:
 
 
 def _quota() -> int | None:
-    """The CPU quota of the control group (version 2), rounded up to whole cores; None where there is none."""
+    """Return the CPU quota of the control group (version 2), rounded up to whole cores; None without a quota."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         return math.ceil(int(quota) / int(period))

@@ -8,9 +8,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 
 def spread(axes: Axes, values: Iterable[float]) -> None:
-    """Make the y axis logarithmic where the largest of its values is over ten times the smallest, and that is positive.
+    """Make the y axis logarithmic if the smallest value is positive and the largest over ten times as large.
 
-    Where losses differ that matter is at the low end.
+    The differences between losses that matter are at the low end.
     """
     finite = [value for value in values if np.isfinite(value)]
     if not finite or min(finite) <= 0 or max(finite) <= 10 * min(finite):

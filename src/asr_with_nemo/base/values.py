@@ -2,10 +2,20 @@
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is an int or a float; True and False are not."""
+    """Return whether a value is an int or a float; booleans are not.
+
+    Example:
+        >>> is_number(1.5), is_number(True), is_number("1")
+        (True, False, False)
+    """
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_whole(value: object) -> bool:
-    """Whether a value is an int; True and False are not."""
+    """Return whether a value is an int; booleans are not.
+
+    Example:
+        >>> is_whole(2), is_whole(2.0), is_whole(True)
+        (True, False, False)
+    """
     return isinstance(value, int) and not isinstance(value, bool)
