@@ -20,44 +20,44 @@ from tqdm import tqdm
 from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
 
-SCRIPT = Path(__file__).with_name("prepare_corpus.py")
-RATE = 8_000  # of the generated recordings, so that each has to be resampled
-SPEAKERS = 200
-WORDS = "alpha bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike november oscar papa".split()
-EVERY = 0.05  # seconds between two looks at the memory
+_SCRIPT = Path(__file__).with_name("prepare_corpus.py")
+_RATE = 8_000  # of the generated recordings, so that each has to be resampled
+_SPEAKERS = 200
+_WORDS = "alpha bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike november oscar papa".split()
+_EVERY = 0.05  # seconds between two looks at the memory
 
 
-def generate(folder: Path, count: int, seconds: float) -> float:
+def _generate(folder: Path, count: int, seconds: float) -> float:
     """Make recordings of tones, no two of them alike, and a table of them. Returns their hours."""
     generator = np.random.default_rng(count)
     draw = random.Random(count)
     (folder / "clips").mkdir(parents=True)
-    tones = [np.sin(np.arange(int(2 * seconds * RATE)) * pitch / RATE * 6.3) for pitch in range(100, 900, 50)]
+    tones = [np.sin(np.arange(int(2 * seconds * _RATE)) * pitch / _RATE * 6.3) for pitch in range(100, 900, 50)]
     total = 0.0
     with open(folder / "table.csv", "w", encoding="utf-8") as table:
         table.write("path,text,speaker\n")
         for number in tqdm(range(count), "recordings", delay=1):
-            length = int(RATE * seconds * draw.uniform(0.7, 1.3))
+            length = int(_RATE * seconds * draw.uniform(0.7, 1.3))
             noise = generator.integers(-300, 300, length)
             samples = (8_000 * tones[number % len(tones)][:length] + noise).astype(np.int16)
             folder_of = folder / "clips" / f"{number // 1000:03}"
             if number % 1000 == 0:
                 folder_of.mkdir()
             name = folder_of / f"{number}.wav"
-            soundfile.write(name, samples, RATE)
-            text = " ".join(draw.choices(WORDS, k=2))
-            table.write(f"{name.relative_to(folder)},{text},speaker{number % SPEAKERS}\n")
-            total += length / RATE
+            soundfile.write(name, samples, _RATE)
+            text = " ".join(draw.choices(_WORDS, k=2))
+            table.write(f"{name.relative_to(folder)},{text},speaker{number % _SPEAKERS}\n")
+            total += length / _RATE
     return total / 3600
 
 
-def measure(folder: Path, out: Path, workers: int) -> dict[str, float]:
+def _measure(folder: Path, out: Path, workers: int) -> dict[str, float]:
     """Prepare a corpus in a process of its own: seconds, and the most memory of it and its workers together, MiB.
 
     Raises:
         InputError: the command failed.
     """
-    command = [sys.executable, str(SCRIPT), str(folder), "--out", str(out), "--workers", str(workers)]
+    command = [sys.executable, str(_SCRIPT), str(folder), "--out", str(out), "--workers", str(workers)]
     peak = peak_main = 0
     with tempfile.TemporaryFile("w+") as words:  # not a pipe, which nobody would empty
         started = time.perf_counter()
@@ -65,11 +65,11 @@ def measure(folder: Path, out: Path, workers: int) -> dict[str, float]:
         while process.poll() is None:
             used = [_memory(one) for one in [process, *_children(process)]]
             peak, peak_main = max(peak, sum(used)), max(peak_main, used[0])
-            time.sleep(EVERY)
+            time.sleep(_EVERY)
         seconds = time.perf_counter() - started
         if process.returncode:
             words.seek(0)
-            raise InputError(f"{SCRIPT.name} failed: {words.read()[-2_000:]}")
+            raise InputError(f"{_SCRIPT.name} failed: {words.read()[-2_000:]}")
     return {"seconds": seconds, "peak": peak / 2**20, "peak_main": peak_main / 2**20}
 
 
@@ -114,9 +114,9 @@ def main(
     found = []
     for size in sizes or [10_000, 100_000]:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            hours = generate(Path(scratch) / "corpus", size, seconds)
-            first = measure(Path(scratch) / "corpus", Path(scratch) / "out", workers)
-            again = measure(Path(scratch) / "corpus", Path(scratch) / "out", workers)
+            hours = _generate(Path(scratch) / "corpus", size, seconds)
+            first = _measure(Path(scratch) / "corpus", Path(scratch) / "out", workers)
+            again = _measure(Path(scratch) / "corpus", Path(scratch) / "out", workers)
         peaks = {kind: max(first[kind], again[kind]) for kind in ("peak", "peak_main")}
         rate, times = size / first["seconds"], 3600 * hours / first["seconds"]
         row = {

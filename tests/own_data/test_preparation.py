@@ -205,7 +205,7 @@ def test_speakers_are_held_out_whole(tmp_path: Path, speakers: int):
     mine = with_table(tmp_path / "mine", [HEADER, *good_rows(tmp_path / "mine", 80, speakers)])
     prepared = prepare(mine, tmp_path / "out")
     assert prepared.split_by == "speaker"
-    by_split = {split: {one["speaker"] for one in utterances(prepared, split)} for split in splits.SPLITS}
+    by_split = {split: {one["speaker"] for one in utterances(prepared, split)} for split in splits.SPLIT_NAMES}
     assert sum(map(len, by_split.values())) == speakers
     assert all(by_split.values())
     for split in ("dev", "test"):
@@ -331,7 +331,7 @@ def test_a_copy_in_another_split_is_left_out(tmp_path: Path):
         split: {
             soundfile.read(tmp_path / "out" / one["audio_filepath"])[0].tobytes() for one in utterances(prepared, split)
         }
-        for split in splits.SPLITS
+        for split in splits.SPLIT_NAMES
     }
     assert not heard["train"] & heard["dev"]
     assert not heard["train"] & heard["test"]
@@ -409,7 +409,7 @@ def test_killed_and_run_again_it_ends_in_the_same_files(tmp_path: Path):
 def test_the_result_does_not_depend_on_the_workers(troubled: Path, tmp_path: Path):
     one = prepare(troubled, tmp_path / "one", workers=1)
     two = prepare(troubled, tmp_path / "two", workers=3)
-    for split in (*splits.SPLITS, "train_all"):
+    for split in (*splits.SPLIT_NAMES, "train_all"):
         assert one.manifest(split).read_bytes() == two.manifest(split).read_bytes()
     assert one.rows_file.read_bytes() == two.rows_file.read_bytes()
 

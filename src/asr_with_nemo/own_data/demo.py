@@ -17,12 +17,12 @@ from asr_with_nemo.data.espeak import Speaker, Voice
 from asr_with_nemo.own_data import recordings
 
 NOTICE = "These are computer voices of espeak-ng: what comes of them says nothing about people's speech."
-LANGUAGE = "el"
-WORDS = dict(enumerate("μηδέν ένα δύο τρία τέσσερα πέντε έξι εφτά οχτώ εννιά".split(" ")))
+_LANGUAGE = "el"
+_WORDS = dict(enumerate("μηδέν ένα δύο τρία τέσσερα πέντε έξι εφτά οχτώ εννιά".split(" ")))
 """Label → word, zero to nine."""
-VOICES = {"anna": "f2", "dora": "f4", "kostas": "m3", "eleni": "f1", "nikos": "m1", "petros": "m7"}
+_VOICES = {"anna": "f2", "dora": "f4", "kostas": "m3", "eleni": "f1", "nikos": "m1", "petros": "m7"}
 """Speaker → espeak-ng's variant."""
-RATE = 8_000
+_RATE = 8_000
 LABELS = "labels.json"
 
 
@@ -40,28 +40,28 @@ def make(folder: Path, takes: int = 5, seed: int = 0) -> Path:
         InputError: espeak-ng is missing.
     """
     source = folder / "recordings"
-    labels = {str(label): word for label, word in WORDS.items()}
+    labels = {str(label): word for label, word in _WORDS.items()}
     if (folder / LABELS).is_file():
         return source
     source.mkdir(parents=True, exist_ok=True)
     draw = random.Random(seed)
     with Speaker() as voices:
-        for speaker, variant in VOICES.items():
+        for speaker, variant in _VOICES.items():
             for take in range(takes):
                 for label, word in labels.items():
-                    sound = _say(voices, word, Voice(LANGUAGE, variant), draw)
-                    soundfile.write(source / f"{label}_{speaker}_{take}.wav", sound, RATE)
+                    sound = _say(voices, word, Voice(_LANGUAGE, variant), draw)
+                    soundfile.write(source / f"{label}_{speaker}_{take}.wav", sound, _RATE)
     _plant_mistakes(source, takes)
     (folder / LABELS).write_text(json.dumps(labels, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return source
 
 
 def _say(voices: Speaker, word: str, voice: Voice, draw: random.Random) -> np.ndarray:
-    """A word as the telephone gives it, a little other each time: float32, (T,), at RATE."""
+    """A word as the telephone gives it, a little other each time: float32, (T,), at _RATE."""
     voice = replace(voice, words_per_minute=draw.randint(130, 200), pitch=draw.randint(35, 65))
     speech = voices.say(word, voice).astype(np.float32) / 32_768
-    speech = soxr.resample(speech, voices.rate * draw.uniform(0.94, 1.06), RATE)
-    silence = [np.zeros(round(draw.uniform(0.05, 0.15) * RATE), np.float32) for _ in range(2)]
+    speech = soxr.resample(speech, voices.rate * draw.uniform(0.94, 1.06), _RATE)
+    silence = [np.zeros(round(draw.uniform(0.05, 0.15) * _RATE), np.float32) for _ in range(2)]
     line = np.concatenate([silence[0], speech, silence[1]])
     noise = np.random.default_rng(draw.getrandbits(32)).normal(size=len(line)).astype(np.float32)
     return 0.5 * line / np.abs(line).max() + 0.002 * noise
@@ -72,16 +72,16 @@ def _plant_mistakes(source: Path, takes: int) -> None:
         return soundfile.read(source / name, dtype="float32")[0]
 
     extra = f"anna_{takes}"
-    soundfile.write(source / f"0_{extra}.wav", np.zeros(RATE, np.float32), RATE)
-    soundfile.write(source / f"1_{extra}.wav", np.clip(20 * sound("1_anna_0.wav"), -1, 1), RATE)
-    pause = np.zeros(round((recordings.LONG_PAUSE + 0.5) * RATE), np.float32)
-    soundfile.write(source / f"2_{extra}.wav", np.concatenate([pause, 0.9 * sound("2_anna_0.wav"), pause]), RATE)
+    soundfile.write(source / f"0_{extra}.wav", np.zeros(_RATE, np.float32), _RATE)
+    soundfile.write(source / f"1_{extra}.wav", np.clip(20 * sound("1_anna_0.wav"), -1, 1), _RATE)
+    pause = np.zeros(round((recordings.LONG_PAUSE + 0.5) * _RATE), np.float32)
+    soundfile.write(source / f"2_{extra}.wav", np.concatenate([pause, 0.9 * sound("2_anna_0.wav"), pause]), _RATE)
     (source / f"3_{extra}.wav").write_bytes((source / "4_anna_0.wav").read_bytes())
     whole = (source / "5_anna_0.wav").read_bytes()
     (source / f"5_{extra}.wav").write_bytes(whole[: len(whole) // 2])
     (source / f"6_{extra}.wav").write_text("This is no sound.\n", encoding="utf-8")
     (source / f"7_{extra}.wav").write_bytes(b"")
-    soundfile.write(source / f"ten_{extra}.wav", 0.9 * sound("8_anna_0.wav"), RATE)
-    soundfile.write(source / "new recording.wav", 0.9 * sound("9_anna_0.wav"), RATE)
-    wide = soxr.resample(0.9 * sound("8_anna_1.wav"), RATE, 44_100)
+    soundfile.write(source / f"ten_{extra}.wav", 0.9 * sound("8_anna_0.wav"), _RATE)
+    soundfile.write(source / "new recording.wav", 0.9 * sound("9_anna_0.wav"), _RATE)
+    wide = soxr.resample(0.9 * sound("8_anna_1.wav"), _RATE, 44_100)
     soundfile.write(source / f"8_{extra}.wav", np.stack([wide, 0.5 * wide], axis=1), 44_100)

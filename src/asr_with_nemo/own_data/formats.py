@@ -14,7 +14,7 @@ from pathlib import Path
 from asr_with_nemo.base.files import read_text
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import layouts, tables
-from asr_with_nemo.own_data.sources import Entry, Finder, Source, missing_problem, split_of
+from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import AUDIO, NO_TRANSCRIPTS, clean_text, name_key
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
@@ -88,9 +88,9 @@ def _of_row(row: tables.TableRow, table: tables.Table, finder: Finder, split: st
     text = clean_text(roles.get("text", ""))
     named = {"place": place, "text": text, "speaker": clean_text(roles.get("speaker", "")), "doubt": row.doubt}
     named["split"] = split_of(roles.get("split", "")) or split
-    path, reason = finder.find(roles.get("audio", ""), table.path.parent)
-    if path is None:
-        return Entry(**named, name=clean_text(roles["audio"]), problem=missing_problem(reason), detail=reason)
+    path = finder.find(roles.get("audio", ""), table.path.parent)
+    if isinstance(path, Missing):
+        return Entry(**named, name=clean_text(roles["audio"]), problem=path.problem, detail=path.detail)
     try:
         start = float(roles.get("start") or 0)
         end = float(roles["end"]) if roles.get("end") else None

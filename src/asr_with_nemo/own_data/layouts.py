@@ -16,9 +16,10 @@ from pathlib import Path
 
 import soundfile
 
+from asr_with_nemo.base.values import is_whole
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import tables
-from asr_with_nemo.own_data.sources import Entry, Finder, Source, missing_problem, split_of
+from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import clean_text
 
 # --- LibriSpeech ------------------------------------------------------------------------------------------------------
@@ -36,12 +37,12 @@ def read_librispeech(source: Source) -> Iterator[Entry]:
             if not name:
                 continue
             place = f"{path}, line {lines.number}"
-            audio, reason = finder.find(name, whole.parent)
+            audio = finder.find(name, whole.parent)
             doubt = lines.doubt()
             speaker = name.partition("-")[0]
             named = {"place": place, "text": text, "speaker": speaker, "split": _part_of(path), "doubt": doubt}
-            if audio is None:
-                yield Entry(**named, name=name, problem=missing_problem(reason), detail=reason)
+            if isinstance(audio, Missing):
+                yield Entry(**named, name=name, problem=audio.problem, detail=audio.detail)
             else:
                 yield Entry(**named, audio=str(audio), name=source.name_of(audio))
 
@@ -100,9 +101,9 @@ def _read_kaldi_folder(source: Source, folder: Path, split: str) -> Iterator[Ent
                 yield Entry(**named, name=name, problem="broken row", detail=f"segments has no good line for {name}")
                 continue
         written = value("wav_scp", recording)
-        audio, reason = _of_scp(written, finder, folder) if written else (None, f"wav.scp lacks {recording}")
-        if audio is None:
-            yield Entry(**named, name=name, problem=missing_problem(reason), detail=reason)
+        audio = _of_scp(written, finder, folder) if written else Missing(f"wav.scp has no entry {recording}")
+        if isinstance(audio, Missing):
+            yield Entry(**named, name=name, problem=audio.problem, detail=audio.detail)
             continue
         where = {"start": start, "seconds": seconds, "channel": channel}
         yield Entry(**named, audio=str(audio), name=source.name_of(audio), **where)
@@ -122,20 +123,21 @@ def _channel(line: str) -> int | None:
     return {"A": 0, "B": 1, "1": 0, "2": 1}.get(name)
 
 
-def _of_scp(written: str, finder: Finder, folder: Path) -> tuple[Path | None, str]:
-    """The recording of an entry of `wav.scp`."""
+def _of_scp(written: str, finder: Finder, folder: Path) -> Path | Missing:
+    """Return the recording that an entry of `wav.scp` names."""
     if not written.endswith("|"):
         if re.search(r"\.ark:\d+$", written):
-            return None, f"{written} is an archive of Kaldi's; write the recordings as files (wav-copy)"
+            return Missing(f"{written} is a Kaldi archive; write its recordings as files (wav-copy)")
         return finder.find(written, folder)
     try:
         words = shlex.split(written.rstrip("| "))
     except ValueError:
         words = written.split()
-    found = {path for word in words[1:] if "." in word and (path := finder.find(word, folder)[0])}
-    if len(found) == 1:
-        return found.pop(), ""
-    return None, f"a command, which isn't run: {written}; name the sound file itself"
+    found = {finder.find(word, folder) for word in words[1:] if "." in word}
+    paths = [path for path in found if isinstance(path, Path)]
+    if len(paths) == 1:
+        return paths[0]
+    return Missing(f"a command, which isn't run: {written}; name the sound file instead")
 
 
 # --- Lhotse -----------------------------------------------------------------------------------------------------------
@@ -165,9 +167,10 @@ def read_lhotse(source: Source) -> Iterator[Entry]:
                 "split": split_of(path.name.replace("supervisions", "")),
             }
             written = source.store.value("SELECT path FROM temp.sounds WHERE id = ?", (str(one["recording_id"]),))
-            audio, reason = finder.find(written or "", folder)
-            if audio is None:
-                yield Entry(**named, name=str(one["recording_id"]), problem=missing_problem(reason), detail=reason)
+            audio = finder.find(written or "", folder)
+            if isinstance(audio, Missing):
+                name = str(one["recording_id"])
+                yield Entry(**named, name=name, problem=audio.problem, detail=audio.detail)
                 continue
             channel = one.get("channel")
             yield Entry(
@@ -176,7 +179,7 @@ def read_lhotse(source: Source) -> Iterator[Entry]:
                 name=source.name_of(audio),
                 start=float(one.get("start") or 0),
                 seconds=float(one["duration"]) if one.get("duration") else None,
-                channel=channel if isinstance(channel, int) and channel > 0 else None,
+                channel=channel if is_whole(channel) and channel > 0 else None,
             )
 
 
@@ -306,7 +309,7 @@ def _of_cells(
 ) -> Entry:
     def text(role: str) -> str:
         value, column = cells.get(roles.get(role, "")), roles.get(role, "")
-        if _kind(features, column) == "ClassLabel" and isinstance(value, int) and value >= 0:
+        if _kind(features, column) == "ClassLabel" and is_whole(value) and value >= 0:
             value = features[column]["names"][value]
         return clean_text(tables.as_text(value))
 
@@ -319,7 +322,7 @@ def _of_cells(
         wav = io.BytesIO()
         soundfile.write(wav, sound["array"], int(sound["sampling_rate"]), format="WAV", subtype="FLOAT")
         return Entry(**named, audio=wav.getvalue(), name=place)
-    audio, reason = finder.find(tables.as_text(sound), folder)
-    if audio is None:
-        return Entry(**named, name=name, problem=missing_problem(reason), detail=reason)
+    audio = finder.find(tables.as_text(sound), folder)
+    if isinstance(audio, Missing):
+        return Entry(**named, name=name, problem=audio.problem, detail=audio.detail)
     return Entry(**named, audio=str(audio), name=finder.source.name_of(audio))

@@ -29,8 +29,8 @@ from asr_with_nemo.own_data.report import write_page, write_rows
 from asr_with_nemo.own_data.sources import Entry, Source
 from asr_with_nemo.own_data.store import NAME, CorpusStore
 
-MADE_BY = "scripts/prepare_corpus.py"
-CHUNK = 32  # recordings that a worker gets at a time
+_MADE_BY = "scripts/prepare_corpus.py"
+_CHUNK = 32  # recordings that a worker gets at a time
 
 
 def prepare(
@@ -86,7 +86,7 @@ def _check_places(source: Path, out: Path) -> None:
         raise InputError(f"{source}: lies in {out / WAVS}, which is written anew; name another --out")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; name a folder")
-    ours = (_read_note(out) or {}).get("made_by") == MADE_BY or (out / NAME).is_file()
+    ours = (_read_note(out) or {}).get("made_by") == _MADE_BY or (out / NAME).is_file()
     others = [path.name for pattern in ("*_manifest.json", manifest.CORPUS_NOTES) for path in out.glob(pattern)]
     if others and not ours:
         raise InputError(f"--out {out}: holds another corpus ({others[0]}); name a new folder")
@@ -197,7 +197,7 @@ def _convert(source: Source, prepared: Prepared, settings: Settings, workers: in
             some.append(MeasureJob(number, sound, one.wav, entry.text, entry.start, entry.seconds, entry.channel))
             at_work[one.recording] += 1
             waiting[number] = replace(one, entry=replace(entry, audio=""))  # bytes need not wait along
-            if len(some) == CHUNK:
+            if len(some) == _CHUNK:
                 yield some
                 some = []
         yield some
@@ -297,7 +297,7 @@ def _write_manifests(store: CorpusStore, prepared: Prepared) -> None:
 
 def _count(store: CorpusStore, prepared: Prepared) -> None:
     prepared.fates = dict(store.select("SELECT fate, count(*) FROM rows WHERE number > 0 GROUP BY fate"))
-    for split in splits.SPLITS:
+    for split in splits.SPLIT_NAMES:
         utterances, seconds, speakers = store.db.execute(
             "SELECT count(*), sum(seconds), count(DISTINCT nullif(speaker, '')) FROM rows "
             "WHERE fate = 'kept' AND split = ?",
@@ -336,7 +336,7 @@ def _write_note(store: CorpusStore, prepared: Prepared, settings: Settings) -> N
     )
     note = {
         "name": prepared.folder.name,
-        "made_by": MADE_BY,
+        "made_by": _MADE_BY,
         "utterances": {f"{split}_manifest.json": int(part["utterances"]) for split, part in prepared.splits.items()},
         "recordings": prepared.fates["kept"],
         "problems": prepared.problems,

@@ -15,15 +15,15 @@ from itertools import pairwise
 from asr_with_nemo.own_data.recordings import LONG_PAUSE, Measures
 from asr_with_nemo.own_data.store import CorpusStore
 
-SILENT = 0.001  # of the largest possible sample: -60 dB
-CLIPPED = 0.01  # of the samples
-SHORTEST = 0.1  # seconds
-SECONDS_PER_FRAME = 0.02  # of the models of this course
-OUTLIER, LEAST_FACTOR = 3.5, 2.5  # modified z-score; and times faster or slower than the middle at the least
-RARE = 3  # texts; a letter that stands in fewer can't be learned
-RARE_FROM = 100  # texts, from which on a letter can be rare
-SMALL_ALPHABET = 200  # letters; in a larger one, most are rare
-FEW_DIGITS = 0.05  # of all characters
+_SILENT = 0.001  # of the largest possible sample: -60 dB
+_CLIPPED = 0.01  # of the samples
+_SHORTEST = 0.1  # seconds
+_SECONDS_PER_FRAME = 0.02  # of the models of this course
+_OUTLIER, _LEAST_FACTOR = 3.5, 2.5  # modified z-score; and times faster or slower than the middle at the least
+_RARE = 3  # texts; a letter that stands in fewer can't be learned
+_RARE_FROM = 100  # texts, from which on a letter can be rare
+_SMALL_ALPHABET = 200  # letters; in a larger one, most are rare
+_FEW_DIGITS = 0.05  # of all characters
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ KINDS = {
     "cut short": Kind("the file is shorter than it says", "get it again: the end of what was said may be missing"),
     "silence": Kind("nothing can be heard", "record it again, or drop it"),
     "clipping": Kind("the sound is clipped", "record it again with less gain, or drop it"),
-    "very short": Kind(f"shorter than {SHORTEST} seconds", "listen: what was said can't be in there"),
+    "very short": Kind(f"shorter than {_SHORTEST} seconds", "listen: what was said can't be in there"),
     "too much text": Kind(
         "the text is too long for the recording, so that CTC can't align it", "check that the text is this recording's"
     ),
@@ -80,7 +80,7 @@ KINDS = {
     "symbol": Kind("a sign that is read as a word", "write the word"),
     "digits": Kind("digits in a text of words", "--digits spell --language CODE", fix="spelled, with --language"),
     "rare letter": Kind(
-        f"a letter that stands in fewer than {RARE} texts can't be learned", "write it otherwise, or drop the row"
+        f"a letter that stands in fewer than {_RARE} texts can't be learned", "write it otherwise, or drop the row"
     ),
     "outside alphabet": Kind(
         "letters that the given alphabet lacks",
@@ -110,16 +110,16 @@ def problems_of(text: str, measures: Measures) -> Iterator[Found]:
         yield "no text", "", ""
     if measures.cut:
         yield "cut short", measures.coding, ""
-    if measures.peak < SILENT:
+    if measures.peak < _SILENT:
         yield "silence", f"at most {20 * math.log10(max(measures.peak, 1e-6)):.0f} dB", ""
     elif pauses > LONG_PAUSE or measures.trimmed:
         done = f"fixed: {measures.trimmed:.1f} s cut off" if measures.trimmed else ""
         yield "long pauses", f"{measures.trimmed or pauses:.1f} s", done
-    if measures.clipped > CLIPPED:
+    if measures.clipped > _CLIPPED:
         yield "clipping", f"{measures.clipped:.0%} of the samples", ""
-    if measures.seconds < SHORTEST:
+    if measures.seconds < _SHORTEST:
         yield "very short", f"{measures.seconds:.2f} s", ""
-    needed, frames = frames_needed(text), int(measures.seconds / SECONDS_PER_FRAME)
+    needed, frames = frames_needed(text), int(measures.seconds / _SECONDS_PER_FRAME)
     if needed > frames:
         yield "too much text", f"{needed} frames needed, {frames} there", ""
 
@@ -133,7 +133,7 @@ def pace(text: str, measures: Measures) -> float | None:
     """The log of letters a second of speech; None where there is none."""
     letters = len(text.replace(" ", ""))
     seconds = measures.last - measures.first
-    return math.log(letters / seconds) if letters and seconds > 0 and measures.peak >= SILENT else None
+    return math.log(letters / seconds) if letters and seconds > 0 and measures.peak >= _SILENT else None
 
 
 def find_in_corpus(store: CorpusStore) -> None:
@@ -179,7 +179,7 @@ def _find_outliers(store: CorpusStore) -> None:
     store.db.create_function("letters", 1, math.exp, deterministic=True)
     median = store.value(f"SELECT pace {usable} ORDER BY pace {middle}")
     deviation = store.value(f"SELECT abs(pace - ?) AS off {usable} ORDER BY off {middle}", (median,))
-    limit = max(math.log(LEAST_FACTOR), OUTLIER * 1.4826 * deviation)
+    limit = max(math.log(_LEAST_FACTOR), _OUTLIER * 1.4826 * deviation)
     for kind, sign in (("fast", 1), ("slow", -1)):
         query = f"""
             INSERT OR IGNORE INTO problems
@@ -211,15 +211,15 @@ def _find_letters(store: CorpusStore) -> None:
     texts, characters = count_letters(store, "text <> '' AND digest IS NOT NULL")
     total = sum(characters.values())
     digits = sum(count for letter, count in characters.items() if letter.isdecimal())
-    if 0 < digits < FEW_DIGITS * total:
+    if 0 < digits < _FEW_DIGITS * total:
         store.db.execute(
             "INSERT OR IGNORE INTO problems SELECT number, 'digits', '', '' FROM rows "
             "WHERE text GLOB '*[0-9]*' AND digest IS NOT NULL"
         )
     count = store.value("SELECT count(*) FROM rows WHERE text <> '' AND digest IS NOT NULL")
-    if count < RARE_FROM or len(texts) > SMALL_ALPHABET:
+    if count < _RARE_FROM or len(texts) > _SMALL_ALPHABET:
         return
-    rare = [letter for letter, times in texts.items() if times < RARE and not letter.isdecimal()]
+    rare = [letter for letter, times in texts.items() if times < _RARE and not letter.isdecimal()]
     found: dict[int, list[str]] = {}
     for letter in sorted(rare):
         query = "SELECT number FROM rows WHERE instr(text, ?) AND digest IS NOT NULL"

@@ -21,10 +21,10 @@ from asr_with_nemo.data import audio
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data.text import REPAIRABLE, Rule, doubts, outside, repaired, respelled
 
-FRAME = 0.02  # seconds
-BELOW_SPEECH = 35  # dB below the loud frames, from which on a frame counts as a pause
-MARGIN = 0.25  # seconds of a pause that are left where one is cut off
-MAX_SAMPLES = 1 << 50  # where a header says more, it doesn't know
+_FRAME = 0.02  # seconds
+_BELOW_SPEECH = 35  # dB below the loud frames, from which on a frame counts as a pause
+_MARGIN = 0.25  # seconds of a pause that are left where one is cut off
+_MAX_SAMPLES = 1 << 50  # where a header says more, it doesn't know
 LONG_PAUSE = 1.5  # seconds before or after speech, from which on a pause is long
 
 
@@ -124,7 +124,16 @@ class Outcome:
 
 
 class Unusable(Exception):
-    """A recording that nothing can be made of: the kind of problem, and the detail."""
+    """A recording can't be converted.
+
+    Attributes:
+        problem: a kind of `quality.KINDS`.
+        detail: the reason.
+    """
+
+    def __init__(self, problem: str, detail: str):
+        super().__init__(f"{problem}: {detail}")
+        self.problem, self.detail = problem, detail
 
 
 # --- One recording ----------------------------------------------------------------------------------------------------
@@ -146,11 +155,11 @@ def convert(job: MeasureJob, form: Form) -> Measures:
     resampled = soxr.resample(mono, rate, form.rate) if rate != form.rate else mono
     if not len(resampled):
         raise Unusable("no sound", "holds no samples")
-    first, last = speech_span(resampled, form.rate)
+    first, last = _speech_span(resampled, form.rate)
     seconds = len(resampled) / form.rate
     trimmed = 0.0
     if form.fix and max(first, seconds - last) > LONG_PAUSE:
-        start, end = max(0.0, first - MARGIN), min(seconds, last + MARGIN)
+        start, end = max(0.0, first - _MARGIN), min(seconds, last + _MARGIN)
         resampled = resampled[round(start * form.rate) : round(end * form.rate)]
         first, last, trimmed = first - start, last - start, seconds - len(resampled) / form.rate
     written = np.clip(np.round(resampled * 32_768), -32_768, 32_767).astype(np.int16)
@@ -183,14 +192,14 @@ def _read(job: MeasureJob, longest: float) -> tuple[np.ndarray, int, str, bool]:
             if job.start < 0 or (start and start >= whole) or (job.seconds is not None and count <= 0):
                 raise Unusable("no sound", f"its part from {job.start:g} s on isn't in the recording")
             count = min(count, whole - start)
-            if longest * rate < count < MAX_SAMPLES:
+            if longest * rate < count < _MAX_SAMPLES:
                 raise Unusable("too long", f"{count / rate:,.0f} seconds")
             if start:
                 sound.seek(start)
             # Some formats don't say how long they are.
             samples = sound.read(min(count, int(longest * rate) + 1), dtype="float32", always_2d=True)
             coding = f"{sound.format} {sound.subtype}"
-            cut = len(samples) < 0.95 * count < MAX_SAMPLES
+            cut = len(samples) < 0.95 * count < _MAX_SAMPLES
             cut |= sound.format.startswith("WAV") and _says_more(sound.extra_info)
     except soundfile.LibsndfileError as error:
         samples, rate = _read_otherwise(job, longest, error.error_string)
@@ -246,15 +255,15 @@ def _flat_share(samples: np.ndarray) -> float:
     return float((top[:-2] & top[1:-1] & top[2:]).sum() / len(samples)) if len(samples) > 2 else 0.0
 
 
-def speech_span(samples: np.ndarray, rate: int) -> tuple[float, float]:
+def _speech_span(samples: np.ndarray, rate: int) -> tuple[float, float]:
     """When speech begins and ends in mono samples, (T,), in seconds: what isn't far softer than its loud parts."""
-    size = max(1, round(FRAME * rate))
+    size = max(1, round(_FRAME * rate))
     count = len(samples) // size
     if not count:
         return 0.0, len(samples) / rate
     frames = samples[: count * size].reshape(count, size)
     energy = np.square(frames - samples.mean()).mean(axis=1)
-    loud = np.nonzero(energy > np.quantile(energy, 0.95) * 10 ** (-BELOW_SPEECH / 10))[0]
+    loud = np.nonzero(energy > np.quantile(energy, 0.95) * 10 ** (-_BELOW_SPEECH / 10))[0]
     if not len(loud):
         return 0.0, len(samples) / rate
     return int(loud[0]) * size / rate, min(len(samples), (int(loud[-1]) + 1) * size) / rate
@@ -276,7 +285,7 @@ def work(jobs: list[MeasureJob], form: Form) -> list[Outcome]:
         try:
             measures = convert(job, form) if job.audio else None
         except Unusable as error:
-            problem = error.args
+            problem = error.problem, error.detail
         except OSError as error:
             if error.filename != job.audio:
                 raise InputError(f"{form.folder / job.wav}: can't be written ({error.strerror})") from error

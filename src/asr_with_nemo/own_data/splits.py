@@ -12,10 +12,10 @@ from pathlib import Path
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data.store import CorpusStore
 
-SPLITS = ("train", "dev", "test")
-MANY = 30  # speakers or recordings, from which on each one's number alone decides
-LEAST, MOST = 0.7, 1.5  # times its share may a set have, if whole speakers allow
-KNOWN = 0.9  # of the rows have to name a speaker, if speakers shall count
+SPLIT_NAMES = ("train", "dev", "test")
+_MANY = 30  # speakers or recordings, from which on each one's number alone decides
+_LEAST, _MOST = 0.7, 1.5  # times its share may a set have, if whole speakers allow
+_KNOWN = 0.9  # of the rows have to name a speaker, if speakers shall count
 
 
 def draw(unit: str) -> float:
@@ -57,7 +57,7 @@ def assign(store: CorpusStore, how: str, shares: Mapping[str, float], notes: lis
         store.db.execute("UPDATE rows SET split = 'train' WHERE fate = 'kept'")
         _divide(store, unit, shares, known)
     _part_copies(store)
-    for split in SPLITS:
+    for split in SPLIT_NAMES:
         if not _size(store, f"split = '{split}'"):
             raise InputError(
                 f"the {split} set would be empty: {_size(store, '1')} usable rows, split by {chosen}; three sets "
@@ -80,7 +80,7 @@ def _choose(store: CorpusStore, how: str, notes: list[str], before: str) -> str:
         "SELECT count(*) FROM (SELECT speaker FROM rows WHERE fate = 'kept' AND speaker <> '' AND given <> '' "
         "GROUP BY speaker HAVING count(DISTINCT given) > 1)"
     )
-    by_speaker = speakers >= 3 and named >= KNOWN * rows
+    by_speaker = speakers >= 3 and named >= _KNOWN * rows
     if how == "source" and not by_source:
         raise InputError("--split source: the source doesn't say which rows are for training and which for testing")
     if how == "speaker" and not by_speaker:
@@ -105,7 +105,7 @@ def _choose(store: CorpusStore, how: str, notes: list[str], before: str) -> str:
             "no speakers are named, so a voice of the test set may be in the train set too: expect a higher WER "
             "on new voices. Name them with --speaker-column or --pattern '{speaker}/*'"
         )
-    elif named < KNOWN * rows:
+    elif named < _KNOWN * rows:
         notes.append(f"only {named} of {rows} rows name a speaker: split by utterance")
     else:
         notes.append(f"{speakers} speaker(s): too few to hold any out; the WER will be that of known voices")
@@ -123,7 +123,7 @@ def _divide(store: CorpusStore, unit: str, shares: Mapping[str, float], conditio
     )
     total = store.value("SELECT coalesce(sum(size), 0) FROM units")
     targets = {split: share * total for split, share in shares.items()}
-    if store.value("SELECT count(*) FROM units") >= MANY:
+    if store.value("SELECT count(*) FROM units") >= _MANY:
         low = 0.0
         for split in sorted(shares, reverse=True):  # test, then dev
             values = (split, low, low + shares[split], max(1.0, targets[split]))
@@ -131,7 +131,7 @@ def _divide(store: CorpusStore, unit: str, shares: Mapping[str, float], conditio
                 "UPDATE units SET split = ? WHERE split IS NULL AND draw >= ? AND draw < ? AND size <= ?", values
             )
             low += shares[split]
-            _give_back(store, split, MOST * targets[split])
+            _give_back(store, split, _MOST * targets[split])
     for split in sorted(shares, reverse=True):
         _fill(store, split, targets[split])
     for split in shares:
@@ -174,11 +174,11 @@ def _give_back(store: CorpusStore, split: str, most: float) -> None:
 def _fill(store: CorpusStore, split: str, target: float) -> None:
     """Add units to a split that has too little, in the order of their numbers, while some are left to train on."""
     free = "FROM units WHERE split IS NULL"
-    while (filled := _filled(store, split)) < LEAST * target or not filled:
+    while (filled := _filled(store, split)) < _LEAST * target or not filled:
         if store.value("SELECT count(*) FROM units WHERE split IS NULL OR split = 'train'") < 2:
             return
         fitting = f"SELECT unit {free} AND size <= ? ORDER BY draw LIMIT 1"
-        unit = store.value(fitting, (MOST * target - filled,))
+        unit = store.value(fitting, (_MOST * target - filled,))
         if unit is None:
             if filled:
                 return
@@ -190,7 +190,7 @@ def _fill(store: CorpusStore, split: str, target: float) -> None:
 
 def remember(store: CorpusStore, folder: Path) -> None:
     """Note the splits of the manifests that an earlier preparation has left in a folder."""
-    for split in SPLITS:
+    for split in SPLIT_NAMES:
         for utterance in _lines(folder / f"{split}_manifest.json"):
             units = [f"speaker {utterance['speaker']}"] if utterance.get("speaker") else []
             wav = utterance.get("audio_filepath")

@@ -13,15 +13,15 @@ from pathlib import Path
 from asr_with_nemo.errors import InputError
 
 NAME = "corpus.sqlite"
-VERSION = 1
+_VERSION = 1
 _SUFFIXES = """wav wave flac mp3 mp2 mpga ogg oga opus m4a mp4 aac wma webm amr 3gp aif aiff aifc au snd caf w64 rf64
     voc gsm sph nist wv1 wv2"""
 AUDIO = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 """What the names of recordings end with."""
-TEXTS = frozenset((".txt", ".lab", ".trn"))
+_TEXTS = frozenset((".txt", ".lab", ".trn"))
 NO_TRANSCRIPTS = {"readme", "license", "licence", "copying", "changelog", "index", "notes", "speakers", "chapters"}
 _KEPT = f"""
-PRAGMA user_version = {VERSION};
+PRAGMA user_version = {_VERSION};
 CREATE TABLE recordings (  -- what was measured; kept from one run to the next
   id TEXT PRIMARY KEY, stamp TEXT, wav TEXT, rate INTEGER, channels INTEGER, coding TEXT, source_seconds REAL,
   seconds REAL, peak REAL, clipped REAL, first REAL, last REAL, digest BLOB, cut INTEGER, trimmed REAL
@@ -68,7 +68,7 @@ class CorpusStore:
                     "PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE; "
                     "PRAGMA cache_size = -8000;"
                 )
-                if db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                if db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
                     if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                         raise sqlite3.DatabaseError("of another version")
                     db.executescript(_KEPT)
@@ -131,10 +131,10 @@ class CorpusStore:
                             pending.append(Path(entry.path))
                             continue
                         stem, suffix = os.path.splitext(entry.name)
-                        kind = "audio" if suffix.lower() in AUDIO else "text" if suffix.lower() in TEXTS else ""
+                        kind = "audio" if suffix.lower() in AUDIO else "text" if suffix.lower() in _TEXTS else ""
                         if kind:
                             path = os.path.relpath(entry.path, root)
-                            if not is_unicode(path):  # an archive of another system
+                            if not _is_unicode(path):  # an archive of another system
                                 path, kind = clean_text(path), "unnameable"
                             target = os.path.relpath(os.path.realpath(entry.path), top) if entry.is_symlink() else ""
                             found.append(
@@ -155,7 +155,7 @@ class CorpusStore:
         self.db.executescript("CREATE INDEX files_by_name ON files (name); CREATE INDEX files_by_stem ON files (stem);")
 
 
-def is_unicode(text: str) -> bool:
+def _is_unicode(text: str) -> bool:
     """Whether a text can be written as UTF-8; a name of bytes in another encoding can't."""
     try:
         text.encode()

@@ -20,9 +20,9 @@ from asr_with_nemo.errors import InputError
 SUFFIXES = {".csv", ".tsv", ".psv", ".jsonl", ".ndjson", ".json", ".txt", ".lst", ".list"}
 LISTS = {".txt", ".lst", ".list"}
 """Suffixes of those that need not be tables."""
-DELIMITERS = ("\t", "|", ";", ",")
-SAMPLE = 200  # rows by which a table is judged
-CELL = 10_000_000  # characters; a cell is longer only where a quote was never closed
+_DELIMITERS = ("\t", "|", ";", ",")
+_SAMPLE = 200  # rows by which a table is judged
+_CELL = 10_000_000  # characters; a cell is longer only where a quote was never closed
 ROLES: dict[str, tuple[str, ...]] = {
     "audio": (
         "audio_filepath audio_path audio_file audiofile wav_filename wav_path wav_file file_name filename filepath "
@@ -182,10 +182,10 @@ def inspect(
         if table.encoding != "utf-16" and b"\0" in file.read(4096) and "16" not in encoding and "32" not in encoding:
             raise InputError(f"{path}: not a table, nor any text; expected CSV, TSV or JSON")
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json") or first in "{[":
-        table.columns = list(dict.fromkeys(key for row in islice(_read_json(table), SAMPLE) for key in row.cells))
+        table.columns = list(dict.fromkeys(key for row in islice(_read_json(table), _SAMPLE) for key in row.cells))
     else:
         _find_delimiter(table, delimiter, is_audio)
-    sample = [row.cells for row in islice(read(table), SAMPLE) if row.doubt != "broken"]
+    sample = [row.cells for row in islice(read(table), _SAMPLE) if row.doubt != "broken"]
     table.roles = named_roles(table, columns or {})
     for role in ROLES:
         if role not in table.roles and (column := _guess(role, table, sample, is_audio)):
@@ -206,12 +206,12 @@ def _find_delimiter(table: Table, given: str, is_audio: Callable[[str], bool]) -
 
     A delimiter is the better the more rows have a cell that leads to a recording, then the more have the same width.
     """
-    lines = list(islice(Lines(table.path, table.encoding), SAMPLE))
+    lines = list(islice(Lines(table.path, table.encoding), _SAMPLE))
     given = {"tab": "\t", "\\t": "\t"}.get(given, given)
     if len(given) > 1 or given in ('"', "\r", "\n"):
         raise InputError(f"--delimiter {given!r}: expected one sign, such as ; or |, or the word tab")
     best, most = (",", 1), (0.0, 0.0)
-    for delimiter in [given] if given else DELIMITERS:
+    for delimiter in [given] if given else _DELIMITERS:
         for quoted in (True, False):
             rows = [row for row in _records(lines, delimiter, quoted) if any(row)]
             widths = Counter(map(len, rows))
@@ -251,7 +251,7 @@ def _is_remark(cells: Sequence[str], width: int) -> bool:
 
 
 def _records(lines: Iterator[str] | Sequence[str], delimiter: str, quoted: bool) -> Iterator[list[str]]:
-    csv.field_size_limit(CELL)
+    csv.field_size_limit(_CELL)
     quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, skipinitialspace=delimiter != "\t")
     while True:
@@ -432,7 +432,7 @@ def _read_json_list(lines: Lines) -> Iterator[TableRow]:
             try:
                 cells, end = decoder.raw_decode(start)
             except (ValueError, RecursionError):
-                if len(start) > CELL:
+                if len(start) > _CELL:
                     yield TableRow(lines.number, {}, "broken", f"not JSON: {start[:80]}")
                     return
                 break  # goes on in the next line

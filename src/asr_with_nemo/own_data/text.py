@@ -22,9 +22,9 @@ _JOINERS = "\u200c\u200d"
 _LOOSE_JOINER = re.compile(rf"(?:(?<=\s)|^)[{_JOINERS}]+|[{_JOINERS}]+(?=\s|$)")
 _WITH_POINT = {"en", "zh", "ja", "ko", "th", "he", "hi", "bn", "ta", "te", "ur", "fa"}  # 1,234.5; elsewhere 1.234,5
 _DOTTED = {"tr", "az"}  # where I is the capital of ı, and İ of i
-SPOKEN_SYMBOLS = "%&@+=#§°€$£¥₽₹½¼¾²³"
+_SPOKEN_SYMBOLS = "%&@+=#§°€$£¥₽₹½¼¾²³"
 """Signs that somebody reads aloud as a word; with the punctuation, the word would go."""
-_SYMBOL = re.compile(f"[{re.escape(SPOKEN_SYMBOLS)}]")
+_SYMBOL = re.compile(f"[{re.escape(_SPOKEN_SYMBOLS)}]")
 _ANNOTATION = re.compile(r"\[[^\]]*\]|<[^>]*>|\([^)]*\)|\{[^}]*\}|\*[^*\s][^*]*\*")
 # UTF-8 that was read as Windows-1252 begins its letters with these.
 _GARBLED = re.compile("[ÂÃÄÅÆÇÎÏÐÑÒÓÔÕÖ×ØÙàáâãäåæçèé][\u0080-\u00bfŒœŠšŸŽžƒˆ˜–—‘’‚“”„†‡•…‰‹›€™]")
