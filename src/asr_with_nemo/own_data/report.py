@@ -1,7 +1,6 @@
-"""A corpus on one page before an hour of training is lost to it: what is in it, what is wrong, and what to do about it.
+"""The HTML report of a prepared corpus: its content, its problems, and what to do about them, before any training.
 
-The page holds all that it shows, so that it can be kept, sent, and opened anywhere. `rows.tsv` beside it has the fate
-of each row.
+The page is self-contained: it can be archived, sent, and opened offline. `rows.tsv` has the fate of each row.
 """
 
 import csv
@@ -22,10 +21,10 @@ from asr_with_nemo.own_data.store import CorpusStore
 from asr_with_nemo.own_data.text import Rule, script_of
 
 _PLAYERS = 50
-_CLIP = 10.0  # seconds of a recording that the page carries
+_CLIP = 10.0  # seconds of a recording in the page
 _PER_KIND = 3  # players for each kind of problem
 _ROWS = 2_000  # of the table in the page
-_LISTED = 100  # speakers, letters; the rest is counted
+_LISTED = 100  # speakers, characters; the rest is only counted
 _EXAMPLES = 12  # of transcripts before and after
 COLUMNS = ("number", "place", "recording", "seconds", "speaker", "split", "fate", "problems", "written", "text")
 
@@ -34,7 +33,7 @@ COLUMNS = ("number", "place", "recording", "seconds", "speaker", "split", "fate"
 
 
 def write_rows(store: CorpusStore, path: Path) -> None:
-    """Write each row's fate as a table, in the order of the source; recordings that no row names come last."""
+    """Write the fate of each row as TSV, in the order of the source; recordings without a row come last."""
     with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -42,7 +41,7 @@ def write_rows(store: CorpusStore, path: Path) -> None:
 
 
 def _rows(store: CorpusStore, order: str):
-    """The rows as `COLUMNS` says."""
+    """Yield the rows with the columns of `COLUMNS`."""
     query = (
         "SELECT number, place, audio, round(rows.seconds, 3), speaker, coalesce(split, ''), fate, "
         "(SELECT group_concat(kind || iif(detail = '', '', ' (' || detail || ')') || iif(done = '', '', ': ' || done), "
@@ -56,7 +55,13 @@ def _rows(store: CorpusStore, order: str):
 
 
 def write_page(store: CorpusStore, prepared: Prepared, rule: Rule) -> None:
-    """Write `report.html`."""
+    """Write `report.html`, unless it has the same content already.
+
+    Args:
+        store: holds rows and problems.
+        prepared: the counts to show; the WAVs lie in its folder.
+        rule: by which the transcripts were normalised.
+    """
     with tempfile.TemporaryDirectory() as folder:
         clips = _clips(store, prepared.folder, Path(folder))
         listen = Markup(html_table(clips, page=10)) if clips else None
@@ -67,10 +72,11 @@ def write_page(store: CorpusStore, prepared: Prepared, rule: Rule) -> None:
             tiles=_tiles(prepared),
             bar=_split_bar(prepared),
             kinds=[_kind(store, kind, count, prepared) for kind, count in prepared.problems.items()],
-            durations=_histogram(store, "seconds", "seconds", "recordings by their length"),
+            durations=_histogram(store, "seconds", "seconds", "recordings by duration"),
             paces=_paces(store),
             rates=_rates(store),
             listen=listen,
+            clip=f"{_CLIP:g}",
             rule=rule,
             examples=_examples(store),
             letters=_letters(store),
@@ -84,20 +90,20 @@ def write_page(store: CorpusStore, prepared: Prepared, rule: Rule) -> None:
 
 
 def _tiles(prepared: Prepared) -> list[tuple[str, str]]:
-    """What the corpus comes to, each as a number and what it counts."""
+    """Return the headline figures of the corpus as (value, label) pairs."""
     hours = sum(part["seconds"] for part in prepared.splits.values()) / 3600
     speakers = sum(int(part["speakers"]) for part in prepared.splits.values())
     tiles = [(f"{prepared.fates.get('kept', 0):,}", f"of {prepared.rows:,} rows are kept")]
     tiles.append((f"{hours:.1f} h", "of speech") if hours >= 2 else (f"{60 * hours:.0f} min", "of speech"))
     if speakers and prepared.split_by != "utterance":
         tiles.append((f"{speakers:,}", "speaker" if speakers == 1 else "speakers"))
-    tiles.append((f"{len(prepared.labels) - 1:,}", "letters"))
+    tiles.append((f"{len(prepared.labels) - 1:,}", "characters"))
     tiles.append((f"{len(prepared.problems)}", f"kind{'' if len(prepared.problems) == 1 else 's'} of problems"))
     return tiles
 
 
 def _split_bar(prepared: Prepared) -> list[tuple[str, float]]:
-    """Each split's share of the speech, in percent."""
+    """Return each split's share of the speech, in percent."""
     total = sum(part["seconds"] for part in prepared.splits.values()) or 1
     return [(split, round(100 * part["seconds"] / total, 1)) for split, part in prepared.splits.items()]
 
@@ -108,7 +114,7 @@ def _parts(text: str) -> list[tuple[str, bool]]:
 
 
 def _kind(store: CorpusStore, kind: str, count: int, prepared: Prepared) -> dict[str, object]:
-    """What the page says of a kind of problem."""
+    """Return the page's row for a kind of problem."""
     done = dict(store.select("SELECT done, count(*) FROM problems WHERE kind = ? GROUP BY 1", (kind,)))
     fates = {
         "left out": done.get("left out", 0),
@@ -137,13 +143,13 @@ def _kind(store: CorpusStore, kind: str, count: int, prepared: Prepared) -> dict
 
 
 def _clips(store: CorpusStore, folder: Path, scratch: Path) -> list[dict]:
-    """Rows with a player: some of each kind of problem that can be heard, then any others."""
+    """Return rows with a player: some of each audible kind of problem, then others."""
     chosen: dict[int, None] = {}
     audible = "digest IS NOT NULL"
     for kind in quality.KINDS:
         query = f"SELECT number FROM problems JOIN rows USING (number) WHERE kind = ? AND {audible} LIMIT {_PER_KIND}"
         chosen |= dict.fromkeys(number for (number,) in store.select(query, (kind,)))
-    query = f"SELECT number FROM rows WHERE {audible} ORDER BY digest LIMIT {_PLAYERS}"  # as good as at random
+    query = f"SELECT number FROM rows WHERE {audible} ORDER BY digest LIMIT {_PLAYERS}"  # pseudo-random
     chosen |= dict.fromkeys(number for (number,) in store.select(query))
     clips = []
     for number in list(chosen)[:_PLAYERS]:
@@ -171,7 +177,7 @@ def _clips(store: CorpusStore, folder: Path, scratch: Path) -> list[dict]:
 
 
 def _histogram(store: CorpusStore, column: str, axis: str, title: str) -> Markup:
-    """A histogram of a column over the rows that are kept, up to its 99th percentile."""
+    """Return a histogram of a column over the kept rows, up to its 99th percentile."""
     kept = f"FROM rows WHERE fate = 'kept' AND {column} IS NOT NULL"
     count = store.value(f"SELECT count(*) {kept}")
     if not count:
@@ -186,12 +192,12 @@ def _histogram(store: CorpusStore, column: str, axis: str, title: str) -> Markup
     )
     counts = [by_bar.get(place, 0) for place in range(last + 1)]
     labels = [f"{place * step:g}" for place in range(last + 1)]
-    return html_bars(counts, labels, f"{title}: most below {most:.3g} {axis}", axis)
+    return html_bars(counts, labels, f"{title}: 99% up to {most:.3g} {axis}", axis)
 
 
 def _paces(store: CorpusStore) -> Markup:
     store.db.create_function("letters", 1, lambda value: None if value is None else math.exp(value), deterministic=True)
-    return _histogram(store, "letters(pace)", "letters a second of speech", "recordings by how fast is spoken")
+    return _histogram(store, "letters(pace)", "characters per second of speech", "recordings by speaking rate")
 
 
 def _rates(store: CorpusStore) -> list[tuple]:
@@ -205,7 +211,7 @@ def _rates(store: CorpusStore) -> list[tuple]:
 
 
 def _examples(store: CorpusStore) -> list[tuple[str, str]]:
-    """Transcripts before and after, those first that changed most."""
+    """Return transcripts as written and normalised, with the largest changes first."""
     changed = (
         "SELECT DISTINCT raw, text FROM rows WHERE raw <> text AND text <> '' AND number > 0 AND length(raw) < 200"
     )
@@ -228,14 +234,14 @@ def _letters(store: CorpusStore) -> dict[str, object]:
             "script": script_of(letter).capitalize(),
             "count": count,
             "texts": texts[letter],
-            "note": "" if in_train[letter] else "not in train: can't be learned",
+            "note": "" if in_train[letter] else "not in train, so it can't be learned",
         }
         for letter, count in shown
     ]
     chart = html_bars(
         [row["count"] for row in rows],
         [row["letter"] if len(row["letter"]) == 1 else "␣" for row in rows],
-        "how often each letter stands",
+        "frequency of each character",
         "",
     )
     return {"rows": rows, "chart": chart, "more": len(characters) - len(shown)}
