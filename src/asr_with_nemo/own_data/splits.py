@@ -90,8 +90,8 @@ def _choose(store: CorpusStore, how: str, notes: list[str], before: str) -> str:
         raise InputError("--split source: the source doesn't name train and test splits; use --split auto")
     if how == "speaker" and not by_speaker:
         raise InputError(
-            f"--split speaker: needs 3 speakers, named in {_KNOWN:.0%} of the rows; found {speakers}, in {named} of {rows}. "
-            "Name them with --speaker-column or --pattern, or use --split utterance"
+            f"--split speaker: needs 3 speakers, named in {_KNOWN:.0%} of the rows; found {speakers}, in {named} of "
+            f"{rows}. Name them with --speaker-column or --pattern, or use --split utterance"
         )
     if how != "auto":
         return how
