@@ -81,8 +81,8 @@ def main(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A folder in one of the layouts above, a table, or a data set file (.parquet, .arrow). Unpack archives "
-            "first, and save spreadsheets as CSV.",
+            help="A folder in one of the layouts above, a table, or a data set file (.parquet, .arrow). First unpack "
+            "archives and save spreadsheets as CSV.",
             metavar="SOURCE",
         ),
     ],

@@ -221,7 +221,6 @@ def _convert(source: Source, prepared: Prepared, settings: Settings, workers: in
                 store.db.commit()
                 unsaved = 0
         bar.total = bar.n  # some recordings may have no row
-        bar.refresh()
     store.db.commit()
 
 
