@@ -68,9 +68,8 @@ def read_kaldi(source: Source) -> Iterator[Entry]:
         f"not read: {source.name_of(folder)} has no file text" for folder in folders if folder not in with_text
     ]
     if not with_text:
-        raise InputError(
-            f"{source.path}: expected Kaldi folders with wav.scp and text; found {len(folders)} with wav.scp only"
-        )
+        found = f"{len(folders)} with wav.scp only" if folders else "none"
+        raise InputError(f"{source.path}: expected Kaldi folders with wav.scp and text; found {found}")
     for folder in with_text:
         split = split_of(folder.name) if len(with_text) > 1 else ""
         yield from _read_kaldi_folder(source, folder, split)

@@ -189,14 +189,15 @@ def _find_outliers(store: CorpusStore) -> None:
     if count < 20:
         return
     at_median = f"LIMIT 1 OFFSET {count // 2}"
-    store.db.create_function("letters", 1, math.exp, deterministic=True)
+    store.db.create_function("speaking_rate", 1, math.exp, deterministic=True)
     median = store.value(f"SELECT pace {usable} ORDER BY pace {at_median}")
     deviation = store.value(f"SELECT abs(pace - ?) AS off {usable} ORDER BY off {at_median}", (median,))
     limit = max(math.log(_LEAST_FACTOR), _OUTLIER * 1.4826 * deviation)
     for kind, sign in (("fast", 1), ("slow", -1)):
         query = f"""
             INSERT OR IGNORE INTO problems
-            SELECT number, '{kind}', printf('%.1f characters per second (median %.1f)', letters(pace), letters(?)), ''
+            SELECT number, '{kind}',
+            printf('%.1f characters per second (median %.1f)', speaking_rate(pace), speaking_rate(?)), ''
             {usable} AND (pace - ?) * {sign} > ?
             AND number NOT IN (SELECT number FROM problems WHERE kind = 'too much text')
         """

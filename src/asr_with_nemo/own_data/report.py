@@ -8,6 +8,7 @@ import math
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import soundfile
@@ -40,7 +41,7 @@ def write_rows(store: CorpusStore, path: Path) -> None:
         writer.writerows(_rows(store, "ORDER BY number < 0, abs(number)"))
 
 
-def _rows(store: CorpusStore, order: str):
+def _rows(store: CorpusStore, order: str) -> Iterator[tuple]:
     """Yield the rows with the columns of `COLUMNS`."""
     query = (
         "SELECT number, place, audio, round(rows.seconds, 3), speaker, coalesce(split, ''), fate, "
@@ -196,8 +197,10 @@ def _histogram(store: CorpusStore, column: str, axis: str, title: str) -> Markup
 
 
 def _paces(store: CorpusStore) -> Markup:
-    store.db.create_function("letters", 1, lambda value: None if value is None else math.exp(value), deterministic=True)
-    return _histogram(store, "letters(pace)", "characters per second of speech", "recordings by speaking rate")
+    store.db.create_function(
+        "speaking_rate", 1, lambda value: None if value is None else math.exp(value), deterministic=True
+    )
+    return _histogram(store, "speaking_rate(pace)", "characters per second of speech", "recordings by speaking rate")
 
 
 def _rates(store: CorpusStore) -> list[tuple]:

@@ -6,7 +6,7 @@ split; the split of an earlier preparation is kept. So no training data becomes 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from asr_with_nemo.errors import InputError
@@ -207,7 +207,7 @@ def remember(store: CorpusStore, folder: Path) -> None:
             store.insert("earlier", [(unit, split) for unit in units])
 
 
-def _lines(path: Path):
+def _lines(path: Path) -> Iterator[dict]:
     if not path.is_file():
         return
     with open(path, encoding="utf-8") as file:
