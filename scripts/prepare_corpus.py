@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make a corpus of your own ready to train with: WAVs, manifests, and a report of what is wrong with it."""
+"""Prepare your own recordings and transcripts for training: WAVs, manifests, and a report of the problems found."""
 
 import os
 import shlex
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Format(StrEnum):
-    """How a source is laid out."""
+    """The layout of a source."""
 
     auto = "auto"
     csv = "csv"
@@ -33,7 +33,7 @@ class Format(StrEnum):
 
 
 class Split(StrEnum):
-    """How the three sets are made."""
+    """How train, dev and test are split."""
 
     auto = "auto"
     source = "source"
@@ -42,7 +42,7 @@ class Split(StrEnum):
 
 
 class Case(StrEnum):
-    """What becomes of capitals."""
+    """The case of the transcripts."""
 
     lower = "lower"
     upper = "upper"
@@ -50,158 +50,230 @@ class Case(StrEnum):
 
 
 class Punctuation(StrEnum):
-    """What becomes of punctuation."""
+    """The treatment of punctuation."""
 
     remove = "remove"
     keep = "keep"
 
 
 class Digits(StrEnum):
-    """What becomes of numbers."""
+    """The treatment of numbers."""
 
     keep = "keep"
     spell = "spell"
 
 
-SOURCE, TEXTS, DOUBT, SPLITS, SOUND = "How the source is read", "Texts", "Doubtful rows", "Splits", "Recordings"
-"""The options by what they are about."""
+class _Panel(StrEnum):
+    """The groups of options in --help."""
+
+    reading = "Reading the source"
+    checks = "Doubtful rows"
+    transcripts = "Transcripts"
+    splits = "Splits"
+    recordings = "Recordings"
 
 
-def _option(help: str, about: str, *names: str, **settings: object) -> object:
-    return typer.Option(*names, help=help, rich_help_panel=about, **settings)
+def _option(help: str, panel: _Panel, *names: str, **settings: object) -> object:
+    return typer.Option(*names, help=help, rich_help_panel=panel.value, **settings)
 
 
 def main(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A folder of recordings, with their texts in one of the layouts above; or a table, or a data set "
-            "saved to disk.",
+            help="A folder in one of the layouts above, a table, or a data set file (.parquet, .arrow). First unpack "
+            "archives and save spreadsheets as CSV.",
             metavar="SOURCE",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The folder to make.", metavar="DIR")],
+    out: Annotated[Path, typer.Option(help="The output folder, outside SOURCE; created if needed.", metavar="DIR")],
     format: Annotated[
-        Format, _option("The layout. auto finds out; name it where it errs. csv stands for any table.", SOURCE)
+        Format,
+        _option(
+            "The layout of SOURCE, as named above. auto detects it; name it if the detection is wrong.", _Panel.reading
+        ),
     ] = Format.auto,
     pattern: Annotated[
         str,
         _option(
-            "How the recordings' names say what they are: `{label}_{speaker}_{take}.wav`, `{label}/{speaker}_*.wav` "
-            "for folders too, `{speaker}/*` for the speakers alone. Fields: {label}, what is said; {speaker}; {split}; "
-            "any other name stands for what is of no matter, and so does *.",
-            SOURCE,
+            "The form of the recordings' names: `{label}_{speaker}_{take}.wav`; with folders, "
+            "`{label}/{speaker}_*.wav`; for the speakers alone, `{speaker}/*`. {label} is the transcript or a label of "
+            "--label-map; {speaker} and {split} are used too. Fields of any other name and * are ignored.",
+            _Panel.reading,
             metavar="PATTERN",
         ),
     ] = "",
     label_map: Annotated[
         Path | None,
-        _option('What labels stand for, as JSON: `{"0": "zero", "1": "one"}`.', SOURCE, metavar="FILE.json"),
+        _option(
+            'A JSON file with the transcript of each label: `{"0": "zero", "1": "one"}`.',
+            _Panel.reading,
+            metavar="FILE.json",
+        ),
     ] = None,
     audio_column: Annotated[
         str,
-        _option("Of a table: the column of paths, by its name, or by its number from 1.", SOURCE, metavar="COLUMN"),
+        _option(
+            "The table's column of paths to recordings, by its name or its number from 1. By default, the columns are "
+            "detected.",
+            _Panel.reading,
+            metavar="COLUMN",
+        ),
     ] = "",
-    text_column: Annotated[str, _option("The column of texts.", SOURCE, metavar="COLUMN")] = "",
-    speaker_column: Annotated[str, _option("The column of speakers.", SOURCE, metavar="COLUMN")] = "",
-    split_column: Annotated[str, _option("The column that says train, dev or test.", SOURCE, metavar="COLUMN")] = "",
-    delimiter: Annotated[str, _option("What stands between columns; `tab` for a tab.", SOURCE, metavar="SIGN")] = "",
+    text_column: Annotated[str, _option("The column of transcripts.", _Panel.reading, metavar="COLUMN")] = "",
+    speaker_column: Annotated[str, _option("The column of speakers.", _Panel.reading, metavar="COLUMN")] = "",
+    split_column: Annotated[
+        str, _option("The column of splits: train, dev or test.", _Panel.reading, metavar="COLUMN")
+    ] = "",
+    delimiter: Annotated[
+        str,
+        _option("The character between columns, or `tab`; detected by default.", _Panel.reading, metavar="CHARACTER"),
+    ] = "",
     encoding: Annotated[
-        str, _option("Of tables and texts that aren't in UTF-8: cp1251, gb18030 ...", SOURCE, metavar="NAME")
+        str,
+        _option(
+            "The encoding of tables and text files, if it isn't UTF-8: cp1251, gb18030 ...",
+            _Panel.reading,
+            metavar="NAME",
+        ),
     ] = "",
     recipe: Annotated[
-        str, _option("Read SOURCE with one of Lhotse's recipes: timit, aishell ...", SOURCE, metavar="NAME")
+        str,
+        _option(
+            "Read SOURCE with a recipe of Lhotse: timit, aishell ... An unknown NAME lists all of them.",
+            _Panel.reading,
+            metavar="NAME",
+        ),
     ] = "",
     drop: Annotated[
         bool,
-        _option("Leave them out: silence, clipping, texts that can't be this recording's, copies.", DOUBT, "--drop"),
+        _option(
+            "Leave doubtful rows out: silent or clipped recordings, transcripts that can't belong to the recording, "
+            "copies.",
+            _Panel.checks,
+            "--drop",
+        ),
     ] = False,
     fix: Annotated[
         bool,
         _option(
-            "Repair what can be: cut long pauses off, take remarks in brackets out, put wrongly read letters right.",
-            DOUBT,
+            "Repair doubtful rows if possible: cut off long pauses, remove remarks in brackets, decode wrongly decoded "
+            "characters again. With --drop, the other doubtful rows are left out.",
+            _Panel.checks,
             "--fix",
         ),
     ] = False,
     vocabulary: Annotated[
         str,
         _option(
-            "Which letters texts may have: those of a model (an4, FILE.nemo), of a file, or these. Others are "
-            "doubtful, and --fix writes é as e where that helps.",
-            DOUBT,
+            "The characters allowed in transcripts: those of a model (an4, FILE.nemo), of a file, or a list such as "
+            "abc. Rows with others are doubtful; --fix replaces é by e, ß by ss and the like.",
+            _Panel.checks,
             metavar="MODEL|FILE|ABC",
         ),
     ] = "",
-    case: Annotated[Case, _option("What becomes of capitals.", TEXTS)] = Case.lower,
+    case: Annotated[Case, _option("Convert transcripts to this case.", _Panel.transcripts)] = Case.lower,
     punctuation: Annotated[
-        Punctuation, _option("What becomes of punctuation; apostrophes inside words stay.", TEXTS)
+        Punctuation,
+        _option("Remove or keep punctuation; apostrophes inside words always stay.", _Panel.transcripts),
     ] = Punctuation.remove,
     digits: Annotated[
-        Digits, _option("spell: 7 becomes seven; needs --language. keep: the model learns to write 7.", TEXTS)
+        Digits,
+        _option(
+            "spell: write 7 as seven; needs --language. keep: the model learns to write digits.", _Panel.transcripts
+        ),
     ] = Digits.keep,
-    language: Annotated[str, _option("Of the texts: en, de, ru ...", TEXTS, metavar="CODE")] = "",
+    language: Annotated[
+        str, _option("The language of the transcripts (ISO 639-1): en, de, ru ...", _Panel.transcripts, metavar="CODE")
+    ] = "",
     split: Annotated[
         Split,
         _option(
-            "What is held out for dev and test: what the source says, whole speakers, or utterances. auto takes the "
-            "first of these that there is.",
-            SPLITS,
+            "source: keep the splits of SOURCE. speaker: hold out whole speakers. utterance: hold out recordings. "
+            "auto: the first of these that is possible, and source only if its splits share no speaker.",
+            _Panel.splits,
         ),
     ] = Split.auto,
     dev_share: Annotated[
-        float, _option("Of the utterances, for the dev set.", SPLITS, min=0.001, max=0.45, metavar="SHARE")
+        float,
+        _option(
+            "The share of utterances in dev; not used for a dev set that SOURCE has.",
+            _Panel.splits,
+            min=0.001,
+            max=0.45,
+            metavar="SHARE",
+        ),
     ] = 0.1,
     test_share: Annotated[
-        float, _option("Of the utterances, for the test set.", SPLITS, min=0.001, max=0.45, metavar="SHARE")
+        float, _option("The same for test.", _Panel.splits, min=0.001, max=0.45, metavar="SHARE")
     ] = 0.1,
     rate: Annotated[
         int,
         _option(
-            "Hz, of the WAVs that are made. Leave telephone speech at 16000 too: models expect it.",
-            SOUND,
+            "The sampling rate of the WAVs. Keep 16000 for telephone speech too: models expect it.",
+            _Panel.recordings,
             min=8_000,
             max=48_000,
             metavar="HZ",
         ),
     ] = 16_000,
-    longest: Annotated[float, _option("A longer recording is left out.", SOUND, min=1, metavar="SECONDS")] = 60.0,
+    longest: Annotated[
+        float, _option("Leave longer recordings out.", _Panel.recordings, min=1, metavar="SECONDS")
+    ] = 60.0,
     workers: Annotated[
-        int | None, _option("Processes; by default as many as there are cores.", SOUND, min=1, metavar="N")
+        int | None,
+        _option("The number of worker processes; by default, one per CPU core.", _Panel.recordings, min=1, metavar="N"),
     ] = None,
 ) -> None:
-    """Make a corpus of your own ready to train with: WAVs, manifests, and a report of what is wrong with it.
+    """Prepare your own recordings and transcripts for training: WAVs, manifests, and a report of the problems found.
 
-    What people have is read as it is, at any rate and in any format, and nothing in SOURCE is changed:
+    SOURCE may have any of these layouts; --format names one if the detection is wrong. The recordings may be WAV, FLAC,
+    MP3, Ogg, Opus, SPHERE or any other format that libsndfile or SoX reads, at any sampling rate. Nothing in SOURCE is
+    changed.
 
-    - a table of paths and texts: CSV, TSV, JSON lines, with a header or without; LJSpeech, Common Voice, NeMo manifests
+    - csv: a table with the path and the transcript of each recording: CSV, TSV or JSON, as in LJSpeech and Common Voice
 
-    - talk.wav beside talk.txt, also in a tree of their own, as in VCTK
+    - nemo: a NeMo manifest
 
-    - texts in the names of files or folders, with --pattern, and --label-map where they are labels
+    - txt: talk.wav with its transcript in talk.txt, in the same folder or in a parallel tree, as in VCTK
 
-    - LibriSpeech's folders, Kaldi's data folders, Hugging Face's data sets (saved to disk, or Parquet)
+    - filename: transcripts or labels in the names of files or folders; needs --pattern
 
-    - what one of Lhotse's recipes can read, with --recipe
+    - librispeech, kaldi: the folders of LibriSpeech, and Kaldi's data folders (wav.scp, text)
 
-    DIR gets 16-bit mono WAVs, the manifests train, dev, train_all and test as for AN4, report.html to look at before
-    anything is trained, and rows.tsv with the fate of each row. Whole speakers are held out where they are known. Run
-    it again when recordings were added: only they are read, and all others stay in their split. The last lines are the
-    commands that train and evaluate.
+    - hf: a Hugging Face data set, saved with save_to_disk or as Parquet files
+
+    - lhotse: Lhotse's manifests, or any corpus that Lhotse has a recipe for, with --recipe
+
+    Unusable rows are always left out: a missing or unreadable recording, an empty transcript. Doubtful rows are kept,
+    unless you give --drop or --fix.
+
+    Read DIR/report.html before you train: it shows the problems, with examples to listen to. DIR/rows.tsv has the
+    fate of each row. The WAVs are 16-bit mono; the manifests are train, dev, test, and train_all (train and dev). The
+    splits of SOURCE are kept if it has any; otherwise whole speakers are held out for dev and test if they are known.
+
+    Run the same command again after you have added recordings: only these are read, and the others keep their split.
+    The last lines of the output are the commands that train and evaluate a model on the corpus.
 
     Examples:
 
+        # a folder with a table, or with a text file for each recording
+
         python scripts/prepare_corpus.py ~/recordings --out data/mine
+
+        # 3_kostas_2.wav says the word that labels.json has for 3
 
         python scripts/prepare_corpus.py ~/digits --out data/digits \\
             --pattern '{label}_{speaker}_{take}.wav' \\
             --label-map labels.json
 
+        # Common Voice: repair doubtful rows, and drop the others
+
         python scripts/prepare_corpus.py ~/cv-corpus/el --out data/greek --fix --drop
 
-        python scripts/prepare_corpus.py ~/LibriSpeech --out data/librispeech
+        # for the letters of the course's AN4 model, with numbers as words
 
-        python scripts/prepare_corpus.py ~/letters.csv --out data/letters \\
+        python scripts/prepare_corpus.py ~/table.csv --out data/table \\
             --vocabulary an4 --digits spell --language en
     """
     from asr_with_nemo.own_data import formats, preparation
@@ -228,7 +300,7 @@ def main(
         fix=fix,
     )
     prepared = preparation.prepare(source, out, settings, workers)
-    _say(prepared, time.perf_counter() - started)
+    _print_summary(prepared, time.perf_counter() - started)
 
 
 def _alphabet(given: str) -> frozenset[str] | None:
@@ -239,20 +311,20 @@ def _alphabet(given: str) -> frozenset[str] | None:
     return frozenset(read_alphabet(given)) | {" "}
 
 
-def _say(prepared: "Prepared", seconds: float) -> None:
+def _print_summary(prepared: "Prepared", seconds: float) -> None:
     from asr_with_nemo.own_data import quality
 
     folder = _relative(prepared.folder)
     kept = prepared.fates.get("kept", 0)
     others = ", ".join(f"{count:,} {fate}" for fate, count in prepared.fates.items() if fate != "kept")
     typer.echo(
-        f"{folder}, made in {seconds:.0f} s from {prepared.rows:,} rows ({prepared.format}): {kept:,} kept"
+        f"{folder}: {prepared.rows:,} rows ({prepared.format}) in {seconds:.0f} s, {kept:,} kept"
         + (f", {others}" if others else "")
     )
     for name, part in prepared.splits.items():
         speakers = f", {_counted(part['speakers'], 'speaker')}" if part["speakers"] else ""
         typer.echo(f"  {name:5} {part['utterances']:7,} utterances, {part['seconds'] / 60:7.1f} minutes{speakers}")
-    typer.echo(f"  letters: {''.join(prepared.labels).strip()[:200]}")
+    typer.echo(f"  characters: {''.join(prepared.labels).strip()[:200]}")
     for note in prepared.notes:
         typer.echo(f"  {note}")
     if prepared.problems:
@@ -261,23 +333,23 @@ def _say(prepared: "Prepared", seconds: float) -> None:
         known = quality.KINDS[kind]
         fixed = f", {prepared.fixed[kind]:,} fixed" if kind in prepared.fixed else ""
         typer.echo(f"  {count:5,} {kind}: {known.title}{fixed}. {known.advice[0].upper()}{known.advice[1:]}.")
-    typer.echo(f"report: {_relative(prepared.report)}, the fate of each row: {_relative(prepared.rows_file)}")
+    typer.echo(f"report: {_relative(prepared.report)}; the fate of each row: {_relative(prepared.rows_file)}")
     scripts = _relative(Path(__file__).parent)
     model = f"runs/{prepared.folder.name}.nemo"
     typer.echo("next:")
-    # Hydra reads letters, digits and a few signs without quotes.
+    # Hydra reads ASCII without these characters unquoted.
     place = folder if folder.isascii() and not set(folder) & set(" ,={}[]()'\"\\:&$") else f"'{_escaped(folder)}'"
     train = [_python(), f"{scripts}/train.py", "--config-name", "small_corpus", f"data_dir={place}", "--output", model]
     evaluate = [_python(), f"{scripts}/evaluate.py", model, _relative(prepared.manifest("test"))]
     typer.echo(f"  {shlex.join(train)}\n  {shlex.join(evaluate)}")
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _relative(path: Path) -> str:
-    """A path as one would type it here."""
+    """Return a path as one would type it in the current folder."""
     short = os.path.relpath(path)
     return short if not short.startswith(os.path.join("..", "..")) else str(path)
 
@@ -287,7 +359,7 @@ def _escaped(text: str) -> str:
 
 
 def _python() -> str:
-    """How this Python is called from here."""
+    """Return the command that starts this Python."""
     found = shutil.which("python")
     return "python" if found and os.path.realpath(found) == os.path.realpath(sys.executable) else sys.executable
 

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 # ruff: noqa: SIM905 (a list of words reads better as text)
-"""Measure how fast a corpus is prepared, and that memory doesn't grow with it."""
+"""Measure the speed of preparing a corpus, and check that memory use doesn't grow with its size."""
 
-import os
 import random
 import shlex
 import sys
@@ -17,66 +16,67 @@ import soundfile
 import typer
 from tqdm import tqdm
 
+from asr_with_nemo.base.machine import usable_cores
 from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
 
-SCRIPT = Path(__file__).with_name("prepare_corpus.py")
-RATE = 8_000  # of the generated recordings, so that each has to be resampled
-SPEAKERS = 200
-WORDS = "alpha bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike november oscar papa".split()
-EVERY = 0.05  # seconds between two looks at the memory
+_SCRIPT = Path(__file__).with_name("prepare_corpus.py")
+_RATE = 8_000  # Hz, of the generated recordings, so that each is resampled
+_SPEAKERS = 200
+_WORDS = "alpha bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike november oscar papa".split()
+_EVERY = 0.05  # seconds between two samples of the memory use
 
 
-def generate(folder: Path, count: int, seconds: float) -> float:
-    """Make recordings of tones, no two of them alike, and a table of them. Returns their hours."""
+def _generate(folder: Path, count: int, seconds: float) -> float:
+    """Generate recordings of tones, no two of them alike, and their table. Returns the total duration in hours."""
     generator = np.random.default_rng(count)
     draw = random.Random(count)
     (folder / "clips").mkdir(parents=True)
-    tones = [np.sin(np.arange(int(2 * seconds * RATE)) * pitch / RATE * 6.3) for pitch in range(100, 900, 50)]
+    tones = [np.sin(np.arange(int(2 * seconds * _RATE)) * pitch / _RATE * 6.3) for pitch in range(100, 900, 50)]
     total = 0.0
     with open(folder / "table.csv", "w", encoding="utf-8") as table:
         table.write("path,text,speaker\n")
         for number in tqdm(range(count), "recordings", delay=1):
-            length = int(RATE * seconds * draw.uniform(0.7, 1.3))
+            length = int(_RATE * seconds * draw.uniform(0.7, 1.3))
             noise = generator.integers(-300, 300, length)
             samples = (8_000 * tones[number % len(tones)][:length] + noise).astype(np.int16)
             folder_of = folder / "clips" / f"{number // 1000:03}"
             if number % 1000 == 0:
                 folder_of.mkdir()
             name = folder_of / f"{number}.wav"
-            soundfile.write(name, samples, RATE)
-            text = " ".join(draw.choices(WORDS, k=2))
-            table.write(f"{name.relative_to(folder)},{text},speaker{number % SPEAKERS}\n")
-            total += length / RATE
+            soundfile.write(name, samples, _RATE)
+            text = " ".join(draw.choices(_WORDS, k=2))
+            table.write(f"{name.relative_to(folder)},{text},speaker{number % _SPEAKERS}\n")
+            total += length / _RATE
     return total / 3600
 
 
-def measure(folder: Path, out: Path, workers: int) -> dict[str, float]:
-    """Prepare a corpus in a process of its own: seconds, and the most memory of it and its workers together, MiB.
+def _measure(folder: Path, out: Path, workers: int) -> dict[str, float]:
+    """Prepare a corpus in a new process. Returns seconds, and peak memory in MiB with and without its workers.
 
     Raises:
         InputError: the command failed.
     """
-    command = [sys.executable, str(SCRIPT), str(folder), "--out", str(out), "--workers", str(workers)]
+    command = [sys.executable, str(_SCRIPT), str(folder), "--out", str(out), "--workers", str(workers)]
     peak = peak_main = 0
-    with tempfile.TemporaryFile("w+") as words:  # not a pipe, which nobody would empty
+    with tempfile.TemporaryFile("w+") as output:  # not a pipe, which would fill up
         started = time.perf_counter()
-        process = psutil.Popen(command, stdout=words, stderr=words)
+        process = psutil.Popen(command, stdout=output, stderr=output)
         while process.poll() is None:
             used = [_memory(one) for one in [process, *_children(process)]]
             peak, peak_main = max(peak, sum(used)), max(peak_main, used[0])
-            time.sleep(EVERY)
+            time.sleep(_EVERY)
         seconds = time.perf_counter() - started
         if process.returncode:
-            words.seek(0)
-            raise InputError(f"{SCRIPT.name} failed: {words.read()[-2_000:]}")
+            output.seek(0)
+            raise InputError(f"{_SCRIPT.name} failed; the end of its output: {output.read()[-2_000:]}")
     return {"seconds": seconds, "peak": peak / 2**20, "peak_main": peak_main / 2**20}
 
 
 def _memory(process: psutil.Process) -> int:
     try:
         return process.memory_info().rss
-    except psutil.Error:  # it has just ended
+    except psutil.Error:  # it has ended
         return 0
 
 
@@ -88,22 +88,24 @@ def _children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def main(
-    sizes: Annotated[list[int] | None, typer.Option(min=100, help="Recordings; by default 10,000 and 100,000.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.2, help="Of a recording, on average.")] = 0.6,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
+    sizes: Annotated[
+        list[int] | None, typer.Option(min=100, help="Number of recordings; by default 10,000 and 100,000.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.2, help="Mean duration of a recording.")] = 0.6,
+    workers: Annotated[int, typer.Option(min=1, help="Number of worker processes.")] = usable_cores(),
     limit: Annotated[
-        float, typer.Option(help="How many times more memory the last size may take than the first.")
+        float, typer.Option(help="Maximum ratio of the peak memory of the last size to that of the first.")
     ] = 1.2,
-    folder: Annotated[Path | None, typer.Option(help="Where the corpora are made, and removed again.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Parent folder of the temporary corpora.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write the figures there (results/...json), for RESULTS.md.")
+        Path | None, typer.Option(help="Results file to write (results/NAME.json), for RESULTS.md.")
     ] = None,
 ) -> None:
-    """Measure how fast a corpus is prepared, and that memory doesn't grow with it.
+    """Measure the speed of preparing a corpus, and check that memory use doesn't grow with its size.
 
-    Corpora of generated recordings (8 kHz, a table of paths) are prepared, each in a process of its own; a second time,
-    when nothing has changed; and the peak of the memory that it and its workers hold together is compared. Ends with 1
-    where the largest takes more than the limit.
+    Corpora of generated recordings (8 kHz, a table of paths) are prepared, each in a new process, and then a second
+    time without changes. The peak memory of the process and its workers together is compared. Exits with status 1 if
+    that of the last size exceeds --limit times that of the first.
 
     Examples:
 
@@ -114,9 +116,9 @@ def main(
     found = []
     for size in sizes or [10_000, 100_000]:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            hours = generate(Path(scratch) / "corpus", size, seconds)
-            first = measure(Path(scratch) / "corpus", Path(scratch) / "out", workers)
-            again = measure(Path(scratch) / "corpus", Path(scratch) / "out", workers)
+            hours = _generate(Path(scratch) / "corpus", size, seconds)
+            first = _measure(Path(scratch) / "corpus", Path(scratch) / "out", workers)
+            again = _measure(Path(scratch) / "corpus", Path(scratch) / "out", workers)
         peaks = {kind: max(first[kind], again[kind]) for kind in ("peak", "peak_main")}
         rate, times = size / first["seconds"], 3600 * hours / first["seconds"]
         row = {
@@ -148,7 +150,7 @@ def main(
         save_measurement(output, "A large corpus", about, rows, shlex.join(command))
         typer.echo(f"results: {output}")
     if growth > limit:
-        raise InputError(f"memory grows with the corpus: {growth:.2f} times, where {limit:g} was the limit")
+        raise InputError(f"memory use grows with the corpus: {growth:.2f} times (--limit {limit:g})")
 
 
 if __name__ == "__main__":

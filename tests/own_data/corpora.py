@@ -1,5 +1,5 @@
 # ruff: noqa: SIM905 (a list of words reads better as text)
-"""Small corpora in the layouts that people have, made of noise that rises and falls like words; no two are alike."""
+"""Small synthetic corpora: recordings of noise with the loudness of words, no two of them alike."""
 
 import csv
 import json
@@ -28,14 +28,14 @@ def samples(seed: object, seconds: float = 1.0, rate: int = 16_000) -> np.ndarra
 
 
 def record(path: Path, seconds: float = 1.0, rate: int = 16_000, **settings: object) -> Path:
-    """A recording whose samples depend on its name alone."""
+    """Write a recording whose samples depend on its name alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples(path.name, seconds, rate), rate, **settings)
     return path
 
 
 def with_table(folder: Path, rows: Sequence[Sequence[str]], name: str = "table.csv", **settings: object) -> Path:
-    """A folder with a table, in UTF-8."""
+    """Write a folder with a table, in UTF-8."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / name, "w", encoding="utf-8", newline="") as file:
         csv.writer(file, **settings).writerows(rows)
@@ -43,7 +43,7 @@ def with_table(folder: Path, rows: Sequence[Sequence[str]], name: str = "table.c
 
 
 def good_rows(folder: Path, count: int = 30, speakers: int = 6) -> list[tuple[str, str, str]]:
-    """Recordings, and rows of path, text and speaker for them."""
+    """Write recordings, and return their rows: path, text and speaker."""
     for number in range(count):
         record(folder / "audio" / f"r{number}.wav", 1.2)
     return [(f"audio/r{number}.wav", sentence(number), f"speaker{number % speakers}") for number in range(count)]
@@ -57,7 +57,7 @@ def prepare(source: Path, out: Path, workers: int = 1, **settings: object) -> Pr
 
 
 def fates(prepared: Prepared) -> dict[str, dict[str, str]]:
-    """The rows of rows.tsv by their recording."""
+    """Return the rows of rows.tsv by their recording."""
     with open(prepared.rows_file, encoding="utf-8", newline="") as file:
         return {row["recording"]: row for row in csv.DictReader(file, delimiter="\t")}
 
@@ -76,7 +76,7 @@ def texts(prepared: Prepared) -> set[str]:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
-    """What can be told of a folder's files without reading them."""
+    """Return the modification time and size of each file of a folder."""
     return {
         str(path.relative_to(folder)): (path.lstat().st_mtime_ns, path.lstat().st_size)
         for path in folder.rglob("*")

@@ -1,4 +1,4 @@
-"""Whatever way people keep their recordings and texts, they come out as manifests with the right text on each."""
+"""Corpora in every supported format become manifests, each recording with its transcript."""
 
 import gzip
 import json
@@ -53,7 +53,7 @@ def test_a_table_of_paths_texts_and_speakers(tmp_path: Path):
 @pytest.mark.parametrize("header", [True, False])
 def test_any_delimiter_with_a_header_or_without(tmp_path: Path, delimiter: str, header: bool):
     rows = good_rows(tmp_path / "mine")
-    named = [("Datei", "Was gesagt wird", "Wer")] if header else []  # names that nothing knows
+    named = [("Datei", "Was gesagt wird", "Wer")] if header else []  # names without a known role
     source = with_table(tmp_path / "mine", [*named, *rows], delimiter=delimiter)
     prepared = prepare(source, tmp_path / "out")
     assert prepared.rows == len(rows)
@@ -66,7 +66,7 @@ def test_columns_that_the_user_names(tmp_path: Path):
     prepared = prepare(source, tmp_path / "out", columns={"audio": "d", "text": "1", "speaker": "c"})
     assert texts(prepared) == {row[0] for row in rows}
     assert prepared.split_by == "speaker"
-    with pytest.raises(InputError, match="no column 'e'.*'a', 'b', 'c', 'd'"):
+    with pytest.raises(InputError, match="table.csv.*'e'.*--text-column.*'a', 'b', 'c', 'd'"):
         prepare(source, tmp_path / "other", columns={"text": "e"})
 
 
@@ -98,7 +98,7 @@ def test_a_named_encoding(tmp_path: Path):
     (tmp_path / "mine" / "table.csv").write_bytes(text.encode("cp1251"))
     prepared = prepare(tmp_path / "mine", tmp_path / "out", encoding="cp1251")
     assert texts(prepared) == {"привет мир"}
-    with pytest.raises(InputError, match="no such encoding"):
+    with pytest.raises(InputError, match="--encoding klingon"):
         prepare(tmp_path / "mine", tmp_path / "other", encoding="klingon")
 
 
@@ -148,7 +148,7 @@ def test_paths_of_every_kind(tmp_path: Path):
     rows.append(("broken.wav", "vow over vow", "speaker0"))
     prepared = prepare(with_table(mine, [HEADER, *rows]), tmp_path / "out")
     assert prepared.problems == {"no audio": 1}
-    assert "a link to what isn't there" in fates(prepared)["broken.wav"]["problems"]
+    assert "broken link" in fates(prepared)["broken.wav"]["problems"]
     assert texts(prepared) == {text for _, text, _ in rows} - {"vow over vow"}
 
 
@@ -216,10 +216,10 @@ def test_a_remark_above_a_table(tmp_path: Path):
     prepared = prepare(mine, tmp_path / "out")
     assert prepared.rows == len(rows)
     assert prepared.split_by == "speaker"
-    with pytest.raises(InputError, match="--delimiter ';;': expected one sign"):
+    with pytest.raises(InputError, match="--delimiter ';;'"):
         prepare(mine, tmp_path / "other", delimiter=";;")
     (mine / "table.csv").write_text(",,\n,,\n")
-    with pytest.raises(InputError, match="no column of recordings"):
+    with pytest.raises(InputError, match="table.csv.*--audio-column"):
         prepare(mine / "table.csv", tmp_path / "other")
 
 
@@ -236,14 +236,14 @@ def test_a_nemo_manifest_with_offsets(tmp_path: Path):
     assert {utterance["duration"] for utterance in everything(prepared)} == {2.0}
 
 
-def test_a_table_without_recordings_or_texts_is_told(tmp_path: Path):
+def test_a_table_without_recordings_or_texts_is_refused(tmp_path: Path):
     source = with_table(tmp_path / "mine", [("a", "b"), ("1", "2"), ("3", "4")])
     record(source / "x.wav")
-    with pytest.raises(InputError, match=r"no column of recordings.*1 \('a'\), 2 \('b'\).*--audio-column"):
+    with pytest.raises(InputError, match=r"table.csv.*1 \('a'\), 2 \('b'\).*--audio-column"):
         prepare(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (source / "table.csv").write_text("")
-    with pytest.raises(InputError, match="the table is empty"):
+    with pytest.raises(InputError, match=r"table\.csv.*empty"):
         prepare(source / "table.csv", tmp_path / "out")
 
 
@@ -340,7 +340,7 @@ def test_kaldi_as_it_is_and_no_command_of_it_is_run(tmp_path: Path):
     assert not ran.exists()
     details = " ".join(row["problems"] for row in fates(prepared).values())
     assert "a command, which isn't run" in details
-    assert "an archive of Kaldi's" in details
+    assert "raw.ark:17 is a Kaldi archive" in details
 
 
 def test_texts_beside_recordings(tmp_path: Path):
@@ -350,7 +350,7 @@ def test_texts_beside_recordings(tmp_path: Path):
         path.with_suffix(".txt").write_text(f"{sentence(number)}\n", encoding="utf-8-sig" if number % 2 else "utf-8")
     (mine / "README.txt").write_text("how this was recorded")
     record(mine / "speaker0" / "orphan.wav")
-    (mine / "speaker1" / "lonely.txt").write_text("nobody recorded this")
+    (mine / "speaker1" / "lonely.txt").write_text("there is no recording of this")
     prepared = prepare(mine, tmp_path / "out")
     assert prepared.format == "txt"
     assert texts(prepared) == {sentence(number) for number in range(20)}
@@ -402,17 +402,17 @@ def test_labels_of_several_words(tmp_path: Path):
     record(tmp_path / "mine" / "1_2_1.wav")
     prepared = prepare(tmp_path / "mine", tmp_path / "out", pattern="{label}.wav", labels={"0": "no", "1": "yes"})
     assert fates(prepared)["0_0_0_1_0_0_1_1.wav"]["text"] == "no no no yes no no yes yes"
-    assert "the label map lacks '2'" in fates(prepared)["1_2_1.wav"]["problems"]
+    assert "'2'" in fates(prepared)["1_2_1.wav"]["problems"]
 
 
-def test_recordings_whose_texts_are_nowhere_are_told_what_to_do(tmp_path: Path):
+def test_recordings_without_texts_are_refused_with_the_next_step(tmp_path: Path):
     mine = tmp_path / "mine"
     for number in range(9):
         record(mine / "recordings" / f"{number}_george_0.wav", 0.3)
     (mine / "pip_requirements.txt").write_text("numpy\nscipy\n")
-    with pytest.raises(InputError, match=r"9 recordings, but where are their texts.*--pattern.*0_george_0\.wav"):
+    with pytest.raises(InputError, match=r"9 recordings.*--pattern.*0_george_0\.wav"):
         prepare(mine, tmp_path / "out")
-    with pytest.raises(InputError, match=r"'\{digit\}_\{speaker\}_\*' has \{digit\}, \{speaker\} and no \{label\}"):
+    with pytest.raises(InputError, match=r"--pattern '\{digit\}_\{speaker\}_\*'.*\{label\}"):
         prepare(mine, tmp_path / "out", pattern="{digit}_{speaker}_*")
 
 
@@ -446,7 +446,7 @@ def test_texts_in_names_with_a_label_map(tmp_path: Path):
     assert texts(prepared) == set(labels.values())
     assert prepared.problems["no label"] == 6
     assert prepared.problems["no match"] == 1
-    assert "the label map lacks '3'" in fates(prepared)["3_speaker3_3.wav"]["problems"]
+    assert "'3'" in fates(prepared)["3_speaker3_3.wav"]["problems"]
     plain = prepare(mine, tmp_path / "plain", pattern="{label}_{speaker}_{take}")
     assert texts(plain) == {"0", "1", "2", "3"}, "a label is a text, too"
 
@@ -457,12 +457,12 @@ def test_texts_in_names_of_folders(tmp_path: Path):
     prepared = prepare(tmp_path / "mine", tmp_path / "out", pattern="{label}/{speaker}_nohash_{take}.wav")
     assert texts(prepared) == {"yes", "no", "up"}
     assert prepared.split_by == "speaker"
-    with pytest.raises(InputError, match="where are their texts.*--pattern.*nohash"):
+    with pytest.raises(InputError, match="--pattern.*nohash"):
         prepare(tmp_path / "mine", tmp_path / "other")
 
 
 @pytest.mark.parametrize("pattern", ["plain", "{label}_{label}.wav", "{label", "{}.wav"])
-def test_a_pattern_that_is_none(pattern: str):
+def test_an_invalid_pattern_is_refused(pattern: str):
     with pytest.raises(InputError, match="--pattern"):
         formats.compile_pattern(pattern)
 
@@ -481,12 +481,12 @@ def test_a_pattern_that_is_none(pattern: str):
         ("{label}_{take}.wav", "nothing.wav", None),
     ],
 )
-def test_what_a_pattern_finds_in_a_name(pattern: str, path: str, fields: dict | None):
+def test_the_fields_of_a_pattern(pattern: str, path: str, fields: dict | None):
     assert formats.match_name(formats.compile_pattern(pattern), path) == fields
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"0": 1}', "nonsense"])
-def test_a_label_map_that_is_none(tmp_path: Path, content: str):
+def test_an_invalid_label_map_is_refused(tmp_path: Path, content: str):
     (tmp_path / "labels.json").write_text(content)
     with pytest.raises(InputError, match=r"labels\.json"):
         formats.read_labels(tmp_path / "labels.json")
@@ -529,17 +529,17 @@ def test_a_data_set_of_hugging_face_saved_to_disk(tmp_path: Path, kind: str):
 
 
 @pytest.mark.slow
-def test_what_a_recipe_of_lhotse_reads(tmp_path: Path):
+def test_a_lhotse_recipe(tmp_path: Path):
     mine = tmp_path / "waves_yesno"
     for number in range(60):  # their names are the texts: eight words, no (0) or yes (1)
         record(mine / ("_".join(f"{number * 7 % 256:08b}") + ".wav"), 2, 8_000)
     prepared = prepare(mine, tmp_path / "out", recipe="yesno")
     assert prepared.format == "lhotse"
     assert all(set(text.split()) <= {"yes", "no"} for text in texts(prepared))
-    with pytest.raises(InputError, match="no such recipe.*yesno"):
+    with pytest.raises(InputError, match="--recipe klingon.*yesno"):
         prepare(mine, tmp_path / "other", recipe="klingon")
     next(mine.glob("*.wav")).unlink()
-    with pytest.raises(InputError, match="Lhotse's recipe yesno can't read it: assert len"):
+    with pytest.raises(InputError, match="waves_yesno.*recipe yesno.*assert len"):
         prepare(mine, tmp_path / "other", recipe="yesno")
 
 

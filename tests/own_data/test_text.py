@@ -1,4 +1,4 @@
-"""The rule by which transcripts are normalised, in any script, and what it finds odd."""
+"""Transcripts in any script are normalised by the rule, and typical mistakes in them are found and repaired."""
 
 from pathlib import Path
 
@@ -29,9 +29,9 @@ from asr_with_nemo.own_data.text import Rule, doubts, outside, repaired, respell
         ("...", ""),
     ],
 )
-def test_what_people_write_and_what_a_model_learns(written: str, normalised: str):
+def test_normalised_transcripts(written: str, normalised: str):
     assert Rule().normalise(written) == normalised
-    assert Rule().normalise(normalised) == normalised, "the rule changes nothing that it has made"
+    assert Rule().normalise(normalised) == normalised, "normalising is idempotent"
 
 
 def test_the_other_settings_of_the_rule():
@@ -39,7 +39,7 @@ def test_the_other_settings_of_the_rule():
     assert Rule(case="keep", punctuation="keep").normalise("Hé,  “x”!") == "Hé, “x”!"
     assert Rule(language="tr").normalise("IŞIK İyi") == "ışık iyi"
     assert "lower case" in str(Rule())
-    with pytest.raises(InputError, match="case 'title': expected lower or upper or keep"):
+    with pytest.raises(InputError, match="case 'title'.*lower.*upper.*keep"):
         Rule(case="title")
 
 
@@ -62,9 +62,9 @@ def test_numbers_are_spelled_in_the_language(language: str, written: str, spelle
     assert Rule(digits="spell", language=language).normalise(written) == spelled
 
 
-def test_numbers_that_cannot_be_spelled_are_told_at_once():
+def test_numbers_that_cannot_be_spelled_are_refused_at_once():
     pytest.importorskip("num2words")
-    with pytest.raises(InputError, match="in which language"):
+    with pytest.raises(InputError, match="--digits spell.*--language"):
         Rule(digits="spell")
     with pytest.raises(InputError, match="--language tlh"):
         Rule(digits="spell", language="tlh")
@@ -83,7 +83,7 @@ def test_numbers_that_cannot_be_spelled_are_told_at_once():
         ("wi-fi сеть λόγος", set(), "wi-fi сеть λόγος"),
     ],
 )
-def test_what_looks_odd_and_how_it_is_repaired(written: str, kinds: set[str], repair: str):
+def test_mistakes_are_found_and_repaired(written: str, kinds: set[str], repair: str):
     assert set(doubts(written)) == kinds
     assert " ".join(repaired(written).split()) == repair
 
@@ -92,7 +92,7 @@ def test_a_text_in_another_alphabet():
     letters = "abcdefghijklmnopqrstuvwxyz "
     assert outside("Straße", letters) == ["S", "ß"]
     assert respelled("Straße Ärger łódź", letters) == "strasse arger lodz"
-    assert respelled("日本", letters) == "日本", "what can't be written otherwise stays"
+    assert respelled("日本", letters) == "日本", "other characters stay"
 
 
 def test_an_alphabet_is_letters_or_a_file_of_them(tmp_path: Path, small_corpus: an4.Corpus):
@@ -108,16 +108,16 @@ def test_an_alphabet_is_letters_or_a_file_of_them(tmp_path: Path, small_corpus: 
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("given", "pattern"),
     [
-        ("aab", "'a' comes twice"),
-        ("a", "two letters or more"),
-        ("no/such/letters.txt", "no such file; expected a file with the letters"),
-        ("letters.txt", "no such file"),
-        ("none.nemo", "no such file; expected a .nemo"),
-        ("requirements.txt.nemo", "no such file"),
+        ("aab", "aab.*'a'"),
+        ("a", "'a'"),
+        ("no/such/letters.txt", r"letters\.txt"),
+        ("letters.txt", r"letters\.txt"),
+        ("none.nemo", r"none\.nemo"),
+        ("requirements.txt.nemo", r"requirements\.txt\.nemo"),
     ],
 )
-def test_what_is_no_alphabet_is_refused(given: str, words: str):
-    with pytest.raises(InputError, match=words):
+def test_an_invalid_alphabet_is_refused(given: str, pattern: str):
+    with pytest.raises(InputError, match=pattern):
         read_alphabet(given)

@@ -1,6 +1,6 @@
-"""Corpora as people have them: a folder, a table or a data set becomes a stream of recordings with their transcripts.
+"""Readers of corpora in many formats: a folder, table or data set becomes a stream of recordings with transcripts.
 
-`FORMATS` has a reader for each layout; `detect` finds out which one a source has.
+`FORMATS` has a reader for each format; `detect` finds the format of a source.
 """
 
 import json
@@ -14,18 +14,18 @@ from pathlib import Path
 from asr_with_nemo.base.files import read_text
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import layouts, tables
-from asr_with_nemo.own_data.sources import Entry, Finder, Source, missing_problem, split_of
+from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import AUDIO, NO_TRANSCRIPTS, clean_text, name_key
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
 def _read_table(source: Source) -> Iterator[Entry]:
-    """CSV, TSV, JSON: of the source's tables those that name recordings and texts."""
+    """Read CSV, TSV and JSON: those of the source's tables that have columns of recordings and transcripts."""
     finder = Finder(source)
     found, reasons = _usable_tables(source, finder)
     if not found:
-        raise InputError("\n".join(reasons) or f"{source.path}: holds no table (.csv, .tsv, .jsonl)")
+        raise InputError("\n".join(reasons) or f"{source.path}: no table found; expected a .csv, .tsv or .jsonl file")
     source.notes += [f"not read: {reason}" for reason in reasons]
     for table in found:
         source.notes.append(f"read {table}")
@@ -39,7 +39,7 @@ _TABLES = tables.SUFFIXES - tables.LISTS
 def _usable_tables(
     source: Source, finder: Finder, kinds: Sequence[Set[str]] = (_TABLES, tables.LISTS)
 ) -> tuple[list[tables.Table], list[str]]:
-    """The tables of a source, of the first of these kinds of suffixes that has any; and why others can't be used."""
+    """Return the usable tables with the first kind of suffixes that has any, and the reasons against the others."""
     found, reasons = [], []
     for suffixes in kinds:
         for path in [source.path] if source.path.is_file() else _tables_of(source.path, suffixes):
@@ -57,12 +57,12 @@ def _usable_tables(
 
 
 def _tables_of(folder: Path, suffixes: Set[str]) -> list[Path]:
-    """The tables of a folder: of those that overlap, as in Common Voice, the ones that are parts."""
+    """Return the tables of a folder; if they overlap, as in Common Voice, those of the train, dev and test splits."""
     for pattern in ("*", "*/*", "*/*/*"):
         found = [path for path in sorted(folder.glob(pattern)) if path.suffix.lower() in suffixes]
         found = [path for path in found if path.is_file() and not path.name.startswith(".")]
         found = [path for path in found if path.stem.lower() not in NO_TRANSCRIPTS]
-        # Beside transcripts.txt there may be other lists, of segments, say.
+        # Next to transcripts.txt there may be other lists, of segments for example.
         found = [path for path in found if "trans" in path.stem.lower()] or found
         parts = {path: split for path in found if (split := _part_of(path, folder))}
         parts = {path: split for path, split in parts.items() if "all" not in re.split("[^a-z]", path.stem)}
@@ -75,7 +75,7 @@ def _tables_of(folder: Path, suffixes: Set[str]) -> list[Path]:
 
 
 def _part_of(table: Path, folder: Path) -> str:
-    """The split that a table is by its name, or by that of its folder below the source."""
+    """Return the split that a table's name stands for, or the name of its folder within the source."""
     inner = table.parent.name if table.parent != folder else ""
     return split_of(table.stem) or split_of(inner)
 
@@ -88,29 +88,34 @@ def _of_row(row: tables.TableRow, table: tables.Table, finder: Finder, split: st
     text = clean_text(roles.get("text", ""))
     named = {"place": place, "text": text, "speaker": clean_text(roles.get("speaker", "")), "doubt": row.doubt}
     named["split"] = split_of(roles.get("split", "")) or split
-    path, reason = finder.find(roles.get("audio", ""), table.path.parent)
-    if path is None:
-        return Entry(**named, name=clean_text(roles["audio"]), problem=missing_problem(reason), detail=reason)
+    path = finder.find(roles.get("audio", ""), table.path.parent)
+    if isinstance(path, Missing):
+        return Entry(**named, name=clean_text(roles["audio"]), problem=path.problem, detail=path.detail)
     try:
         start = float(roles.get("start") or 0)
         end = float(roles["end"]) if roles.get("end") else None
         seconds = float(roles["seconds"]) if roles.get("seconds") else None
     except ValueError:
-        return Entry(**named, name=clean_text(roles["audio"]), problem="broken row", detail="a time that is no number")
-    # Without a start, a duration only says how long the recording is.
+        return Entry(
+            **named,
+            name=clean_text(roles["audio"]),
+            problem="broken row",
+            detail="start, end or duration isn't a number",
+        )
+    # Without a start, a duration is that of the whole recording.
     length = end - start if end is not None and "start" in roles else seconds if "start" in roles else None
     return Entry(**named, audio=str(path), name=finder.source.name_of(path), start=start, seconds=length)
 
 
-# --- Files beside files -----------------------------------------------------------------------------------------------
+# --- Text files and names ---------------------------------------------------------------------------------------------
 
 
+# The end of the recordings' names if a speaker was recorded by several microphones, as in VCTK.
 _MICROPHONE = re.compile(r"[_.-](?:mic|ch|chan|channel)[_-]?\d+$")
-"""How the names of recordings end where several microphones heard one speaker, as in VCTK."""
 
 
 def _read_text_files(source: Source) -> Iterator[Entry]:
-    """Audio beside a text file of the same name, or in a tree beside the one of the texts."""
+    """Read audio files with text files of the same name, in the same folder or in a parallel tree."""
     database = source.store.db
     database.execute("CREATE TEMP TABLE used (path TEXT PRIMARY KEY, folder TEXT) WITHOUT ROWID")
     for path, stem in source.store.select("SELECT path, stem FROM files WHERE kind = 'audio' ORDER BY path"):
@@ -125,7 +130,7 @@ def _read_text_files(source: Source) -> Iterator[Entry]:
         folder = os.path.basename(os.path.dirname(path))
         speaker = folder if re.match(rf"{re.escape(name_key(folder))}[_-]", stem) else ""
         yield Entry(place, str(source.root / path), path, clean_text(words), clean_text(speaker), doubt=lines.doubt())
-    # Where no text has its recording, a text is something else: what the corpus is, or who speaks in it.
+    # In a folder where no text file has a recording, the files are something else: a README, a list of speakers.
     database.create_function("folder", 1, os.path.dirname, deterministic=True)
     unused = (
         "SELECT path, stem FROM files WHERE kind = 'text' AND path NOT IN (SELECT path FROM used) "
@@ -133,7 +138,7 @@ def _read_text_files(source: Source) -> Iterator[Entry]:
     )
     for path, stem in source.store.select(unused):
         if stem not in NO_TRANSCRIPTS:
-            yield Entry(path, name=path, problem="no audio", detail=f"no recording is named as {path}")
+            yield Entry(path, name=path, problem="no audio", detail=f"no recording has the name of {path}")
 
 
 def _text_beside(source: Source, path: str, stem: str) -> Path | None:
@@ -151,13 +156,17 @@ def _text_beside(source: Source, path: str, stem: str) -> Path | None:
 
 
 def compile_pattern(pattern: str) -> re.Pattern:
-    """A pattern of names, `{label}_{speaker}_{take}.wav`, as a regular expression over the end of a path.
+    """Compile a pattern of names, `{label}_{speaker}_{take}.wav`, to a regular expression for the end of a path.
 
-    A field takes as few characters as it can, `{label}` and `{text}` as many; `*` stands for any, and a suffix that is
-    left out for that of any recording.
+    `{label}` and `{text}` match as many characters as possible, other fields as few. `*` matches any characters within
+    a name. Without a suffix, the pattern matches any suffix of audio files.
 
     Raises:
-        InputError: it has no field, or one twice.
+        InputError: it has no field, or a field twice.
+
+    Example:
+        >>> match_name(compile_pattern("{label}_{speaker}_{take}.wav"), "a/yes_please_bob_3.WAV")
+        {'label': 'yes_please', 'speaker': 'bob', 'take': '3'}
     """
     names = re.findall(r"\{(\w+)\}", pattern)
     if not names or len(set(names)) < len(names) or re.search(r"[{}]", re.sub(r"\{\w+\}", "", pattern)):
@@ -180,19 +189,18 @@ def compile_pattern(pattern: str) -> re.Pattern:
 
 
 def match_name(pattern: re.Pattern, path: str) -> dict[str, str] | None:
-    """The fields of a path by a compiled pattern; None where it doesn't match."""
+    """Return the fields of a path by a compiled pattern; None if it doesn't match."""
     found = pattern.fullmatch(unicodedata.normalize("NFC", path.replace(os.sep, "/")))
     return found.groupdict() if found else None
 
 
 def _read_names(source: Source) -> Iterator[Entry]:
-    """Transcripts in the names of files or folders."""
+    """Read transcripts from the names of files or folders."""
     if not source.pattern:
         names = [path for (path,) in source.store.select("SELECT path FROM files WHERE kind = 'audio' LIMIT 3")]
         raise InputError(
-            f"{source.path}: how do the names of its recordings say what is said? They are like "
-            f"{', '.join(names) or '(none)'}; give --pattern, such as '{{label}}_{{speaker}}_{{take}}.wav' or "
-            "'{label}/{speaker}_*.wav'"
+            f"{source.path}: --format filename needs --pattern, such as '{{label}}_{{speaker}}_{{take}}.wav' or "
+            f"'{{label}}/{{speaker}}_*.wav'; the recordings' names: {', '.join(names) or '(none)'}"
         )
     pattern = compile_pattern(source.pattern)
     if not {"label", "text"} & set(pattern.groupindex):
@@ -202,7 +210,7 @@ def _read_names(source: Source) -> Iterator[Entry]:
     for (path,) in source.store.select("SELECT path FROM files WHERE kind = 'audio' ORDER BY path"):
         fields = match_name(pattern, path)
         if fields is None:
-            yield Entry(path, name=path, problem="no match", detail=f"isn't as {source.pattern}")
+            yield Entry(path, name=path, problem="no match", detail=f"doesn't match {source.pattern}")
             continue
         matched += 1
         label = fields.get("label") or fields.get("text", "")
@@ -213,29 +221,30 @@ def _read_names(source: Source) -> Iterator[Entry]:
         yield Entry(**entry, audio=str(source.root / path), text=label, split=split)
     if not matched:
         example = source.store.value("SELECT path FROM files WHERE kind = 'audio' ORDER BY path")
-        there = f"they are like {example}" if example else "it has none"
-        raise InputError(f"{source.path}: none of its recordings is named as {source.pattern!r}; {there}")
+        there = f"a name: {example}" if example else "it has no recordings"
+        raise InputError(f"{source.path}: no recording's name matches --pattern {source.pattern!r}; {there}")
 
 
 def _lacks_label(pattern: str) -> str:
+    """Return the error text for a pattern without {label}."""
     there = ", ".join(f"{{{name}}}" for name in compile_pattern(pattern).groupindex)
-    return f"--pattern {pattern!r} has {there} and no {{label}}: call that what says the text (--label-map tells which)"
+    return f"--pattern {pattern!r} has {there} and no {{label}}; name the field with the transcript or label so"
 
 
 def _note_lists(source: Source) -> bool:
-    """Note which recordings are for dev and test by lists of them, as Speech Commands has (`testing_list.txt`)."""
+    """Store splits given as lists of recordings, as in Speech Commands (`testing_list.txt`); return whether any are."""
     database = source.store.db
     database.execute("CREATE TEMP TABLE listed (path TEXT PRIMARY KEY, split TEXT) WITHOUT ROWID")
     for path in sorted(source.root.glob("*_list.txt")):
         if (split := split_of(path.stem)) in ("dev", "test"):
             names = ((os.path.normpath(clean_text(line).strip()), split) for line in tables.Lines(path, "utf-8"))
             database.executemany("INSERT OR IGNORE INTO temp.listed VALUES (?, ?)", names)
-            source.notes.append(f"read {path.name}: the recordings of the {split} set")
+            source.notes.append(f"read {path.name}, a list of the {split} set")
     known = "SELECT 1 FROM files WHERE kind = 'audio' AND path IN (SELECT path FROM temp.listed)"
     return bool(source.store.value(known))
 
 
-# --- Which format -----------------------------------------------------------------------------------------------------
+# --- Formats ----------------------------------------------------------------------------------------------------------
 
 
 FORMATS = {
@@ -248,14 +257,14 @@ FORMATS = {
     "hf": layouts.read_hugging_face,
     "lhotse": layouts.read_lhotse,
 }
-"""Name → reader: a function of a `Source` that gives entries."""
+"""Name → reader: a function from a `Source` to entries."""
 
 
 def read(source: Source, format: str) -> Iterator[Entry]:
-    """The entries of a source, in an order that depends on nothing but the source.
+    """Yield the entries of a source, in an order that depends on the source alone.
 
     Raises:
-        InputError: it isn't of this format.
+        InputError: the source isn't in this format.
     """
     pattern = compile_pattern(source.pattern) if source.pattern and format != "filename" else None
     for entry in FORMATS[format](source):
@@ -269,20 +278,20 @@ def read(source: Source, format: str) -> Iterator[Entry]:
 
 
 def _labelled(entry: Entry, labels: Mapping[str, str]) -> Entry:
-    """An entry with what its label stands for; a label may be several, as in YesNo's `0_1_1_0.wav`."""
+    """Return an entry with the transcript of its label, or of several labels, as in YesNo's `0_1_1_0.wav`."""
     parts = [entry.text] if entry.text in labels else [part for part in re.split(r"[\s_-]+", entry.text) if part]
     missing = [part for part in parts if part not in labels]
     if missing or not parts:
         lacks = entry.text if len(missing) == len(parts) else missing[0]
-        return replace(entry, problem="no label", detail=f"the label map lacks {lacks!r}")
+        return replace(entry, problem="no label", detail=f"the label map has no {lacks!r}")
     return replace(entry, text=" ".join(labels[part] for part in parts))
 
 
 def detect(source: Source) -> str:
-    """The format that a source has by what lies in it.
+    """Return the format of a source, by its files.
 
     Raises:
-        InputError: it isn't there, or nothing tells.
+        InputError: no format fits.
     """
     path = source.path
     if source.recipe:
@@ -321,11 +330,11 @@ def _detect_file(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".arrow"):
         return "hf"
-    instead = "is a recording; name the folder" if suffix in AUDIO else ""
+    instead = "is a recording; name its folder" if suffix in AUDIO else ""
     if suffix in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
-        instead = "is an archive; unpack it, and name the folder"
+        instead = "is an archive; unpack it and name the folder"
     elif suffix in (".xlsx", ".xls", ".ods", ".numbers"):
-        instead = "is a spreadsheet; save it as CSV in UTF-8, and name that file or its folder"
+        instead = "is a spreadsheet; save it as CSV in UTF-8 and name that file or its folder"
     if instead:
         raise InputError(f"{path}: {instead}")
     return "csv"
@@ -341,31 +350,31 @@ def _has_texts_beside(source: Source) -> bool:
 
 
 def _what_is_missing(source: Source, reasons: list[str]) -> str:
-    """What to say of a folder whose layout nothing tells, and why its tables can't be used."""
+    """Return the error text for a folder in no known format, with the reasons against its tables."""
     if source.pattern:
-        return f"{source.path}: no table and no texts are found there, and {_lacks_label(source.pattern)}"
+        return f"{source.path}: no table and no text files found, and {_lacks_label(source.pattern)}"
     sounds = source.store.value("SELECT count(*) FROM files WHERE kind = 'audio'")
     tables_there = "".join(f"\n  {reason}" for reason in reasons[:3])
     if not sounds:
         return (
-            f"{source.path}: no recordings are found there, nor a table, a data set or a Kaldi folder; expected a "
-            f"folder with recordings ({' '.join(sorted(AUDIO)[:4])} ...) or with one of these{tables_there}"
+            f"{source.path}: no recordings found ({' '.join(sorted(AUDIO)[:4])} ...), and no table, data set or Kaldi "
+            f"folder; name a folder that has one of these{tables_there}"
         )
     query = "SELECT path FROM files WHERE kind = 'audio' ORDER BY path LIMIT 1 OFFSET ?"
     names = dict.fromkeys(source.store.value(query, (place,)) for place in (0, sounds // 2))
     return (
-        f"{source.path}: {sounds:,} recordings, but where are their texts? Expected a table (.csv, .tsv, .jsonl) with "
-        "a column of paths and one of texts; or a .txt beside each. If their names say it, add --pattern "
-        f"'{{label}}_{{speaker}}_{{take}}.wav' or --pattern '{{label}}/{{speaker}}_*.wav', as it is there: "
-        f"{', '.join(names)}{tables_there}"
+        f"{source.path}: {sounds:,} recordings without transcripts. Add a table (.csv, .tsv, .jsonl) with a column of "
+        "paths and one of transcripts, or a .txt file with the name of each recording. If the names contain the "
+        "transcripts, give --pattern, such as '{label}_{speaker}_{take}.wav' or '{label}/{speaker}_*.wav'; the names "
+        f"here: {', '.join(names)}{tables_there}"
     )
 
 
 def read_labels(path: str | os.PathLike) -> dict[str, str]:
-    """A label map: a JSON object of label → transcript.
+    """Read a label map: a JSON object, label → transcript.
 
     Raises:
-        InputError: it isn't one.
+        InputError: the file can't be read, or isn't one.
     """
     content = read_text(path, "a label map", "no such file; expected JSON, label → transcript")
     try:
@@ -373,5 +382,5 @@ def read_labels(path: str | os.PathLike) -> dict[str, str]:
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); expected an object, label → transcript") from error
     if not isinstance(labels, dict) or not labels or any(not isinstance(text, str) for text in labels.values()):
-        raise InputError(f'{path}: expected a JSON object of texts, label → transcript: {{"0": "zero"}}')
+        raise InputError(f'{path}: expected a JSON object, label → transcript: {{"0": "zero"}}')
     return labels

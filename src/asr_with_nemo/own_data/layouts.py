@@ -1,8 +1,8 @@
-"""The layouts of public corpora: LibriSpeech's, Kaldi's, Lhotse's manifests, and data sets of Hugging Face.
+"""Readers of public corpora's layouts: LibriSpeech, Kaldi, Lhotse manifests, and Hugging Face data sets.
 
-LibriSpeech's and Kaldi's are read here as streams, since they can be huge. Lhotse, whose recipes know a hundred more,
-holds a corpus in memory, runs the commands that stand in a Kaldi `wav.scp`, and leaves out what is missing without a
-word; what a recipe of its makes is read here, as a stream again.
+LibriSpeech and Kaldi are streamed, since they can be huge. Lhotse has recipes for a hundred more corpora, but it holds
+a corpus in memory, runs the commands in a Kaldi `wav.scp`, and skips missing files silently; so it is used only for its
+recipes, and the manifests that they write are streamed here.
 """
 
 import gzip
@@ -16,16 +16,17 @@ from pathlib import Path
 
 import soundfile
 
+from asr_with_nemo.base.values import is_whole
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import tables
-from asr_with_nemo.own_data.sources import Entry, Finder, Source, missing_problem, split_of
+from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import clean_text
 
 # --- LibriSpeech ------------------------------------------------------------------------------------------------------
 
 
 def read_librispeech(source: Source) -> Iterator[Entry]:
-    """`SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt` with lines of `ID TEXT`, and `ID.flac` beside it."""
+    """Read `SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`, lines of `ID TEXT`, and `ID.flac` in the same folder."""
     finder = Finder(source)
     query = "SELECT path FROM files WHERE kind = 'text' AND name LIKE '%.trans.txt' ORDER BY path"
     for (path,) in source.store.select(query):
@@ -36,12 +37,12 @@ def read_librispeech(source: Source) -> Iterator[Entry]:
             if not name:
                 continue
             place = f"{path}, line {lines.number}"
-            audio, reason = finder.find(name, whole.parent)
+            audio = finder.find(name, whole.parent)
             doubt = lines.doubt()
             speaker = name.partition("-")[0]
             named = {"place": place, "text": text, "speaker": speaker, "split": _part_of(path), "doubt": doubt}
-            if audio is None:
-                yield Entry(**named, name=name, problem=missing_problem(reason), detail=reason)
+            if isinstance(audio, Missing):
+                yield Entry(**named, name=name, problem=audio.problem, detail=audio.detail)
             else:
                 yield Entry(**named, audio=str(audio), name=source.name_of(audio))
 
@@ -54,9 +55,12 @@ def _part_of(path: str) -> str:
 
 
 def read_kaldi(source: Source) -> Iterator[Entry]:
-    """Data folders with `wav.scp`, `text`, and where they are there `segments`, `utt2spk`, `reco2file_and_channel`.
+    """Read data folders with `wav.scp`, `text`, and optionally `segments`, `utt2spk` and `reco2file_and_channel`.
 
-    A command in `wav.scp` is never run: where it reads one sound file, that file is read.
+    A command in `wav.scp` is never run: if it names one audio file, that file is read instead.
+
+    Raises:
+        InputError: no folder has both `wav.scp` and `text`.
     """
     folders = sorted({path.parent for depth in ("", "*/", "*/*/") for path in source.path.glob(f"{depth}wav.scp")})
     with_text = [folder for folder in folders if (folder / "text").is_file()]
@@ -64,14 +68,15 @@ def read_kaldi(source: Source) -> Iterator[Entry]:
         f"not read: {source.name_of(folder)} has no file text" for folder in folders if folder not in with_text
     ]
     if not with_text:
-        raise InputError(f"{source.path}: a Kaldi folder has wav.scp and text; found {len(folders)} with wav.scp alone")
+        found = f"{len(folders)} with wav.scp only" if folders else "none"
+        raise InputError(f"{source.path}: expected Kaldi folders with wav.scp and text; found {found}")
     for folder in with_text:
         split = split_of(folder.name) if len(with_text) > 1 else ""
         yield from _read_kaldi_folder(source, folder, split)
 
 
 def _read_kaldi_folder(source: Source, folder: Path, split: str) -> Iterator[Entry]:
-    """Join the folder's files by their ids, in the database: they need not be in one order, nor fit into memory."""
+    """Join the folder's files by their ids in the database, since they may differ in order and exceed the memory."""
     database = source.store.db
     for name in ("wav.scp", "segments", "utt2spk", "reco2file_and_channel"):
         table = name.replace(".", "_")
@@ -97,19 +102,19 @@ def _read_kaldi_folder(source: Source, folder: Path, split: str) -> Iterator[Ent
                 start, seconds = float(start), (float(end) - float(start) if float(end) >= 0 else None)
                 channel = _channel(value("reco2file_and_channel", recording))
             except ValueError:
-                yield Entry(**named, name=name, problem="broken row", detail=f"segments has no good line for {name}")
+                yield Entry(**named, name=name, problem="broken row", detail=f"segments has no valid line for {name}")
                 continue
         written = value("wav_scp", recording)
-        audio, reason = _of_scp(written, finder, folder) if written else (None, f"wav.scp lacks {recording}")
-        if audio is None:
-            yield Entry(**named, name=name, problem=missing_problem(reason), detail=reason)
+        audio = _of_scp(written, finder, folder) if written else Missing(f"wav.scp has no entry {recording}")
+        if isinstance(audio, Missing):
+            yield Entry(**named, name=name, problem=audio.problem, detail=audio.detail)
             continue
         where = {"start": start, "seconds": seconds, "channel": channel}
         yield Entry(**named, audio=str(audio), name=source.name_of(audio), **where)
 
 
 def _pairs(source: Source, path: Path) -> Iterator[tuple[int, str, str, str]]:
-    """Line, first word, rest and doubt (`tables.Lines.doubt`) of each line of a file of Kaldi's."""
+    """Yield line number, first word, rest, and doubt (`tables.Lines.doubt`) of each line of a Kaldi file."""
     lines = tables.Lines(path, source.encoding or tables.encoding_of(path))
     for line in lines:
         name, _, value = clean_text(line).strip().replace("\t", " ").partition(" ")
@@ -122,27 +127,32 @@ def _channel(line: str) -> int | None:
     return {"A": 0, "B": 1, "1": 0, "2": 1}.get(name)
 
 
-def _of_scp(written: str, finder: Finder, folder: Path) -> tuple[Path | None, str]:
-    """The recording of an entry of `wav.scp`."""
+def _of_scp(written: str, finder: Finder, folder: Path) -> Path | Missing:
+    """Return the recording that an entry of `wav.scp` names."""
     if not written.endswith("|"):
         if re.search(r"\.ark:\d+$", written):
-            return None, f"{written} is an archive of Kaldi's; write the recordings as files (wav-copy)"
+            return Missing(f"{written} is a Kaldi archive; write its recordings as files (wav-copy)")
         return finder.find(written, folder)
     try:
         words = shlex.split(written.rstrip("| "))
     except ValueError:
         words = written.split()
-    found = {path for word in words[1:] if "." in word and (path := finder.find(word, folder)[0])}
-    if len(found) == 1:
-        return found.pop(), ""
-    return None, f"a command, which isn't run: {written}; name the sound file itself"
+    found = {finder.find(word, folder) for word in words[1:] if "." in word}
+    paths = [path for path in found if isinstance(path, Path)]
+    if len(paths) == 1:
+        return paths[0]
+    return Missing(f"a command, which isn't run: {written}; name the sound file instead")
 
 
 # --- Lhotse -----------------------------------------------------------------------------------------------------------
 
 
 def read_lhotse(source: Source) -> Iterator[Entry]:
-    """Lhotse's manifests of recordings and supervisions; with a recipe, what it makes of the source."""
+    """Read Lhotse's manifests of recordings and supervisions; with a recipe, those that it writes for the source.
+
+    Raises:
+        InputError: there are no such manifests, they can't be read, or the recipe fails.
+    """
     folder = _run_recipe(source) if source.recipe else source.path
     recordings = sorted(folder.glob("*recordings*.jsonl*"))
     supervisions = sorted(folder.glob("*supervisions*.jsonl*"))
@@ -165,9 +175,10 @@ def read_lhotse(source: Source) -> Iterator[Entry]:
                 "split": split_of(path.name.replace("supervisions", "")),
             }
             written = source.store.value("SELECT path FROM temp.sounds WHERE id = ?", (str(one["recording_id"]),))
-            audio, reason = finder.find(written or "", folder)
-            if audio is None:
-                yield Entry(**named, name=str(one["recording_id"]), problem=missing_problem(reason), detail=reason)
+            audio = finder.find(written or "", folder)
+            if isinstance(audio, Missing):
+                name = str(one["recording_id"])
+                yield Entry(**named, name=name, problem=audio.problem, detail=audio.detail)
                 continue
             channel = one.get("channel")
             yield Entry(
@@ -176,7 +187,7 @@ def read_lhotse(source: Source) -> Iterator[Entry]:
                 name=source.name_of(audio),
                 start=float(one.get("start") or 0),
                 seconds=float(one["duration"]) if one.get("duration") else None,
-                channel=channel if isinstance(channel, int) and channel > 0 else None,
+                channel=channel if is_whole(channel) and channel > 0 else None,
             )
 
 
@@ -188,7 +199,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
                 if line.strip():
                     yield number, json.loads(line)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: can't be read as a manifest of Lhotse's ({error})") from error
+        raise InputError(f"{path}: can't be read as a Lhotse manifest ({error})") from error
 
 
 def _run_recipe(source: Source) -> Path:
@@ -196,15 +207,15 @@ def _run_recipe(source: Source) -> Path:
 
     known = sorted(name.removeprefix("prepare_") for name in vars(recipes) if name.startswith("prepare_"))
     if source.recipe not in known:
-        raise InputError(f"--recipe {source.recipe}: Lhotse has no such recipe; it has {', '.join(known)}")
+        raise InputError(f"--recipe {source.recipe}: unknown to Lhotse; expected one of {', '.join(known)}")
     folder = source.scratch / "lhotse"
     try:
         getattr(recipes, f"prepare_{source.recipe}")(source.path, output_dir=folder)
-    except Exception as error:  # a recipe asserts and raises what it likes
+    except Exception as error:  # recipes raise exceptions of any type
         where = traceback.extract_tb(error.__traceback__)[-1].line or ""
         raise InputError(
-            f"{source.path}: Lhotse's recipe {source.recipe} can't read it: {str(error) or where} "
-            f"({type(error).__name__})"
+            f"{source.path}: Lhotse's recipe {source.recipe} fails: {str(error) or where} ({type(error).__name__}); "
+            "check that the folder is as the corpus was published"
         ) from error
     source.notes.append(f"read by Lhotse's recipe {source.recipe}")
     return folder
@@ -214,11 +225,17 @@ def _run_recipe(source: Source) -> Path:
 
 
 def read_hugging_face(source: Source) -> Iterator[Entry]:
-    """A data set that was saved to disk (`save_to_disk`), or its Parquet files as they are downloaded."""
+    """Read a data set saved with `save_to_disk`, or downloaded Parquet files.
+
+    Raises:
+        InputError: there is no data set, it can't be read, or lacks a column of recordings or transcripts.
+    """
     finder = Finder(source)
     parts = _parts(source.path)
     if not parts:
-        raise InputError(f"{source.path}: expected a data set that was saved to disk (dataset_info.json), or .parquet")
+        raise InputError(
+            f"{source.path}: expected a data set saved with save_to_disk (dataset_info.json), or .parquet files"
+        )
     for name, files, features in parts:
         split = split_of(name) if len(parts) > 1 else ""
         number = 0
@@ -232,7 +249,7 @@ def read_hugging_face(source: Source) -> Iterator[Entry]:
 
 
 def _parts(path: Path) -> list[tuple[str, list[Path], dict]]:
-    """Name, files and features of each part of a data set."""
+    """Return name, files and features of each part of a data set."""
     folder = path if path.is_dir() else path.parent
     if path.is_file():
         return [(path.stem, [path], {})]
@@ -244,7 +261,9 @@ def _parts(path: Path) -> list[tuple[str, list[Path], dict]]:
             files = [info.parent / Path(one["filename"]).name for one in state["_data_files"]]
             features = json.loads(info.read_text(encoding="utf-8")).get("features") or {}
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{info.parent}: can't be read as a data set saved to disk ({error!r})") from error
+            raise InputError(
+                f"{info.parent}: can't be read as a data set saved with save_to_disk ({error!r})"
+            ) from error
         parts.append((info.parent.name, files, features))
     if parts:
         return parts
@@ -255,7 +274,7 @@ def _parts(path: Path) -> list[tuple[str, list[Path], dict]]:
 
 
 def _batches(file: Path) -> Iterator[tuple]:
-    """Record batches of an Arrow or Parquet file, and the features that its schema names."""
+    """Yield the record batches of an Arrow or Parquet file, each with the features that its schema names."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -270,7 +289,7 @@ def _batches(file: Path) -> Iterator[tuple]:
             noted = features(parquet.schema_arrow)
             yield from ((batch, noted) for batch in batches)
             return
-        # Not mapped into memory: what is mapped counts as used, and would grow with the data set.
+        # Not memory-mapped: mapped pages count as used memory, which would grow with the data set.
         with pa.OSFile(str(file)) as stream, pa.ipc.open_stream(stream) as reader:
             for batch in reader:
                 yield from ((batch.slice(start, 64), features(reader.schema)) for start in range(0, batch.num_rows, 64))
@@ -292,7 +311,7 @@ def _roles(source: Source, file: Path, columns: list[str], features: dict) -> di
             roles[role] = named[0]
     for role in ("audio", "text"):
         if role not in roles:
-            raise InputError(f"{file}: no column of {role} is found among {', '.join(columns)}; give --{role}-column")
+            raise InputError(f"{file}: no column of {role} found among {', '.join(columns)}; give --{role}-column")
     return roles
 
 
@@ -306,7 +325,7 @@ def _of_cells(
 ) -> Entry:
     def text(role: str) -> str:
         value, column = cells.get(roles.get(role, "")), roles.get(role, "")
-        if _kind(features, column) == "ClassLabel" and isinstance(value, int) and value >= 0:
+        if _kind(features, column) == "ClassLabel" and is_whole(value) and value >= 0:
             value = features[column]["names"][value]
         return clean_text(tables.as_text(value))
 
@@ -319,7 +338,7 @@ def _of_cells(
         wav = io.BytesIO()
         soundfile.write(wav, sound["array"], int(sound["sampling_rate"]), format="WAV", subtype="FLOAT")
         return Entry(**named, audio=wav.getvalue(), name=place)
-    audio, reason = finder.find(tables.as_text(sound), folder)
-    if audio is None:
-        return Entry(**named, name=name, problem=missing_problem(reason), detail=reason)
+    audio = finder.find(tables.as_text(sound), folder)
+    if isinstance(audio, Missing):
+        return Entry(**named, name=name, problem=audio.problem, detail=audio.detail)
     return Entry(**named, audio=str(audio), name=finder.source.name_of(audio))

@@ -1,7 +1,7 @@
-"""A corpus of one's own made ready to train with: recordings as WAVs, manifests, and a report of what is wrong with it.
+"""Preparation of your own corpus for training: WAVs, manifests, and a report of its problems.
 
-source → entries (`corpora`) → WAVs and measures (`recordings`) → problems (`quality`) → splits → manifests and report.
-All of it streams through a SQLite file (`corpus_store`), so memory doesn't grow with the corpus.
+source → entries (`formats`) → WAVs and measurements (`recordings`) → problems (`quality`) → splits → manifests, report.
+Everything streams through a SQLite file (`store`), so memory use doesn't grow with the corpus.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ from asr_with_nemo.own_data.report import write_page, write_rows
 from asr_with_nemo.own_data.sources import Entry, Source
 from asr_with_nemo.own_data.store import NAME, CorpusStore
 
-MADE_BY = "scripts/prepare_corpus.py"
-CHUNK = 32  # recordings that a worker gets at a time
+_MADE_BY = "scripts/prepare_corpus.py"
+_CHUNK = 32  # recordings per batch of a worker
 
 
 def prepare(
@@ -40,20 +40,20 @@ def prepare(
     workers: int | None = None,
     progress: bool = True,
 ) -> Prepared:
-    """Make a corpus ready to train with; nothing in the source is changed.
+    """Prepare a corpus for training; nothing in the source is changed.
 
-    The same call again goes on where an earlier one was interrupted, reads only what is new, and leaves every speaker
-    (or recording) in the split that it had.
+    A second call resumes an interrupted one, reads only new recordings, and keeps every speaker (or recording) in its
+    split.
 
     Args:
-        source: a folder, a table or a data set (`corpora.FORMATS`).
-        out: the folder to make: manifests, WAVs in `wav/`, `report.html`, `rows.tsv`.
-        settings: how.
-        workers: processes; by default, as many as there are cores. The result doesn't depend on it.
+        source: a folder, a table or a data set (`formats.FORMATS`).
+        out: the output folder: manifests, WAVs in `wav/`, `report.html`, `rows.tsv`.
+        settings: of the preparation.
+        workers: number of processes; by default, that of the CPU cores. The result doesn't depend on it.
         progress: show a progress bar.
 
     Raises:
-        InputError: the source can't be read as a corpus, `out` can't be used, or no three sets come of it.
+        InputError: the source can't be read as a corpus, `out` can't be used, or one of the splits would be empty.
     """
     source, out = Path(source), Path(os.path.abspath(out))
     if settings.format not in ("auto", *formats.FORMATS):
@@ -66,9 +66,11 @@ def prepare(
         with CorpusStore(out / NAME) as store:
             _prepare(store, source, prepared, settings, workers or usable_cores(), progress)
     except OSError as error:
-        raise InputError(f"{out}: can't be written to ({error.strerror or error}); name another --out") from error
+        raise InputError(f"{out}: can't be written ({error.strerror or error}); name another --out") from error
     except sqlite3.Error as error:
-        raise InputError(f"{out / NAME}: {error}; is the disk full, or another run at work there?") from error
+        raise InputError(
+            f"{out / NAME}: {error}; check for a full disk or another run on this folder, then run again"
+        ) from error
     except InputError:
         if is_new:
             shutil.rmtree(out, ignore_errors=True)
@@ -78,15 +80,15 @@ def prepare(
 
 def _check_places(source: Path, out: Path) -> None:
     if not source.exists():
-        raise InputError(f"{source}: no such folder or file")
+        raise InputError(f"{source}: no such folder or file; name a folder of recordings, a table or a data set")
     root, place = source.resolve(), out.resolve()
     if place == root or (root.is_dir() and place.is_relative_to(root)):
-        raise InputError(f"--out {out}: lies in the source, where nothing is changed; name a folder outside of it")
+        raise InputError(f"--out {out}: lies in the source, which stays unchanged; name a folder outside it")
     if root.is_relative_to(place / WAVS):
-        raise InputError(f"{source}: lies in {out / WAVS}, which is written anew; name another --out")
+        raise InputError(f"{source}: lies in {out / WAVS}, which is overwritten; name another --out")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; name a folder")
-    ours = (_read_note(out) or {}).get("made_by") == MADE_BY or (out / NAME).is_file()
+    ours = (_read_note(out) or {}).get("made_by") == _MADE_BY or (out / NAME).is_file()
     others = [path.name for pattern in ("*_manifest.json", manifest.CORPUS_NOTES) for path in out.glob(pattern)]
     if others and not ours:
         raise InputError(f"--out {out}: holds another corpus ({others[0]}); name a new folder")
@@ -125,16 +127,16 @@ def _prepare(
 
     _convert(source, prepared, settings, workers, progress)
     if not store.value("SELECT count(*) FROM rows"):
-        advice = "expected recordings with texts; see --help"
+        advice = "expected recordings with transcripts; see --help"
         if settings.format != "auto":
-            advice = f"expected the layout that --format {prepared.format} names; without --format, it is found out"
-        raise InputError(f"{path}: no row is found there (read as {prepared.format}); {advice}")
+            advice = f"expected the layout of --format {prepared.format}; without --format, it is detected"
+        raise InputError(f"{path}: no rows found (read as {prepared.format}); {advice}")
     quality.find_in_corpus(store)
     quality.find_unnamed(store, only_beside=path.is_file())
     quality.decide(store, settings.drop)
     prepared.rows = store.value("SELECT count(*) FROM rows WHERE number > 0")
     if not store.value("SELECT count(*) FROM rows WHERE fate = 'kept'"):
-        raise InputError(f"{path}: none of its {prepared.rows} rows can be used:\n{_reasons(store)}")
+        raise InputError(f"{path}: none of its {prepared.rows} rows can be used; fix these first:\n{_reasons(store)}")
     before = earlier.get("split_by", "") if same else ""
     try:
         prepared.split_by = splits.assign(store, settings.split, settings.shares, prepared.notes, before)
@@ -154,6 +156,7 @@ def _split_settings(settings: Settings) -> dict[str, object]:
 
 
 def _reasons(store: CorpusStore) -> str:
+    """Return the five most frequent problems for which rows were left out or dropped, one per line."""
     reasons = store.select(
         "SELECT kind, count(*), min(place), min(detail) FROM problems JOIN rows USING (number) WHERE number > 0 "
         "AND done <> '' GROUP BY kind ORDER BY count(*) DESC LIMIT 5"
@@ -169,7 +172,7 @@ def _reasons(store: CorpusStore) -> str:
 
 @dataclass
 class _Waiting:
-    """An entry whose recording is at work: its id, its WAV, and a stamp that changes when the recording does."""
+    """An entry in conversion: its recording's id, its WAV, and a stamp that changes with the recording."""
 
     entry: Entry
     recording: str
@@ -178,7 +181,7 @@ class _Waiting:
 
 
 def _convert(source: Source, prepared: Prepared, settings: Settings, workers: int, progress: bool) -> None:
-    """Make every recording's WAV that isn't there yet; fill `rows` and `problems` with what is known of each row."""
+    """Convert the recordings whose WAV doesn't exist yet; fill the tables `rows` and `problems`."""
     out, store = prepared.folder, source.store
     form = Form(out, settings.rate, settings.longest, settings.rule, settings.alphabet, settings.fix)
     settled = hashlib.sha256(repr((form.rate, form.longest, form.fix)).encode()).hexdigest()[:8]
@@ -191,13 +194,13 @@ def _convert(source: Source, prepared: Prepared, settings: Settings, workers: in
         some: list[MeasureJob] = []
         for number, entry in enumerate(formats.read(source, prepared.format), 1):
             one = _identified(entry, settled)
-            # Two rows may name one recording, and it is made once.
+            # Two rows may name one recording, which is converted once.
             known = bool(entry.problem) or at_work[one.recording] or _is_known(store, form, one)
             sound = "" if known else entry.audio
             some.append(MeasureJob(number, sound, one.wav, entry.text, entry.start, entry.seconds, entry.channel))
             at_work[one.recording] += 1
-            waiting[number] = replace(one, entry=replace(entry, audio=""))  # bytes need not wait along
-            if len(some) == CHUNK:
+            waiting[number] = replace(one, entry=replace(entry, audio=""))  # releases the bytes
+            if len(some) == _CHUNK:
                 yield some
                 some = []
         yield some
@@ -214,11 +217,10 @@ def _convert(source: Source, prepared: Prepared, settings: Settings, workers: in
                 _keep(store, outcome, one)
             bar.update(len(outcomes))
             unsaved += len(outcomes)
-            if unsaved >= 2_000:  # what an interruption may cost
+            if unsaved >= 2_000:  # so many are lost by an interruption at most
                 store.db.commit()
                 unsaved = 0
-        bar.total = bar.n  # there may be recordings that no row names
-        bar.refresh()
+        bar.total = bar.n  # some recordings may have no row
     store.db.commit()
 
 
@@ -234,20 +236,20 @@ def _identified(entry: Entry, settled: str) -> _Waiting:
         try:
             status = os.stat(entry.audio)
             stamp = f"{status.st_size}-{status.st_mtime_ns}"
-        except OSError:  # reading it will say what is wrong
+        except OSError:  # reading it reports the reason
             stamp = "gone"
     return _Waiting(entry, recording, f"{WAVS}/{recording[:2]}/{readable}-{recording}.wav", f"{stamp}-{settled}")
 
 
 def _is_known(store: CorpusStore, form: Form, one: _Waiting) -> bool:
-    """Whether a recording has been made already, by this run (another row names it too) or an earlier one."""
+    """Return whether a recording is converted already, by this run (for another row) or an earlier one."""
     query = "SELECT wav, seconds FROM recordings WHERE id = ? AND stamp = ?"
     row = store.db.execute(query, (one.recording, one.stamp)).fetchone()
     return bool(row) and audio.wav_samples(form.folder / row[0]) == round(row[1] * form.rate)
 
 
 def _keep(store: CorpusStore, outcome: Outcome, one: _Waiting) -> None:
-    """Put a row, its recording and its problems where they belong."""
+    """Store a row, its recording and its problems."""
     entry, measures = one.entry, outcome.measures
     problem, detail = (entry.problem, entry.detail) if entry.problem else (outcome.problem, outcome.detail)
     if not problem and measures:
@@ -255,7 +257,7 @@ def _keep(store: CorpusStore, outcome: Outcome, one: _Waiting) -> None:
     elif not problem:
         made = store.db.execute("SELECT * FROM recordings WHERE id = ?", (one.recording,)).fetchone()
         measures = Measures(*made[3:]) if made else None
-        if not made:  # the row before that names it could not be used
+        if not made:  # it failed for an earlier row
             query = "SELECT kind, detail FROM problems JOIN rows USING (number) WHERE recording = ? LIMIT 1"
             problem, detail = store.db.execute(query, (one.recording,)).fetchone()
     problems = [(kind, found, done) for kind, (found, done) in outcome.doubts.items()]
@@ -271,11 +273,11 @@ def _keep(store: CorpusStore, outcome: Outcome, one: _Waiting) -> None:
     store.insert("problems", [(outcome.number, *found) for found in problems])
 
 
-# --- What comes of it -------------------------------------------------------------------------------------------------
+# --- Output -----------------------------------------------------------------------------------------------------------
 
 
 def _write_manifests(store: CorpusStore, prepared: Prepared) -> None:
-    """Write the four manifests. Speakers are named where no two splits share one: else a test for that would fail."""
+    """Write the four manifests, with speakers if no two splits share one: train.py refuses shared speakers."""
     shared = (
         "SELECT count(*) FROM (SELECT speaker FROM rows WHERE fate = 'kept' AND speaker <> '' "
         "GROUP BY speaker HAVING count(DISTINCT split) > 1)"
@@ -296,8 +298,9 @@ def _write_manifests(store: CorpusStore, prepared: Prepared) -> None:
 
 
 def _count(store: CorpusStore, prepared: Prepared) -> None:
+    """Fill the counts, characters and notes of the result."""
     prepared.fates = dict(store.select("SELECT fate, count(*) FROM rows WHERE number > 0 GROUP BY fate"))
-    for split in splits.SPLITS:
+    for split in splits.SPLIT_NAMES:
         utterances, seconds, speakers = store.db.execute(
             "SELECT count(*), sum(seconds), count(DISTINCT nullif(speaker, '')) FROM rows "
             "WHERE fate = 'kept' AND split = ?",
@@ -311,23 +314,24 @@ def _count(store: CorpusStore, prepared: Prepared) -> None:
     in_all: Counter[str] = in_train + quality.count_letters(store, "fate = 'kept' AND split <> 'train'")[1]
     prepared.labels = sorted({*in_all, " "})
     if unseen := sorted(set(in_all) - set(in_train)):
-        prepared.notes.append(f"letters that stand only in dev or test, and so can't be learned: {' '.join(unseen)}")
+        prepared.notes.append(f"characters only in dev or test, which can't be learned: {' '.join(unseen)}")
     few = prepared.splits["train"]["speakers"]
     if prepared.split_by == "speaker" and few < 5:
         prepared.notes.append(
-            f"{few} speaker{'s' * (few > 1)} to train on: expect a high WER on the others; --split utterance tests "
-            "known voices"
+            f"{few} speaker{'s' * (few > 1)} to train on: expect a high WER on the others; --split utterance tests on "
+            "known speakers"
         )
 
 
 def _remove_unused(store: CorpusStore, out: Path) -> None:
-    """Remove the WAVs that no manifest names."""
+    """Delete the WAVs that no manifest names."""
     used = "SELECT recording FROM rows WHERE fate = 'kept'"
     for (wav,) in store.select(f"SELECT wav FROM recordings WHERE id NOT IN ({used})"):
         (out / wav).unlink(missing_ok=True)
 
 
 def _write_note(store: CorpusStore, prepared: Prepared, settings: Settings) -> None:
+    """Write `corpus.json`, with the settings that the next preparation and training read."""
     rates = dict(
         store.select(
             "SELECT rate, sum(rows.seconds) FROM rows JOIN recordings ON recordings.id = recording "
@@ -336,7 +340,7 @@ def _write_note(store: CorpusStore, prepared: Prepared, settings: Settings) -> N
     )
     note = {
         "name": prepared.folder.name,
-        "made_by": MADE_BY,
+        "made_by": _MADE_BY,
         "utterances": {f"{split}_manifest.json": int(part["utterances"]) for split, part in prepared.splits.items()},
         "recordings": prepared.fates["kept"],
         "problems": prepared.problems,

@@ -1,4 +1,4 @@
-"""A prepared corpus: its settings, what was made, and where it lies."""
+"""The settings of a corpus preparation, and its result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,24 +8,25 @@ from asr_with_nemo.data import audio
 from asr_with_nemo.own_data.text import Rule
 
 WAVS = "wav"
+"""The folder of the WAVs, within that of the corpus."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user wants of a preparation; the defaults find out all they can.
+    """The settings of a corpus preparation; the defaults detect as much as possible.
 
     Attributes:
-        format: one of `corpora.FORMATS`, or "auto".
+        format: one of `formats.FORMATS`, or "auto".
         columns: role → column of a table.
-        encoding, delimiter, pattern, labels, recipe: as in `entries.Source`.
-        rule: by which transcripts are normalised.
-        alphabet: that transcripts have to keep to; None for any.
-        rate: samples per second of the WAVs.
-        longest: seconds; a longer recording is left out.
-        split: how (`splits.assign`).
-        shares: of the dev and test sets.
-        drop: leave out what is doubtful.
-        fix: repair what can be.
+        encoding, delimiter, pattern, labels, recipe: as in `sources.Source`.
+        rule: how transcripts are normalised.
+        alphabet: the characters allowed in transcripts; None for any.
+        rate: sampling rate of the WAVs, in Hz.
+        longest: maximum duration of a recording, in seconds; longer ones are left out.
+        split: how the splits are made (`splits.assign`).
+        shares: of the dev and test sets in all utterances.
+        drop: leave doubtful rows out.
+        fix: repair recordings and transcripts where possible.
     """
 
     format: str = "auto"
@@ -50,16 +51,16 @@ class Prepared:
     """A prepared corpus.
 
     Attributes:
-        folder: with the manifests.
-        format: which the source had.
-        rows: how many the source has.
+        folder: holds the manifests and WAVs.
+        format: of the source (`formats.FORMATS`).
+        rows: of the source.
         fates: "kept", "left out", "dropped" → rows.
-        splits: split → utterances, seconds and speakers.
-        split_by: how the splits were made.
+        splits: split → number of utterances, seconds and number of speakers.
+        split_by: how the splits were made: "source", "speaker" or "utterance".
         problems: kind → rows.
         fixed: kind → rows that were repaired.
-        labels: the letters of the transcripts.
-        notes: what else was found out.
+        labels: the characters of the transcripts, sorted.
+        notes: further findings, one line each.
     """
 
     folder: Path
@@ -74,15 +75,15 @@ class Prepared:
     notes: list[str] = field(default_factory=list)
 
     def manifest(self, split: str) -> Path:
-        """The path of a manifest: "train", "dev", "train_all" or "test"."""
+        """Return the path of a manifest: "train", "dev", "train_all" or "test"."""
         return self.folder / f"{split}_manifest.json"
 
     @property
     def report(self) -> Path:
-        """The page that shows the corpus and its problems."""
+        """The path of the HTML report."""
         return self.folder / "report.html"
 
     @property
     def rows_file(self) -> Path:
-        """The fate of each row, as a table."""
+        """The path of the table (TSV) with the fate of each row."""
         return self.folder / "rows.tsv"

@@ -1,4 +1,4 @@
-"""Recordings of any kind, measured and made into what a model is fed: 16-bit mono WAVs of one rate, by all cores."""
+"""Conversion of recordings in any format into 16-bit mono WAVs of one sampling rate, with measurements, in parallel."""
 
 import hashlib
 import io
@@ -21,24 +21,24 @@ from asr_with_nemo.data import audio
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data.text import REPAIRABLE, Rule, doubts, outside, repaired, respelled
 
-FRAME = 0.02  # seconds
-BELOW_SPEECH = 35  # dB below the loud frames, from which on a frame counts as a pause
-MARGIN = 0.25  # seconds of a pause that are left where one is cut off
-MAX_SAMPLES = 1 << 50  # where a header says more, it doesn't know
-LONG_PAUSE = 1.5  # seconds before or after speech, from which on a pause is long
+_FRAME = 0.02  # seconds
+_BELOW_SPEECH = 35  # dB; a frame that far below the loud ones is a pause
+_MARGIN = 0.25  # seconds of a pause that remain when it is cut off
+_MAX_SAMPLES = 1 << 50  # a larger number in a header means that the length is unknown
+LONG_PAUSE = 1.5  # seconds before or after speech; a longer pause is reported
 
 
 @dataclass(frozen=True)
 class Form:
-    """What recordings are made into.
+    """The target form of recordings and transcripts.
 
     Attributes:
-        folder: where the WAVs go.
-        rate: samples per second.
-        longest: seconds; a longer recording isn't read.
-        rule: by which transcripts are normalised.
-        alphabet: that transcripts have to keep to; None for any.
-        fix: whether long pauses before and after speech are cut off, and transcripts repaired.
+        folder: the parent of the WAVs.
+        rate: sampling rate in Hz.
+        longest: maximum duration in seconds; a longer recording isn't read.
+        rule: how transcripts are normalised.
+        alphabet: the characters allowed in transcripts; None for any.
+        fix: whether to cut off long pauses before and after speech, and to repair transcripts.
     """
 
     folder: Path
@@ -51,14 +51,14 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class MeasureJob:
-    """A recording to be made, and its transcript to be normalised.
+    """A recording to convert and measure, and its transcript to normalise.
 
     Attributes:
         number: of its row.
-        audio: a path or bytes; "" where it has been measured already.
-        wav: where it goes, relative to the form's folder.
-        text: as it was written.
-        start, seconds, channel: the part to take (`entries.Entry`).
+        audio: a path or bytes; "" if the recording is measured already.
+        wav: the output path, relative to the form's folder.
+        text: the transcript as written.
+        start, seconds, channel: the part to take (`sources.Entry`).
     """
 
     number: int
@@ -72,17 +72,17 @@ class MeasureJob:
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """What a recording is like.
+    """The measurements of a recording.
 
     Attributes:
-        rate, channels, coding: of the source.
-        source_seconds: of the source's part.
-        seconds: of the WAV.
-        peak: the largest sample, 0 to 1, without the constant part.
-        clipped: the share of samples that lie flat at the largest value.
+        rate, channels, coding: of the source; the rate in Hz.
+        source_seconds: duration of the part taken from the source.
+        seconds: duration of the WAV.
+        peak: the largest absolute sample, 0 to 1, without the DC offset.
+        clipped: the share of samples that stay at the largest value.
         first, last: seconds at which speech begins and ends in the WAV.
         digest: of the WAV's samples.
-        cut: whether the file is shorter than it says.
+        cut: whether the file is shorter than its header states.
         trimmed: seconds that were cut off.
     """
 
@@ -100,19 +100,20 @@ class Measures:
     trimmed: float
 
     def values(self) -> tuple:
+        """Return the measurements in the order of the attributes."""
         return astuple(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a job.
+    """The result of a job.
 
     Attributes:
         number: of its row.
-        text: the transcript, repaired if that was asked for, and normalised.
-        doubts: what was wrong with it (`text.doubts`), and what was done about it: kind → (what was found, done).
-        measures: None if the recording has been measured already, or can't be used.
-        problem, detail: why it can't be used: a kind of `quality.KINDS`.
+        text: the transcript, repaired if the form says so, and normalised.
+        doubts: its problems (`text.doubts`): kind → (detail, the action taken).
+        measures: None if the recording was measured already, or can't be used.
+        problem, detail: why it can't be used: a kind of `quality.KINDS`, and the reason.
     """
 
     number: int
@@ -124,33 +125,42 @@ class Outcome:
 
 
 class Unusable(Exception):
-    """A recording that nothing can be made of: the kind of problem, and the detail."""
+    """A recording can't be converted.
+
+    Attributes:
+        problem: a kind of `quality.KINDS`.
+        detail: the reason.
+    """
+
+    def __init__(self, problem: str, detail: str):
+        super().__init__(f"{problem}: {detail}")
+        self.problem, self.detail = problem, detail
 
 
 # --- One recording ----------------------------------------------------------------------------------------------------
 
 
 def convert(job: MeasureJob, form: Form) -> Measures:
-    """Make a recording's WAV and measure it.
+    """Convert a recording to a WAV and measure it.
 
     Raises:
-        Unusable: it can't be read, holds nothing, or is too long.
+        Unusable: it can't be read, is empty, or is too long.
         OSError: the WAV can't be written.
     """
     samples, rate, coding, cut = _read(job, form.longest)  # (T, channels)
     if not np.isfinite(samples).all():
-        raise Unusable("unreadable", "holds values that are no numbers")
+        raise Unusable("unreadable", "has samples that are NaN or infinite")
     channels = samples.shape[1]
     mono = _mono(samples, job.channel)
     clipped = max(_flat_share(samples[:, channel]) for channel in range(channels))
     resampled = soxr.resample(mono, rate, form.rate) if rate != form.rate else mono
     if not len(resampled):
-        raise Unusable("no sound", "holds no samples")
-    first, last = speech_span(resampled, form.rate)
+        raise Unusable("no sound", "has no samples")
+    first, last = _speech_span(resampled, form.rate)
     seconds = len(resampled) / form.rate
     trimmed = 0.0
     if form.fix and max(first, seconds - last) > LONG_PAUSE:
-        start, end = max(0.0, first - MARGIN), min(seconds, last + MARGIN)
+        start, end = max(0.0, first - _MARGIN), min(seconds, last + _MARGIN)
         resampled = resampled[round(start * form.rate) : round(end * form.rate)]
         first, last, trimmed = first - start, last - start, seconds - len(resampled) / form.rate
     written = np.clip(np.round(resampled * 32_768), -32_768, 32_767).astype(np.int16)
@@ -172,7 +182,7 @@ def convert(job: MeasureJob, form: Form) -> Measures:
 
 
 def _read(job: MeasureJob, longest: float) -> tuple[np.ndarray, int, str, bool]:
-    """Samples (T, channels) in [-1, 1], their rate, the coding, and whether the file is cut short."""
+    """Return samples (T, channels) in [-1, 1], the sampling rate in Hz, the coding, and whether the file is cut."""
     opened = False
     try:
         with soundfile.SoundFile(io.BytesIO(job.audio) if isinstance(job.audio, bytes) else job.audio) as sound:
@@ -181,35 +191,38 @@ def _read(job: MeasureJob, longest: float) -> tuple[np.ndarray, int, str, bool]:
             start = round(job.start * rate)
             count = whole - start if job.seconds is None else round(job.seconds * rate)
             if job.start < 0 or (start and start >= whole) or (job.seconds is not None and count <= 0):
-                raise Unusable("no sound", f"its part from {job.start:g} s on isn't in the recording")
+                raise Unusable("no sound", f"the part from {job.start:g} s on is outside the recording")
             count = min(count, whole - start)
-            if longest * rate < count < MAX_SAMPLES:
+            if longest * rate < count < _MAX_SAMPLES:
                 raise Unusable("too long", f"{count / rate:,.0f} seconds")
             if start:
                 sound.seek(start)
-            # Some formats don't say how long they are.
+            # Some formats don't state their length.
             samples = sound.read(min(count, int(longest * rate) + 1), dtype="float32", always_2d=True)
             coding = f"{sound.format} {sound.subtype}"
-            cut = len(samples) < 0.95 * count < MAX_SAMPLES
+            cut = len(samples) < 0.95 * count < _MAX_SAMPLES
             cut |= sound.format.startswith("WAV") and _says_more(sound.extra_info)
     except soundfile.LibsndfileError as error:
         samples, rate = _read_otherwise(job, longest, error.error_string)
-        coding, cut = "read by SoX", opened  # SoX gives what there is of a damaged file
+        coding, cut = "read by SoX", opened  # SoX reads a damaged file as far as it goes
     if not len(samples):
-        raise Unusable("no sound", "holds no samples")
+        raise Unusable("no sound", "has no samples")
     if len(samples) > longest * rate:
         raise Unusable("too long", f"more than {longest:g} seconds")
     return samples, rate, coding, cut
 
 
 def _says_more(info: str) -> bool:
-    """Whether a WAV's header names more data than there is; one written to a pipe names the most there can be."""
-    said = re.search(r"data : (\d+) \(should be (\d+)\)", info)
-    return bool(said) and int(said[2]) < int(said[1]) < 0x7FFFFF00
+    """Return whether a WAV's header states more data than the file has, by libsndfile's log.
+
+    A WAV that was written to a pipe states the maximum, and isn't truncated.
+    """
+    sizes = re.search(r"data : (\d+) \(should be (\d+)\)", info)
+    return bool(sizes) and int(sizes[2]) < int(sizes[1]) < 0x7FFFFF00
 
 
 def _read_otherwise(job: MeasureJob, longest: float, reason: str) -> tuple[np.ndarray, int]:
-    """What libsndfile can't read, read by SoX if it can: samples (T, channels) and their rate."""
+    """Read with SoX a file that libsndfile can't read. Returns samples (T, channels) and the sampling rate in Hz."""
     if isinstance(job.audio, bytes):
         raise Unusable("unreadable", reason)
     if os.path.getsize(job.audio) == 0:
@@ -224,10 +237,10 @@ def _read_otherwise(job: MeasureJob, longest: float, reason: str) -> tuple[np.nd
 
 
 def _mono(samples: np.ndarray, channel: int | None) -> np.ndarray:
-    """One channel, or the mean of all, (T,); the loudest one where they cancel each other out."""
+    """Return one channel, or the mean of all, (T,); the loudest channel if they cancel each other out."""
     if samples.shape[1] == 1 or channel is not None:
         if channel is not None and channel >= samples.shape[1]:
-            raise Unusable("no sound", f"has {samples.shape[1]} channel(s), and no channel {channel + 1}")
+            raise Unusable("no sound", f"has no channel {channel + 1}, only {samples.shape[1]}")
         return samples[:, channel or 0]
     mean = samples.mean(axis=1)
     loudness = np.square(samples).mean(axis=0)
@@ -237,7 +250,7 @@ def _mono(samples: np.ndarray, channel: int | None) -> np.ndarray:
 
 
 def _flat_share(samples: np.ndarray) -> float:
-    """The share of samples that stay at the largest value, three or more in a row: where a wave was cut off."""
+    """Return the share of clipped samples: those at the largest absolute value, three or more in a row."""
     size = np.abs(samples)
     largest = size.max()
     if largest < 0.1:
@@ -246,25 +259,25 @@ def _flat_share(samples: np.ndarray) -> float:
     return float((top[:-2] & top[1:-1] & top[2:]).sum() / len(samples)) if len(samples) > 2 else 0.0
 
 
-def speech_span(samples: np.ndarray, rate: int) -> tuple[float, float]:
-    """When speech begins and ends in mono samples, (T,), in seconds: what isn't far softer than its loud parts."""
-    size = max(1, round(FRAME * rate))
+def _speech_span(samples: np.ndarray, rate: int) -> tuple[float, float]:
+    """Return where speech begins and ends in mono samples, (T,), in seconds: the frames not far below the loud ones."""
+    size = max(1, round(_FRAME * rate))
     count = len(samples) // size
     if not count:
         return 0.0, len(samples) / rate
     frames = samples[: count * size].reshape(count, size)
     energy = np.square(frames - samples.mean()).mean(axis=1)
-    loud = np.nonzero(energy > np.quantile(energy, 0.95) * 10 ** (-BELOW_SPEECH / 10))[0]
+    loud = np.nonzero(energy > np.quantile(energy, 0.95) * 10 ** (-_BELOW_SPEECH / 10))[0]
     if not len(loud):
         return 0.0, len(samples) / rate
     return int(loud[0]) * size / rate, min(len(samples), (int(loud[-1]) + 1) * size) / rate
 
 
-# --- All of them ------------------------------------------------------------------------------------------------------
+# --- All recordings ---------------------------------------------------------------------------------------------------
 
 
 def work(jobs: list[MeasureJob], form: Form) -> list[Outcome]:
-    """Do some jobs; a recording that can't be used doesn't stop the others.
+    """Run jobs in this process; an unusable recording becomes an outcome with a problem.
 
     Raises:
         InputError: a WAV can't be written.
@@ -276,7 +289,7 @@ def work(jobs: list[MeasureJob], form: Form) -> list[Outcome]:
         try:
             measures = convert(job, form) if job.audio else None
         except Unusable as error:
-            problem = error.args
+            problem = error.problem, error.detail
         except OSError as error:
             if error.filename != job.audio:
                 raise InputError(f"{form.folder / job.wav}: can't be written ({error.strerror})") from error
@@ -286,7 +299,7 @@ def work(jobs: list[MeasureJob], form: Form) -> list[Outcome]:
 
 
 def _transcript(written: str, form: Form) -> tuple[str, dict[str, tuple[str, str]]]:
-    """A transcript by the form's rule, and what was doubtful in it."""
+    """Return a transcript normalised by the form's rule, and its problems."""
     found = doubts(written)
     if form.fix:
         written = repaired(written)
@@ -300,14 +313,15 @@ def _transcript(written: str, form: Form) -> tuple[str, dict[str, tuple[str, str
 
 
 def convert_all(jobs: Iterable[list[MeasureJob]], form: Form, workers: int) -> Iterator[list[Outcome]]:
-    """Do the jobs on several cores, and give what came of them in their order.
+    """Run jobs in worker processes, and yield their outcomes in order.
 
-    Only as many as are at work are held. A recording that brings a worker down is found and named, the others are done.
+    Only a few batches per worker are in memory. A recording that crashes a worker is reported as unreadable, and the
+    others are still converted.
 
     Args:
-        jobs: some at a time.
-        form: what to make.
-        workers: processes; with one, all is done in this process.
+        jobs: in batches.
+        form: the target form.
+        workers: number of processes; with one, the jobs run in this process.
 
     Raises:
         InputError: a WAV can't be written.
@@ -331,9 +345,9 @@ def convert_all(jobs: Iterable[list[MeasureJob]], form: Form, workers: int) -> I
 
 
 def _start(workers: int) -> ProcessPoolExecutor:
-    """Some workers, by joblib's executor.
+    """Start worker processes with joblib's executor.
 
-    Python's own either forks, which hangs where there are threads, as in a notebook, or runs the user's program again.
+    Python's own either forks, which can hang if there are threads, as in a notebook, or runs the user's script again.
 
     Raises:
         InputError: they don't start.
@@ -348,13 +362,13 @@ def _start(workers: int) -> ProcessPoolExecutor:
 
 def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders write there what the report says better
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders print warnings that the report states better
 
 
 def _next(
     pending: deque[tuple[list[MeasureJob], Future]], pool: ProcessPoolExecutor, form: Form, workers: int
 ) -> tuple[list[Outcome], ProcessPoolExecutor]:
-    """What came of the jobs that wait longest, and the pool that goes on."""
+    """Return the outcomes of the oldest batch, and the pool to go on with: a new one if a worker crashed."""
     jobs, future = pending.popleft()
     try:
         return future.result(), pool
@@ -374,7 +388,7 @@ def _one_by_one(jobs: list[MeasureJob], form: Form) -> list[Outcome]:
         try:
             outcomes += pool.submit(work, [job], form).result()
         except BrokenProcessPool:
-            reason = "brings the program that decodes it down"
+            reason = "crashes the decoder"
             outcomes.append(Outcome(job.number, *_transcript(job.text, form), None, "unreadable", reason))
             pool.shutdown(kill_workers=True)
             pool = _start(1)

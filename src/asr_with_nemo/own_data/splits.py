@@ -1,44 +1,49 @@
-"""Which recordings are for training, which for the dev and which for the test set: whole speakers where they are known.
+"""Train, dev and test splits that are stable as a corpus grows, by whole speakers where they are known.
 
-Each speaker (or recording) has a number that is drawn from its name (or samples) by a hash, and keeps the split that an
-earlier preparation gave it. So a corpus can grow, and nothing that was trained on becomes a test.
+A hash of its name gives each speaker (a hash of its samples, each recording) a number from 0 to 1, which decides its
+split; the split of an earlier preparation is kept. So no training data becomes test data when recordings are added.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data.store import CorpusStore
 
-SPLITS = ("train", "dev", "test")
-MANY = 30  # speakers or recordings, from which on each one's number alone decides
-LEAST, MOST = 0.7, 1.5  # times its share may a set have, if whole speakers allow
-KNOWN = 0.9  # of the rows have to name a speaker, if speakers shall count
+SPLIT_NAMES = ("train", "dev", "test")
+_MANY = 30  # speakers or recordings; with so many, each one's number alone decides
+_LEAST, _MOST = 0.7, 1.5  # times its share: the range of a split's size, if whole speakers allow it
+_KNOWN = 0.9  # share of the rows that must name a speaker for a split by speakers
 
 
 def draw(unit: str) -> float:
-    """A number from 0 to 1 that depends on nothing but a name."""
+    """Return a number from 0 (included) to 1 (excluded) that depends on the name alone, by a BLAKE2b hash.
+
+    Example:
+        >>> round(draw("speaker anna"), 3)
+        0.013
+    """
     return int.from_bytes(hashlib.blake2b(unit.encode(), digest_size=6).digest()) / 2**48
 
 
 def assign(store: CorpusStore, how: str, shares: Mapping[str, float], notes: list[str], before: str = "") -> str:
-    """Give each row that is kept a split.
+    """Assign each kept row to a split.
 
     Args:
-        store: whose table `earlier` has what an earlier preparation decided.
-        how: "source", as the source says; "speaker", whole speakers; "utterance"; "auto", the first of these that can
-            be.
+        store: its table `earlier` has the splits of an earlier preparation.
+        how: "source", the splits of the source; "speaker", by whole speakers; "utterance", by recordings; "auto", the
+            first of these that is possible.
         shares: of "dev" and "test" in all utterances.
-        notes: what was found out is added there.
-        before: how an earlier preparation did it, which "auto" stays with.
+        notes: findings are appended.
+        before: the method of an earlier preparation, which "auto" keeps.
 
     Returns:
-        how it was done.
+        the method used.
 
     Raises:
-        InputError: it can't be done so, or a split would be empty.
+        InputError: the method isn't possible, or a split would be empty.
     """
     store.db.create_function("draw", 1, draw, deterministic=True)
     chosen = _choose(store, how, notes, before)
@@ -49,15 +54,15 @@ def assign(store: CorpusStore, how: str, shares: Mapping[str, float], notes: lis
         if missing and not _size(store, "speaker <> ''"):
             unit = "'recording ' || lower(hex(digest))"
         if missing:
-            notes.append(f"the source has no {' and no '.join(missing)} set: taken out of its train set")
+            notes.append(f"the source has no {' and no '.join(missing)} set: taken from its train set")
         _divide(store, unit, missing, "split = 'train'")
     else:
-        # Who isn't known may be anybody, and so can't be held out.
+        # Utterances without a speaker stay in train: held out, they might share a speaker with it.
         known = "speaker <> ''" if chosen == "speaker" else "1"
         store.db.execute("UPDATE rows SET split = 'train' WHERE fate = 'kept'")
         _divide(store, unit, shares, known)
     _part_copies(store)
-    for split in SPLITS:
+    for split in SPLIT_NAMES:
         if not _size(store, f"split = '{split}'"):
             raise InputError(
                 f"the {split} set would be empty: {_size(store, '1')} usable rows, split by {chosen}; three sets "
@@ -80,40 +85,43 @@ def _choose(store: CorpusStore, how: str, notes: list[str], before: str) -> str:
         "SELECT count(*) FROM (SELECT speaker FROM rows WHERE fate = 'kept' AND speaker <> '' AND given <> '' "
         "GROUP BY speaker HAVING count(DISTINCT given) > 1)"
     )
-    by_speaker = speakers >= 3 and named >= KNOWN * rows
+    by_speaker = speakers >= 3 and named >= _KNOWN * rows
     if how == "source" and not by_source:
-        raise InputError("--split source: the source doesn't say which rows are for training and which for testing")
+        raise InputError("--split source: the source doesn't name train and test splits; use --split auto")
     if how == "speaker" and not by_speaker:
-        raise InputError(f"--split speaker: {named} of {rows} rows name a speaker, {speakers} speakers; needed are 3")
+        raise InputError(
+            f"--split speaker: needs 3 speakers, named in {_KNOWN:.0%} of the rows; found {speakers}, in {named} of "
+            f"{rows}. Name them with --speaker-column or --pattern, or use --split utterance"
+        )
     if how != "auto":
         return how
     if before == "utterance" and by_speaker:
-        notes.append("split by recordings, as before, though speakers are known now: --split speaker splits anew")
+        notes.append("split by recordings, as before, although speakers are known now; --split speaker splits again")
     if before == "utterance" or (before == "speaker" and by_speaker):
         return before
     if by_source and not shared:
         return "source"
     if by_source:
         notes.append(
-            f"the source's splits share {shared} speaker(s), so that a test would be easier than it looks: split anew "
-            "(--split source keeps them)"
+            f"the source's splits share {shared} speaker(s), which would make the WER on test too optimistic: split "
+            "again (--split source keeps them)"
         )
     if by_speaker:
         return "speaker"
     if not named:
         notes.append(
-            "no speakers are named, so a voice of the test set may be in the train set too: expect a higher WER "
-            "on new voices. Name them with --speaker-column or --pattern '{speaker}/*'"
+            "no speakers are named, so the train and test sets may share speakers: expect a higher WER on new "
+            "speakers. Name them with --speaker-column or --pattern '{speaker}/*'"
         )
-    elif named < KNOWN * rows:
+    elif named < _KNOWN * rows:
         notes.append(f"only {named} of {rows} rows name a speaker: split by utterance")
     else:
-        notes.append(f"{speakers} speaker(s): too few to hold any out; the WER will be that of known voices")
+        notes.append(f"{speakers} speaker(s): too few to hold any out; the WER will be that of known speakers")
     return "utterance"
 
 
 def _divide(store: CorpusStore, unit: str, shares: Mapping[str, float], condition: str) -> None:
-    """Take the dev and test sets, whole units each, out of the rows of a condition, which are all in train."""
+    """Move whole units (speakers or recordings) from train to dev and test, among the rows that meet a condition."""
     database = store.db
     database.execute("DROP TABLE IF EXISTS temp.units")
     database.execute(
@@ -123,7 +131,7 @@ def _divide(store: CorpusStore, unit: str, shares: Mapping[str, float], conditio
     )
     total = store.value("SELECT coalesce(sum(size), 0) FROM units")
     targets = {split: share * total for split, share in shares.items()}
-    if store.value("SELECT count(*) FROM units") >= MANY:
+    if store.value("SELECT count(*) FROM units") >= _MANY:
         low = 0.0
         for split in sorted(shares, reverse=True):  # test, then dev
             values = (split, low, low + shares[split], max(1.0, targets[split]))
@@ -131,7 +139,7 @@ def _divide(store: CorpusStore, unit: str, shares: Mapping[str, float], conditio
                 "UPDATE units SET split = ? WHERE split IS NULL AND draw >= ? AND draw < ? AND size <= ?", values
             )
             low += shares[split]
-            _give_back(store, split, MOST * targets[split])
+            _give_back(store, split, _MOST * targets[split])
     for split in sorted(shares, reverse=True):
         _fill(store, split, targets[split])
     for split in shares:
@@ -143,7 +151,7 @@ def _divide(store: CorpusStore, unit: str, shares: Mapping[str, float], conditio
 
 
 def _part_copies(store: CorpusStore) -> None:
-    """Leave out a recording that stands in another split before."""
+    """Leave out each recording whose copy is in another split, in an earlier row."""
     firsts = "SELECT digest, min(number) AS number FROM rows WHERE fate = 'kept' GROUP BY digest HAVING count(*) > 1"
     twice = (
         f"SELECT later.number FROM ({firsts}) AS copied JOIN rows AS first ON first.number = copied.number "
@@ -161,7 +169,7 @@ def _filled(store: CorpusStore, split: str) -> int:
 
 
 def _give_back(store: CorpusStore, split: str, most: float) -> None:
-    """Return units that were drawn into a split to train, while it has more than `most` rows."""
+    """Move newly drawn units back to train while the split has more than `most` rows."""
     earlier = "unit NOT IN (SELECT unit FROM earlier)"
     while _filled(store, split) > most:
         query = f"SELECT unit FROM units WHERE split = ? AND {earlier} ORDER BY draw DESC LIMIT 1"
@@ -172,13 +180,13 @@ def _give_back(store: CorpusStore, split: str, most: float) -> None:
 
 
 def _fill(store: CorpusStore, split: str, target: float) -> None:
-    """Add units to a split that has too little, in the order of their numbers, while some are left to train on."""
+    """Add units to a split that is too small, in the order of their numbers, as long as train keeps some."""
     free = "FROM units WHERE split IS NULL"
-    while (filled := _filled(store, split)) < LEAST * target or not filled:
+    while (filled := _filled(store, split)) < _LEAST * target or not filled:
         if store.value("SELECT count(*) FROM units WHERE split IS NULL OR split = 'train'") < 2:
             return
         fitting = f"SELECT unit {free} AND size <= ? ORDER BY draw LIMIT 1"
-        unit = store.value(fitting, (MOST * target - filled,))
+        unit = store.value(fitting, (_MOST * target - filled,))
         if unit is None:
             if filled:
                 return
@@ -189,8 +197,8 @@ def _fill(store: CorpusStore, split: str, target: float) -> None:
 
 
 def remember(store: CorpusStore, folder: Path) -> None:
-    """Note the splits of the manifests that an earlier preparation has left in a folder."""
-    for split in SPLITS:
+    """Store the splits of an earlier preparation, read from the manifests in its folder."""
+    for split in SPLIT_NAMES:
         for utterance in _lines(folder / f"{split}_manifest.json"):
             units = [f"speaker {utterance['speaker']}"] if utterance.get("speaker") else []
             wav = utterance.get("audio_filepath")
@@ -199,7 +207,7 @@ def remember(store: CorpusStore, folder: Path) -> None:
             store.insert("earlier", [(unit, split) for unit in units])
 
 
-def _lines(path: Path):
+def _lines(path: Path) -> Iterator[dict]:
     if not path.is_file():
         return
     with open(path, encoding="utf-8") as file:
@@ -207,6 +215,6 @@ def _lines(path: Path):
             try:
                 utterance = json.loads(line)
             except ValueError:
-                continue  # it was changed by hand, and is written anew
+                continue  # edited by hand; the manifest is written again
             if isinstance(utterance, dict):
                 yield utterance

@@ -1,7 +1,7 @@
-"""Where a corpus is kept while it is prepared: a SQLite file, so that memory doesn't grow with the corpus.
+"""A SQLite file that holds a corpus during preparation, so that memory use doesn't grow with the corpus.
 
-It also remembers what was measured, so that the same recordings aren't read a second time. All of it can be made again:
-nothing else depends on the file.
+It is also a cache of the recordings' measurements for the next run. It can be deleted at any time: nothing else depends
+on it.
 """
 
 import os
@@ -13,16 +13,17 @@ from pathlib import Path
 from asr_with_nemo.errors import InputError
 
 NAME = "corpus.sqlite"
-VERSION = 1
+_VERSION = 1
 _SUFFIXES = """wav wave flac mp3 mp2 mpga ogg oga opus m4a mp4 aac wma webm amr 3gp aif aiff aifc au snd caf w64 rf64
     voc gsm sph nist wv1 wv2"""
 AUDIO = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
-"""What the names of recordings end with."""
-TEXTS = frozenset((".txt", ".lab", ".trn"))
+"""Suffixes of audio files."""
+_TEXTS = frozenset((".txt", ".lab", ".trn"))
 NO_TRANSCRIPTS = {"readme", "license", "licence", "copying", "changelog", "index", "notes", "speakers", "chapters"}
+"""Stems of text files that hold no transcripts."""
 _KEPT = f"""
-PRAGMA user_version = {VERSION};
-CREATE TABLE recordings (  -- what was measured; kept from one run to the next
+PRAGMA user_version = {_VERSION};
+CREATE TABLE recordings (  -- measurements; kept from one run to the next
   id TEXT PRIMARY KEY, stamp TEXT, wav TEXT, rate INTEGER, channels INTEGER, coding TEXT, source_seconds REAL,
   seconds REAL, peak REAL, clipped REAL, first REAL, last REAL, digest BLOB, cut INTEGER, trimmed REAL
 );
@@ -33,7 +34,7 @@ DROP TABLE IF EXISTS files;
 DROP TABLE IF EXISTS rows;
 DROP TABLE IF EXISTS problems;
 DROP TABLE IF EXISTS earlier;
-CREATE TABLE files (  -- target: where a link leads
+CREATE TABLE files (  -- target: of a symbolic link
   path TEXT PRIMARY KEY, kind TEXT, name TEXT, stem TEXT, target TEXT
 ) WITHOUT ROWID;
 CREATE TABLE rows (  -- in the order of the source
@@ -46,12 +47,12 @@ CREATE TABLE earlier (unit TEXT PRIMARY KEY, split TEXT) WITHOUT ROWID;
 
 
 class CorpusStore:
-    """The tables `files`, `rows`, `problems` and `earlier` of this run, and `recordings` of this and earlier ones.
+    """The SQLite tables of a preparation: `files`, `rows`, `problems` and `earlier` of this run, `recordings` of all.
 
     Use it as a context manager. `db` is the connection.
 
     Raises:
-        InputError: the file can't be written.
+        InputError: the file can't be written, or another process has it open.
     """
 
     def __init__(self, path: Path):
@@ -63,24 +64,26 @@ class CorpusStore:
             db = None
             try:
                 db = sqlite3.connect(self.path, timeout=1)
-                # One run at a time. A power cut may lose it, which costs time and nothing else.
+                # One run at a time. A power cut may lose the file, which costs only time.
                 db.executescript(
                     "PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE; "
                     "PRAGMA cache_size = -8000;"
                 )
-                if db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                if db.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
                     if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                        raise sqlite3.DatabaseError("of another version")
+                        raise sqlite3.DatabaseError("the file has another version")
                     db.executescript(_KEPT)
                 db.executescript(_MADE_ANEW)
                 return db
             except sqlite3.OperationalError as error:
-                raise InputError(f"{self.path}: can't be used ({error}); is another run at work there?") from error
-            except sqlite3.DatabaseError as error:  # damaged, or of another version of this course
+                raise InputError(
+                    f"{self.path}: can't be opened ({error}); if another run is using it, wait until it ends"
+                ) from error
+            except sqlite3.DatabaseError as error:  # damaged, or written by another version of the course
                 if db:
                     db.close()
                 if attempt:
-                    raise InputError(f"{self.path}: can't be used ({error})") from error
+                    raise InputError(f"{self.path}: can't be opened ({error}); delete it and run again") from error
                 self.path.unlink()
         raise AssertionError("unreachable")
 
@@ -92,18 +95,18 @@ class CorpusStore:
         self.db.close()
 
     def select(self, query: str, values: Sequence = ()) -> Iterator[tuple]:
-        """The rows of a query, a few at a time, so that others can be asked meanwhile."""
+        """Yield the rows of a query. They are fetched in batches, so that other queries can run in between."""
         cursor = self.db.cursor().execute(query, values)
         while rows := cursor.fetchmany(500):
             yield from rows
 
     def value(self, query: str, values: Sequence = ()) -> object:
-        """The first value of a query's first row; None where it has none."""
+        """Return the first value of the first row of a query; None without a row."""
         row = self.db.execute(query, values).fetchone()
         return row[0] if row else None
 
     def insert(self, table: str, rows: Iterable[Sequence], replace: bool = False) -> None:
-        """Add rows to a table."""
+        """Insert rows into a table; a row whose key exists is ignored, or replaced."""
         rows = list(rows)
         if rows:
             marks = ", ".join("?" * len(rows[0]))
@@ -113,7 +116,12 @@ class CorpusStore:
     # --- The files of a folder ----------------------------------------------------------------------------------------
 
     def list_files(self, root: Path, leave_out: Path) -> None:
-        """Note every recording and text file below a folder; links are followed, what is hidden is left out."""
+        """List every audio and text file below a folder; links are followed, hidden files are skipped.
+
+        Args:
+            root: the folder.
+            leave_out: a resolved folder that is skipped.
+        """
         pending, seen, found = [root], set(), []
         top = root.resolve()
         while pending:
@@ -122,7 +130,7 @@ class CorpusStore:
                 status = folder.stat()
                 if (status.st_dev, status.st_ino) in seen or folder.resolve() == leave_out:
                     continue
-                seen.add((status.st_dev, status.st_ino))  # a link may lead back up
+                seen.add((status.st_dev, status.st_ino))  # a link may lead to a parent folder
                 with os.scandir(folder) as entries:
                     for entry in entries:
                         if entry.name.startswith(".") or entry.name == "__MACOSX":
@@ -131,10 +139,10 @@ class CorpusStore:
                             pending.append(Path(entry.path))
                             continue
                         stem, suffix = os.path.splitext(entry.name)
-                        kind = "audio" if suffix.lower() in AUDIO else "text" if suffix.lower() in TEXTS else ""
+                        kind = "audio" if suffix.lower() in AUDIO else "text" if suffix.lower() in _TEXTS else ""
                         if kind:
                             path = os.path.relpath(entry.path, root)
-                            if not is_unicode(path):  # an archive of another system
+                            if not _is_unicode(path):  # from an archive of another system
                                 path, kind = clean_text(path), "unnameable"
                             target = os.path.relpath(os.path.realpath(entry.path), top) if entry.is_symlink() else ""
                             found.append(
@@ -149,14 +157,14 @@ class CorpusStore:
                         if len(found) >= 1000:
                             self.insert("files", found)
                             found.clear()
-            except OSError:  # a folder that can't be looked into has nothing that could be read
+            except OSError:  # a folder that can't be listed has no readable files
                 continue
         self.insert("files", found)
         self.db.executescript("CREATE INDEX files_by_name ON files (name); CREATE INDEX files_by_stem ON files (stem);")
 
 
-def is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8; a name of bytes in another encoding can't."""
+def _is_unicode(text: str) -> bool:
+    """Return whether a text can be encoded as UTF-8; a file name in another encoding can't."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -165,10 +173,17 @@ def is_unicode(text: str) -> bool:
 
 
 def clean_text(text: str) -> str:
-    """A text that can be kept and shown: without what no encoding has, and without zeros."""
+    """Return a text that can be encoded as UTF-8: without lone surrogates and without NUL characters."""
     return text.encode("utf-8", "replace").decode().replace("\0", "")
 
 
 def name_key(name: str) -> str:
-    """By which names are compared: macOS and Windows don't tell case, and macOS writes é as two characters."""
+    """Return the form by which file names are compared: Unicode NFC, case folded.
+
+    File names on macOS and Windows are case-insensitive, and macOS writes é as two characters.
+
+    Example:
+        >>> name_key("Cafe\u0301.WAV")
+        'café.wav'
+    """
     return unicodedata.normalize("NFC", name).casefold()

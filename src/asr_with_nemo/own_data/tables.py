@@ -1,8 +1,8 @@
 # ruff: noqa: SIM905 (lists of words read better as text)
-"""Tables of recordings and transcripts as people have them: CSV, TSV, JSON, in any encoding and with any columns.
+"""Tables of recordings and transcripts: CSV, TSV and JSON, in any encoding and with any columns.
 
-A table is read line by line, so memory doesn't grow with it. What a file is (encoding, delimiter, quotes, header,
-which column has what) is found out from the file, and said.
+A table is read line by line, so memory use doesn't grow with it. Encoding, delimiter, quotes, header and the columns'
+roles are detected from the file.
 """
 
 import codecs
@@ -18,11 +18,12 @@ from pathlib import Path
 from asr_with_nemo.errors import InputError
 
 SUFFIXES = {".csv", ".tsv", ".psv", ".jsonl", ".ndjson", ".json", ".txt", ".lst", ".list"}
+"""Suffixes of tables."""
 LISTS = {".txt", ".lst", ".list"}
-"""Suffixes of those that need not be tables."""
-DELIMITERS = ("\t", "|", ";", ",")
-SAMPLE = 200  # rows by which a table is judged
-CELL = 10_000_000  # characters; a cell is longer only where a quote was never closed
+"""Suffixes of tables that other text files have too."""
+_DELIMITERS = ("\t", "|", ";", ",")
+_SAMPLE = 200  # rows from which a table's form is detected
+_CELL = 10_000_000  # characters; a longer cell comes from a quote that was never closed
 ROLES: dict[str, tuple[str, ...]] = {
     "audio": (
         "audio_filepath audio_path audio_file audiofile wav_filename wav_path wav_file file_name filename filepath "
@@ -39,9 +40,9 @@ ROLES: dict[str, tuple[str, ...]] = {
     "end": "end end_time stop".split(),
     "seconds": "duration seconds length".split(),
 }
-"""What a column can be for, and the names by which it is known, the surest first."""
+"""Role of a column → its usual names, the most reliable first."""
 Cells = dict[str, object]
-"""Column → value: text, or what JSON has."""
+"""Column → value: text, or any JSON value."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class TableRow:
     Attributes:
         line: the number of its first line, from 1.
         cells: column → value.
-        doubt: "encoding" where it wasn't UTF-8, "broken" where it isn't a row of this table (then `cells` is empty).
-        detail: what is wrong.
+        doubt: "encoding" if it wasn't valid UTF-8; "broken" if it isn't a row of this table (`cells` is then empty).
+        detail: the reason.
     """
 
     line: int
@@ -63,16 +64,16 @@ class TableRow:
 
 @dataclass
 class Table:
-    """A table, and what was found out about it.
+    """A table and its form.
 
     Attributes:
         path: the file.
-        encoding: by which it is read; lines that aren't UTF-8 are read as Windows-1252.
-        delimiter: between columns; "" for JSON, " " where a file name comes first and the rest is the text.
-        quoted: whether quotes hold cells together, in which delimiters and ends of lines may stand.
-        columns: names; numbers from 1 where the file has no header.
-        has_header: whether its first row has the names.
-        roles: "audio", "text", "speaker"... → column.
+        encoding: of the file; lines that aren't valid in it are decoded as Windows-1252.
+        delimiter: between columns; "" for JSON, " " if a line is a file name followed by the transcript.
+        quoted: whether cells may be quoted, and then contain delimiters and line breaks.
+        columns: names; numbers from 1 if the file has no header.
+        has_header: whether the first row has the names.
+        roles: "audio", "text", "speaker" ... → column.
     """
 
     path: Path
@@ -85,7 +86,7 @@ class Table:
 
     def __str__(self) -> str:
         named = ", ".join(f"{role}: {column}" for role, column in self.roles.items())
-        kind = {"\t": "tabs", "": "JSON", " ": "a name and a text"}.get(self.delimiter, f"{self.delimiter!r}")
+        kind = {"\t": "tabs", "": "JSON", " ": "name and text"}.get(self.delimiter, f"{self.delimiter!r}")
         return f"{self.path.name} ({kind}, {'a' if self.has_header else 'no'} header; {named})"
 
 
@@ -93,7 +94,7 @@ class Table:
 
 
 def encoding_of(path: Path) -> str:
-    """The encoding that a file's first bytes tell; UTF-8 where they tell none."""
+    """Return a file's encoding by its byte order mark; UTF-8 without one."""
     with open(path, "rb") as file:
         start = file.read(4)
     if start.startswith(codecs.BOM_UTF8):
@@ -102,10 +103,10 @@ def encoding_of(path: Path) -> str:
 
 
 class Lines:
-    """The lines of a text file with their ends, decoded one by one.
+    """The lines of a text file, decoded one by one, each with a line feed at its end.
 
     Attributes:
-        number: of the line that was given last, from 1.
+        number: of the latest line, from 1.
     """
 
     def __init__(self, path: Path, encoding: str):
@@ -114,7 +115,7 @@ class Lines:
         self._foreign = False
 
     def doubt(self) -> str:
-        """ "encoding" if a line since the last call wasn't of the encoding and was read as Windows-1252, else ""."""
+        """Return "encoding" if a line since the last call was decoded as Windows-1252 instead, else ""."""
         doubt, self._foreign = "encoding" if self._foreign else "", False
         return doubt
 
@@ -141,13 +142,13 @@ class Lines:
             return raw.decode("latin-1")
 
     def _ended(self, line: str) -> Iterator[str]:
-        # A carriage return alone ends a line too: old Macs wrote so, and so do tables with more ends than they need.
+        # A carriage return alone ends a line too, as in files of old Macs and in tables with doubled line ends.
         for part in line.rstrip("\r\n").replace("\r\n", "\n").replace("\r", "\n").split("\n"):
             self.number += 1
             yield part.replace("\0", "") + "\n"
 
 
-# --- What a table is --------------------------------------------------------------------------------------------------
+# --- Detecting the form -----------------------------------------------------------------------------------------------
 
 
 def inspect(
@@ -157,46 +158,48 @@ def inspect(
     delimiter: str = "",
     columns: Mapping[str, str] | None = None,
 ) -> Table:
-    """Find out what a table is, and which of its columns has what.
+    """Detect a table's form and the roles of its columns.
 
     Args:
         path: the table.
-        is_audio: whether a cell leads to a recording.
-        encoding, delimiter: what the user knows better.
-        columns: role → a column's name, or its number from 1, where the user knows better.
+        is_audio: whether a cell names a recording.
+        encoding, delimiter: override the detection.
+        columns: role → a column's name, or its number from 1; overrides the detection.
 
     Raises:
-        InputError: the file can't be read or is no such table, or it has no column of recordings or of texts.
+        InputError: the file can't be read, isn't a table, or has no column of recordings or of transcripts.
     """
     try:
         codecs.lookup(encoding or "utf-8")
         table = Table(path, encoding or encoding_of(path))
         first = next((line.lstrip()[:1] for line in Lines(path, table.encoding) if line.strip()), "")
     except LookupError as error:
-        raise InputError(f"--encoding {encoding}: Python knows no such encoding") from error
+        raise InputError(
+            f"--encoding {encoding}: unknown to Python; use a name such as utf-8, cp1251 or gb18030"
+        ) from error
     except OSError as error:
         raise InputError(f"{path}: can't be read as a table ({error.strerror})") from error
     if not first:
-        raise InputError(f"{path}: the table is empty")
+        raise InputError(f"{path}: the table is empty; expected rows of a path and a transcript")
     with open(path, "rb") as file:
         if table.encoding != "utf-16" and b"\0" in file.read(4096) and "16" not in encoding and "32" not in encoding:
-            raise InputError(f"{path}: not a table, nor any text; expected CSV, TSV or JSON")
+            raise InputError(f"{path}: not a text file; expected CSV, TSV or JSON")
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json") or first in "{[":
-        table.columns = list(dict.fromkeys(key for row in islice(_read_json(table), SAMPLE) for key in row.cells))
+        table.columns = list(dict.fromkeys(key for row in islice(_read_json(table), _SAMPLE) for key in row.cells))
     else:
         _find_delimiter(table, delimiter, is_audio)
-    sample = [row.cells for row in islice(read(table), SAMPLE) if row.doubt != "broken"]
+    sample = [row.cells for row in islice(read(table), _SAMPLE) if row.doubt != "broken"]
     table.roles = named_roles(table, columns or {})
     for role in ROLES:
         if role not in table.roles and (column := _guess(role, table, sample, is_audio)):
             table.roles[role] = column
-    for role, what in (("audio", "recordings"), ("text", "texts")):
+    for role, what in (("audio", "recordings"), ("text", "transcripts")):
         if role not in table.roles:
             first = sample[0] if sample and not table.has_header else {}
             there = ", ".join(f"{name} ({first[name]!r})" if first.get(name) else repr(name) for name in table.columns)
             raise InputError(
-                f"{path}: no column of {what} is found; it has {there or 'none'}. Name it with --{role}-column, by its "
-                "name or its number"
+                f"{path}: no column of {what} found; it has {there or 'none'}. Give the column's name or number with "
+                f"--{role}-column"
             )
     return table
 
@@ -204,21 +207,21 @@ def inspect(
 def _find_delimiter(table: Table, given: str, is_audio: Callable[[str], bool]) -> None:
     """Set delimiter, quotes, header and columns.
 
-    A delimiter is the better the more rows have a cell that leads to a recording, then the more have the same width.
+    The best delimiter is the one with the most rows that name a recording, then with the most rows of one width.
     """
-    lines = list(islice(Lines(table.path, table.encoding), SAMPLE))
+    lines = list(islice(Lines(table.path, table.encoding), _SAMPLE))
     given = {"tab": "\t", "\\t": "\t"}.get(given, given)
     if len(given) > 1 or given in ('"', "\r", "\n"):
-        raise InputError(f"--delimiter {given!r}: expected one sign, such as ; or |, or the word tab")
+        raise InputError(f"--delimiter {given!r}: expected one character, such as ; or |, or the word tab")
     best, most = (",", 1), (0.0, 0.0)
-    for delimiter in [given] if given else DELIMITERS:
+    for delimiter in [given] if given else _DELIMITERS:
         for quoted in (True, False):
             rows = [row for row in _records(lines, delimiter, quoted) if any(row)]
             widths = Counter(map(len, rows))
             width, count = max(widths.items(), key=lambda item: (item[0] > 1, item[1]), default=(1, 0))
             leading = sum(len(row) > 1 and any(map(is_audio, row)) for row in rows)
             score = (round(leading / max(1, len(rows)), 1), count / max(1, len(rows)) if width > 1 else 0.0)
-            if score > most:  # a tie goes to the rarer sign
+            if score > most:  # on a tie, the rarer character wins
                 best, most = (delimiter, width), score
     table.delimiter, width = best
     names = [_name_and_text(line) for line in lines if line.strip()]
@@ -240,18 +243,18 @@ def _find_delimiter(table: Table, given: str, is_audio: Callable[[str], bool]) -
 
 
 def _name_and_text(line: str) -> list[str]:
-    """A file's name and the text behind it: `a0001 the text`, `a0001: the text`."""
+    """Split a line into a file's name and the transcript: `a0001 the text`, `a0001: the text`."""
     name, *text = line.split(maxsplit=1)
     return [name.rstrip(":"), *text]
 
 
 def _is_remark(cells: Sequence[str], width: int) -> bool:
-    """Whether a line above a table's first row says what the table is."""
+    """Return whether a row is a remark above the table, of one cell."""
     return len(cells) == 1 < width
 
 
 def _records(lines: Iterator[str] | Sequence[str], delimiter: str, quoted: bool) -> Iterator[list[str]]:
-    csv.field_size_limit(CELL)
+    csv.field_size_limit(_CELL)
     quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, skipinitialspace=delimiter != "\t")
     while True:
@@ -259,12 +262,12 @@ def _records(lines: Iterator[str] | Sequence[str], delimiter: str, quoted: bool)
             yield [cell.strip() for cell in next(reader)]
         except StopIteration:
             return
-        except csv.Error:  # a cell without end; the next line is a row again
+        except csv.Error:  # a cell that never ends; go on with the next line
             yield []
 
 
 def _has_quotes(table: Table, width: int) -> bool:
-    """Whether more rows have the right width with quotes than without: in Common Voice, say, a quote is just a sign."""
+    """Return whether quotes enclose cells: more rows then have the right width. In Common Voice, they don't."""
     right = {
         quoted: sum(len(row) == width for row in _records(Lines(table.path, table.encoding), table.delimiter, quoted))
         for quoted in (True, False)
@@ -276,16 +279,27 @@ def _is_header(first: Sequence[str], rest: Sequence[Sequence[str]], is_audio: Ca
     names = {name for known in ROLES.values() for name in known}
     known = sum(plain(cell) in names for cell in first)
     if any(map(is_audio, first)):
-        return known > 1  # recordings may be called "text" and "path", but not in one row
-    # In a table of recordings, a first row that leads to none has names.
+        return known > 1  # recordings may be named "text" or "path", but not in one row
+    # In a table of recordings, a first row that names none is a header.
     return bool(known) or any(is_audio(cell) for row in rest for cell in row)
 
 
 def plain(name: str) -> str:
+    """Return a column's name for comparison: in lower case, with underscores for other characters.
+
+    Example:
+        >>> plain("Audio File-Path")
+        'audio_file_path'
+    """
     return re.sub(r"[\W_]+", "_", name.casefold()).strip("_")
 
 
 def named_roles(table: Table, given: Mapping[str, str]) -> dict[str, str]:
+    """Return role → column, by the user's role → name or number (from 1).
+
+    Raises:
+        InputError: the table has no such column.
+    """
     roles = {}
     for role, column in given.items():
         number = int(column) if column.isdecimal() else 0
@@ -295,12 +309,12 @@ def named_roles(table: Table, given: Mapping[str, str]) -> dict[str, str]:
             roles[role] = table.columns[number - 1]
         else:
             there = ", ".join(map(repr, table.columns))
-            raise InputError(f"{table.path}: has no column {column!r} (--{role}-column); it has {there}")
+            raise InputError(f"{table.path}: no column {column!r} (--{role}-column); it has {there}")
     return roles
 
 
 def _guess(role: str, table: Table, sample: Sequence[Cells], is_audio: Callable[[str], bool]) -> str:
-    """The column that has a role: by its name, and by what stands in it; "" for none."""
+    """Return the column with a role, by its name and its values; "" for none."""
     free = [column for column in table.columns if column not in table.roles.values()]
     by_name = [column for name in ROLES[role] for column in free if plain(column) == name]
     values = {column: [value for row in sample if (value := as_text(row.get(column)))] for column in free}
@@ -308,7 +322,7 @@ def _guess(role: str, table: Table, sample: Sequence[Cells], is_audio: Callable[
         leads = {column: sum(map(is_audio, values[column])) for column in free}
         surest = max(free, key=lambda column: (leads[column], column in by_name), default="")
         by_name = [column for column in by_name if leads[column]] or by_name
-        # None of them is there: then it is the column by its name, and each row will say so.
+        # None of the recordings exists: take the column by its name, so that each row is reported.
         return next(iter(by_name), surest if surest and leads[surest] else "")
     if role != "text":
         return next(iter(by_name), "") if table.has_header else ""
@@ -318,7 +332,7 @@ def _guess(role: str, table: Table, sample: Sequence[Cells], is_audio: Callable[
     others = [column for column in free if values[column]]
     others = [column for column in others if sum(map(is_audio, values[column])) < len(values[column]) / 2]
     letters = {column: sum(map(_letters, values[column])) / len(values[column]) for column in others}
-    # Where a text stands twice, as in LJSpeech, the later one is the one with its numbers spelled out.
+    # With two columns of transcripts, as in LJSpeech, the later one has the numbers spelled out.
     longest = max(letters.values(), default=0)
     return next((column for column in reversed(others) if letters[column] >= 0.95 * longest), "")
 
@@ -328,7 +342,12 @@ def _letters(value: str) -> int:
 
 
 def as_text(value: object) -> str:
-    """A cell as text; a recording that stands there as Hugging Face writes it, {"path": ...}, as its path."""
+    """Return a cell as text; of a recording as Hugging Face writes it, {"path": ...}, the path.
+
+    Example:
+        >>> as_text({"path": "a.wav"}), as_text(7), as_text(float("nan"))
+        ('a.wav', '7', '')
+    """
     if isinstance(value, dict):
         value = value.get("path")
     if value is None or isinstance(value, bool) or value != value:
@@ -340,7 +359,7 @@ def as_text(value: object) -> str:
 
 
 def read(table: Table) -> Iterator[TableRow]:
-    """The rows of a table, in their order; empty lines are left out."""
+    """Yield the rows of a table in order; empty lines are skipped."""
     return _read_json(table) if not table.delimiter else _read_columns(table)
 
 
@@ -364,17 +383,17 @@ def _read_columns(table: Table) -> Iterator[TableRow]:
         cells = [cell.strip() for cell in cells]
         while len(cells) > width and not cells[-1]:
             cells.pop()
-        if len(cells) > width and is_text_last:  # a comma in a text that stands in no quotes
+        if len(cells) > width and is_text_last:  # a comma in a transcript without quotes
             cells = [*cells[: width - 1], f"{table.delimiter} ".join(cells[width - 1 :])]
         if len(cells) > width or (len(cells) == 1 and width > 1):
             shown = table.delimiter.join(cells)[:80]
-            yield TableRow(number, {}, "broken", f"{len(cells)} columns where {width} were expected: {shown}")
+            yield TableRow(number, {}, "broken", f"has {len(cells)} columns instead of {width}: {shown}")
             continue
         yield TableRow(number, dict(zip(table.columns, cells, strict=False)), doubt)
 
 
 def _read_json(table: Table) -> Iterator[TableRow]:
-    """JSON lines, one JSON list of objects, or one object of name → transcript."""
+    """Yield the rows of JSON lines, of one JSON list of objects, or of one object of name → transcript."""
     lines = Lines(table.path, table.encoding)
     first = next((line for line in Lines(table.path, table.encoding) if line.strip()), "").strip()
     if first.startswith("["):
@@ -402,13 +421,13 @@ def _is_json_row(line: str) -> bool:
 
 
 def _read_json_object(table: Table) -> Iterator[TableRow]:
-    """One object for the whole table, name → transcript or name → an object; unlike the others it is held in memory."""
+    """Yield the rows of one JSON object, name → transcript or name → object, which is read into memory as a whole."""
     try:
         content = json.loads("".join(Lines(table.path, table.encoding)))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{table.path}: can't be read as JSON ({error})") from error
     if not isinstance(content, dict):
-        raise InputError(f"{table.path}: expected JSON objects, one a line, or a list of them")
+        raise InputError(f"{table.path}: expected JSON objects, one per line, or a list of them")
     for number, (name, value) in enumerate(content.items(), 1):
         yield _json_row(number, {"name": name} | (value if isinstance(value, dict) else {"text": value}))
 
@@ -432,11 +451,11 @@ def _read_json_list(lines: Lines) -> Iterator[TableRow]:
             try:
                 cells, end = decoder.raw_decode(start)
             except (ValueError, RecursionError):
-                if len(start) > CELL:
+                if len(start) > _CELL:
                     yield TableRow(lines.number, {}, "broken", f"not JSON: {start[:80]}")
                     return
-                break  # goes on in the next line
+                break  # it continues on the next line
             rest = start[end:]
             yield _json_row(lines.number, cells)
     if rest.strip(" \t\r\n,"):
-        yield TableRow(lines.number, {}, "broken", f"not JSON, or cut short: {rest.strip()[:80]}")
+        yield TableRow(lines.number, {}, "broken", f"not JSON, or truncated: {rest.strip()[:80]}")

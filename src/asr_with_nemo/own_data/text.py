@@ -1,6 +1,6 @@
-"""Transcripts: one stated rule from what people write to what a model spells, and what looks wrong in a text.
+"""Normalisation of transcripts by a stated rule, and detection and repair of typical mistakes in them.
 
-Nothing here is of one language or script: letters are known by their Unicode categories.
+It works for any language and script: characters are classified by their Unicode categories.
 """
 
 import re
@@ -13,25 +13,25 @@ from functools import lru_cache
 from asr_with_nemo.errors import InputError
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼ`´＇", "'"))
-# What stands inside words and belongs to them: the apostrophe, the dot of Catalan (col·legi), Hebrew's geresh and
+# Punctuation inside words that belongs to them: the apostrophe, the dot of Catalan (col·legi), Hebrew's geresh and
 # gershayim.
 _INNER = "'·׳״"
 _EDGE = re.compile(rf"(?<![^\W\d_])[{_INNER}]+|[{_INNER}]+(?![^\W\d_])")
-# Joiners say how the letters around them are drawn, in Persian and in Indic scripts.
+# Joiners change the shape of the letters around them, in Persian and in Indic scripts.
 _JOINERS = "\u200c\u200d"
 _LOOSE_JOINER = re.compile(rf"(?:(?<=\s)|^)[{_JOINERS}]+|[{_JOINERS}]+(?=\s|$)")
 _WITH_POINT = {"en", "zh", "ja", "ko", "th", "he", "hi", "bn", "ta", "te", "ur", "fa"}  # 1,234.5; elsewhere 1.234,5
-_DOTTED = {"tr", "az"}  # where I is the capital of ı, and İ of i
-SPOKEN_SYMBOLS = "%&@+=#§°€$£¥₽₹½¼¾²³"
-"""Signs that somebody reads aloud as a word; with the punctuation, the word would go."""
-_SYMBOL = re.compile(f"[{re.escape(SPOKEN_SYMBOLS)}]")
+_DOTTED = {"tr", "az"}  # the capital of ı is I, and that of i is İ
+# Symbols that are spoken as a word, which is lost when they are removed with the punctuation.
+_SPOKEN_SYMBOLS = "%&@+=#§°€$£¥₽₹½¼¾²³"
+_SYMBOL = re.compile(f"[{re.escape(_SPOKEN_SYMBOLS)}]")
 _ANNOTATION = re.compile(r"\[[^\]]*\]|<[^>]*>|\([^)]*\)|\{[^}]*\}|\*[^*\s][^*]*\*")
-# UTF-8 that was read as Windows-1252 begins its letters with these.
+# The first byte of a UTF-8 character, decoded as Windows-1252, is one of these.
 _GARBLED = re.compile("[ÂÃÄÅÆÇÎÏÐÑÒÓÔÕÖ×ØÙàáâãäåæçèé][\u0080-\u00bfŒœŠšŸŽžƒˆ˜–—‘’‚“”„†‡•…‰‹›€™]")
 _TWO_SCRIPTS = re.compile(
     "(?s)[A-Za-z].*[\u0370-\u052f]|[\u0370-\u052f].*[A-Za-z]|[\u0370-\u03ff].*[\u0400-\u052f]|[\u0400-\u052f].*[\u0370-\u03ff]"
 )
-# Letters that look alike, in the same order in each script.
+# Letters that look alike, in the same order for each script.
 _ALIKE = {
     "LATIN": "AaBCcEeHIiJjKMOoPpSsTXxYyÏï",
     "CYRILLIC": "АаВСсЕеНІіЈјКМОоРрЅѕТХхУуЇї",
@@ -48,7 +48,7 @@ _TO_SCRIPT = {
     }
     for target in ("LATIN", "CYRILLIC", "GREEK")
 }
-# Letters that have no accent to take off, as they are written where a keyboard lacks them.
+# Letters without an accent to remove, as they are spelled on a keyboard without them.
 _SPELLED = {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "đ": "d", "ł": "l", "ı": "i", "þ": "th", "ð": "d"}
 
 
@@ -62,11 +62,17 @@ class Rule:
     Attributes:
         case: "lower", "upper" or "keep".
         punctuation: "remove" or "keep".
-        digits: "keep", or "spell": numbers become words.
-        language: an ISO 639-1 code; numbers need it, and Turkish and Azerbaijani for their two letters i.
+        digits: "keep", or "spell" to spell numbers out.
+        language: an ISO 639-1 code; needed to spell numbers, and for the two letters i of Turkish and Azerbaijani.
 
     Raises:
-        InputError: a setting that isn't one of these, or numbers can't be spelled in that language.
+        InputError: a setting has another value, or numbers can't be spelled in the language.
+
+    Example:
+        >>> Rule().normalise("“Don’t!” he said—twice.")
+        "don't he said twice"
+        >>> Rule(case="upper").normalise("straße")
+        'STRASSE'
     """
 
     case: str = "lower"
@@ -95,7 +101,7 @@ class Rule:
         return f"Unicode NFC; {case}; {digits}; {punctuation}; one space between words"
 
     def normalise(self, text: str) -> str:
-        """A transcript by this rule; the same rule again changes nothing."""
+        """Return the normalised transcript; normalising it again changes nothing."""
         text = unicodedata.normalize("NFC", text)
         if self.digits == "spell":
             text = _numbers_of(self.language).sub(lambda match: f" {_spell_number(match[0], self.language)} ", text)
@@ -111,13 +117,13 @@ class Rule:
 def _change_case(text: str, case: str, language: str) -> str:
     if language in _DOTTED:
         text = text.replace("I", "ı").replace("İ", "i") if case == "lower" else text.replace("i", "İ")
-    # By Unicode's own rule a lower-case İ is two characters.
+    # By Unicode's rule, the lower case of İ is two characters.
     text = text.lower().replace("i\u0307", "i") if case == "lower" else text.upper()
     return unicodedata.normalize("NFC", text)
 
 
 class _Kept(dict):
-    """A table for `str.translate`, filled as characters come: some stay, others become a space or nothing."""
+    """A table for `str.translate`, filled on demand: characters of the given categories stay, others become a space."""
 
     def __init__(self, categories: set[str]):
         super().__init__()
@@ -148,18 +154,18 @@ def _numbers_of(language: str) -> re.Pattern:
 @lru_cache(maxsize=10_000)
 def _spell_number(written: str, language: str) -> str:
     if not language:
-        raise InputError("--digits spell: in which language? Add --language en, de, ru, ...")
+        raise InputError("--digits spell needs the language of the transcripts: add --language en, de, ru ...")
     try:
         from num2words import num2words
     except ImportError as error:
-        raise InputError("numbers are spelled by the package num2words: pip install -r requirements.txt") from error
+        raise InputError("--digits spell needs the package num2words: pip install -r requirements.txt") from error
     number = written.rstrip("stndrh")
     grouped = re.match(r"\d{1,3}([,.\u00a0\u202f])\d{3}(?!\d)", number)
     if grouped and (grouped[1] in "\u00a0\u202f" or (grouped[1] == ",") == (language in _WITH_POINT)):
         number = number.replace(grouped[1], "")
     whole, _, part = number.replace(",", ".").partition(".")
     try:
-        if len(whole) > 12 or (len(whole) > 1 and unicodedata.digit(whole[0]) == 0):  # a telephone number, an id
+        if len(whole) > 12 or (len(whole) > 1 and unicodedata.digit(whole[0]) == 0):  # a telephone number or an id
             return " ".join(num2words(unicodedata.digit(digit), lang=language) for digit in whole + part)
         value = float(f"{int(whole)}.{part}") if part else int(whole)
         return num2words(value, lang=language, ordinal=number != written and not grouped and not part)
@@ -167,18 +173,22 @@ def _spell_number(written: str, language: str) -> str:
         raise InputError(f"--language {language}: num2words can't spell numbers in it; use --digits keep") from error
 
 
-# --- What looks wrong -------------------------------------------------------------------------------------------------
+# --- Typical mistakes -------------------------------------------------------------------------------------------------
 
 
 REPAIRABLE = ("mojibake", "annotation", "mixed scripts")
-"""What `repaired` puts right."""
+"""The kinds of problems that `repaired` corrects."""
 
 
 def doubts(text: str) -> dict[str, str]:
-    """What looks wrong in a transcript as it was written: kind → what was found.
+    """Return the likely mistakes in a transcript as written: kind → the part affected.
 
-    The kinds: "mojibake", UTF-8 that was read as another encoding; "annotation", a remark in brackets that nobody said;
-    "mixed scripts", a word with letters of two scripts that look alike; "symbol", a sign that is read as a word.
+    The kinds: "mojibake", UTF-8 decoded with another encoding; "annotation", a remark in brackets, which isn't spoken;
+    "mixed scripts", a word with lookalike letters of two scripts; "symbol", a symbol that is spoken as a word.
+
+    Example:
+        >>> doubts("[noise] 100% cafÃ©")
+        {'mojibake': '[noise] 100% café', 'annotation': '[noise]', 'symbol': '%'}
     """
     found = {}
     if _GARBLED.search(text) and (repaired := _ungarbled(text)) != text:
@@ -198,7 +208,12 @@ def doubts(text: str) -> dict[str, str]:
 
 
 def repaired(text: str) -> str:
-    """A transcript without what `doubts` finds, as far as it can be repaired: all but symbols."""
+    """Return a transcript with the mistakes that `doubts` finds corrected, except for symbols.
+
+    Example:
+        >>> repaired("cafÃ© [noise]").strip()
+        'café'
+    """
     if _GARBLED.search(text):
         text = _ungarbled(text)
     text = _ANNOTATION.sub(" ", text)
@@ -206,7 +221,7 @@ def repaired(text: str) -> str:
 
 
 def _ungarbled(text: str) -> str:
-    """UTF-8 that was read as Windows-1252 (or Latin-1), read again; unchanged where it is none."""
+    """Decode again UTF-8 that was decoded as Windows-1252 or Latin-1; other text is returned unchanged."""
     try:
         return b"".join(map(_as_byte, text)).decode("utf-8")
     except UnicodeError:
@@ -214,26 +229,26 @@ def _ungarbled(text: str) -> str:
 
 
 def _as_byte(character: str) -> bytes:
-    # Windows-1252 has five holes, which programs fill as Latin-1 does.
+    # Windows-1252 leaves five bytes undefined, which programs decode as Latin-1.
     return character.encode("latin-1") if character < "\u0100" else character.encode("cp1252")
 
 
 @lru_cache(maxsize=10_000)
 def script_of(character: str) -> str:
-    """The script of a letter by its Unicode name, "LATIN", "CYRILLIC"; "" for what is no letter."""
+    """Return the script of a letter by its Unicode name, "LATIN", "CYRILLIC"; "" for other characters."""
     return unicodedata.name(character, "").split(" ")[0] if character.isalpha() else ""
 
 
 def _one_script(word: str) -> str:
-    """A word with the letters that only look like those of its script put right."""
+    """Return a word with lookalike letters replaced, so that all are of one script."""
     scripts = Counter(script for letter in word if (script := script_of(letter)) in _TO_SCRIPT)
     if len(scripts) < 2:
         return word
-    # A script whose letters are all ambiguous is the guest, however many there are of them.
+    # A script whose letters all have lookalikes is the wrong one, however many of them there are.
     for script, _ in scripts.most_common():
-        put_right = word.translate(_TO_SCRIPT[script])
-        if all(script_of(letter) in (script, "") for letter in put_right):
-            return put_right
+        corrected = word.translate(_TO_SCRIPT[script])
+        if all(script_of(letter) in (script, "") for letter in corrected):
+            return corrected
     return word
 
 
@@ -241,13 +256,18 @@ def _one_script(word: str) -> str:
 
 
 def outside(text: str, alphabet: Iterable[str]) -> list[str]:
-    """The characters of a text that an alphabet lacks, each once."""
+    """Return the characters of a text that aren't in an alphabet, each once."""
     allowed = set(alphabet)
     return [letter for letter in dict.fromkeys(text) if letter not in allowed]
 
 
 def respelled(text: str, alphabet: Iterable[str]) -> str:
-    """A text in another alphabet as far as that can be done without loss of sense: other case, no accents, ß as ss."""
+    """Return a text in another alphabet, as far as case, accents and common spellings (ß as ss) allow.
+
+    Example:
+        >>> respelled("Straße Ärger", "abcdefghijklmnopqrstuvwxyz ")
+        'strasse arger'
+    """
     allowed = set(alphabet)
     return " ".join("".join(_nearest(letter, allowed) for letter in text).split())
 
