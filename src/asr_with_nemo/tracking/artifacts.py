@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.tracking.wandb_internals import data_folder
 
 MODEL = "model"
 """W&B's type of the artifacts that hold models."""
@@ -203,6 +204,4 @@ def drop_staged(name: str, keep: int, seconds: float = 0.0) -> None:
 
 
 def _staging(name: str) -> Path:
-    from wandb import env
-
-    return Path(env.get_data_dir()) / "models" / name
+    return data_folder() / "models" / name

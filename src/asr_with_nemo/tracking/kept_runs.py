@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asr_with_nemo.tracking import artifacts
+from asr_with_nemo.tracking.wandb_internals import inspect_command
 
 ALIVE_SECONDS = 120
 """A run without an end whose file has not grown for so long is dead: W&B writes the machine's state every 15 s."""
@@ -53,13 +54,7 @@ def read_records(path: Path) -> tuple[list[dict], str | None]:
     Returns:
         the records, and what is corrupt in the file; None where nothing is. A file that ends within a record is not.
     """
-    from wandb.util import get_core_path
-
-    # What `wandb leet inspect` starts too, after half a second in which Python imports W&B.
-    command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file"]
-    done = subprocess.run(
-        [*command, str(path), str(path.parent.parent)], capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
+    done = subprocess.run(inspect_command(path), capture_output=True, text=True, stdin=subprocess.DEVNULL)
     records = [json.loads(line) for line in done.stdout.splitlines()]
     is_corrupt = "corrupt" in done.stderr or done.returncode
     return records, last_line(done.stderr) if is_corrupt else None
