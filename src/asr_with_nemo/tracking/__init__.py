@@ -1,4 +1,4 @@
-"""Weights & Biases, online and offline: runs, artifacts, tables, comparisons. The names here are those of the notebooks."""
+"""Weights & Biases, online and offline: runs, artifacts, tables, comparisons. Notebooks use the names below."""
 
 from asr_with_nemo.tracking.session import configure_wandb, describe_mode, project_name
 from asr_with_nemo.tracking.versions import fetch_model, list_versions
