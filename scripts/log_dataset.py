@@ -61,7 +61,7 @@ def main(
             place = os.path.relpath(Path(run.dir).parent) if run.offline else run.url
     except OSError as error:  # for example a full disk
         raise InputError(
-            f"{error.filename or os.environ['WANDB_DIR']}: can't be written ({error.strerror}); free space, or set WANDB_DIR"
+            f"{error.filename or os.environ['WANDB_DIR']}: can't be written ({error.strerror}); free disk space"
         ) from error
     typer.echo(f"logged in {time.perf_counter() - started:.1f} s: {place or 'nowhere (WANDB_MODE=disabled)'}")
 
