@@ -11,7 +11,7 @@ from asr_with_nemo.cli import Group, Last, Maximize, Metric, Name, Project, Swee
 if TYPE_CHECKING:
     import pandas
 
-SHOWN, SIDE_BY_SIDE = 20, 4  # of the best runs, in rows and in columns; the files have all
+SHOWN, SIDE_BY_SIDE = 20, 4  # number of best runs in rows and in columns; the files have all
 
 
 def main(
@@ -24,18 +24,18 @@ def main(
     metric: Metric = "val_wer",
     maximize: Maximize = False,
     curve: Annotated[
-        list[str] | None, typer.Option(help="A metric to draw; may be repeated. By default losses, WER and rate.")
+        list[str] | None,
+        typer.Option(help="A metric to draw; may be repeated. Default: losses, WER and learning rate."),
     ] = None,
     key: Annotated[
         list[str] | None, typer.Option(help="A config key for the parallel coordinates; may be repeated.")
     ] = None,
     output: Annotated[Path, typer.Option(help="The folder for CSV files and pictures.")] = Path("runs/comparison"),
 ) -> None:
-    """Compare the runs of a project: what differs in their configs, metrics at the best epoch, curves.
+    """Compare the runs of a project: differing config values, metrics at the best epoch, curves.
 
-    With an account the runs come from W&B; with none, from the folder `wandb` of this project. The tables are printed
-    and written as CSV, the curves and the parallel coordinates as pictures. A file that can't be read is named, and the
-    others are compared; a run that is still going is marked.
+    If online, the runs come from W&B; otherwise from the folder `wandb` of this project. Tables are printed and written
+    as CSV, curves and parallel coordinates as PNG. Unreadable files are named and skipped; running runs are marked.
 
     Examples:
 
@@ -59,7 +59,7 @@ def main(
     _print(f"{len(runs)} runs at their best epoch", best.head(SHOWN))
     differences = differing_settings(runs).reindex(best.index)
     if not differences.empty:
-        _print("what differs in their configs", differences.head(SIDE_BY_SIDE).T)
+        _print("config values that differ", differences.head(SIDE_BY_SIDE).T)
     if len(runs) < len(found.runs):
         typer.echo(f"{len(found.runs) - len(runs)} more runs have no {metric}")
     for path in files:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Log manifests as a table with sound and pictures to Weights & Biases."""
+"""Log manifests as a table with audio and spectrograms to Weights & Biases."""
 
 import os
 import time
@@ -16,19 +16,19 @@ from asr_with_nemo.tracking.session import configure_wandb, describe_mode, proje
 
 def main(
     manifests: Annotated[
-        list[Path] | None, typer.Argument(help="NeMo manifests; by default all that the corpus has to train with.")
+        list[Path] | None, typer.Argument(help="NeMo manifests; by default the corpus's train_all.")
     ] = None,
     pictures: Annotated[
-        Path | None, typer.Option(help="The folder where pictures are kept; by default beside the first manifest.")
+        Path | None, typer.Option(help="The folder for pictures; by default in the first manifest's folder.")
     ] = None,
     artifacts: Annotated[
-        bool, typer.Option(help="Log the corpus as artifacts too: recordings, and the manifests made of them.")
+        bool, typer.Option(help="Also log the corpus as artifacts: recordings, and the manifests made of them.")
     ] = True,
 ) -> None:
-    """Log manifests as a table with sound and pictures to Weights & Biases, offline where there is no key.
+    """Log manifests as a table with audio and spectrograms to Weights & Biases, offline without an API key.
 
-    A row an utterance: file, player, duration, transcript, spectrogram, mel spectrogram, speaker and split. Pictures
-    are made once and kept.
+    One row per utterance: file, player, duration, transcript, spectrogram, mel spectrogram, speaker and split. Pictures
+    are cached.
 
     Examples:
 
@@ -44,7 +44,7 @@ def main(
     manifests = manifests or [an4.locate().manifest("train_all")]
     started = time.perf_counter()
     rows = explore.dataset_rows(manifests, pictures)
-    typer.echo(f"{len(rows):,} recordings, pictured in {time.perf_counter() - started:.1f} s")
+    typer.echo(f"{len(rows):,} recordings, pictures made in {time.perf_counter() - started:.1f} s")
     mode = configure_wandb()
     typer.echo(describe_mode(mode, project_name()))
 
@@ -59,9 +59,11 @@ def main(
             if artifacts:
                 log_corpus(run, manifests)
             place = os.path.relpath(Path(run.dir).parent) if run.offline else run.url
-    except OSError as error:  # a full disk, say
-        raise InputError(f"{error.filename or os.environ['WANDB_DIR']}: can't be written ({error.strerror})") from error
-    typer.echo(f"logged in {time.perf_counter() - started:.1f} s: {place or 'nowhere, as WANDB_MODE says'}")
+    except OSError as error:  # for example a full disk
+        raise InputError(
+            f"{error.filename or os.environ['WANDB_DIR']}: can't be written ({error.strerror}); free disk space"
+        ) from error
+    typer.echo(f"logged in {time.perf_counter() - started:.1f} s: {place or 'nowhere (WANDB_MODE=disabled)'}")
 
 
 if __name__ == "__main__":

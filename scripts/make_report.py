@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make a report of a project's runs: in W&B with an account, else as an HTML page."""
+"""Make a report of a project's runs: in W&B if online, else as an HTML page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,12 +19,12 @@ def main(
     metric: Metric = "val_wer",
     maximize: Maximize = False,
     table: Annotated[str, typer.Option(help="The table of predictions to show.")] = "predictions",
-    output: Annotated[Path, typer.Option(help="The page to write, without an account.")] = Path("runs/report.html"),
+    output: Annotated[Path, typer.Option(help="The page to write, if offline.")] = Path("runs/report.html"),
 ) -> None:
-    """Make a report of a project's runs: training curves, what differs, sweeps, and a table of predictions.
+    """Make a report of a project's runs: training curves, differing config values, sweeps, a table of predictions.
 
-    With an account it is a W&B Report, and the last line is its address; the same command renews it. With none it is
-    one HTML page that holds all its pictures and recordings, and opens without a network.
+    If online, it is a W&B Report, and the last line is its URL; the same command updates it. Otherwise it is one HTML
+    page with its pictures and recordings embedded, which opens without a network.
 
     Examples:
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Send W&B what was kept on this machine while it could not be reached."""
+"""Send offline runs to W&B."""
 
 import os
 from pathlib import Path
@@ -15,14 +15,14 @@ from asr_with_nemo.tracking.sync import send_runs
 
 def main(
     folder: Annotated[
-        Path | None, typer.Argument(help="W&B's folder of the project; by default `wandb`, or that in WANDB_DIR.")
+        Path | None, typer.Argument(help="W&B's folder of the project; by default `wandb`, or the one in WANDB_DIR.")
     ] = None,
 ) -> None:
-    """Send W&B what was kept on this machine while it could not be reached.
+    """Send offline runs to W&B, and online runs that lost their server before they ended.
 
-    Each run goes once: runs that were offline, and online ones whose server went away before they ended. Metrics,
-    config, tables with their media, and model artifacts go along. It needs a key (`wandb login`, or WANDB_API_KEY).
-    A run that can't be sent is named, the others are sent, and the exit status is 1.
+    Each run is sent once, with metrics, config, tables with their media, and model artifacts. It needs an API key
+    (`wandb login`, or WANDB_API_KEY). If a run can't be sent, it is named, the others are sent, and the exit status
+    is 1.
 
     Examples:
 
@@ -33,7 +33,7 @@ def main(
     result = send_runs(folder or Path(os.environ.get("WANDB_DIR", "."), WANDB_FOLDER))
     typer.echo(result)
     if result.failed:
-        raise InputError(f"{len(result.failed)} runs were not sent; they are named above")
+        raise InputError(f"{len(result.failed)} runs were not sent; fix the causes named above and run it again")
 
 
 if __name__ == "__main__":

@@ -23,8 +23,6 @@ import os
 import random
 import re
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -47,6 +45,8 @@ from graphql import (
     SelectionNode,
     value_from_ast_untyped,
 )
+
+from asr_with_nemo.tracking.kept_runs import read_records
 
 ENTITY = "course"
 KEY = "0123456789abcdef" * 2 + "01234567"
@@ -1066,16 +1066,15 @@ class WandbServer:
 
 
 def read_back(folder: Path) -> list[dict[str, Any]]:
-    """All records of the one run in a project's folder, from its `.wandb` file, by W&B's own viewer.
+    """Read all records of the one run in a project's folder from its `.wandb` file.
 
     Raises:
         AssertionError: something of it can't be read.
     """
     (file,) = folder.glob("wandb/*run-2*/*.wandb")
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stderr == "", done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    records, damage = read_records(file)
+    assert damage is None, damage
+    return records
 
 
 class _RefusedError(Exception):

@@ -2,10 +2,11 @@
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ import pytest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.tracking import artifacts, session
 from asr_with_nemo.tracking.versions import fetch_model, list_versions
-from tests.conftest import run_script
+from tests.tracking.conftest import Script
 from tests.wandb_server import WandbServer
 
 TRAININGS = """
 import os, wandb
 from pathlib import Path
 from asr_with_nemo import tracking
+from asr_with_nemo.tracking.versions import log_model
+from asr_with_nemo.tracking.wandb_internals import log_input
 
 def checkpoint(text):
     Path("partial").write_text(text)
@@ -27,17 +30,17 @@ def checkpoint(text):
 
 tracking.configure_wandb()
 for number, errors in enumerate([(3, 1, 2, 4, 5), (6,)]):
-    with wandb.init(project=tracking.project(), name=f"training-{number}") as run:
+    with wandb.init(project=tracking.project_name(), name=f"training-{number}") as run:
         corpus = wandb.Artifact("corpus", "dataset")
         with corpus.new_file("manifest.json") as file:
             file.write("the same each time")
-        tracking.use(run, corpus)
+        log_input(run, corpus)
         for epoch, wer in enumerate(errors, 1):
             run.log({"val_wer": wer})
             checkpoint(f"training {number}, epoch {epoch}")
             aliases = ["best"] if wer == min(errors[:epoch]) else []
-            tracking.log_model(run, "last.ckpt", f"checkpoints-{number}", aliases, {"val_wer": wer}, keep=2)
-        tracking.log_model(run, "last.ckpt", "net", ["final"], {"val_wer": min(errors)})
+            log_model(run, "last.ckpt", f"checkpoints-{number}", aliases, {"val_wer": wer}, keep=2)
+        log_model(run, "last.ckpt", "net", ["final"], {"val_wer": min(errors)})
 """
 
 FETCHING = """
@@ -47,12 +50,12 @@ from asr_with_nemo.errors import InputError
 
 tracking.configure_wandb()
 for name in ("checkpoints-0:best", "checkpoints-0:latest", "checkpoints-0:v3", "net", "net:final", "net:v0"):
-    print(name, "->", tracking.fetch(name).read_text())
-with wandb.init(project=tracking.project(), name="reader"):
-    tracking.fetch("checkpoints-0:v3")
+    print(name, "->", tracking.fetch_model(name).read_text())
+with wandb.init(project=tracking.project_name(), name="reader"):
+    tracking.fetch_model("checkpoints-0:v3")
 for name in ("nte:best", "net:best", "net:a:b"):
     try:
-        tracking.fetch(name)
+        tracking.fetch_model(name)
     except InputError as error:
         print(error)
 """
@@ -84,8 +87,9 @@ def run_program(folder: Path, program: str, **environment: str) -> subprocess.Co
     return done
 
 
-def sync(folder: Path, server: WandbServer) -> subprocess.CompletedProcess[str]:
-    return run_script("sync.py", cwd=folder, **server.environment(folder))
+@pytest.fixture
+def sync(script: Script, server: WandbServer) -> Callable[[Path], subprocess.CompletedProcess[str]]:
+    return lambda folder: script("sync.py", cwd=folder, **server.environment(folder))
 
 
 @pytest.fixture
@@ -131,14 +135,17 @@ def test_the_same_calls_find_the_same_models_offline_and_online(kept: Path, serv
     assert there.startswith(FETCHED)
 
     said = offline.removeprefix(FETCHED).splitlines()
-    models = "there are: checkpoints-0 (best, latest, v1, v3 to v4); checkpoints-1 (best, latest, v0); "
+    models = "checkpoints-0 (best, latest, v1, v3 to v4); checkpoints-1 (best, latest, v0); "
     models += "net (final, latest, v0 to v1)"
-    where = "no such model in the project ASR of the runs kept in wandb"
-    assert said[:2] == [f"wandb:nte:best: {where}; {models}", f"wandb:net:best: {where}; {models}"]
-    assert said[2] == "wandb:net:a:b: expected wandb:NAME:ALIAS, such as wandb:jasper_4x1:best"
+    for line, name in zip(said[:2], ("nte:best", "net:best"), strict=True):
+        assert line.startswith(f"wandb:{name}: ")
+        assert line.endswith(models)
+    assert said[2].startswith("wandb:net:a:b: expected wandb:NAME:ALIAS")
     # With a server all checkpoints are sent.
     models = models.replace("v1, v3 to v4", "v0 to v4")
-    assert f"wandb:nte:best: no such model in the project ASR of {server.url}; {models}" in there
+    (line,) = [line for line in there.splitlines() if line.startswith("wandb:nte:best: ")]
+    assert server.url in line
+    assert line.endswith(models)
     (used,) = server.run("reader").used
     assert (used.collection, used.version) == ("checkpoints-0", 3)
 
@@ -153,18 +160,18 @@ def test_versions_say_what_they_are(here: None):
 
 
 def test_a_version_whose_file_is_gone_or_changed_is_named(kept: Path, here: None, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(InputError, match="checkpoints-0:v0: its file is no longer kept here"):
+    with pytest.raises(InputError, match="checkpoints-0:v0: .*tracking.keep_checkpoints"):
         fetch_model("checkpoints-0:v0")
     file = fetch_model("checkpoints-1:best")
     content = file.read_text()
     file.write_text("another")
     try:
-        with pytest.raises(InputError, match="checkpoints-1:v0: .*ckpt is no longer what was logged"):
+        with pytest.raises(InputError, match="checkpoints-1:v0: .*ckpt.* MD5"):
             fetch_model("checkpoints-1:best")
     finally:
         file.write_text(content)
     monkeypatch.setenv("WANDB_PROJECT", "other")
-    with pytest.raises(InputError, match="in the project other of the runs kept in .*; there are: none yet"):
+    with pytest.raises(InputError, match="net: .*project other"):
         fetch_model("net")
     assert fetch_model("ASR/net:latest").read_text() == "training 1, epoch 1"
 
@@ -216,16 +223,16 @@ def test_on_another_disk_it_is_a_copy_and_on_a_full_one_nothing_is_left(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, check=lambda error: error.errno == errno.ENOSPC):
         artifacts.stage(tmp_path / "last.ckpt", "net")
     assert not [path for path in (tmp_path / "staging").rglob("*") if path.is_file()]
 
 
-def test_what_is_not_staged_any_more_keeps_nothing_else_back(kept: Path, server: WandbServer, tmp_path: Path):
+def test_what_is_not_staged_any_more_keeps_nothing_else_back(kept: Path, server: WandbServer, sync, tmp_path: Path):
     project = copied(kept, tmp_path / "project")
-    done = sync(project, server)
+    done = sync(project)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("sent: 2\n  without 2 versions of artifacts whose files are no longer kept\n")
+    assert re.match(r"sent: 2\n.* 2 versions .*\n", done.stdout)
     committed = [one for one in server.artifacts if one.state == "COMMITTED" and one.type == "model"]
     arrived = {f"{one.collection}:{one.metadata['val_wer']}" for one in committed}
     assert arrived == {"checkpoints-0:1", "checkpoints-0:4", "checkpoints-0:5", "checkpoints-1:6", "net:1", "net:6"}
@@ -238,32 +245,33 @@ def test_what_is_not_staged_any_more_keeps_nothing_else_back(kept: Path, server:
 
 
 def test_an_artifact_that_the_server_does_not_take_is_told_and_sent_the_next_time(
-    kept: Path, server: WandbServer, tmp_path: Path
+    kept: Path, server: WandbServer, sync, tmp_path: Path
 ):
     project = copied(kept, tmp_path / "project")
     server.fail(403, on="/storage/artifact")
-    done = sync(project, server)
+    done = sync(project)
     assert done.returncode == 1
     assert "not sent: 2\n" in done.stdout
-    assert "the server did not take checkpoints-0, corpus, net" in done.stdout
+    assert "checkpoints-0, corpus, net" in done.stdout
     server.recover()
-    assert sync(project, server).stdout.startswith("sent: 2\n")
+    assert sync(project).stdout.startswith("sent: 2\n")
     assert server.content(server.artifact("net:latest")) == {"model.ckpt": b"training 1, epoch 1"}
 
 
-def test_versions_arrive_in_the_order_of_their_making(server: WandbServer, tmp_path: Path):
+def test_versions_arrive_in_the_order_of_their_making(server: WandbServer, sync, tmp_path: Path):
     program = """
 import wandb
 from pathlib import Path
 from asr_with_nemo import tracking
+from asr_with_nemo.tracking.versions import log_model
 tracking.configure_wandb()
 for number in range(3):
     with wandb.init(project="ASR") as run:
         Path(f"{number}.nemo").write_text(str(number) * (1_000_000 if number == 0 else 1))
-        tracking.log_model(run, f"{number}.nemo", "net", metadata={"number": number})
+        log_model(run, f"{number}.nemo", "net", metadata={"number": number})
 """
     run_program(tmp_path, program)
-    assert sync(tmp_path, server).stdout == "sent: 3\nsent before: 0\n"
+    assert sync(tmp_path).stdout == "sent: 3\nsent before: 0\n"
     assert [artifact.metadata["number"] for artifact in server.artifacts] == [0, 1, 2]
     assert server.artifact("net:latest").metadata == {"number": 2}
 
@@ -280,7 +288,7 @@ tracking.configure_wandb()
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    tracking.fetch("net:best")
+    tracking.fetch_model("net:best")
 except InputError as error:
     print(error)
 """

@@ -114,7 +114,7 @@ import numpy as np, wandb
 from asr_with_nemo import tracking
 
 print(tracking.describe_mode(tracking.configure_wandb()))
-with wandb.init(project=tracking.project(), name="media") as run:
+with wandb.init(project=tracking.project_name(), name="media") as run:
     sound = np.sin(np.arange(1600) / 5).astype(np.float32)
     picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     run.log({"sound": wandb.Audio(sound, sample_rate=16000), "mel": wandb.Image(picture)})

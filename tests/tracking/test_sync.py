@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from asr_with_nemo.tracking import session
 from asr_with_nemo.tracking import sync as tracking_sync
 from asr_with_nemo.tracking.sync import send_runs
 from tests.conftest import run_script
+from tests.tracking.conftest import Script
 from tests.wandb_server import WandbServer, read_back
 
 TRAINING = """
@@ -24,7 +26,7 @@ import numpy as np, wandb
 from asr_with_nemo import tracking
 
 print(tracking.describe_mode(tracking.configure_wandb()))
-run = wandb.init(project=tracking.project(), name=sys.argv[1], config={"lr": 5e-3, "model": {"dropout": 0.1}})
+run = wandb.init(project=tracking.project_name(), name=sys.argv[1], config={"lr": 5e-3, "model": {"dropout": 0.1}})
 for epoch in range(30):
     run.log({"val_wer": 1 / (epoch + 1), "lr": 5e-3})
 sound = np.sin(np.arange(1600) / 5).astype(np.float32)
@@ -77,8 +79,12 @@ def run_training(folder: Path, name: str, **environment: str) -> subprocess.Comp
     )
 
 
-def sync(folder: Path, server: WandbServer, **environment: str) -> subprocess.CompletedProcess[str]:
-    return run_script("sync.py", cwd=folder, **(server.environment(folder) | environment))
+@pytest.fixture
+def sync(script: Script, server: WandbServer) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def call(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return script("sync.py", cwd=folder, **(server.environment(folder) | environment))
+
+    return call
 
 
 def flat(row: dict) -> dict:
@@ -90,8 +96,8 @@ def flat(row: dict) -> dict:
     return found
 
 
-def test_an_offline_run_is_whole_on_the_other_side(project: Path, server: WandbServer):
-    done = sync(project, server)
+def test_an_offline_run_is_whole_on_the_other_side(project: Path, server: WandbServer, sync):
+    done = sync(project)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "sent: 1\nsent before: 0\n"
 
@@ -128,20 +134,22 @@ def test_an_offline_run_is_whole_on_the_other_side(project: Path, server: WandbS
 
     # Once, and not again.
     asked = len(server.requests)
-    done = sync(project, server)
+    done = sync(project)
     assert done.stdout == "sent: 0\nsent before: 1\n"
     assert server.requests[asked:] == []
 
 
 def test_nothing_of_it_lies_elsewhere(project: Path, server: WandbServer, tmp_path: Path):
-    done = sync(project, server, HOME=str(tmp_path / "home"))
+    # In a process of its own, as a user runs it; empty, since it needs no NeMo.
+    environment = server.environment(project) | {"HOME": str(tmp_path / "home"), "COURSE_PRELOADED": ""}
+    done = run_script("sync.py", cwd=project, **environment)
     assert done.stdout == "sent: 1\nsent before: 0\n"
     assert not (tmp_path / "home").exists()
     assert {path.name for path in project.iterdir()} == {"model.nemo", "wandb"}
     assert not [path for path in project.rglob("*") if path.is_file() and server.key.encode() in path.read_bytes()]
 
 
-def test_a_corrupt_file_among_good_ones(project: Path, server: WandbServer):
+def test_a_corrupt_file_among_good_ones(project: Path, server: WandbServer, sync):
     (good,) = project.glob("wandb/offline-run-*/run-*.wandb")
     content = good.read_bytes()
     bad = {
@@ -154,44 +162,44 @@ def test_a_corrupt_file_among_good_ones(project: Path, server: WandbServer):
         folder.mkdir()
         (folder / f"run-{name}.wandb").write_bytes(data)
         os.utime(folder / f"run-{name}.wandb", (0, 0))
-    done = sync(project, server)
+    done = sync(project)
     assert done.returncode == 1
     assert done.stdout.startswith("sent: 1\nsent before: 0\nnot sent: 3\n")
-    assert "run-garbage.wandb: the file is corrupt" in done.stdout
-    assert "run-middle.wandb: the file is corrupt" in done.stdout
-    assert "run-empty.wandb: the file holds no run" in done.stdout
-    assert "error: 3 runs were not sent; they are named above" in done.stderr
+    assert re.search(r"run-garbage.wandb: .*corrupt", done.stdout)
+    assert re.search(r"run-middle.wandb: .*corrupt", done.stdout)
+    assert re.search(r"run-empty.wandb: .*no run", done.stdout)
+    assert "error: 3 runs" in done.stderr
     assert len(server.run("offline").history) == 31
 
 
-def test_a_run_that_was_cut_short_is_sent_as_far_as_it_goes(project: Path, server: WandbServer):
+def test_a_run_that_was_cut_short_is_sent_as_far_as_it_goes(project: Path, server: WandbServer, sync):
     (file,) = project.glob("wandb/offline-run-*/run-*.wandb")
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])  # a full disk, or kill -9
-    done = sync(project, server)
-    assert done.stdout == "sent: 0\nsent before: 0\nstill running, for the next time: 1\n"  # it has just been written
+    done = sync(project)
+    assert re.fullmatch(r"sent: 0\nsent before: 0\nstill running.*: 1\n", done.stdout)  # it has just been written
     os.utime(file, (0, 0))
-    done = sync(project, server)
+    done = sync(project)
     assert done.returncode == 0
     path = file.relative_to(project)
-    assert done.stdout == f"sent: 1\n  {path}: as far as it goes, it was cut short\nsent before: 0\n"
+    assert re.fullmatch(rf"sent: 1\n  {path}: .*\nsent before: 0\n", done.stdout)
     losses = [row["val_wer"] for row in server.run("offline").history]
     assert 5 < len(losses) < 31
     assert losses == [1 / (epoch + 1) for epoch in range(len(losses))]
-    assert sync(project, server).stdout == "sent: 0\nsent before: 1\n"
+    assert sync(project).stdout == "sent: 0\nsent before: 1\n"
 
 
-def test_a_wrong_key_no_key_and_no_server(project: Path, server: WandbServer):
-    done = sync(project, server, WANDB_API_KEY="f" * 40)
+def test_a_wrong_key_no_key_and_no_server(project: Path, server: WandbServer, sync, script: Script):
+    done = sync(project, WANDB_API_KEY="f" * 40)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: W&B: {server.url} refuses the API key; 1 runs wait in wandb. ")
+    assert re.match(rf"error: W&B: {server.url} .*API key; 1 run.* wandb", done.stderr)
     assert "f" * 40 not in done.stderr + done.stdout
-    assert "no API key here" in sync(project, server, WANDB_API_KEY="").stderr
+    assert "no API key here" in sync(project, WANDB_API_KEY="").stderr
     server.die()
-    assert f"{server.url} does not answer; 1 runs wait" in sync(project, server).stderr
-    assert "nowhere: no such folder" in run_script("sync.py", "nowhere", cwd=project).stderr
+    assert f"{server.url} does not answer; 1 run" in sync(project).stderr
+    assert "error: nowhere: " in script("sync.py", "nowhere", cwd=project).stderr
     server.revive()
-    assert sync(project, server).stdout == "sent: 1\nsent before: 0\n"
+    assert sync(project).stdout == "sent: 1\nsent before: 0\n"
 
 
 def test_a_server_that_goes_away_while_runs_are_sent(
@@ -203,7 +211,7 @@ def test_a_server_that_goes_away_while_runs_are_sent(
     monkeypatch.setattr(session, "ANSWER_SECONDS", 0.5)
     server.fail(500, on="/storage/artifact")  # it answers, but for this
     threading.Thread(target=die_when_files_are_asked_for, args=(server,), daemon=True).start()
-    with pytest.raises(InputError, match="does not answer any more; what was not sent waits in"):
+    with pytest.raises(InputError, match=str(project / "wandb")):
         send_runs(project / "wandb", progress=False)
     server.revive()
     server.recover()
@@ -219,7 +227,7 @@ def die_when_files_are_asked_for(server: WandbServer) -> None:
 
 
 @pytest.mark.slow
-def test_an_online_run_whose_server_went_away_is_completed(server: WandbServer, tmp_path: Path):
+def test_an_online_run_whose_server_went_away_is_completed(server: WandbServer, sync, tmp_path: Path):
     quick = {"WANDB_FINISH_TIMEOUT": "4", "WANDB_X_GRAPHQL_RETRY_MAX": "1"}
     environment = server.environment(tmp_path) | quick
     whole = run_training(tmp_path, "whole", **environment)
@@ -234,7 +242,7 @@ def test_an_online_run_whose_server_went_away_is_completed(server: WandbServer, 
     assert all(artifact.state == "PENDING" for artifact in server.run("part").logged[:1])
 
     server.recover()
-    done = sync(tmp_path, server)
+    done = sync(tmp_path)
     assert done.stdout == "sent: 1\nsent before: 1\n", done.stderr
     run = server.run("part")
     assert [row["val_wer"] for row in run.history[:30]] == [1 / (epoch + 1) for epoch in range(30)]

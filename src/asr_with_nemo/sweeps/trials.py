@@ -199,7 +199,7 @@ def environment(**variables: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _logs_to(report: ReportMetrics) -> Iterator[None]:
     """Meanwhile, what is logged to a run is reported too."""
-    from wandb.sdk.wandb_run import Run
+    from wandb import Run
 
     log = Run.log
 

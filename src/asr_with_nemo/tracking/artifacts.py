@@ -1,8 +1,7 @@
-"""Models as W&B artifacts on this machine: the versions that runs have noted, and the files that are kept of them.
+"""Model artifacts of W&B on this machine: the versions that runs have recorded, and their staged files.
 
-W&B's client notes an artifact in the run's `.wandb` file and leaves its files where they were staged, until
-`make sync` sends them. From the two, a version can be had back without a server. `tracking` knows whether that is
-needed.
+W&B's client records an artifact in the run's `.wandb` file and keeps its files in a staging folder until `make sync`
+sends them. With both, a version can be restored without a server.
 """
 
 import base64
@@ -20,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.tracking.wandb_internals import data_folder
 
 MODEL = "model"
 """W&B's type of the artifacts that hold models."""
 SUFFIXES = (".nemo", ".ckpt")
 PREFIX = "wandb:"
-"""What the name of such a model begins with where a model's file could stand too: `wandb:NAME:ALIAS`."""
+"""Prefix of an artifact's name in options that also take a file: `wandb:NAME:ALIAS`."""
 BEST, LATEST = "best", "latest"
 
 
@@ -35,10 +35,10 @@ class Version:
 
     Attributes:
         name: of the artifact; its versions are counted from 0.
-        digest: of all that it holds, by which W&B tells versions apart.
+        digest: of its whole content; W&B compares versions by it.
         aliases: each alias belongs to one version of a name at a time.
-        metadata: as the run gave it.
-        files: path in the artifact → the staged file and its MD5 in base 64; empty for what is on the server.
+        metadata: as logged by the run.
+        files: path in the artifact → the staged file and its MD5 in base 64; empty for a version on the server.
     """
 
     name: str
@@ -55,36 +55,42 @@ class Version:
 
     @property
     def is_kept(self) -> bool:
-        """Whether its files can still be had: on the server, or all of them here."""
+        """Whether its files are available: on the server, or all of them on this machine."""
         return all(file.is_file() for file, _ in self.files.values())
 
     def answers_to(self, alias: str) -> bool:
-        """Whether that is its number (`v3`) or one of its aliases."""
+        """Return whether `alias` is its number (`v3`) or one of its aliases."""
         return alias == f"v{self.number}" or alias in self.aliases
 
     def model_file(self) -> Path:
-        """The staged file of a model.
+        """Return the staged file of a model.
 
         Raises:
-            InputError: it holds no model or several, or the file is gone or is no longer what was logged.
+            InputError: it holds no model or several, or the file is missing or differs from the logged one.
         """
         file, digest = self.files[only_model(self.files, str(self))]
         if not file.is_file():
             raise InputError(
-                f"{self}: its file is no longer kept here; the setting tracking.keep_checkpoints says how many are"
+                f"{self}: its file was removed from this machine; tracking.keep_checkpoints sets how many are kept"
             )
         with file.open("rb") as content:
             found = base64.b64encode(hashlib.file_digest(content, "md5").digest()).decode()
         if found != digest:
-            raise InputError(f"{self}: {file} is no longer what was logged (MD5 {found}, not {digest})")
+            raise InputError(
+                f"{self}: {file} has changed since it was logged (MD5 {found}, not {digest}); fetch another version"
+            )
         return file
 
 
 def only_model(paths: Iterable[str], artifact: str) -> str:
-    """The one model among the files of an artifact.
+    """Return the path of the only model among the files of an artifact.
 
     Raises:
         InputError: there is none, or there are several.
+
+    Example:
+        >>> only_model(["config.yaml", "model.nemo"], "an4:v0")
+        'model.nemo'
     """
     paths = list(paths)
     models = [path for path in paths if path.endswith(SUFFIXES)]
@@ -95,16 +101,16 @@ def only_model(paths: Iterable[str], artifact: str) -> str:
 
 
 def versions_in(runs: Iterable[Sequence[dict]]) -> list[Version]:
-    """The versions of artifacts that runs have noted, numbered in the order of their making.
+    """Return the versions of artifacts that runs have recorded, numbered by the time of logging.
 
-    What holds the same is the same version, and an alias goes to the newest that was given it, as on W&B's server.
+    As on W&B's server, equal content is the same version, and an alias moves to the newest version that has it.
 
     Args:
-        runs: the records of a run each, as `tracking.read_records` gives them.
+        runs: the records of each run, from `kept_runs.read_records`.
     """
     logged = []
     for records in runs:
-        made = 0.0  # seconds since 1970; an artifact itself notes no time
+        made = 0.0  # seconds since 1970; an artifact's record has no time
         for record in records:
             match record:
                 case {"type": "run", "run": {"start_time": str(start)}}:
@@ -123,7 +129,7 @@ def versions_in(runs: Iterable[Sequence[dict]]) -> list[Version]:
             version = Version(name, len(of_name), artifact["type"], project, artifact["digest"], metadata=metadata)
             versions.append(version)
         for path, (file, md5) in staged_files(artifact).items():
-            if path not in version.files or file.is_file():  # the same may have been staged twice
+            if path not in version.files or file.is_file():  # the same content may have been staged twice
                 version.files[path] = file, md5
         given = artifact.get("aliases", [])
         for other in of_name:
@@ -133,13 +139,20 @@ def versions_in(runs: Iterable[Sequence[dict]]) -> list[Version]:
 
 
 def staged_files(artifact: dict) -> dict[str, tuple[Path, str]]:
-    """Path in an artifact → the staged file and its MD5 in base 64, from the artifact's record."""
+    """Return path in an artifact → the staged file and its MD5 in base 64, from the artifact's record."""
     contents = (artifact.get("manifest") or {}).get("contents", [])
     return {entry["path"]: (Path(entry["local_path"]), entry["digest"]) for entry in contents if "local_path" in entry}
 
 
 def listed(versions: Iterable[Version]) -> str:
-    """The names among versions with all that they answer to: `an4 (best, latest, v0 to v3, v5)`; only what is kept."""
+    """Return the names of available versions with their aliases and numbers.
+
+    Example:
+        >>> versions = [Version("an4", number, "model", "ASR", "") for number in (0, 1, 3)]
+        >>> versions[2].aliases = ["latest"]
+        >>> listed(versions)
+        'an4 (latest, v0 to v1, v3)'
+    """
     by_name: dict[str, list[Version]] = {}
     for version in versions:
         if version.is_kept:
@@ -155,7 +168,12 @@ def listed(versions: Iterable[Version]) -> str:
 
 
 def valid_name(text: str) -> str:
-    """A text as W&B allows it for the name of an artifact."""
+    """Return a text with the characters and the length that W&B allows in an artifact's name.
+
+    Example:
+        >>> valid_name("my corpus/2026")
+        'my-corpus-2026'
+    """
     return re.sub(r"[^A-Za-z0-9_.-]", "-", text)[:128]
 
 
@@ -163,13 +181,13 @@ def valid_name(text: str) -> str:
 
 
 def stage(file: Path, name: str, is_best: bool = False) -> Path:
-    """Put a model's file where it waits to be sent or fetched, and return its path there.
+    """Put a model's file into the staging folder and return its path there.
 
-    A hard link where the file system allows it, since it costs neither time nor space: so what is staged must be a file
-    that is replaced, not written over, when it changes. Else a copy.
+    It is a hard link where the file system allows one, which takes neither time nor space, else a copy. So the file
+    must be replaced, not overwritten, when it changes.
 
     Raises:
-        OSError: it can't be written there; nothing of it is left.
+        OSError: it can't be written; no partial file is left.
     """
     folder = _staging(name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -186,14 +204,14 @@ def stage(file: Path, name: str, is_best: bool = False) -> Path:
 
 
 def drop_staged(name: str, keep: int, seconds: float = 0.0) -> None:
-    """Remove the staged files of an artifact but for the last `keep` and the last of those that were the best.
+    """Remove the staged files of an artifact except the last `keep` and the newest that was the best.
 
-    The versions stay noted; `make sync` sends those that have their files.
+    The records of the versions stay; `make sync` sends those that still have their files.
 
     Args:
         name: of the artifact.
         keep: 1 or more.
-        seconds: what was staged so lately stays too.
+        seconds: files younger than this stay too.
     """
     files = sorted(_staging(name).glob("*"))  # their names begin with the time
     kept = {*files[-keep:], *[file for file in files if file.stem.endswith(f"-{BEST}")][-1:]}
@@ -203,6 +221,4 @@ def drop_staged(name: str, keep: int, seconds: float = 0.0) -> None:
 
 
 def _staging(name: str) -> Path:
-    from wandb import env
-
-    return Path(env.get_data_dir()) / "models" / name
+    return data_folder() / "models" / name

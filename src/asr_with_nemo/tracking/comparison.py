@@ -1,7 +1,6 @@
-"""Runs side by side: what differs in their configs, their metrics at the best epoch, their curves over one another.
+"""Compare runs: differing config values, metrics at the best epoch, training curves, parallel coordinates.
 
-With an account the runs come from W&B's server, by its public API; with none, from the `.wandb` files that they left in
-the project's folder. The calls are the same, and what is made of the runs is too.
+The calls and results are the same for runs from W&B's server and for offline runs.
 """
 
 import io
@@ -26,40 +25,40 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURED = 10
-"""Runs that get a colour and a name in a picture; the others are grey."""
+_COLOURED = 10
+"""How many runs get a colour and a name in a figure; the others are grey."""
 AXES = 8
-"""Keys of the config, at most, in parallel coordinates."""
+"""Maximum number of config keys in parallel coordinates."""
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
 def table(runs: Sequence[Run], metric: str = METRIC, maximize: bool = False) -> pd.DataFrame:
-    """`at_best`, and behind it what differs in the configs of these runs.
+    """Return `at_best` followed by the differing config values.
 
     Raises:
         InputError: no run has the metric.
     """
     best = at_best(runs, metric, maximize)
     differences = differing_settings(runs_having(runs, metric))
-    # A parameter and a metric may have one name.
+    # A config key and a metric may have the same name.
     differences.columns = [f"config.{key}" if key in best else key for key in differences]
     return best.join(differences)
 
 
-def by_epoch(runs: Sequence[Run]) -> pd.DataFrame:
-    """All metrics of all runs, a row a run and epoch (a step, for runs that count no epochs)."""
+def _by_epoch(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return all metrics of all runs, a row per run and epoch (or step, for runs that log no epochs)."""
     frames = {run.label: run.epochs.rename_axis("epoch") for run in runs if not run.epochs.empty}
     whole = pd.concat(frames, names=["run"]) if frames else pd.DataFrame()
     return whole[[name for name in whole if not name.startswith("_")]]
 
 
 def lineage(runs: Sequence[Run]) -> pd.DataFrame:
-    """What each run took in and what it made: a row a run, the artifacts as NAME:vN.
+    """Return the input and output artifacts of each run: a row per run, artifacts as NAME:vN.
 
     Raises:
-        InputError: W&B's server can't be asked.
+        InputError: the request to W&B's server failed.
     """
     found = versions.lineage(run.id for run in runs)
     rows = [[", ".join(names) for names in found[run.id]] for run in runs]
@@ -70,12 +69,12 @@ def lineage(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def draw_curves(runs: Sequence[Run], metrics: Sequence[str] = (), by: str = METRIC, maximize: bool = False) -> "Figure":
-    """Draw metrics over the epochs, a panel a metric, the runs over one another; a dot marks the best epoch of `by`.
+    """Draw metrics over the epochs, one panel per metric with all runs; a dot marks the best epoch by `by`.
 
     Args:
-        runs: of more than `COLOURED`, the best by `by` get a colour and a name.
+        runs: the best 10 by `by` get a colour and a name.
         metrics: by default those of `CURVES` that the runs have.
-        by, maximize: how runs are ranked.
+        by, maximize: the ranking of the runs.
 
     Raises:
         InputError: no run has one of the metrics.
@@ -88,7 +87,7 @@ def draw_curves(runs: Sequence[Run], metrics: Sequence[str] = (), by: str = METR
     ranked = sorted(runs, key=lambda run: place[run.label])
     columns = min(2, len(metrics))
     lines = math.ceil(len(metrics) / columns)
-    size = (4.5 * columns, 2.6 * lines + 0.25 * math.ceil(min(len(runs), COLOURED) / columns) + 0.2)
+    size = (4.5 * columns, 2.6 * lines + 0.25 * math.ceil(min(len(runs), _COLOURED) / columns) + 0.2)
     figure, panels = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
     for axes in panels.flat[len(metrics) :]:
         axes.set_visible(False)
@@ -112,16 +111,16 @@ def _draw_metric(axes: "Axes", ranked: Sequence[Run], metric: str, by: str, maxi
             continue
         points = run.epochs[metric].replace([math.inf, -math.inf], math.nan).dropna()
         is_running = run.state == "running"
-        if number < COLOURED:
-            style = {"color": colours[number % len(colours)], "lw": 1.6, "zorder": 3 + COLOURED - number}
+        if number < _COLOURED:
+            style = {"color": colours[number % len(colours)], "lw": 1.6, "zorder": 3 + _COLOURED - number}
             style["label"] = f"{run.label} (running)" if is_running else run.label
         else:
             style = {"color": "0.6", "lw": 0.6, "zorder": 1}
-            style["label"] = f"{len(ranked) - COLOURED} more" if number == COLOURED else None
+            style["label"] = f"{len(ranked) - _COLOURED} more" if number == _COLOURED else None
         style["marker"] = "." if len(points) < 30 else None
         axes.plot(points.index, points, ls="--" if is_running else "-", **style)
         best = run.best_epoch(by, maximize)
-        if number < COLOURED and best in points.index:
+        if number < _COLOURED and best in points.index:
             axes.plot(best, points[best], "o", ms=5, color=style["color"], zorder=20)
         if len(points):
             drawn += [points.min(), points.max()]
@@ -136,9 +135,9 @@ def _draw_metric(axes: "Axes", ranked: Sequence[Run], metric: str, by: str, maxi
 def draw_parallel(
     runs: Sequence[Run], metric: str = METRIC, maximize: bool = False, keys: Sequence[str] = ()
 ) -> "Figure | None":
-    """Draw parallel coordinates: an upright axis a config key, the last one for the metric, a line a run.
+    """Draw parallel coordinates: a vertical axis per config key, the last one for the metric, and a line per run.
 
-    A line takes its colour from the metric. A run that has no value for a key passes below its axis.
+    The metric sets a line's colour. The line of a run without a value for a key passes below the key's axis.
 
     Args:
         runs: those that have the metric are drawn.
@@ -146,7 +145,7 @@ def draw_parallel(
         keys: of the config, by default the first `AXES` that differ, numbers before texts.
 
     Returns:
-        None where fewer than two runs have the metric, or nothing differs between them.
+        None if fewer than two runs have the metric, or their configs don't differ.
 
     Raises:
         InputError: no run has the metric, or the configs don't differ in a key.
@@ -156,7 +155,7 @@ def draw_parallel(
     differences = differing_settings(chosen)
     for key in keys:
         if key not in differences:
-            raise InputError(f"the runs do not differ in {key!r}; they do in {', '.join(differences) or 'nothing'}")
+            raise InputError(f"the runs don't differ in {key!r}; keys that differ: {', '.join(differences) or 'none'}")
     is_text = {key: any(isinstance(value, str) for value in differences[key]) for key in differences}
     keys = list(keys) or sorted(differences, key=is_text.__getitem__)[:AXES]
     if len(chosen) < 2 or not keys:
@@ -169,7 +168,7 @@ def draw_parallel(
     for number, label in enumerate(differences.index):
         heights = [scale.heights[number] for scale in scales]
         share = float(good[label])
-        alpha = 0.9 if len(chosen) <= 2 * COLOURED else 0.3 + 0.6 * share
+        alpha = 0.9 if len(chosen) <= 2 * _COLOURED else 0.3 + 0.6 * share
         axes.plot(range(len(scales)), heights, color=colours(share), lw=1 + share, alpha=alpha, zorder=2 + share)
     for place, scale in enumerate(scales):
         axes.axvline(place, color=plt.rcParams["axes.edgecolor"], lw=1, zorder=4)
@@ -192,7 +191,12 @@ def draw_parallel(
 
 
 def _broken(key: str) -> str:
-    """A dotted key over several lines, so that keys stand beside one another."""
+    """Return a dotted key broken into short lines, so that the labels of axes don't overlap.
+
+    Example:
+        >>> _broken("model.optim.sched.warmup_steps").split("\\n")
+        ['model.optim', '.sched', '.warmup_steps']
+    """
     lines: list[str] = []
     for part in key.split("."):
         if lines and len(lines[-1]) + len(part) < 13:
@@ -203,14 +207,14 @@ def _broken(key: str) -> str:
 
 
 class _Scale:
-    """An axis of parallel coordinates: the height of each value, from 0 to 1, and texts at some heights.
+    """An axis of parallel coordinates: the height of each value, from 0 to 1, and tick labels.
 
-    Numbers stand by their logarithm where they range over more than a decade and a half, texts beside one another,
-    and what is None below all others.
+    The scale is logarithmic for positive numbers that differ by a factor of more than 30. Texts are evenly spaced, and
+    None is below all values.
     """
 
     NOWHERE = -0.12
-    FEW = 6  # different numbers, at most, that each get their text
+    FEW = 6  # up to so many different numbers, each has a label
 
     def __init__(self, values: Sequence[Any]):
         known = [value for value in values if value is not None]
@@ -233,7 +237,7 @@ class _Scale:
             return ((math.log(number) if is_log else number) - ends[0]) / (ends[1] - ends[0] or 1)
 
         marked = numbers
-        if len(numbers) > self.FEW:  # the ends, and round numbers between them that are not too near
+        if len(numbers) > self.FEW:  # the ends, and round numbers between them that are not too close
             locator = LogLocator(subs=(1, 3)) if is_log else MaxNLocator(5)
             between = [float(n) for n in locator.tick_values(low, high) if low < n < high]
             marked = [low, *(number for number in between if 0.07 < height(number) < 0.93), high]
@@ -241,12 +245,17 @@ class _Scale:
 
 
 def _short(text: str, longest: int = 18) -> str:
-    """A text that fits beside an axis; of a path, its end says more than its start."""
+    """Return the end of a text that is too long for a tick label; the end of a path says more than its start.
+
+    Example:
+        >>> _short("/data/corpora/spoken/an4")
+        '…orpora/spoken/an4'
+    """
     return text if len(text) <= longest else f"…{text[1 - longest :]}"
 
 
 def picture(figure: "Figure", dpi: int = 120) -> bytes:
-    """A figure as a PNG; it is closed."""
+    """Return a figure as PNG, and close the figure."""
     made = io.BytesIO()
     figure.savefig(made, format="png", dpi=dpi)
     plt.close(figure)
@@ -268,8 +277,8 @@ def write(
 
     Args:
         runs: as `read_runs` gives them.
-        folder: it is made where it isn't there.
-        metric, maximize: by which runs are compared.
+        folder: created if it doesn't exist.
+        metric, maximize: the ranking of the runs.
         curves: the metrics to draw.
         keys: of the config, for the parallel coordinates.
 
@@ -286,7 +295,7 @@ def write(
     )
     contents: dict[str, str | bytes] = {
         "runs.csv": table(runs, metric, maximize).join(about, lsuffix=" (config)").to_csv(lineterminator="\n"),
-        "epochs.csv": by_epoch(runs).to_csv(lineterminator="\n"),
+        "epochs.csv": _by_epoch(runs).to_csv(lineterminator="\n"),
         "curves.png": picture(draw_curves(runs, curves, metric, maximize)),
     }
     parallel = draw_parallel(runs, metric, maximize, keys)
@@ -297,5 +306,5 @@ def write(
         for name, content in contents.items():
             write_if_changed(folder / name, content)
     except OSError as error:
-        raise InputError(f"{folder}: can't be written to ({error.strerror}); name another --output") from error
+        raise InputError(f"{folder}: can't be written ({error.strerror}); choose another --output") from error
     return [folder / name for name in contents]

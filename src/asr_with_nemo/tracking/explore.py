@@ -1,10 +1,7 @@
-"""The data as a table that one can look at and listen to: in Weights & Biases, and in a notebook without it.
+"""Tables of utterances with audio players and spectrograms, in Weights & Biases and in a notebook without it.
 
-A table is a list of rows, a row a dict of column → value; a value that is a path is a recording or a picture.
-`wandb_table` makes a `wandb.Table` of it, `browse` a table for the notebook.
-
-The pictures are not drawn by matplotlib, which takes more than fifty times as long: a spectrogram is a matrix of small
-numbers, and a PNG with a palette is the same, so its pixels are the decibels themselves.
+A table is a list of rows, each a dict of column → value; a `Path` is a recording or a picture. `wandb_table` converts
+it to a `wandb.Table`, `browse` to an HTML table for the notebook.
 """
 
 import json
@@ -28,7 +25,7 @@ if TYPE_CHECKING:
 Row = dict[str, object]
 """Column → value; a `Path` is a recording or, by its suffix, a picture."""
 EMBEDDED = 4_000_000
-"""Bytes of sound and pictures, at most, in a table that has to carry them itself."""
+"""Maximum bytes of audio and pictures that are embedded in a table."""
 
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
@@ -40,11 +37,11 @@ def dataset_rows(
     settings: PictureSettings = PictureSettings(),
     progress: bool = True,
 ) -> list[Row]:
-    """The utterances of manifests as rows to look at: Filename, Audio File, Duration, Transcript, Spectrogram...
+    """Return the utterances of manifests as rows: Filename, Audio File, Duration (seconds), Transcript, Spectrogram...
 
     Args:
         manifests: one or more.
-        pictures: the folder where pictures are kept; by default `MEDIA` beside the first manifest.
+        pictures: the folder for pictures; by default `MEDIA` in the folder of the first manifest.
         settings: how to draw them.
         progress: show a progress bar.
 
@@ -74,7 +71,7 @@ def dataset_rows(
 def _whole_files(path: Path) -> list[manifest.Utterance]:
     utterances = manifest.read_manifest(path)
     if any(utterance.get("offset") for utterance in utterances):
-        raise InputError(f"{path}: cuts utterances out of longer files (offset); cut the files first")
+        raise InputError(f"{path}: has utterances within longer files (offset); cut the files first")
     return utterances
 
 
@@ -83,9 +80,9 @@ def _split_name(path: Path) -> str:
 
 
 def _splits(path: Path) -> dict[str, str]:
-    """Recording → its split: of the manifests beside this one that hold it, the one with the fewest utterances.
+    """Return recording → split: the smallest manifest in this folder that contains the recording.
 
-    So what train_all holds is known to be of train or of dev.
+    So the recordings of train_all are assigned to train or dev.
     """
     beside = {other: manifest.read_manifest(other, check_audio=False) for other in path.parent.glob("*_manifest.json")}
     splits: dict[str, str] = {}
@@ -95,21 +92,21 @@ def _splits(path: Path) -> dict[str, str]:
 
 
 def prediction_rows(rows: Sequence, folder: str | os.PathLike) -> list[Row]:
-    """What a model heard as rows to look at: FileName, Audio, Prediction, Ground Truth, WER.
+    """Return a model's hypotheses as rows: FileName, Audio, Prediction, Ground Truth, WER.
 
     Args:
-        rows: of `evaluation.Row`, as `evaluation.evaluate` gives them.
-        folder: of the manifest, which their files are relative to.
+        rows: `ScoredUtterance`s, from `evaluation.evaluate`.
+        folder: of the manifest; the rows' files are relative to it.
 
     Raises:
-        InputError: a recording isn't there, or can't be read.
+        InputError: a recording is missing, or can't be read.
     """
     folder = Path(folder)
     table = []
     for row in rows:
         path = folder.absolute() / row.file
         if not path.is_file():
-            raise InputError(f"{path}: the recording isn't there; expected it where the manifest has it")
+            raise InputError(f"{path}: the recording is missing; put it where the manifest expects it")
         rate = row.words.rate
         table.append(
             {
@@ -124,7 +121,7 @@ def prediction_rows(rows: Sequence, folder: str | os.PathLike) -> list[Row]:
 
 
 def wandb_table(rows: Sequence[Row], progress: bool = True) -> "wandb.Table":
-    """Rows as a table for `run.log`, recordings with a player and pictures as pictures: the files as they are.
+    """Return rows as a `wandb.Table` for `run.log`, with audio players and pictures; files are logged unchanged.
 
     Raises:
         InputError: there are no rows.
@@ -143,10 +140,10 @@ def wandb_table(rows: Sequence[Row], progress: bool = True) -> "wandb.Table":
 
 
 def read_table(folder: str | os.PathLike, name: str) -> list[Row]:
-    """The rows of a `wandb.Table` that was logged under a name, from the folder of its artifact.
+    """Read the rows of a `wandb.Table` that was logged under a name, from the folder of its artifact.
 
     Raises:
-        InputError: the folder doesn't hold it, or what it holds is no table.
+        InputError: the table's file is missing, or isn't a table.
     """
     path = Path(folder) / f"{name}.table.json"
     text = read_text(path, "a table", "no such table; expected the artifact of a wandb.Table")
@@ -154,7 +151,7 @@ def read_table(folder: str | os.PathLike, name: str) -> list[Row]:
         content = json.loads(text)
         columns, lines = content["columns"], content["data"]
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: can't be read as a wandb.Table ({error!r})") from error
+        raise InputError(f"{path}: can't be read as a wandb.Table ({error!r}); log it again") from error
 
     def value(cell: object) -> object:
         if isinstance(cell, dict) and "path" in cell:  # a recording or a picture
@@ -172,19 +169,18 @@ def browse(
     descending: bool = False,
     beside: str | os.PathLike | None = "notebooks",
 ) -> HTML:
-    """Rows as a table for the notebook, without an account or a network: sorted by a click, a page of rows at a time.
+    """Return rows as a sortable, paged HTML table for the notebook, without an account or a network.
 
-    The notebook stays small: it links to recordings and pictures, and the browser gets those of the page that is shown.
-    Files that lie outside the course's folder can't be linked to, and none in Colab: then the table carries them
-    itself, up to `EMBEDDED` bytes.
+    The notebook stays small: the table links to recordings and pictures, and the browser loads those of the current
+    page. Files outside the course's folder, and all files in Colab, can't be linked: they are embedded, up to
+    `EMBEDDED` bytes.
 
     Args:
-        rows: as `dataset_rows` and `prediction_rows` give them.
-        page: rows at a time.
-        sort: the column to begin with; by default in the order given.
-        descending: begin with the largest.
-        beside: the folder where the notebook lies, or one of the same depth; None for a table that carries its files
-            itself in any case.
+        rows: from `dataset_rows` or `prediction_rows`.
+        page: rows per page.
+        sort: the column to sort by at first; by default the given order.
+        descending: sort the largest first.
+        beside: the notebook's folder, or one of the same depth; None to embed all files.
 
     Raises:
         InputError: there are no rows, or no such column.

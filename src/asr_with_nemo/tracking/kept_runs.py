@@ -1,4 +1,4 @@
-"""The runs that W&B has written to this machine (`.wandb` files), and what each holds."""
+"""Runs that W&B has written to this machine (`.wandb` files) and their records."""
 
 import json
 import subprocess
@@ -7,23 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asr_with_nemo.tracking import artifacts
+from asr_with_nemo.tracking.wandb_internals import inspect_command
 
-ALIVE_SECONDS = 120
-"""A run without an end whose file has not grown for so long is dead: W&B writes the machine's state every 15 s."""
+_ALIVE_SECONDS = 120
+"""An unfinished run whose file hasn't grown for this long is dead: W&B writes system metrics every 15 s."""
 
 
 @dataclass
 class KeptRun:
-    """What a run's `.wandb` file says of it."""
+    """The content of a run's `.wandb` file."""
 
     path: Path
-    name: str = ""  # entity/project/id, as far as they are known
+    name: str = ""  # entity/project/id, those that are known
     last_step: int = -1
-    artifacts: set[tuple[str, str]] = field(default_factory=set)  # (name, digest) of those whose files are here
-    dropped: int = 0  # artifacts whose files are no longer kept
+    artifacts: set[tuple[str, str]] = field(default_factory=set)  # (name, digest) of those whose files exist
+    dropped: int = 0  # artifacts whose files were removed
     has_ended: bool = False
-    is_cut: bool = False  # the file ends within a record: what stands before it was sent
-    problem: str | None = None  # why it can't be sent
+    is_cut: bool = False  # the file ends within a record; the records before it were sent
+    problem: str | None = None  # the reason why it can't be sent
 
     @property
     def is_sent(self) -> bool:
@@ -34,7 +35,7 @@ class KeptRun:
         return self.path.parent.name.startswith("offline-")
 
     def mark_sent(self) -> None:
-        """As `wandb sync` does."""
+        """Mark it as sent, as `wandb sync` does."""
         self.path.with_name(f"{self.path.name}.synced").touch()
 
     def mark_unsent(self) -> None:
@@ -42,31 +43,25 @@ class KeptRun:
 
 
 def kept_files(folder: Path) -> list[Path]:
-    """The `.wandb` files of the runs in a `wandb` folder, the oldest first."""
+    """Return the `.wandb` files of the runs in a `wandb` folder, the oldest first."""
     files = (path for path in folder.glob("*run-*/run-*.wandb") if not path.parent.is_symlink())  # latest-run
     return sorted(files, key=lambda path: (path.parent.name.removeprefix("offline-"), path.name))
 
 
 def read_records(path: Path) -> tuple[list[dict], str | None]:
-    """All that a run's `.wandb` file holds, as far as it goes, in the records of `wandb leet inspect --json`.
+    """Read all records of a run's `.wandb` file, in the form of `wandb leet inspect --json`.
 
     Returns:
-        the records, and what is corrupt in the file; None where nothing is. A file that ends within a record is not.
+        the records, and a description of the corruption; None for a sound file, also one that ends within a record.
     """
-    from wandb.util import get_core_path
-
-    # What `wandb leet inspect` starts too, after half a second in which Python imports W&B.
-    command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file"]
-    done = subprocess.run(
-        [*command, str(path), str(path.parent.parent)], capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
+    done = subprocess.run(inspect_command(path), capture_output=True, text=True, stdin=subprocess.DEVNULL)
     records = [json.loads(line) for line in done.stdout.splitlines()]
     is_corrupt = "corrupt" in done.stderr or done.returncode
     return records, last_line(done.stderr) if is_corrupt else None
 
 
 def read_run(path: Path) -> KeptRun:
-    """Read a run's `.wandb` file as far as it goes; what is wrong with it is told in `problem`."""
+    """Read a run's `.wandb` file up to its end or its first error, which goes into `problem`."""
     run = KeptRun(path, name=path.stem.removeprefix("run-"))
     records, damage = read_records(path)
     is_run = False
@@ -87,16 +82,22 @@ def read_run(path: Path) -> KeptRun:
             case "exit":
                 run.has_ended = True
     if damage:
-        run.problem = f"the file is corrupt ({damage}); delete its folder to give it up"
+        run.problem = f"the file is corrupt ({damage}); to give it up, delete its folder"
     elif not is_run and not is_young(path):
         run.problem = "the file holds no run; delete its folder"
     return run
 
 
 def is_young(path: Path) -> bool:
-    """Whether a run's file has grown so lately that its run, if it has no end, is still going."""
-    return time.time() - path.stat().st_mtime < ALIVE_SECONDS
+    """Return whether a run's file has grown so recently that an unfinished run is still running."""
+    return time.time() - path.stat().st_mtime < _ALIVE_SECONDS
 
 
 def last_line(text: str) -> str:
+    """Return the last line of W&B's output without W&B's prefixes.
+
+    Example:
+        >>> last_line("wandb: Syncing\\nwandb: ERROR the disk is full\\n")
+        'the disk is full'
+    """
     return (text.strip().splitlines() or ["no reason given"])[-1].removeprefix("wandb: ").removeprefix("ERROR ")

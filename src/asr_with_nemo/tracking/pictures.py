@@ -1,7 +1,7 @@
-"""Spectrograms of recordings as small PNG files, and recordings as files that a browser plays.
+"""Spectrograms of recordings as small PNG files, and recordings as files that browsers play.
 
-The pictures are not drawn by matplotlib, which takes more than fifty times as long: a spectrogram is a matrix of small
-numbers, and a PNG with a palette is the same, so its pixels are the decibels themselves.
+Matplotlib takes more than fifty times as long: here the spectrogram's matrix, quantised to levels of decibels, is
+written directly as the pixels of a PNG with a palette.
 """
 
 import hashlib
@@ -31,21 +31,21 @@ from asr_with_nemo.data import audio
 from asr_with_nemo.errors import InputError
 
 MEDIA = "pictures"
-"""The folder beside a manifest where pictures are kept."""
-PLAYABLE = {".wav", ".flac", ".mp3", ".ogg"}
-"""What every browser plays."""
+"""Name of the folder for pictures, in the manifest's folder."""
+_PLAYABLE = {".wav", ".flac", ".mp3", ".ogg"}
+"""Suffixes of formats that every browser plays."""
 
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """How recordings are pictured; what is kept under other settings is not used.
+    """Settings of the spectrograms; pictures cached under other settings are not used.
 
     Attributes:
-        window, hop: seconds of a frame, and from a frame to the next.
+        window, hop: length of a frame and distance between frames, in seconds.
         lowest: Hz at the lower end of the spectrogram's log axis.
         bands: of the mel spectrogram.
-        decibels: from the loudest down to the darkest colour.
-        colours: the name of a matplotlib colour map.
+        decibels: range from the loudest value to the darkest colour.
+        colours: name of a matplotlib colour map.
     """
 
     window: float = 0.02
@@ -56,21 +56,21 @@ class PictureSettings:
     colours: str = "magma"
 
 
-FFT = 512
-HEIGHT = 192  # pixels of the part that shows sound: three a mel band
-WIDEST = 1_000  # columns; of a longer recording, several frames share one
+_FFT = 512
+HEIGHT = 192  # pixels of the spectrogram itself: three per mel band
+WIDEST = 1_000  # columns; frames of longer recordings share columns
 COLUMN = 2  # pixels
-LEFT, TOP, RIGHT, BOTTOM = 42, 20, 74, 36  # pixels around it: Hz, title, dB, seconds
-BAR = 12  # pixels, the width of the colour scale
+LEFT, TOP, RIGHT, _BOTTOM = 42, 20, 74, 36  # pixels around it: Hz, title, dB, seconds
+_BAR = 12  # pixels, the width of the colour scale
 TICKS = (125, 250, 500, 1000, 2000, 4000, 8000)  # Hz
-LINE = 13  # pixels, of a line of text
-LEVELS = 240  # of colour; the palette's other 16 are greys, for letters
+_LINE = 13  # pixels, of a line of text
+LEVELS = 240  # of colour; the palette's other 16 are greys, for text
 BLACK, WHITE = LEVELS, 255
-_LAYOUT = 1  # goes up when pictures come to look different: then those that are kept are made again
+_LAYOUT = 1  # increase it when the layout changes, to redraw cached pictures
 
 
 class Pictured(NamedTuple):
-    """The files that show a recording: what a browser plays, and its two pictures."""
+    """The files of a recording: one that browsers play, and its two pictures."""
 
     audio: Path
     spectrogram: Path
@@ -78,9 +78,9 @@ class Pictured(NamedTuple):
 
 
 def power(samples: np.ndarray, settings: PictureSettings) -> np.ndarray:
-    """The short-time power spectrum of mono samples at 16 kHz, (T,): (frames, 257), a frame centred on each hop."""
+    """Return the short-time power spectrum, (frames, 257), of mono samples at 16 kHz, (T,); frames are centred."""
     hop = round(settings.hop * audio.SAMPLE_RATE)
-    frames = np.lib.stride_tricks.sliding_window_view(np.pad(samples, FFT // 2), FFT)[::hop]
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(samples, _FFT // 2), _FFT)[::hop]
     spectrum = scipy.fft.rfft(frames * _window(settings.window))
     return spectrum.real**2 + spectrum.imag**2
 
@@ -88,15 +88,15 @@ def power(samples: np.ndarray, settings: PictureSettings) -> np.ndarray:
 @lru_cache
 def _window(seconds: float) -> np.ndarray:
     length = round(seconds * audio.SAMPLE_RATE)
-    window = np.zeros(FFT, np.float32)
-    window[(FFT - length) // 2 :][:length] = np.hanning(length)
+    window = np.zeros(_FFT, np.float32)
+    window[(_FFT - length) // 2 :][:length] = np.hanning(length)
     return window
 
 
 def log_rows(power: np.ndarray, lowest: float) -> np.ndarray:
-    """Spread the frequencies of a power spectrum over a log axis from `lowest` Hz: (frames, HEIGHT), upwards.
+    """Map a power spectrum to a log-frequency axis from `lowest` Hz: (frames, HEIGHT), lowest frequency first.
 
-    A row shows the strongest of the bins it covers, so that no tone gets lost between two rows.
+    A row is the maximum of the bins that it covers, so that no tone falls between two rows.
     """
     return np.maximum.reduceat(power, _first_bins(lowest), axis=1)
 
@@ -104,17 +104,22 @@ def log_rows(power: np.ndarray, lowest: float) -> np.ndarray:
 @lru_cache
 def _first_bins(lowest: float) -> np.ndarray:
     edges = np.geomspace(lowest, audio.SAMPLE_RATE / 2, HEIGHT + 1)
-    return np.round(edges[:-1] * FFT / audio.SAMPLE_RATE).astype(int)
+    return np.round(edges[:-1] * _FFT / audio.SAMPLE_RATE).astype(int)
 
 
 @lru_cache
 def _mel_filters(bands: int) -> scipy.sparse.csr_array:
     # (bands, 257). Sparse, since a dense product starts threads of its own in each of the threads that draw.
-    return scipy.sparse.csr_array(librosa.filters.mel(sr=audio.SAMPLE_RATE, n_fft=FFT, n_mels=bands))
+    return scipy.sparse.csr_array(librosa.filters.mel(sr=audio.SAMPLE_RATE, n_fft=_FFT, n_mels=bands))
 
 
 def levels(power: np.ndarray, decibels: float) -> np.ndarray:
-    """Power as colours: uint8 from 0, `decibels` or more below the loudest, to LEVELS - 1, the loudest."""
+    """Return power as colour levels, uint8: LEVELS - 1 is the loudest, 0 is `decibels` or more below it.
+
+    Example:
+        >>> levels(np.array([1.0, 1e-4, 1e-8]), decibels=80).tolist()
+        [239, 120, 0]
+    """
     loudest = max(float(power.max()), 1e-10)  # digital silence stays dark
     relative = 10 * np.log10(np.maximum(power / loudest, 10 ** (-decibels / 10)))
     return np.round((1 + relative / decibels) * (LEVELS - 1)).astype(np.uint8)
@@ -125,10 +130,10 @@ def draw(samples: np.ndarray, settings: PictureSettings = PictureSettings()) -> 
 
     Args:
         samples: mono at 16 kHz, (T,).
-        settings: how.
+        settings: how to draw.
 
     Returns:
-        "spectrogram" and "mel" → a picture with its axes in Hz and seconds and a colour scale, (height, width), uint8
+        "spectrogram" and "mel" → a picture with axes in Hz and seconds and a colour scale, (height, width), uint8
         indices of `palette`.
     """
     strength = power(samples, settings)
@@ -152,9 +157,9 @@ def draw(samples: np.ndarray, settings: PictureSettings = PictureSettings()) -> 
 
 
 def encode(picture: np.ndarray, palette: bytes) -> bytes:
-    """A picture of palette indices, (height, width), as a PNG.
+    """Return a picture of palette indices, (height, width), as PNG.
 
-    Pillow's compressor takes five times as long as this one, and with it the pictures would take twice as long.
+    Pillow's compressor takes five times as long, which would double the time of a picture.
     """
     height, width = picture.shape
     lines = np.zeros((height, width + 1), np.uint8)  # each begins with the number of its filter: none
@@ -174,14 +179,14 @@ def encode(picture: np.ndarray, palette: bytes) -> bytes:
 
 @lru_cache
 def palette(colours: str) -> bytes:
-    """The red, green and blue of each index: `LEVELS` of a matplotlib colour map, then greys from black to white."""
+    """Return RGB for each index: `LEVELS` colours of a matplotlib colour map, then greys from black to white."""
     colours = matplotlib.colormaps[colours](np.linspace(0, 1, LEVELS), bytes=True)[:, :3]
     greys = np.repeat(np.linspace(0, 255, 256 - LEVELS).astype(np.uint8)[:, None], 3, axis=1)
     return np.concatenate([colours, greys]).tobytes()
 
 
 def row_of(frequency: float, kind: str, settings: PictureSettings = PictureSettings()) -> float:
-    """Where a frequency in Hz lies in a picture: pixels from its top."""
+    """Return the position of a frequency (Hz) in a picture, in pixels from its top."""
     top = audio.SAMPLE_RATE / 2
     if kind == "mel":  # a band's centre is in the middle of its row; a mel filter bank has its ends outside
         share = librosa.hz_to_mel(frequency) / librosa.hz_to_mel(top)
@@ -198,21 +203,21 @@ def _font() -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=256)
 def _frame(kind: str, width: int, seconds: float, settings: PictureSettings) -> np.ndarray:
-    """All of a picture but the sound: axes, their labels, and the colour scale, (height, width) of palette indices.
+    """Draw the axes, labels and colour scale of a picture, (height, width) of palette indices.
 
-    Letters are drawn over the greys: between white and black lie just the shades that smooth them.
+    Text is drawn in the greys, which serve for its antialiasing.
     """
-    image = Image.new("L", (LEFT + width + RIGHT, TOP + HEIGHT + BOTTOM), WHITE)
+    image = Image.new("L", (LEFT + width + RIGHT, TOP + HEIGHT + _BOTTOM), WHITE)
     pen = ImageDraw.Draw(image)
     pen.font = _font()
     right, bottom = LEFT + width, TOP + HEIGHT
     pen.rectangle((LEFT - 1, TOP - 1, right, bottom), outline=BLACK)
     pen.text((4, 3), "Hz", BLACK)
     pen.text((LEFT, 3), {"mel": "mel spectrogram"}.get(kind, kind), BLACK)
-    previous = bottom + LINE
+    previous = bottom + _LINE
     for frequency in TICKS:
         y = row_of(frequency, kind, settings)
-        if settings.lowest < frequency and previous - y >= LINE:  # the mel scale is dense at the bottom
+        if settings.lowest < frequency and previous - y >= _LINE:  # the mel scale is dense at the bottom
             pen.line((LEFT - 5, y, LEFT - 2, y), BLACK)
             pen.text((LEFT - 7, y), f"{frequency:g}", BLACK, anchor="rm")
             previous = y
@@ -226,10 +231,10 @@ def _frame(kind: str, width: int, seconds: float, settings: PictureSettings) -> 
 
     left = right + 10
     scale = np.linspace(LEVELS - 1, 0, HEIGHT).round().astype(np.uint8)
-    image.paste(Image.fromarray(np.repeat(scale[:, None], BAR, axis=1)), (left, TOP))
+    image.paste(Image.fromarray(np.repeat(scale[:, None], _BAR, axis=1)), (left, TOP))
     for quarter in range(5):
         y = TOP + quarter * (HEIGHT - 1) / 4
-        pen.text((left + BAR + 4, y), f"{-settings.decibels * quarter / 4 or 0:g} dB", BLACK, anchor="lm")
+        pen.text((left + _BAR + 4, y), f"{-settings.decibels * quarter / 4 or 0:g} dB", BLACK, anchor="lm")
     return np.asarray(image)
 
 
@@ -239,12 +244,11 @@ def make_pictures(
     settings: PictureSettings = PictureSettings(),
     progress: bool = True,
 ) -> list[Pictured]:
-    """Draw recordings into a folder, each once: a picture is found again by what its recording holds.
+    """Draw recordings into a folder; pictures are cached by a digest of the recording's content.
 
     Args:
         files: recordings.
-        folder: where pictures are kept; a recording that no browser plays, or of another rate than 16 kHz, gets a WAV
-            there too.
+        folder: for the pictures, and for a WAV of each recording that browsers can't play or that isn't at 16 kHz.
         settings: how to draw.
         progress: show a progress bar.
 
@@ -255,7 +259,7 @@ def make_pictures(
     digest = hashlib.sha256(repr((_LAYOUT, settings)).encode()).hexdigest()[:8]
     folder = _writable(Path(folder) / digest)
     different = list(dict.fromkeys(files))
-    with ThreadPoolExecutor(usable_cores()) as pool:  # Fourier transform and compression leave the interpreter free
+    with ThreadPoolExecutor(usable_cores()) as pool:  # _FFT and compression release the GIL
         made = pool.map(lambda file: _picture(file, folder, settings), different)
         bar = tqdm(made, "pictures", total=len(different), unit="file", delay=1, disable=not progress)
         try:
@@ -273,7 +277,7 @@ def _writable(folder: Path) -> Path:
             pass
     except OSError as error:
         raise InputError(
-            f"{folder}: pictures can't be written there ({error.strerror}); name another folder"
+            f"{folder}: pictures can't be written there ({error.strerror}); choose another folder"
         ) from error
     return folder
 
@@ -293,7 +297,7 @@ def _picture(path: Path, folder: Path, settings: PictureSettings) -> Pictured:
 
 
 def _kept_name(path: Path) -> str:
-    """The start of the name of what is made of a recording: its own name, and a digest of what it holds."""
+    """Return the base name for files made of a recording: its name and a digest of its content."""
     try:
         return f"{path.stem}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
     except OSError as error:
@@ -301,16 +305,16 @@ def _kept_name(path: Path) -> str:
 
 
 def playable_file(path: Path, folder: Path, name: str | None = None) -> Path:
-    """A recording as a file of 16 kHz that a browser plays: itself where it is one, else a WAV kept in `folder`.
+    """Return a 16 kHz file that browsers play: the recording itself, or a WAV of it in `folder`.
 
     Raises:
-        InputError: the recording can't be read, or the WAV not be written.
+        InputError: the recording can't be read, or the WAV can't be written.
     """
     try:
-        if path.suffix.lower() in PLAYABLE and soundfile.info(path).samplerate == audio.SAMPLE_RATE:
+        if path.suffix.lower() in _PLAYABLE and soundfile.info(path).samplerate == audio.SAMPLE_RATE:
             return path
     except soundfile.LibsndfileError:
-        pass  # `load_audio` tells what is wrong, or knows another way
+        pass  # `load_audio` reads it another way, or raises an error with the cause
     wav = _writable(folder) / f"{name or _kept_name(path)}.wav"
     if not wav.is_file():
         samples = audio.load_audio(path)

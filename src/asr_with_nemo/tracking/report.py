@@ -1,7 +1,6 @@
-"""A report of a project's runs: training curves, sweeps, predictions. W&B's own with an account, else one HTML page.
+"""Report of a project's runs: training curves, sweeps, predictions. A W&B Report if online, else one HTML page.
 
-The page holds all that it shows, pictures and recordings too, so that it can be kept, sent, and opened anywhere without
-a network.
+The page embeds its pictures and recordings, so that it opens anywhere without a network.
 """
 
 import base64
@@ -30,24 +29,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TABLE = "predictions"
-"""The table of what a model heard, as trainings log it."""
-SWEEP_RUNS = 3
-"""As many runs of a group with configs that differ are taken for a sweep."""
-PAGE = 10  # rows of a table at a time
-LONGEST = 128  # letters of a title that W&B takes
-WIDE, TALL = 24, 10  # of a panel, in the units of W&B's grid, which is 24 wide
+"""Name of the table of predictions that trainings log."""
+_SWEEP_RUNS = 3
+"""A group of at least this many runs with differing configs counts as a sweep."""
+_PAGE = 10  # rows of a table
+_LONGEST = 128  # characters of a title in W&B
+_WIDE, _TALL = 24, 10  # of a panel, in the units of W&B's grid, which is 24 wide
 
 
 @dataclass
 class RunReport:
-    """What a report is made of.
+    """The content of a report.
 
     Attributes:
         project: W&B's.
-        runs: that are compared.
-        metric, maximize: by which they are ranked.
+        runs: the runs to compare.
+        metric, maximize: the ranking of the runs.
         table: the name of the table to show.
-        choice: by what the runs were chosen, for the title; "" for all runs of the project, in W&B also those to come.
+        choice: the filters of the runs, for the title; "" for all runs of the project, in W&B also later ones.
     """
 
     project: str
@@ -63,7 +62,7 @@ class RunReport:
 
     @property
     def summary(self) -> str:
-        """How many runs there are, and which one is the best."""
+        """The number of runs, and the best one."""
         best = at_best(self.runs, self.metric, self.maximize)
         running = sum(run.state == "running" for run in self.runs)
         still = f", {running} of them still running" if running else ""
@@ -79,7 +78,7 @@ class RunReport:
 
     @property
     def sweeps(self) -> dict[str, list[Run]]:
-        """The runs of each sweep, or group; where there is none, all runs together."""
+        """The runs of each sweep or group; all runs together if there is none."""
         groups: dict[str, list[Run]] = {}
         for run in self.runs:
             if self.metric in run.metrics and (run.sweep or run.group):
@@ -88,23 +87,23 @@ class RunReport:
         sweeps = {
             name: runs
             for name, runs in groups.items()
-            if len(runs) >= SWEEP_RUNS and not differing_settings(runs).empty
+            if len(runs) >= _SWEEP_RUNS and not differing_settings(runs).empty
         }
         return sweeps or {"Configs": [run for run in self.runs if self.metric in run.metrics]}
 
 
 def make_report(report: RunReport, output: str | os.PathLike) -> str:
-    """Make a report: in W&B where its server can be used, else as an HTML page.
+    """Make a report: in W&B if online, else as an HTML page.
 
     Args:
-        report: what it is made of.
-        output: the page to write; one that is there is replaced. A report of that title in W&B is replaced too.
+        report: its content.
+        output: the page to write. An existing page, or a report of the same title in W&B, is replaced.
 
     Returns:
-        where it is: the address, or the page's path.
+        the report's URL, or the page's path.
 
     Raises:
-        InputError: no run has the metric, W&B's server refuses, or the page can't be written.
+        InputError: no run has the metric, the request to W&B's server failed, or the page can't be written.
     """
     runs_having(report.runs, report.metric)
     if configure_wandb() in ONLINE:
@@ -114,7 +113,7 @@ def make_report(report: RunReport, output: str | os.PathLike) -> str:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_if_changed(output, page(report))
     except OSError as error:
-        raise InputError(f"{output}: can't be written ({error.strerror}); name another --output") from error
+        raise InputError(f"{output}: can't be written ({error.strerror}); choose another --output") from error
     return str(output)
 
 
@@ -122,15 +121,15 @@ def make_report(report: RunReport, output: str | os.PathLike) -> str:
 
 
 def page(report: RunReport) -> str:
-    """The report as one HTML page, for screens large and small, light and dark."""
+    """Return the report as one HTML page, for large and small screens, light and dark."""
     curves = [_picture(report, _curve_text(report, name), _draw_curve, name) for name in report.curves]
     sweeps = []
     for name, runs in report.sweeps.items():
-        text = f"{name}: a line a run over {len(runs)} runs, from the values of its config to its best {report.metric}."
+        text = f"{name}: parallel coordinates of {len(runs)} runs, from config values to the best {report.metric}."
         picture = _picture(report, text, _draw_parallel, runs)
         if picture:
             sweeps.append({"name": name, "picture": picture, "table": _browse(report, runs)})
-    return ENVIRONMENT.from_string(_PAGE).render(
+    return ENVIRONMENT.get_template("runs_report.html").render(
         report=report,
         made=datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
         runs=_browse(report, report.runs),
@@ -157,7 +156,7 @@ def _curve_text(report: RunReport, metric: str) -> str:
 
 
 def _picture(report: RunReport, text: str, draw, *arguments) -> Markup | None:
-    """A figure as two pictures, of which the browser shows the one that fits its colours; None for no figure."""
+    """Return a figure as a light and a dark picture, of which the browser shows one; None if there is no figure."""
     sources = {}
     for background, ink in ((LIGHT, "#1b1d21"), (DARK, "#e4e6ea")):
         backgrounds = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), background)
@@ -181,92 +180,45 @@ def _browse(report: RunReport, runs: Sequence[Run]) -> Markup:
         {name: _short(value) for name, value in zip(frame, values, strict=True)}
         for values in frame.itertuples(index=False, name=None)
     ]
-    return Markup(html_table(rows, PAGE))
+    return Markup(html_table(rows, _PAGE))
 
 
 def _short(value: object) -> object:
-    """A value for a table: four digits of a number, and nothing where there is none."""
+    """Return a value for a table, numbers with four digits; None for a missing value.
+
+    Example:
+        >>> _short(0.123456), _short(float("nan"))
+        (0.1235, None)
+    """
     if value is None or value != value or str(value) == "<NA>":
         return None
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _predictions(report: RunReport) -> dict | None:
-    """The newest table of the best run that has logged one, and which run that is."""
+    """Return the newest table of the best run that has logged one, with the run's label and the number of rows."""
     best = list(at_best(report.runs, report.metric, report.maximize).index)
     for run in sorted(report.runs, key=lambda run: best.index(run.label) if run.label in best else len(best)):
         if report.table in run.tables:
             with tempfile.TemporaryDirectory() as folder:
-                for path, file in run.tables[report.table].items():  # W&B keeps them under other names
+                for path, file in run.tables[report.table].items():  # W&B stores them under other names
                     link = Path(folder) / path
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.symlink_to(file)
                 rows = explore.read_table(folder, report.table)
-                shown = html_table(rows, PAGE)
+                shown = html_table(rows, _PAGE)
             return {"run": run.label, "rows": len(rows), "table": Markup(shown)}
     return None
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ report.title }}</title>
-<style>
-{{ style }}
-.curves { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)) }
-.wide { overflow-x: auto }
-.wide img { max-width: none; min-width: min(100%, 34rem) }
-</style>
-</head>
-<body>
-<h1>{{ report.title }}</h1>
-<p>{{ report.summary }}</p>
-<p class="faint">Made on {{ made }} from runs that were kept offline.</p>
-
-<h2>Runs</h2>
-<p>Each run in the epoch where its {{ report.metric }} was best, and what differs in the configs. A click on a column's
-name sorts by it.</p>
-{{ runs }}
-
-<h2>Training curves</h2>
-<p>A dot marks the epoch where {{ report.metric }} was best.</p>
-<div class="curves">
-{% for picture in curves %}
-<div>{{ picture }}</div>
-{% endfor %}
-</div>
-
-{% for sweep in sweeps %}
-<h2>{{ sweep.name }}</h2>
-<p>A line leads from the values in a run's config to its best {{ report.metric }}.</p>
-<div class="wide">{{ sweep.picture }}</div>
-{% if sweeps|length > 1 %}
-{{ sweep.table }}
-{% endif %}
-{% endfor %}
-
-<h2>Predictions</h2>
-{% if predictions %}
-<p>What {{ predictions.run }} heard in {{ predictions.rows }} recordings when it last logged it.</p>
-{{ predictions.table }}
-{% else %}
-<p>None of these runs has logged a table <code>{{ report.table }}</code>.</p>
-{% endif %}
-</body>
-</html>
-"""
 
 
 # --- W&B's ------------------------------------------------------------------------------------------------------------
 
 
 def publish(report: RunReport) -> str:
-    """Make the report in W&B, or renew the one of that title, and return its address.
+    """Make the report in W&B, or update the one of the same title, and return its URL.
 
     Raises:
-        InputError: W&B's server refuses.
+        InputError: the request to W&B's server failed.
     """
     import wandb
     import wandb_workspaces.reports.v2 as wr
@@ -277,7 +229,7 @@ def publish(report: RunReport) -> str:
         made = wr.Report(
             project=report.project,
             entity=entity,
-            title=report.title[:LONGEST],
+            title=report.title[:_LONGEST],
             description=report.summary,
             blocks=_blocks(report, entity),
             width="fluid",
@@ -287,7 +239,7 @@ def publish(report: RunReport) -> str:
         made.save()
         return made.url
     except (wandb.Error, ValueError) as error:
-        raise InputError(f"W&B: the report can't be made ({error})") from error
+        raise InputError(f"W&B: the report can't be made ({error}); try again") from error
 
 
 def _blocks(report: RunReport, entity: str) -> "list[wr.Block]":
@@ -299,18 +251,18 @@ def _blocks(report: RunReport, entity: str) -> "list[wr.Block]":
         return wr.PanelGrid(runsets=[runset], panels=panels)
 
     compared = report.runs if report.choice else None
-    half = WIDE // 2
+    half = _WIDE // 2
     curves = [
         wr.LinePlot(
             title=name,
             x="epoch",
             y=[name],
             log_y="loss" in name,
-            layout=wr.Layout(x=number % 2 * half, y=number // 2 * TALL, w=half, h=TALL),
+            layout=wr.Layout(x=number % 2 * half, y=number // 2 * _TALL, w=half, h=_TALL),
         )
         for number, name in enumerate(report.curves)
     ]
-    comparer = wr.RunComparer(diff_only="split", layout=wr.Layout(w=WIDE, h=2 * TALL))
+    comparer = wr.RunComparer(diff_only="split", layout=wr.Layout(w=_WIDE, h=2 * _TALL))
     blocks: list[wr.Block] = [
         wr.P(report.summary),
         wr.H2("Training curves"),
@@ -325,15 +277,15 @@ def _blocks(report: RunReport, entity: str) -> "list[wr.Block]":
         columns = [wr.ParallelCoordinatesPlotColumn(wr.Config(key)) for key in keys]
         columns.append(wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric(report.metric)))
         panels = [
-            wr.ParallelCoordinatesPlot(columns=columns, layout=wr.Layout(w=WIDE, h=TALL)),
-            wr.ParameterImportancePlot(with_respect_to=report.metric, layout=wr.Layout(y=TALL, w=WIDE, h=TALL)),
+            wr.ParallelCoordinatesPlot(columns=columns, layout=wr.Layout(w=_WIDE, h=_TALL)),
+            wr.ParameterImportancePlot(with_respect_to=report.metric, layout=wr.Layout(y=_TALL, w=_WIDE, h=_TALL)),
         ]
-        last = f"These two take the last {report.metric} of a run, not its best."
+        last = f"Both panels use the last {report.metric} of a run, not its best."
         blocks += [wr.H2(name), wr.P(last), grid(runs, panels)]
     blocks.append(wr.H2("Predictions"))
     with_table = [run for run in report.runs if report.table in run.tables]
     if with_table:
-        panel = wr.WeavePanelSummaryTable(table_name=report.table, layout=wr.Layout(w=WIDE, h=2 * TALL))
+        panel = wr.WeavePanelSummaryTable(table_name=report.table, layout=wr.Layout(w=_WIDE, h=2 * _TALL))
         blocks.append(grid(with_table, [panel]))
     else:
         blocks.append(wr.P(f"None of these runs has logged a table {report.table!r}."))

@@ -1,4 +1,4 @@
-"""Reading runs with their metrics and configs, from W&B's server or from the files of offline runs."""
+"""Read runs with their metrics and configs from W&B's server or from the files of offline runs."""
 
 import json
 import math
@@ -23,30 +23,30 @@ from asr_with_nemo.tracking.session import ONLINE, WANDB_FOLDER, configure_wandb
 from asr_with_nemo.tracking.wandb_internals import wandb_api
 
 CURVES = ("train_loss_epoch", "val_loss", "val_wer", "learning_rate")
-"""Drawn by themselves where the runs have them."""
-PER_PAGE = 200  # runs that the server lists in one answer
+"""The metrics that are drawn by default, if the runs have them."""
+_PER_PAGE = 200  # runs in one answer of the server
 METRIC = "val_wer"
-"""By which runs are compared, unless another is named."""
+"""The default metric by which runs are compared."""
 TABLE = ".table.json"
-"""What the name of a table's file ends in."""
+"""Suffix of a table's file."""
 
 
 @dataclass
 class Run:
-    """A run, as far as it goes.
+    """A run with its config and history, complete or not.
 
     Attributes:
         id, name, project: W&B's.
-        state: running, finished, failed (it ended with an error) or crashed (it has no end, but nothing comes).
-        created: when it began, ISO 8601 in UTC.
-        place: its `.wandb` file, or its address.
-        group, sweep, tags: of W&B, where it has them.
+        state: running, finished, failed (it ended with an error) or crashed (it stopped without an end).
+        created: its start, ISO 8601 in UTC.
+        place: its `.wandb` file, or its URL.
+        group, sweep, tags: W&B's, if any.
         config: dotted key → value; a list as JSON.
-        history: what it logged, a row a step: `_step`, `_runtime` in seconds, and metrics by their dotted names. What
-            stands only in the run's summary is in the last row.
-        tables: name → the newest table that it logged there: path in its artifact → the file on this machine. Of a run
-            on the server, no files.
-        label: what it is called beside others: its name, with its id where several have that name.
+        history: one row per logged step: `_step`, `_runtime` in seconds, and metrics by their dotted names. Values that
+            are only in the run's summary are in the last row.
+        tables: name → the newest table logged under it: path in its artifact → the file on this machine. Empty for a
+            run on the server.
+        label: its name, with its id if several runs have that name.
     """
 
     id: str
@@ -65,31 +65,31 @@ class Run:
 
     @property
     def metrics(self) -> list[str]:
-        """The names of the numbers that it logged."""
+        """The names of the logged metrics."""
         names = {name for row in self.history for name in row}
         return sorted(name for name in names if not name.startswith("_") and name != "epoch")
 
     @property
     def seconds(self) -> float:
-        """How long it has run, until its last entry."""
+        """Its duration up to its last logged step."""
         return max((row.get("_runtime", 0) for row in self.history), default=0)
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
-        """The last value of each metric in each epoch; a row an epoch, or a step where the run counts no epochs."""
+        """The last value of each metric per epoch, one row per epoch, or per step if the run logs no epochs."""
         frame = pd.DataFrame(self.history)
         axis = "epoch" if "epoch" in frame else "_step"
         return frame.groupby(axis).last() if axis in frame else frame
 
     def best_epoch(self, metric: str, maximize: bool = False) -> float | None:
-        """The first of the epochs (or steps) with its best value; None where it has none."""
+        """Return the first epoch (or step) with the metric's best value; None if it has no value."""
         values = self.epochs[metric].dropna() if metric in self.epochs else ()
         if not len(values):
             return None
         return values.idxmax() if maximize else values.idxmin()
 
     def note(self, rows: Iterable[dict], summary: dict) -> None:
-        """Take over what was logged: the numbers, and the names of tables."""
+        """Add logged rows: their numbers, and the names of tables."""
         for row in rows:
             self.history.append(_numbers(row))
             self.tables |= {key.removesuffix("._type"): {} for key, value in row.items() if value == "table-file"}
@@ -100,7 +100,7 @@ class Run:
             self.history.append({name: last[name] for name in ("_step", "epoch", "_runtime") if name in last} | ended)
 
     def go_on(self, later: "Run") -> "Run":
-        """The same run with another of its parts: one that was interrupted has a file for each."""
+        """Return this run joined with its later part: an interrupted run has a file per part."""
         later.created, later.history = self.created, self.history + later.history
         later.config = self.config | later.config
         later.tables = self.tables | later.tables
@@ -109,11 +109,11 @@ class Run:
 
 @dataclass
 class Found:
-    """What `read_runs` has read.
+    """The result of `read_runs`.
 
     Attributes:
         runs: the oldest first.
-        skipped: file or run, and why it couldn't be read.
+        skipped: file or run, and the reason why it couldn't be read.
     """
 
     runs: list[Run]
@@ -121,7 +121,7 @@ class Found:
 
 
 def run_labels(runs: Sequence[Run]) -> pd.Index:
-    """The labels of runs, as the index of a table."""
+    """Return the labels of runs as the index of a table."""
     return pd.Index([run.label for run in runs], name="run")
 
 
@@ -134,19 +134,19 @@ def read_runs(
     last: int | None = None,
     progress: bool = True,
 ) -> Found:
-    """Read the runs of a project: from W&B's server where it can be used, else from this project's `wandb` folder.
+    """Read the runs of a project from W&B's server, or offline from this project's `wandb` folder.
 
     Args:
-        project: by default that of `WANDB_PROJECT`, else the course's.
-        name: of the run, with `*` and `?`.
-        group: only its runs.
-        sweep: only its runs: the id of one of W&B's sweeps, or the group of one that ran offline.
-        tag: only runs that have it.
-        last: only that many, the youngest.
+        project: by default `WANDB_PROJECT`, else the course's.
+        name: pattern of the run's name, with `*` and `?`.
+        group: only runs of this group.
+        sweep: only runs of this sweep: the id of a W&B sweep, or the group of an offline one.
+        tag: only runs with this tag.
+        last: only this many, the newest.
         progress: show a progress bar.
 
     Raises:
-        InputError: there are no such runs (it lists what there is), or the server refuses.
+        InputError: no run matches (the message lists the available names), or the request to the server failed.
     """
     mode, project = configure_wandb(), project_name(project)
 
@@ -164,11 +164,11 @@ def read_runs(
         folder = Path(os.environ["WANDB_DIR"]) / WANDB_FOLDER
         there, found = _from_files(folder, project, is_wanted, last, progress)
     if not found.runs and found.skipped:
-        raise InputError(f"project {project}: no run could be read; {found.skipped[0][0]}: {found.skipped[0][1]}")
+        raise InputError(f"project {project}: no run can be read; {found.skipped[0][0]}: {found.skipped[0][1]}")
     if not found.runs:
         given = {"name": name if name != "*" else None, "group": group, "sweep": sweep, "tag": tag}
         asked = " and ".join(f"{key} {value!r}" for key, value in given.items() if value)
-        raise InputError(f"no run of project {project} has {asked}; it has {_listed(there)}")
+        raise InputError(f"no run of project {project} has {asked}; available: {_listed(there)}")
     names = Counter(run.name for run in found.runs)
     for run in found.runs:
         run.label = run.name if names[run.name] == 1 else f"{run.name} ({run.id})"
@@ -176,7 +176,7 @@ def read_runs(
 
 
 def _listed(runs: Sequence[Run]) -> str:
-    """What filters could ask for."""
+    """Return the values that filters can match."""
     kinds = {
         "names": [run.name for run in runs],
         "groups": [run.group for run in runs if run.group],
@@ -194,10 +194,12 @@ def _listed(runs: Sequence[Run]) -> str:
 def _from_files(
     folder: Path, project: str, is_wanted: Callable[[Run], bool], last: int | None, progress: bool
 ) -> tuple[list[Run], Found]:
-    """All runs of the project, and those that are wanted, out of the `.wandb` files of a folder."""
+    """Return all runs of the project, and the matching ones, from the `.wandb` files of a folder."""
     files = kept_files(folder)
     if not files:
-        raise InputError(f"{folder}: holds no run; scripts/train.py makes one, and `wandb login` leads to those online")
+        raise InputError(
+            f"{folder}: holds no run; make one with scripts/train.py, or run `wandb login` to read online runs"
+        )
     by_id: dict[tuple[str, str], Run] = {}
     skipped = []
     with ThreadPoolExecutor() as pool:
@@ -220,7 +222,7 @@ def _from_files(
 
 
 def _read_file(path: Path) -> Run | str:
-    """The run of a `.wandb` file, or what is wrong with the file."""
+    """Return the run of a `.wandb` file, or a description of the file's error."""
     records, damage = read_records(path)
     if damage:
         return f"the file is corrupt ({damage})"
@@ -269,14 +271,14 @@ def _read_file(path: Path) -> Run | str:
 def _from_server(
     project: str, is_wanted: Callable[[Run], bool], last: int | None, progress: bool
 ) -> tuple[list[Run], Found]:
-    """The runs of the project that were looked at, and those that are wanted, by W&B's public API."""
+    """Return the listed runs of the project, and the matching ones, by W&B's public API."""
     import wandb
 
     there: list[Run] = []
     chosen = []
     skipped = []
     try:
-        for entry in wandb_api().runs(project, order="-created_at", per_page=PER_PAGE):
+        for entry in wandb_api().runs(project, order="-created_at", per_page=_PER_PAGE):
             run = Run(
                 id=entry.id,
                 name=entry.name,
@@ -293,10 +295,10 @@ def _from_server(
                 chosen.append((run, entry))
             if last and len(chosen) == last:
                 break
-    except (wandb.Error, ValueError) as error:  # the latter for a project that isn't there
-        raise InputError(f"W&B: the runs of project {project} can't be listed ({error})") from error
+    except (wandb.Error, ValueError) as error:  # ValueError for an unknown project
+        raise InputError(f"W&B: the runs of project {project} can't be listed ({error}); check --project") from error
     if not there:
-        raise InputError(f"W&B: project {project} has no run; `make sync` sends those that were kept here")
+        raise InputError(f"W&B: project {project} has no run; `make sync` sends offline runs")
 
     def fill(run: Run, entry: "wandb.apis.public.Run") -> str | None:
         try:
@@ -321,7 +323,7 @@ def _bar(items: Iterable, total: int, progress: bool) -> tqdm:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested value as dotted name → value; a list that holds no further ones stays as it is."""
+    """Return a nested value as dotted name → value; a list without dicts stays a list."""
     if isinstance(value, dict) and value:
         inner = value.items()
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
@@ -337,7 +339,7 @@ def _config(config: dict) -> dict[str, Any]:
 
 
 def _numbers(row: dict) -> dict[str, float]:
-    """The numbers of a row with dotted names, without those that describe a table, a picture or a sound."""
+    """Return the numbers of a row with dotted names, without those that describe a table, picture or audio."""
     media = tuple(key.removesuffix("_type") for key in row if key.endswith("._type"))
     numbers = {}
     for key, value in row.items():
@@ -349,23 +351,29 @@ def _numbers(row: dict) -> dict[str, float]:
 
 
 def runs_having(runs: Sequence[Run], metric: str = METRIC) -> list[Run]:
-    """The runs that have a metric, and those that are still going, which may come to have it.
+    """Return the runs that have a metric, and running ones, which may log it later.
 
     Raises:
-        InputError: no run has it; the message lists the metrics that there are.
+        InputError: no run has it; the message lists the available metrics.
     """
     there = sorted({name for run in runs for name in run.metrics})
     if metric not in there:
-        raise InputError(f"no run has the metric {metric!r}; there are {', '.join(there) or 'none at all'}")
+        raise InputError(f"no run has the metric {metric!r}; available: {', '.join(there) or 'none'}")
     return [run for run in runs if metric in run.metrics or run.state == "running"]
 
 
 def differing_settings(runs: Sequence[Run]) -> pd.DataFrame:
-    """What differs in the configs: a row a run, a column a dotted key; None where a run doesn't have it.
+    """Return the config values that differ: a row per run, a column per dotted key, None for a missing key.
 
-    A value that a config repeats in several places (`model.dropout`, and the dropout of each block that refers to it)
-    has one column, under the shortest key that ends the same. The run's own name, which many configs hold, has none,
-    and neither has a section that some runs lack and that is the same in all others.
+    A value that a config repeats (`model.dropout`, and the dropout of each block that refers to it) has one column,
+    under the shortest key with the same ending. The run's own name has no column, nor has a section that some runs
+    lack and that is equal in all others.
+
+    Example:
+        >>> configs = {"a": {"lr": 0.1, "seed": 0}, "b": {"lr": 0.2, "seed": 0}}
+        >>> runs = [Run(n, n, "ASR", "finished", "", "", config=c, label=n) for n, c in configs.items()]
+        >>> differing_settings(runs)["lr"].to_dict()
+        {'a': 0.1, 'b': 0.2}
     """
     columns: dict[str, list] = {}
     known = set()
@@ -384,18 +392,18 @@ def differing_settings(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _section(key: str) -> str:
-    """The top of a dotted key; "" for one that stands there by itself."""
+    """Return the first part of a dotted key; "" for a key without dots."""
     return key.partition(".")[0] if "." in key else ""
 
 
 def at_best(runs: Sequence[Run], metric: str = METRIC, maximize: bool = False) -> pd.DataFrame:
-    """The metrics in the epoch where `metric` was best: a row a run of those `having` it, the best run first.
+    """Return the metrics at the best epoch by `metric`: a row per run of `runs_having` it, the best run first.
 
-    Columns: state, the metric, the losses and val_wer where there are any, the best and the last epoch (as they were
-    logged: Lightning counts from 0), and seconds.
+    Columns: state, the metric, the losses and val_wer if logged, the best and the last epoch (as logged: Lightning
+    counts from 0), and seconds.
 
     Raises:
-        InputError: no run has the metric; the message lists those that there are.
+        InputError: no run has the metric; the message lists the available ones.
     """
     runs = runs_having(runs, metric)
     others = [name for name in CURVES[:3] if name != metric and any(name in run.metrics for run in runs)]

@@ -15,52 +15,52 @@ from asr_with_nemo.errors import InputError
 from asr_with_nemo.tracking.wandb_internals import keep_artifacts
 
 WANDB_FOLDER = "wandb"
-DEFAULT_PROJECT = "ASR"
-DEFAULT_SERVER = "https://api.wandb.ai"
-MODES = ("online", "offline", "disabled", "shared")
+_DEFAULT_PROJECT = "ASR"
+_DEFAULT_SERVER = "https://api.wandb.ai"
+_MODES = ("online", "offline", "disabled", "shared")
 ONLINE = ("online", "shared")
 ANSWER_SECONDS = 5.0
-"""How long the server may take to answer whether it lets the key in."""
-FINISH_SECONDS = 120
-"""How long a run that has ended waits for the server to take the rest; `make sync` sends what it did not."""
-RETRIES = 3
-QUESTION_SECONDS = 15
-"""How often a question to the server is put again, and how long each waits. With W&B's own (20 times, 30 s) a dead
-server holds up the end of a run for long. Metrics are offered again until the end in any case."""
-_chosen: str | None = None  # by `configure_wandb`, not by the user: a key that comes later changes it
+"""Seconds that the server may take to answer whether it accepts the key."""
+_FINISH_SECONDS = 120
+"""Seconds that a finished run waits for the server to take the rest; `make sync` sends what is left."""
+_RETRIES = 3
+_QUESTION_SECONDS = 15
+"""Retries of a request to the server, and its timeout in seconds. With W&B's defaults (20 retries, 30 s) a dead
+server delays the end of a run for long. Metrics are retried until the end in any case."""
+_chosen: str | None = None  # by `configure_wandb`, not by the user: a key that is set later changes it
 _why: str | None = None  # the reason why it is offline
 
 
 def configure_wandb(folder: str | os.PathLike = ".") -> str:
     """Choose W&B's mode for this process and keep its files below `folder`/wandb.
 
-    Online when an API key is there (`WANDB_API_KEY`, or one kept by `wandb login`) and the server (`WANDB_BASE_URL`)
-    lets it in; otherwise runs are written offline, and `make sync` sends them later. What the environment says
-    (`WANDB_MODE`, `WANDB_DIR`, `WANDB_DATA_DIR`...) wins, and so does `wandb offline`.
+    The mode is online if there is an API key (`WANDB_API_KEY`, or one stored by `wandb login`) that the server
+    (`WANDB_BASE_URL`) accepts; otherwise runs are written offline, and `make sync` sends them later. Environment
+    variables (`WANDB_MODE`, `WANDB_DIR`, `WANDB_DATA_DIR`...) and `wandb offline` take precedence.
 
     Returns:
-        the mode: one of `MODES`.
+        the mode: online, offline, disabled or shared.
 
     Raises:
-        InputError: `WANDB_MODE` is none of them, or online without a key, or the folder can't be written.
+        InputError: `WANDB_MODE` is unknown, or online without a key, or the folder can't be written.
     """
     global _chosen, _why
     root = Path(os.environ.setdefault("WANDB_DIR", str(Path(folder).absolute())))
-    if os.environ.get("WANDB_MODE") in (None, _chosen):  # not the user's, or of an earlier call here
-        _why = "as `wandb offline` says" if _setting("mode") == "offline" else server_refusal()
+    if os.environ.get("WANDB_MODE") in (None, _chosen):  # not set by the user, or set by an earlier call here
+        _why = "set by `wandb offline`" if _setting("mode") == "offline" else server_refusal()
         _chosen = "offline" if _why else "online"
         os.environ["WANDB_MODE"] = _chosen
     else:
-        _why = "as WANDB_MODE says"
+        _why = "set by WANDB_MODE"
     mode = os.environ["WANDB_MODE"]
-    if mode not in MODES:
-        raise InputError(f"WANDB_MODE={mode}: expected one of {', '.join(MODES)}")
+    if mode not in _MODES:
+        raise InputError(f"WANDB_MODE={mode}: expected one of {', '.join(_MODES)}")
     if mode in ONLINE and not has_key():  # W&B would ask for one
-        raise InputError(f"WANDB_MODE={mode}, but there is no API key: `wandb login` keeps one, or set WANDB_API_KEY")
+        raise InputError(f"WANDB_MODE={mode}, but there is no API key; run `wandb login`, or set WANDB_API_KEY")
     os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(FINISH_SECONDS))
-    os.environ.setdefault("WANDB_X_GRAPHQL_RETRY_MAX", str(RETRIES))
-    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(QUESTION_SECONDS))
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(_FINISH_SECONDS))
+    os.environ.setdefault("WANDB_X_GRAPHQL_RETRY_MAX", str(_RETRIES))
+    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(_QUESTION_SECONDS))
     for variable, place in wandb_places(root / WANDB_FOLDER).items():
         os.environ.setdefault(variable, place)
     for variable in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
@@ -68,45 +68,52 @@ def configure_wandb(folder: str | os.PathLike = ".") -> str:
             Path(os.environ[variable]).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             path = os.environ[variable]
-            raise InputError(f"{path}: can't be written to ({error.strerror}); set {variable}") from error
+            raise InputError(
+                f"{path}: can't be written ({error.strerror}); set {variable} to another folder"
+            ) from error
     if mode == "online":
         keep_artifacts()
     return mode
 
 
 def project_name(configured: str | None = None) -> str:
-    """The W&B project: that of the environment (`WANDB_PROJECT`), else that of the config, else the course's."""
-    return os.environ.get("WANDB_PROJECT") or configured or DEFAULT_PROJECT
+    """Return the W&B project: `WANDB_PROJECT`, else the config's, else the course's, ASR."""
+    return os.environ.get("WANDB_PROJECT") or configured or _DEFAULT_PROJECT
 
 
 def server_url() -> str:
-    """The address of W&B's server: `WANDB_BASE_URL`, else that of `wandb login --host`, else W&B's own."""
-    return (os.environ.get("WANDB_BASE_URL") or _setting("base_url") or DEFAULT_SERVER).rstrip("/")
+    """Return the URL of W&B's server: `WANDB_BASE_URL`, else the one of `wandb login --host`, else W&B's own."""
+    return (os.environ.get("WANDB_BASE_URL") or _setting("base_url") or _DEFAULT_SERVER).rstrip("/")
 
 
 def has_key() -> bool:
-    """Whether an API key is configured: in the environment, or in the netrc file, where `wandb login` keeps it."""
+    """Return whether an API key is configured: in the environment, or in the netrc file (`wandb login`)."""
     return _key() is not None
 
 
 def server_refusal() -> str | None:
-    """Why W&B's server can't be used now, in a few words that don't hold the key; None if it can.
+    """Return the reason why W&B's server can't be used, without the key; None if it can be used.
 
-    One short question over HTTP that takes `ANSWER_SECONDS` at most.
+    Sends one HTTP request, which takes `ANSWER_SECONDS` at most.
     """
     key = _key()
     if key is None:
         return "no API key here"
     answer: list[str | None] = []
-    # In a thread, because the look-up of the server's name has no time limit of its own.
+    # In a thread, because the DNS lookup has no timeout.
     asking = threading.Thread(target=lambda: answer.append(_ask(server_url(), key)), daemon=True)
     asking.start()
     asking.join(ANSWER_SECONDS)
     return answer[0] if answer else f"{server_url()} does not answer"
 
 
-def describe_mode(mode: str, project: str = DEFAULT_PROJECT) -> str:
-    """One line for the user about where a run's metrics go, and why there."""
+def describe_mode(mode: str, project: str = _DEFAULT_PROJECT) -> str:
+    """Return one line for the user that names W&B's mode, the reason, and where runs are written.
+
+    Example:
+        >>> describe_mode("online", "ASR")
+        'W&B: online, project ASR'
+    """
     if mode == "offline":
         runs = Path(os.path.relpath(os.environ.get("WANDB_DIR", "."))) / WANDB_FOLDER
         return f"W&B: offline, {_why or 'no API key here'}; runs are kept in {runs}, `make sync` sends them later"
@@ -114,11 +121,12 @@ def describe_mode(mode: str, project: str = DEFAULT_PROJECT) -> str:
 
 
 def wandb_folder() -> Path:
+    """Return the `wandb` folder of the project, after `configure_wandb`."""
     return Path(os.environ["WANDB_DIR"]) / WANDB_FOLDER
 
 
 def wandb_places(wandb_folder: Path) -> dict[str, str]:
-    """Where W&B keeps what lies in the home and in the working folder unless it is told."""
+    """Return variable → folder for files that W&B would else write into the home and the working folder."""
     names = {"WANDB_DATA_DIR": "staging", "WANDB_CACHE_DIR": "cache", "WANDB_ARTIFACT_DIR": "artifacts"}
     return {variable: str(wandb_folder.absolute() / name) for variable, name in names.items()}
 
@@ -141,7 +149,7 @@ def _ask(url: str, key: str) -> str | None:
 
 
 def _key() -> str | None:
-    """Asking W&B's client instead would fix its settings, the mode among them, before they are chosen."""
+    """Return the API key, read without W&B's client, which would fix its settings, the mode among them."""
     if os.environ.get("WANDB_API_KEY"):
         return os.environ["WANDB_API_KEY"]
     places = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
@@ -156,12 +164,12 @@ def _key() -> str | None:
 
 
 def _setting(name: str) -> str | None:
-    """What `wandb login --host` or `wandb offline` have kept, for this project or for this user."""
+    """Return a setting stored by `wandb login --host` or `wandb offline`, for this project or this user."""
     project_file = Path(os.environ.get("WANDB_DIR", ".")) / WANDB_FOLDER / "settings"
     user_file = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser() / "settings"
     settings = configparser.ConfigParser(interpolation=None)
     try:
-        settings.read([user_file, project_file])  # the last one wins
+        settings.read([user_file, project_file])  # the later file takes precedence
     except (OSError, configparser.Error, UnicodeDecodeError):
         return None
     return settings.get("default", name, fallback=None)

@@ -1,4 +1,4 @@
-"""Upload the runs that were kept while W&B's server could not be reached."""
+"""Upload offline runs, and online runs that W&B's server didn't receive whole."""
 
 import os
 import subprocess
@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -18,16 +17,13 @@ from asr_with_nemo.tracking.kept_runs import KeptRun, is_young, kept_files, last
 from asr_with_nemo.tracking.session import ANSWER_SECONDS, WANDB_FOLDER, server_refusal, wandb_places
 from asr_with_nemo.tracking.wandb_internals import wandb_api
 
-if TYPE_CHECKING:
-    pass
-
 PATIENCE_SECONDS = 60
-"""How long sending goes on while the server doesn't answer."""
+"""Seconds without an answer of the server after which sending ends."""
 
 
 @dataclass
 class Sent:
-    """What came of sending the runs of a folder."""
+    """The result of sending the runs of a folder."""
 
     sent: list[KeptRun] = field(default_factory=list)
     were_there: list[KeptRun] = field(default_factory=list)
@@ -37,13 +33,15 @@ class Sent:
     def __str__(self) -> str:
         lines = [f"sent: {len(self.sent)}"]
         lines += [
-            f"  {os.path.relpath(run.path)}: as far as it goes, it was cut short" for run in self.sent if run.is_cut
+            f"  {os.path.relpath(run.path)}: incomplete, sent up to the point where it was cut off"
+            for run in self.sent
+            if run.is_cut
         ]
         dropped = sum(run.dropped for run in self.sent)
-        lines += [f"  without {dropped} versions of artifacts whose files are no longer kept"] if dropped else []
+        lines += [f"  without {dropped} versions of artifacts whose files were removed"] if dropped else []
         lines += [f"sent before: {len(self.were_there)}"]
         if self.running:
-            lines += [f"still running, for the next time: {len(self.running)}"]
+            lines += [f"still running, to be sent next time: {len(self.running)}"]
         if self.failed:
             lines += [f"not sent: {len(self.failed)}"]
             lines += [f"  {os.path.relpath(run.path)}: {why}" for run, why in self.failed]
@@ -51,17 +49,17 @@ class Sent:
 
 
 def send_runs(folder: str | os.PathLike, progress: bool = True) -> Sent:
-    """Send W&B's server what it has not got of the runs in a `wandb` folder, each once, by `wandb sync`.
+    """Send the runs in a `wandb` folder that W&B's server lacks, each once, by `wandb sync`.
 
-    Those are the runs that were kept offline, and the online ones whose server went away. A run that can't be read
-    or sent is told in the result and keeps no other back; one that is still running waits for the next time.
+    These are offline runs, and online runs that lost their server. A run that can't be read or sent is reported in the
+    result, and the others are sent; a run that is still running is left for the next call.
 
     Raises:
-        InputError: there is no such folder, or the server can't be used; the runs stay as they are.
+        InputError: the folder doesn't exist, or the server can't be used; the runs stay unchanged.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; W&B's runs are kept in the folder {WANDB_FOLDER} of a project")
+        raise InputError(f"{folder}: no such folder; name the folder {WANDB_FOLDER} of a project, which holds its runs")
     result = Sent()
     waiting = []
     for path in kept_files(folder):
@@ -72,7 +70,7 @@ def send_runs(folder: str | os.PathLike, progress: bool = True) -> Sent:
     if why := server_refusal():
         raise InputError(
             f"W&B: {why}; {len(waiting)} runs wait in {folder}. "
-            "`wandb login` keeps a key, WANDB_BASE_URL names the server"
+            "`wandb login` stores a key, WANDB_BASE_URL sets the server"
         )
     for variable, place in {"WANDB_SILENT": "true", **wandb_places(folder)}.items():
         os.environ.setdefault(variable, place)
@@ -101,14 +99,14 @@ def send_runs(folder: str | os.PathLike, progress: bool = True) -> Sent:
             _sync(together, folder, bar)
             for run in together:
                 why = None
-                if not run.is_sent:  # something among them stopped the others, or this one
-                    why = _sync([run], folder, bar) or "`wandb sync` did not send it and gave no reason"
+                if not run.is_sent:  # a run of this round stopped the others, or it failed itself
+                    why = _sync([run], folder, bar) or "`wandb sync` didn't send it and gave no reason"
                     if "incomplete record" in why and not run.has_ended:  # of a process that was killed, or a full disk
                         run.is_cut = True
                         run.mark_sent()
-                if run.is_sent and (missing := _missing(run)):  # `wandb sync` says nothing of an artifact that failed
+                if run.is_sent and (missing := _missing(run)):  # `wandb sync` doesn't report an artifact that failed
                     run.mark_unsent()
-                    why = f"the server did not take {', '.join(sorted({name for name, _ in missing}))}"
+                    why = f"the server didn't accept {', '.join(sorted({name for name, _ in missing}))}"
                 if run.is_sent:
                     result.sent.append(run)
                 else:
@@ -117,12 +115,12 @@ def send_runs(folder: str | os.PathLike, progress: bool = True) -> Sent:
 
 
 def _rounds(runs: Iterable[KeptRun]) -> list[list[KeptRun]]:
-    """Runs that can be sent at once, and then the next: no two of a round log to the same artifact.
+    """Split runs into rounds that are sent one after another; no two runs of a round log to the same artifact.
 
-    `wandb sync` takes runs in any order, but an artifact's versions are numbered, and its aliases move, as they arrive.
+    `wandb sync` sends runs in any order, but the server numbers versions and moves aliases in order of arrival.
     """
     rounds: list[list[KeptRun]] = []
-    nth: dict[str, int] = {}  # of an artifact → the round after the last that has it
+    nth: dict[str, int] = {}  # artifact → the number of the first round after its last one
     for run in sorted(runs, key=lambda run: run.path.stat().st_mtime):
         names = {name for name, _ in run.artifacts}
         place = max((nth.get(name, 0) for name in names), default=0)
@@ -132,19 +130,19 @@ def _rounds(runs: Iterable[KeptRun]) -> list[list[KeptRun]]:
 
 
 def _has_arrived(run: KeptRun) -> bool:
-    """Whether the server has the whole of a run that was online."""
+    """Return whether the server has all of an online run."""
     import wandb
 
     try:
         there = wandb_api().run(run.name)
         has_all = there.state in ("finished", "failed") and there.lastHistoryStep >= run.last_step
-    except (wandb.Error, ValueError):  # not known there
+    except (wandb.Error, ValueError):  # unknown to the server
         return False
     return has_all and not _missing(run)
 
 
 def _missing(run: KeptRun) -> set[tuple[str, str]]:
-    """Those of a run's artifacts whose files are here and that the server lacks."""
+    """Return a run's artifacts, as (name, digest), that have files here and that the server lacks."""
     import wandb
 
     if not run.artifacts:
@@ -158,17 +156,17 @@ def _missing(run: KeptRun) -> set[tuple[str, str]]:
 
 
 def _sync(runs: Iterable[KeptRun], folder: Path, bar: tqdm) -> str | None:
-    """Let `wandb sync` send runs; it marks those that have arrived.
+    """Send runs by `wandb sync`, which marks those that have arrived.
 
     Returns:
-        the last error that it told of.
+        its last error message, or None.
     """
     runs = list(runs)
     if not runs:
         return None
     command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online", *(str(run.path) for run in runs)]
     environment = os.environ | {"WANDB_MODE": "online", "WANDB_DIR": str(folder.absolute().parent)}
-    environment.pop("WANDB_SILENT", None)  # it would keep the errors back
+    environment.pop("WANDB_SILENT", None)  # it would suppress the errors
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
         before, answered = 0, time.monotonic()
@@ -183,7 +181,9 @@ def _sync(runs: Iterable[KeptRun], folder: Path, bar: tqdm) -> str | None:
                     asked = time.monotonic()
                     answered = asked if server_refusal() is None else answered
                 if time.monotonic() - answered > PATIENCE_SECONDS:
-                    raise InputError(f"W&B: {server_refusal()} any more; what was not sent waits in {folder}")
+                    raise InputError(
+                        f"W&B: {server_refusal()} any more; unsent runs wait in {folder}, send them again later"
+                    )
         finally:
             process.terminate()
             process.wait()

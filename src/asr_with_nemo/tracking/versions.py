@@ -1,4 +1,4 @@
-"""Versions of model artifacts: log them, list them, download them, and trace what each run read and wrote."""
+"""Versions of model artifacts: log, list and download them, and trace the inputs and outputs of runs."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -22,8 +22,8 @@ from asr_with_nemo.tracking.wandb_internals import log_input, wandb_api
 if TYPE_CHECKING:
     import wandb
 
-SEND_SECONDS = 120
-"""How long the file of a model waits to be sent before it makes place for others."""
+_SEND_SECONDS = 120
+"""How long a model's staged file of an online run is kept at least, so that it can be sent."""
 
 
 def log_model(
@@ -37,16 +37,16 @@ def log_model(
     """Log a model's file as the newest version of an artifact.
 
     Args:
-        run: whose output it is.
-        file: a .nemo or .ckpt file, which nothing may write into afterwards: it is linked to, where that is possible.
-        name: of the artifact; it must be a valid one (`artifacts.valid_name`).
-        aliases: besides "latest".
-        metadata: anything that is JSON.
-        keep: of so many versions the files stay here, and that of the last "best" one; by default of all. Those of
-            an online run have `SEND_SECONDS` to be sent.
+        run: the run that produced it.
+        file: a .nemo or .ckpt file. It must not be overwritten afterwards, since it is hard-linked where possible.
+        name: of the artifact, valid for W&B (`artifacts.valid_name`).
+        aliases: in addition to "latest".
+        metadata: JSON values.
+        keep: how many versions keep their files on this machine, in addition to the last "best" one; by default all.
+            Files of an online run stay for 120 s at least, to be sent.
 
     Raises:
-        OSError: the file can't be staged: a full disk, say.
+        OSError: the file can't be staged, for example because the disk is full.
     """
     import wandb
 
@@ -56,17 +56,17 @@ def log_model(
     artifact.add_file(str(staged), name=f"model{staged.suffix}", policy="immutable", skip_cache=True)
     run.log_artifact(artifact, aliases=[*aliases, artifacts.LATEST])
     if keep is not None:
-        artifacts.drop_staged(name, keep, 0 if run.offline else SEND_SECONDS)
+        artifacts.drop_staged(name, keep, 0 if run.offline else _SEND_SECONDS)
 
 
 def list_versions(name: str | None = None) -> list[artifacts.Version]:
-    """The models that are logged in the project: on the server, or offline those that runs on this machine have noted.
+    """Return the model versions of the project: from the server, or offline from the runs on this machine.
 
     Args:
         name: of an artifact; by default all.
 
     Raises:
-        InputError: the server can't be asked.
+        InputError: the request to the server failed.
     """
     return (
         _versions_there(project_name(), name) if configure_wandb() in ONLINE else _versions_here(project_name(), name)
@@ -74,16 +74,16 @@ def list_versions(name: str | None = None) -> list[artifacts.Version]:
 
 
 def fetch_model(name: str) -> Path:
-    """The file of a model that a run has logged: downloaded from W&B, or offline what was staged on this machine.
+    """Return the file of a logged model: downloaded from W&B, or offline the one staged on this machine.
 
-    A run that is under way notes the model as its input.
+    The current run, if any, records the model as its input.
 
     Args:
-        name: `NAME:ALIAS` with an alias such as best, latest or v3; `PROJECT/NAME:ALIAS` for one of another project.
+        name: `NAME:ALIAS` with an alias such as best, latest or v3; `PROJECT/NAME:ALIAS` for another project.
 
     Raises:
-        InputError: there is no such artifact (the error lists those that are), it holds no model, or its file can't be
-            had.
+        InputError: the artifact is unknown (the error lists the available ones), holds no model, or its file isn't
+            available.
     """
     path, _, rest = name.rpartition("/")
     collection, _, alias = rest.partition(":")
@@ -99,19 +99,19 @@ def fetch_model(name: str) -> Path:
             raise InputError(f"wandb:{name}: {why}") from error
         known = (_versions_there if is_online else _versions_here)(there)
         if any(version.name == collection and version.answers_to(alias) for version in known):
-            raise InputError(f"wandb:{name}: can't be had from {server_url()} ({error})") from error
+            raise InputError(f"wandb:{name}: the download from {server_url()} failed ({error}); try again") from error
         where = server_url() if is_online else f"the runs kept in {os.path.relpath(wandb_folder())}"
         what = artifacts.listed(known) or "none yet"
         raise InputError(f"wandb:{name}: no such model in the project {there} of {where}; there are: {what}") from error
 
 
 def lineage(runs: Iterable[str]) -> dict[str, tuple[list[str], list[str]]]:
-    """What runs of the project took in and what they made: id → (inputs, outputs), artifacts as NAME:vN.
+    """Return the lineage of runs: run id → (inputs, outputs), artifacts as NAME:vN.
 
-    What W&B's client makes by itself, such as an artifact for each table, is left out.
+    Artifacts that W&B's client creates by itself, such as one for each table, are left out.
 
     Raises:
-        InputError: the server can't be asked, or doesn't know a run.
+        InputError: the request to the server failed, or a run is unknown.
     """
     is_online = configure_wandb() in ONLINE
     found = (_lineage_there if is_online else _lineage_here)(project_name(), list(runs))
@@ -151,7 +151,9 @@ def _lineage_there(project: str, runs: list[str]) -> dict[str, tuple[list[str], 
         with ThreadPoolExecutor() as pool:
             return dict(zip(runs, pool.map(both, runs), strict=True))
     except (wandb.Error, ValueError) as error:
-        raise InputError(f"W&B: {server_url()} can't be asked for what runs of {project} made ({error})") from error
+        raise InputError(
+            f"W&B: the lineage of runs of {project} can't be read from {server_url()} ({error}); try again"
+        ) from error
 
 
 def _versions_here(project: str, name: str | None = None) -> list[artifacts.Version]:
@@ -175,10 +177,12 @@ def _versions_there(project: str, name: str | None = None) -> list[artifacts.Ver
         names = [found.name for found in client.artifact_collections(project, artifacts.MODEL)]
         wanted = [one for one in names if name in (None, one)]
         found = [one for each in wanted for one in client.artifacts(artifacts.MODEL, f"{project}/{each}")]
-    except ValueError:  # W&B's word for a project, or for a type in it, that isn't there yet
+    except ValueError:  # the project, or a type in it, doesn't exist yet
         return []
     except wandb.Error as error:
-        raise InputError(f"W&B: {server_url()} can't be asked for the models of {project} ({error})") from error
+        raise InputError(
+            f"W&B: the models of {project} can't be listed from {server_url()} ({error}); try again"
+        ) from error
     return sorted(map(_version, found), key=_order)
 
 
@@ -189,7 +193,7 @@ def _version(artifact: "wandb.Artifact") -> artifacts.Version:
 
 
 def _staged(project: str, name: str, alias: str) -> Path:
-    """Raises LookupError where there is no such artifact, as `_download` does."""
+    """Return the staged file; raise LookupError for an unknown artifact, as `_download` does."""
     import wandb
 
     found = next((version for version in _versions_here(project, name) if version.answers_to(alias)), None)
@@ -197,7 +201,7 @@ def _staged(project: str, name: str, alias: str) -> Path:
         raise LookupError
     file = found.model_file()
     if wandb.run and not wandb.run.disabled:
-        # What holds the same is the same artifact, once it is sent; without aliases, none of them moves to it.
+        # Equal content is the same artifact once it is sent; without aliases given, none moves to it.
         again = wandb.Artifact(name, type=artifacts.MODEL)
         for path, (staged, _) in found.files.items():
             again.add_file(str(staged), name=path, policy="immutable", skip_cache=True)
@@ -216,5 +220,7 @@ def _download(project: str, name: str, alias: str) -> Path:
     except (wandb.Error, ValueError) as error:
         raise LookupError(str(error)) from error
     except OSError as error:
-        raise InputError(f"{error.filename or wandb_folder()}: can't be written to ({error.strerror})") from error
+        raise InputError(
+            f"{error.filename or wandb_folder()}: can't be written ({error.strerror}); free disk space"
+        ) from error
     return folder / artifacts.only_model(artifact.manifest.entries, full_name)

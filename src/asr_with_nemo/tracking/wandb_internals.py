@@ -1,21 +1,24 @@
-"""All that relies on private names of the W&B client. Read in wandb 0.31; a test checks that each still exists."""
+"""Every use of a private name of W&B's client and of Lightning's W&B logger, each in one function.
+
+Read in wandb 0.31 and lightning 2.4; tests/tracking/test_wandb_internals.py checks that each name still exists.
+"""
 
 import functools
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from asr_with_nemo.tracking import artifacts
-
 if TYPE_CHECKING:
     import wandb
+    from lightning.pytorch.loggers import WandbLogger
 
 
 def wandb_api() -> "wandb.Api":
-    """W&B's public API, which keeps what it makes with the rest.
+    """Return W&B's public API, with its scratch folders in W&B's cache.
 
-    For each run that it is asked for it makes a folder ENTITY/PROJECT/ID; without this, in the folder of the project.
+    For each run that it fetches, the API creates a folder ENTITY/PROJECT/ID, by default in the working folder.
     """
     import wandb
     from wandb.apis.public import runs
@@ -25,18 +28,17 @@ def wandb_api() -> "wandb.Api":
 
 
 def keep_artifacts() -> None:
-    """Let online runs of this process write their artifacts down as offline ones do.
+    """Write the artifacts of this process's online runs to the run's file, as W&B does for offline runs.
 
-    W&B's client puts an offline run's artifacts into the run's file and sends them from there. An online run's it only
-    hands to the server: one that is gone ends the training with an error, and no later sync knows of the artifact. So
-    an online run's go by the offline way here; they are sent just as soon. `Artifact.wait` is not for these: fetch an
-    artifact by its name instead.
+    W&B's client sends an online run's artifacts to the server without a copy in the run's file: if the server goes
+    away, the training ends with an error and a later sync misses the artifact. The offline way sends them just as
+    soon. `Artifact.wait` doesn't work for them: fetch an artifact by its name instead.
     """
-    from wandb.sdk.wandb_run import Run
+    import wandb
 
-    if hasattr(Run._log_artifact, "__wrapped__"):
+    if hasattr(wandb.Run._log_artifact, "__wrapped__"):
         return
-    log_artifact = Run._log_artifact
+    log_artifact = wandb.Run._log_artifact
 
     @functools.wraps(log_artifact)
     def log_as_offline(run, *arguments, **options):
@@ -48,13 +50,37 @@ def keep_artifacts() -> None:
         finally:
             settings.mode = mode
 
-    Run._log_artifact = log_as_offline
+    wandb.Run._log_artifact = log_as_offline
 
 
-def log_input(run: "wandb.Run", artifact: "wandb.Artifact", aliases: Sequence[str] = (artifacts.LATEST,)) -> None:
-    """Note an artifact as an input of a run, and log it where W&B does not have it yet.
+def log_input(run: "wandb.Run", artifact: "wandb.Artifact", aliases: Sequence[str] = ("latest",)) -> None:
+    """Record an artifact as an input of a run, and log it if W&B doesn't have it yet.
 
-    `run.use_artifact` does so with a new artifact too, but neither offline nor without waiting for the server.
+    `run.use_artifact` does so too, but not offline, and it waits for the server.
     """
     artifact.finalize()
     run._interface.publish_artifact(run, artifact, list(aliases), is_user_created=True, use_after_commit=True)
+
+
+def drop_deprecated_settings(logger: "WandbLogger") -> "WandbLogger":
+    """Remove the settings that Lightning passes to `wandb.init` and that W&B warns about; return the same logger."""
+    logger._wandb_init.pop("anonymous", None)
+    return logger
+
+
+def data_folder() -> Path:
+    """Return the folder where W&B stages files: `WANDB_DATA_DIR`, or one in the home folder."""
+    from wandb import env
+
+    return Path(env.get_data_dir())
+
+
+def inspect_command(file: Path) -> list[str]:
+    """Return the command that prints all records of a `.wandb` file as JSON lines.
+
+    It is what `wandb leet inspect` starts, without the half second that importing W&B takes.
+    """
+    from wandb.util import get_core_path
+
+    command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file"]
+    return [*command, str(file), str(file.parent.parent)]

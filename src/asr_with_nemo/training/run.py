@@ -27,6 +27,7 @@ from asr_with_nemo.base.machine import quieten
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.names import SUMMARY
 from asr_with_nemo.tracking.session import configure_wandb, describe_mode, project_name
+from asr_with_nemo.tracking.wandb_internals import drop_deprecated_settings
 from asr_with_nemo.training import wandb_callbacks
 from asr_with_nemo.training.callbacks import EpochLines, EpochSeeds, FusedClipping, ReplacedCheckpoints, WeightAveraging
 from asr_with_nemo.training.checkpoints import (
@@ -310,7 +311,7 @@ def make_loggers(config: DictConfig, folder: Path, bound: set[str] = frozenset()
         resume="allow" if mode == "online" else None,
         save_dir=os.environ["WANDB_DIR"],
     )
-    logger._wandb_init.pop("anonymous", None)  # Lightning passes on a setting that W&B warns of
+    drop_deprecated_settings(logger)
     if rank_zero_only.rank == 0:
         try:
             write_if_changed(kept, logger.experiment.id)
