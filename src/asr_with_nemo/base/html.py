@@ -19,7 +19,7 @@ LIGHT, DARK = "#ffffff", "#16181d"
 """The page's background, and its pictures'."""
 ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("asr_with_nemo.base", "templates"),
-    autoescape=True,
+    autoescape=jinja2.select_autoescape(disabled_extensions=("md",), default=True),
     trim_blocks=True,
     lstrip_blocks=True,
 )
