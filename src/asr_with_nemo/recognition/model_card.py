@@ -1,4 +1,4 @@
-"""The model card of the model that ships with the course."""
+"""Model card of the model that ships with the course."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,13 @@ from pathlib import Path
 from asr_with_nemo.base.html import ENVIRONMENT
 from asr_with_nemo.recognition.results import FOLDER, made_with, markdown_table, read_results, table_cells
 
+
 def model_card(assets: Path, folder: Path = FOLDER) -> str:
-    """The card of the model that ships, from the results of the study `shipped` and what lies beside the model.
+    """Render the card of the model that ships, from the results of the study `shipped` and the files of the model.
 
     Args:
-        assets: the folder of an4.nemo.
-        folder: of the results files.
+        assets: folder of an4.nemo.
+        folder: folder of the results files.
 
     Raises:
         InputError: the study has no results yet.
