@@ -219,9 +219,7 @@ def read_references(manifest_path: str | os.PathLike) -> list[manifest.Utterance
     if not any(utterance["text"].split() for utterance in utterances):
         raise InputError(f"{manifest_path}: its texts have no words, so the WER is undefined; add the reference texts")
     if any(utterance.get("offset") for utterance in utterances):
-        raise InputError(
-            f"{manifest_path}: has an `offset` into a longer file; cut the files first"
-        )
+        raise InputError(f"{manifest_path}: has an `offset` into a longer file; cut the files first")
     return utterances
 
 
