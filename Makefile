@@ -38,9 +38,9 @@ course: setup ## Run every notebook there is
 
 model: setup ## Make the model that ships with the package again, from AN4; about an hour on two cores
 	$(VENV_PYTHON) scripts/prepare_an4.py --source an4
-	$(VENV_PYTHON) scripts/make_an4_model.py
-	$(VENV_PYTHON) scripts/run_study.py shipped --again
-	$(VENV_PYTHON) scripts/make_results.py
+	$(VENV_PYTHON) scripts/tools/make_an4_model.py
+	$(VENV_PYTHON) scripts/tools/run_study.py shipped --again
+	$(VENV_PYTHON) scripts/tools/make_results.py
 	$(VENV_PYTHON) scripts/export.py an4 src/asr_with_nemo/assets/an4.onnx
 
 sync: setup ## Send W&B the runs that were kept while it could not be reached
@@ -49,7 +49,8 @@ sync: setup ## Send W&B the runs that were kept while it could not be reached
 test: lint ## Lint, then run all tests
 	$(VENV_PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-proofs: setup ## Prove what takes long: the container for the CPU, built and tried out; needs Docker or buildah
+proofs: setup ## Run the checks that take long: slow tests, then the containers; needs Docker or buildah
+	$(VENV_PYTHON) -m pytest -m proof -n auto --maxprocesses 4 --dist loadfile
 	docker/prove.sh
 
 lab: setup ## Open JupyterLab on 127.0.0.1; the address with its token is printed

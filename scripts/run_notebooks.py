@@ -294,7 +294,7 @@ def _commit(path: Path, output: Path) -> None:
     """Put an executed notebook in the place of the committed one, tidied."""
     notebook = nbformat.read(output, as_version=4)
     corpus = an4.locate(ROOT / "data").name
-    with replacing(path) as partial:
+    with replacing(path, keep_suffix=True) as partial:  # ruff looks at the suffix
         nbformat.write(with_places(tidy(notebook), path.name, repository_url()), partial)
         subprocess.run([sys.executable, "-m", "ruff", "format", "-q", partial], check=True)
         notebook = nbformat.read(partial, as_version=4)

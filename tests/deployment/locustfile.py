@@ -1,4 +1,4 @@
-"""Clients for scripts/benchmark_server.py: each sends a recording after the other, and checks the answer."""
+"""Clients for scripts/benchmarks/server.py: each sends a recording after the other, and checks the answer."""
 
 import itertools
 import os

@@ -145,7 +145,7 @@ def test_what_is_no_sound_is_refused(recognizer: Counting):
 
 @pytest.mark.slow
 def test_the_delays_are_measured(small_corpus: an4.Corpus, tmp_path: Path):
-    done = run_script("evaluate_live.py", "an4", small_corpus.manifest("test"), cwd=tmp_path)
+    done = run_script("tools/evaluate_live.py", "an4", small_corpus.manifest("test"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     names = [line.partition(":")[0] for line in done.stdout.splitlines()]
     assert names[:4] == ["WER live", "WER of whole files", "a word appears, median", "a word appears, 95%"]

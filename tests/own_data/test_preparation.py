@@ -551,7 +551,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path):
     output = tmp_path / "results.json"
     sizes = ["--sizes", "500", "--sizes", "2000", "--seconds", "0.3"]
     done = run_script(
-        "benchmark_corpus.py", *sizes, "--folder", tmp_path, "--workers", "1", "--output", output, cwd=tmp_path
+        "benchmarks/corpus.py", *sizes, "--folder", tmp_path, "--workers", "1", "--output", output, cwd=tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     growth = float(re.search(r"2,000 against 500: ([\d.]+) times", done.stdout)[1])

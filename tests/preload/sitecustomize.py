@@ -10,7 +10,7 @@ import os
 import sys
 
 SCRIPTS = (
-    "benchmark_training.py",
+    "benchmarks/training.py",
     "build_lm.py",
     "compare_runs.py",
     "evaluate.py",
@@ -18,10 +18,10 @@ SCRIPTS = (
     "finetune.py",
     "log_dataset.py",
     "make_report.py",
-    "make_results.py",
-    "run_study.py",
     "sweep.py",
     "sync.py",
+    "tools/make_results.py",
+    "tools/run_study.py",
     "train.py",
     "transcribe.py",
 )
@@ -43,7 +43,8 @@ def needs_nemo(arguments: list[str]) -> bool:
     if arguments[:1] == ["-c"]:  # multiprocessing's, for a process that was forked itself
         return "--multiprocessing-fork" in arguments and b"preloaded.py" in _read(f"/proc/{os.getppid()}/cmdline")
     folder, name = os.path.split(arguments[0] if arguments else "")
-    return os.path.basename(folder) == "scripts" and name in SCRIPTS
+    room = os.path.basename(folder)
+    return (room == "scripts" and name in SCRIPTS) or f"{room}/{name}" in SCRIPTS
 
 
 def _read(path: str) -> bytes:

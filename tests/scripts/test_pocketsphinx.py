@@ -20,7 +20,9 @@ from tests.conftest import ROOT, run_script
 
 
 def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluate_pocketsphinx", ROOT / "scripts/evaluate_pocketsphinx.py")
+    spec = importlib.util.spec_from_file_location(
+        "evaluate_pocketsphinx", ROOT / "scripts/tools/evaluate_pocketsphinx.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -68,7 +70,7 @@ def texts(decoder: pocketsphinx.Decoder, manifest: Path) -> list[str]:
 
 def test_the_command_measures(corpus: an4.Corpus, dev: Path, lm: Path, capitals: Path, tmp_path: Path):
     arguments = (dev, "--lm", lm, "--dictionary", capitals, "--output", "out/sphinx.json")
-    done = run_script("evaluate_pocketsphinx.py", *arguments, cwd=tmp_path)
+    done = run_script("tools/evaluate_pocketsphinx.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "5 utterances" in done.stdout and "WER" in done.stdout and "RTFx" in done.stdout
 

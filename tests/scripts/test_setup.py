@@ -92,7 +92,7 @@ def notebook_source(path: Path) -> str:
 def test_whatever_is_imported_is_required(folders, file):
     distributions = importlib.metadata.packages_distributions()
     required = names_in(file)
-    own = {path.stem for folder in ("scripts", "tests") for path in (ROOT / folder).glob("*.py")}
+    own = {path.stem for folder in ("scripts", "tests") for path in (ROOT / folder).rglob("*.py")}
     own |= {"asr_with_nemo", "tests", *sys.stdlib_module_names}
     missing = []
     for folder in folders:

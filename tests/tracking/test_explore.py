@@ -382,6 +382,6 @@ def test_utterances_cut_out_of_longer_files_are_refused(small_corpus: Corpus, tm
 
 def test_the_benchmark_compares_the_two_ways_to_draw_in_one_run(small_archive: Path, tmp_path: Path):
     options = ["--part", "pictures", "--figures", "2", "--repeats", "2"]
-    done = run_script("benchmark_data.py", "--archive", small_archive, *options, cwd=tmp_path)
+    done = run_script("benchmarks/data.py", "--archive", small_archive, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert float(re.search(r"(\d+) times faster", done.stdout)[1]) > 10  # of a few recordings, on a busy machine

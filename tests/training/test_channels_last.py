@@ -400,7 +400,7 @@ def test_a_model_saved_after_it_is_an_ordinary_nemo_file(small_corpus, tmp_path:
 @pytest.mark.slow
 def test_the_benchmark_measures_both_ways_in_one_run(small_corpus, tmp_path: Path):
     arguments = ["--data-dir", small_corpus.folder, "--quick", "--output", "figures.json"]
-    done = run_script("benchmark_training.py", *arguments, cwd=tmp_path)
+    done = run_script("benchmarks/training.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("times faster") >= 3
     figures = json.loads((tmp_path / "figures.json").read_text())

@@ -52,7 +52,7 @@ def study_differences(study: str, folder: Path = FOLDER) -> list[tuple[dict, wer
     if first["name"] != name:
         raise InputError(
             f"{folder / study}: lacks the results of {name!r}, the baseline of the comparison; make them with "
-            f"scripts/run_study.py {study}"
+            f"scripts/tools/run_study.py {study}"
         )
     return [(row, wer.compare(heard, its_utterances)) for row, heard in others]
 
@@ -112,7 +112,7 @@ def _by_start(study: str, folder: Path) -> dict[float, dict[str, list[list[wer.S
 def _files(study: str, folder: Path) -> list[tuple[dict, Path]]:
     paths = sorted((folder / study).glob("*.json"))
     if not paths:
-        raise InputError(f"{folder / study}: has no results; make them with scripts/run_study.py {study}")
+        raise InputError(f"{folder / study}: has no results; make them with scripts/tools/run_study.py {study}")
     order = [run["name"] for run in OmegaConf.load(_STUDIES)[study].runs]
 
     def place(item: tuple[dict, Path]) -> tuple:

@@ -123,7 +123,9 @@ def main(
             "A word appears when it stands on the screen, and stays when it also does from then on; both are counted "
             "from its end by forced alignment. The recogniser hears the utterance again every 0.16 s."
         )
-        command = shlex.join(["python", "scripts/evaluate_live.py", model, str(manifest)] + ["--lm"] * (lm is not None))
+        command = shlex.join(
+            ["python", "scripts/tools/evaluate_live.py", model, str(manifest)] + ["--lm"] * (lm is not None)
+        )
         save_measurement(output, "Live recognition", about, [row], command)
         typer.echo(f"results: {output}")
 

@@ -11,7 +11,7 @@ from run_study import stage, train
 from asr_with_nemo.cli import run
 from asr_with_nemo.models.names import ASSETS
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(

@@ -17,7 +17,7 @@ import typer
 from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(
@@ -70,7 +70,7 @@ def main(
             f"{clients} clients for {seconds} s, each sending a recording of AN4's test set ({duration:.1f} s on "
             "average) as soon as the one before is answered. Server and clients share the cores."
         )
-        command = shlex.join(["python", "scripts/benchmark_server.py", f"--clients={clients}", f"--seconds={seconds}"])
+        command = shlex.join(["python", "scripts/benchmarks/server.py", f"--clients={clients}", f"--seconds={seconds}"])
         save_measurement(output, "The server under load", about, [row], command)
         typer.echo(f"results: {output}")
     if int(figures["Failure Count"]):

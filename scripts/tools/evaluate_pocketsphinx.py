@@ -109,7 +109,7 @@ def main(
 
         python scripts/build_lm.py data/an4/train_manifest.json lm.arpa --lexicon data/an4/etc/an4.dic
 
-        python scripts/evaluate_pocketsphinx.py data/an4/dev_manifest.json --lm lm.arpa
+        python scripts/tools/evaluate_pocketsphinx.py data/an4/dev_manifest.json --lm lm.arpa
         --dictionary data/an4/etc/an4.dic
     """
     try:
@@ -170,7 +170,7 @@ def main(
     if result.corpus == "synthetic":
         typer.echo("warning: this is the built-in synthetic corpus; its figures say nothing about AN4", err=True)
     if output:
-        command = ["python", "scripts/evaluate_pocketsphinx.py", str(manifest), "--lm", str(lm)]
+        command = ["python", "scripts/tools/evaluate_pocketsphinx.py", str(manifest), "--lm", str(lm)]
         command += ["--dictionary", str(dictionary)] if dictionary else []
         evaluation.save(
             result,

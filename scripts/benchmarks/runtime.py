@@ -15,7 +15,7 @@ import typer
 from asr_with_nemo.cli import run
 from asr_with_nemo.data import manifest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 NEMO = """
 import sys
@@ -88,7 +88,7 @@ def main(
             | {"RTFx": f"{duration / least:.0f}"}
             for name, least in best.items()
         ]
-        command = f"python scripts/benchmark_runtime.py --turns={turns} --batch-sizes={batch_sizes}"
+        command = f"python scripts/benchmarks/runtime.py --turns={turns} --batch-sizes={batch_sizes}"
         save_measurement(output, "Recognition without NeMo, and with it", about, rows, command)
         typer.echo(f"results: {output}")
 

@@ -57,7 +57,7 @@ def main(
             "The same network, greedy, a recording at a time. sherpa-onnx computes the mel features itself, and "
             "can't be told the length of their windows."
         )
-        command = shlex.join(["python", "scripts/evaluate_sherpa.py", model, str(manifest)])
+        command = shlex.join(["python", "scripts/tools/evaluate_sherpa.py", model, str(manifest)])
         save_measurement(output, "Another runtime, with its own features", about, lines, command)
         typer.echo(f"results: {output}")
 

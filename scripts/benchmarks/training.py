@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecCTCModel
     from omegaconf import DictConfig
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PARTS = ("loading", "features", "forward", "loss", "backward", "optimiser")
 
 STOCK = [
@@ -524,7 +524,7 @@ def main(
             "machine": describe_machine(device_name()) | {"load": round(load, 2)},
             "versions": package_versions(),
             "commit": code_commit(),
-            "command": shlex.join(["python", "scripts/benchmark_training.py", *sys.argv[1:]]),
+            "command": shlex.join(["python", "scripts/benchmarks/training.py", *sys.argv[1:]]),
         }
         write_if_changed(output, json.dumps(result, indent=1) + "\n")
     if difference > SAME:

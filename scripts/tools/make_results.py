@@ -12,14 +12,15 @@ from asr_with_nemo.models.names import ASSETS
 from asr_with_nemo.recognition.model_card import model_card
 from asr_with_nemo.recognition.results import measurement_markdown, results_summary, study_markdown
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HEAD = """# Results
 
-Made by `python scripts/make_results.py` from the files in `results/`, which `python scripts/run_study.py STUDY` makes.
+Made by `python scripts/tools/make_results.py` from the files in `results/`, which
+`python scripts/tools/run_study.py STUDY` makes.
 Choices are made on dev (100 utterances of 8 speakers that training doesn't hear); the interval is a 95% bootstrap over
 utterances. Minutes are those of training alone, on the machine that is named; other work ran beside some of them.
 """
-START, END = "<!-- made by scripts/make_results.py -->", "<!-- until here -->"
+START, END = "<!-- made by scripts/tools/make_results.py -->", "<!-- until here -->"
 """Around the table in README.md."""
 
 

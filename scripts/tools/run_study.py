@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def stage(script: str, *arguments: str) -> str:
@@ -57,12 +57,12 @@ def main(
     """Train and evaluate the variants of a study, a results file each.
 
     They are measured on the dev set, or on the test set where the study says so. What is there already isn't done
-    again, and an interrupted training goes on, so that a study can be stopped and started. scripts/make_results.py
-    draws the tables.
+    again, and an interrupted training continues, so that a study can be stopped and started.
+    scripts/tools/make_results.py writes the tables.
 
     Example:
 
-        python scripts/run_study.py patience
+        python scripts/tools/run_study.py patience
     """
     results = results.absolute()  # the stages run in the course's folder
     studies = OmegaConf.to_container(OmegaConf.load(file))

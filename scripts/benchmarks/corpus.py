@@ -107,9 +107,9 @@ def main(
 
     Examples:
 
-        python scripts/benchmark_corpus.py --output results/corpus.json
+        python scripts/benchmarks/corpus.py --output results/corpus.json
 
-        python scripts/benchmark_corpus.py --sizes 1000 --sizes 4000 --workers 2
+        python scripts/benchmarks/corpus.py --sizes 1000 --sizes 4000 --workers 2
     """
     found = []
     for size in sizes or [10_000, 100_000]:
@@ -142,7 +142,7 @@ def main(
             f"worker process{'es' if workers > 1 else ''}. Preparing {last} takes {growth:.2f} times the memory that "
             f"{first} take: rows wait in a file, not in memory."
         )
-        command = ["python", "scripts/benchmark_corpus.py", f"--workers={workers}"]
+        command = ["python", "scripts/benchmarks/corpus.py", f"--workers={workers}"]
         command += [f"--sizes={size}" for size in sizes or ()]
         rows = [row for _, row in found]
         save_measurement(output, "A large corpus", about, rows, shlex.join(command))
