@@ -59,7 +59,7 @@ def load_decoder(lm: Path, dictionary: Path, weight: float, penalty: float) -> "
             return pocketsphinx.Decoder(config)
         except RuntimeError as error:
             raise InputError(
-                f"{lm} and {dictionary}: PocketSphinx can't load them ({error}; see its messages above); expected an ARPA "
+                f"{lm} and {dictionary}: PocketSphinx can't load them ({error}; see above); expected an ARPA "
                 "file of words, and a dictionary with CMU's phones"
             ) from error
 
