@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make a language model of transcripts, for decoding with a beam search."""
+"""Make an n-gram language model from transcripts, for beam search decoding."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,26 +10,26 @@ from asr_with_nemo.cli import run
 
 
 def main(
-    text: Annotated[Path, typer.Argument(help="A NeMo manifest, or a text file with an utterance a line.")],
-    output: Annotated[Path, typer.Argument(help="Ends in .arpa; what it was made of goes beside it.")],
+    text: Annotated[Path, typer.Argument(help="A NeMo manifest, or a text file with one utterance per line.")],
+    output: Annotated[Path, typer.Argument(help="Output file, ending in .arpa; its notes (.json) go next to it.")],
     order: Annotated[
         int | None, typer.Option(min=1, help="Tokens of the longest n-gram; by default 3 words or 6 characters.")
     ] = None,
     lexicon: Annotated[
-        Path | None, typer.Option(help="A dictionary, one word a line: the model shall know its words too.")
+        Path | None, typer.Option(help="A dictionary, one word per line; its words are added to the vocabulary.")
     ] = None,
     characters: Annotated[
-        bool, typer.Option("--characters", help="Of characters for NeMo's beam_batch, not of words.")
+        bool, typer.Option("--characters", help="Make a model of characters, for NeMo's beam_batch, not of words.")
     ] = False,
-    final: Annotated[bool, typer.Option("--final", help="The dev set may be among the texts.")] = False,
+    final: Annotated[bool, typer.Option("--final", help="Allow the dev set among the texts.")] = False,
     weights_of: Annotated[
-        Path | None, typer.Option(help="Take over the tuned weights of this one.", metavar="OTHER.arpa")
+        Path | None, typer.Option(help="Copy the tuned weights of this language model.", metavar="OTHER.arpa")
     ] = None,
 ) -> None:
-    """Make a language model of transcripts: n-grams in an ARPA file, with their source in a .json beside it.
+    """Make an n-gram language model from transcripts: an ARPA file, and a .json next to it with its source.
 
-    The words of a word model are all that a beam search with it can hear. Held-out texts are refused: the test set
-    always, the dev set unless --final says so.
+    A beam search with a model of words can output only its words. Held-out texts are refused: the test set always, the
+    dev set unless --final is given, for use with an acoustic model that was trained on train and dev.
 
     Examples:
 

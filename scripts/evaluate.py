@@ -13,32 +13,36 @@ from asr_with_nemo.errors import InputError
 
 def main(
     model: Model,
-    manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with the right texts.")],
+    manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with reference transcripts.")],
     output: Annotated[
-        Path | None, typer.Option(help="Write the results there (.json), and the utterances beside it (.tsv).")
+        Path | None, typer.Option(help="Write the results to this .json file, and the utterances to a .tsv next to it.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Utterances at a time; the results don't depend on it.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Utterances per batch; doesn't change the results.")] = 16,
     compare: Annotated[
-        Path | None, typer.Option(help="A results file of another model on the same manifest.", metavar="OTHER.json")
+        Path | None,
+        typer.Option(help="Results file of another model on the same manifest, to compare with.", metavar="OTHER.json"),
     ] = None,
     lm: LanguageModel = None,
     tune: Annotated[
-        bool, typer.Option("--tune", help="Tune alpha, beta and width on this manifest, and note them by the FILE.")
+        bool,
+        typer.Option(
+            "--tune",
+            help="Tune alpha, beta and width on this (dev) manifest, and save them with the language model.",
+        ),
     ] = False,
-    alpha: Annotated[float | None, typer.Option(help="The language model's weight; by default as tuned.")] = None,
-    beta: Annotated[float | None, typer.Option(help="What a word adds; by default as tuned.")] = None,
-    width: Annotated[int | None, typer.Option(help="Hypotheses kept at a time; by default as tuned.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Weight of the language model; by default as tuned.")] = None,
+    beta: Annotated[float | None, typer.Option(help="Bonus per word; by default as tuned.")] = None,
+    width: Annotated[int | None, typer.Option(help="Beam width, in hypotheses; by default as tuned.")] = None,
     line_rate: Annotated[
         int | None,
-        typer.Option(
-            min=1_000, help="Hear the recordings through a line of this rate; 8000 is a telephone's.", metavar="HZ"
-        ),
+        typer.Option(min=1_000, help="Simulate a line of this sample rate; 8000 for a telephone.", metavar="HZ"),
     ] = None,
 ) -> None:
     """Measure a model's word error rate on a manifest.
 
-    WER and CER come with their counts; the 95% interval of the WER is a bootstrap over utterances. --compare says
-    whether two models differ by more than chance. Choose models by their WER on dev, and read test once, at the end.
+    Prints WER and CER with their counts, and a 95% confidence interval of the WER, from a bootstrap over utterances.
+    --compare tests whether the difference of two models is statistically significant. Select models by their WER on
+    dev, and evaluate on test once, at the end.
 
     Examples:
 
@@ -54,7 +58,7 @@ def main(
     from asr_with_nemo.models.loading import alphabet, load_model
     from asr_with_nemo.recognition import beam, evaluation, language_model, wer
 
-    # What can be wrong is told before the slow part.
+    # Report errors before the slow part.
     arpa = _check_search(model, manifest, lm, tune, {"alpha": alpha, "beta": beta, "width": width})
     others = evaluation.read_rows(compare) if compare else None
     if output:
@@ -67,12 +71,12 @@ def main(
         counts = tuning.trials[tuning.weights]
         how = {"manifest": manifest.name, "model": Path(model).name, "errors": counts.errors, "words": counts.words}
         language_model.note_weights(arpa, tuning.weights, **how)
-        typer.echo(f"{tuning}, noted in {language_model.notes_path(arpa)}")
+        typer.echo(f"{tuning}, saved in {language_model.notes_path(arpa)}")
     result = evaluation.evaluate(loaded, manifest, batch_size, model_path=model, search=search, line_rate=line_rate)
     typer.echo(result)
     if result.unspellable:
         letters = " ".join(map(repr, result.unspellable))
-        typer.echo(f"warning: the texts have {letters}, which this model can't spell: each is an error", err=True)
+        typer.echo(f"warning: the texts have {letters}, not in the model's alphabet: each counts as an error", err=True)
     if result.corpus == "synthetic":
         typer.echo("warning: this is the built-in synthetic corpus; its figures say nothing about AN4", err=True)
     if output:
@@ -89,21 +93,21 @@ def main(
 
 
 def _check_search(model: str, manifest: Path, lm: str | None, tune: bool, weights: dict) -> Path | None:
-    """The language model's file, if there shall be one, with all that can be told about it at once."""
+    """Check the options of the beam search; return the language model's file, or None for greedy decoding."""
     from asr_with_nemo.recognition import decoding, language_model
 
     given = [f"--{name}" for name, value in weights.items() if value is not None]
     if lm is None:
         if tune or given:
-            raise InputError(f"{(given or ['--tune'])[0]} is about decoding with a language model; add --lm FILE.arpa")
+            raise InputError(f"{(given or ['--tune'])[0]} needs decoding with a language model; add --lm FILE.arpa")
         return None
     if tune and given:
-        raise InputError(f"--tune finds all three weights; leave out {', '.join(given)}")
+        raise InputError(f"--tune sets all three weights; leave out {', '.join(given)}")
     arpa = decoding.language_model_path(model, lm)
     if tune:
         language_model.check_tuning_data(arpa, manifest)
     elif not given and not language_model.tuned_weights(arpa):
-        typer.echo(f"warning: {arpa} has no tuned weights; --tune finds them on a dev manifest", err=True)
+        typer.echo(f"warning: {arpa} has no tuned weights; tune them with --tune on a dev manifest", err=True)
     return arpa
 
 

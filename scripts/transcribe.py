@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Turn sound files into text."""
+"""Transcribe audio files."""
 
 import contextlib
 import json
@@ -19,24 +19,25 @@ from asr_with_nemo.errors import InputError
 def main(
     model: Model,
     files: Annotated[
-        list[Path], typer.Argument(help="Sound files of any rate, channels and length.", metavar="FILE...")
+        list[Path], typer.Argument(help="Audio files of any format, sample rate and length.", metavar="FILE...")
     ],
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="A JSON object a line: file, text, duration, and words with times and confidence."),
+        typer.Option("--json", help="Print JSON lines with file, text, duration, and words with times and confidence."),
     ] = False,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Pieces of sound at a time; by default what suits the model's kind.")
+        int | None, typer.Option(min=1, help="Pieces of audio per batch; the default depends on the kind of model.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write there, not to the terminal.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write to this file, not to the terminal.")] = None,
     lm: LanguageModel = None,
 ) -> None:
-    """Turn sound files into text.
+    """Transcribe audio files.
 
-    An .onnx file (scripts/export.py), and an4, answer in a second or two: they need neither NeMo nor torch.
+    The model an4 and .onnx files (scripts/export.py) start in a second or two: they need neither NeMo nor PyTorch.
 
-    One file gives its text; several give lines of file, tab, text. Long files are read in pieces cut at pauses, so
-    memory hardly grows with them. A file that can't be read is named, the others are done, and the exit status is 1.
+    For one file, prints its text; for several, a line per file: its name, a tab, its text. Long files are cut at pauses
+    into pieces, so memory use hardly grows with their length. If a file can't be read, an error names it, the others
+    are transcribed, and the exit status is 1.
 
     Examples:
 
@@ -63,7 +64,7 @@ def main(
         labels, transcribe_each = alphabet(loaded), partial(decoding.transcribe_each, loaded)
     search = beam.load(arpa, labels) if arpa else None
     failed = 0
-    # A bar between the lines of a terminal would only be in the way.
+    # A progress bar would break up the lines in a terminal.
     progress = output is not None or not sys.stdout.isatty()
     with _destination(output) as out:
         size = {} if batch_size is None else {"batch_size": batch_size}
@@ -77,14 +78,14 @@ def main(
             else:
                 print(result.text if len(files) == 1 else f"{file}\t{result.text}", file=out, flush=True)
     if failed:
-        rest = "; all else is done" if failed < len(files) else ""
-        typer.echo(f"error: {failed} of {len(files)} files can't be read, named above{rest}", err=True)
+        rest = "; the others are done" if failed < len(files) else ""
+        typer.echo(f"error: {failed} of {len(files)} files can't be read (see above){rest}", err=True)
         raise typer.Exit(1)
 
 
 @contextlib.contextmanager
 def _destination(path: Path | None):
-    """The terminal, or a file that appears under its name only when it is complete."""
+    """Open the terminal, or a file that gets its name only when it is complete."""
     if path is None:
         yield sys.stdout
         return

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure live recognition: its word error rate, and how long after a word its text appears."""
+"""Evaluate live recognition: its word error rate, and the delay from the end of a word to its text."""
 
 import shlex
 import time
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from asr_with_nemo.deployment.live import Heard, Listener
 
 PIECE = 0.1
-"""Seconds of sound that arrive at a time."""
+"""Seconds of audio per chunk."""
 HISS = 4e-4
-"""The standard deviation of the noise in a quiet room's silence, -68 dB: as between the words of AN4."""
+"""Standard deviation of the noise of a quiet room, -68 dB, as between the words of AN4."""
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """What was said in a stretch of the stream, and what the listener made of it.
+    """Utterance of the stream, with its reference and hypotheses.
 
     Attributes:
-        text: what was said.
-        ends: of its words, in seconds from the start of the stream, by forced alignment.
-        whole: what is heard in the file as a whole.
-        shown: what stood on the screen, and from when on, the final texts so far included.
+        text: the reference.
+        ends: end of each word, in seconds from the start of the stream, by forced alignment.
+        whole: offline hypothesis, for the file as a whole.
+        shown: live hypotheses, each the words on the screen from a moment on, including the final texts so far.
     """
 
     text: str
@@ -41,11 +41,11 @@ class Utterance:
 
     @property
     def heard(self) -> list[str]:
-        """The words that stood there in the end."""
+        """Words of the last live hypothesis."""
         return self.shown[-1][1] if self.shown else []
 
     def delays(self) -> Iterator[tuple[float, float]]:
-        """For each word that was heard right: seconds from its end until it appears, and until it stays."""
+        """Yield, for each correct word, the seconds from its end until it first appears, and until it stays."""
         said = heard = 0
         for reference, word in kaldialign.align(self.text.split(), self.heard, ""):
             if reference and reference == word:
@@ -58,7 +58,7 @@ class Utterance:
 
 
 def _stands(words: list[str], heard: list[str], place: int) -> bool:
-    """Whether word number `place` of the text that was heard in the end stands in an earlier one."""
+    """Return whether word number `place` of the last hypothesis is in an earlier one."""
     number = 0
     for word, other in kaldialign.align(heard, words, ""):
         if word:
@@ -69,22 +69,22 @@ def _stands(words: list[str], heard: list[str], place: int) -> bool:
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="An .onnx file, or an4, which ships.")] = "an4",
-    manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with the right texts.")] = Path(
+    model: Annotated[str, typer.Argument(help="An .onnx file, or an4, which ships with the course.")] = "an4",
+    manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with reference transcripts.")] = Path(
         "data/an4/test_manifest.json"
     ),
     lm: LanguageModel = None,
     silence: Annotated[float, typer.Option(help="Seconds of silence after each utterance.")] = 0.8,
-    digital: Annotated[bool, typer.Option("--digital", help="Silence without a room's hiss: zeros.")] = False,
+    digital: Annotated[bool, typer.Option("--digital", help="Use zeros for silence, without a room's noise.")] = False,
     output: Annotated[
-        Path | None, typer.Option(help="Write the figures there (results/...json), for RESULTS.md.")
+        Path | None, typer.Option(help="Write the figures to this file (results/NAME.json), for RESULTS.md.")
     ] = None,
 ) -> None:
-    """Measure live recognition: its word error rate, and how long after a word its text appears.
+    """Evaluate live recognition: its word error rate, and the delay from the end of a word to its text.
 
-    The recordings make one stream with silence between them, which arrives in pieces of 0.1 s at the speed of speech.
-    The clock is one of its own: it goes on to when a piece arrives, and by the time that the listener then computes, so
-    that an hour of sound needn't take an hour. When a word ends is found by forced alignment on the whole file.
+    The recordings form one stream with silence in between, which arrives in chunks of 0.1 s in real time. The clock is
+    simulated: it advances to each chunk's arrival, and by the measured computing time, so that an hour of audio takes
+    only as long as its computing. The end of each word comes from forced alignment on the whole file.
     """
     from asr_with_nemo.deployment import live, runtime
     from asr_with_nemo.recognition import beam, decoding, evaluation, transcripts
@@ -131,7 +131,7 @@ def main(
 
 
 def listen(listener: "Listener", sound: np.ndarray, rate: int) -> tuple[list[tuple[float, "Heard"]], float]:
-    """What is heard when, and the seconds of computing."""
+    """Run the listener on a stream; return its events with their times, and the seconds of computing."""
     events, clock, computed = [], 0.0, 0.0
     size = round(PIECE * rate)
     pieces = [sound[first : first + size] for first in range(0, len(sound), size)]
@@ -146,7 +146,7 @@ def listen(listener: "Listener", sound: np.ndarray, rate: int) -> tuple[list[tup
 
 
 def shown(events: list[tuple[float, "Heard"]], start: float, end: float) -> list[tuple[float, list[str]]]:
-    """What stood on the screen of what was said between two moments, and from when on."""
+    """Select the hypotheses for speech between two moments, each with the time at which it appeared."""
     done: list[str] = []
     moments = []
     for moment, heard in events:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure the traditional pipeline, PocketSphinx, on a manifest."""
+"""Evaluate PocketSphinx, a traditional speech recogniser, on a manifest."""
 
 import re
 import shlex
@@ -20,21 +20,21 @@ from asr_with_nemo.errors import InputError
 if TYPE_CHECKING:
     import pocketsphinx
 
-# The best of a small grid on AN4's dev set, with n-grams of its train texts; PocketSphinx's own are 6.5 and 0.65. Wider
-# beams than its own took more than twice the time and made no fewer errors.
+# The best of a small grid on AN4's dev set, with n-grams of its train texts; PocketSphinx's defaults are 6.5 and
+# 0.65. Beams wider than its default took more than twice the time and made no fewer errors.
 LANGUAGE_WEIGHT, INSERTION_PENALTY = 6.5, 0.005
 
 
 def load_decoder(lm: Path, dictionary: Path, weight: float, penalty: float) -> "pocketsphinx.Decoder":
-    """Load PocketSphinx with its stock US English acoustic model, which brings its own front end with it.
+    """Load PocketSphinx with its default US English acoustic model, which includes its front end.
 
     Args:
         lm: a word n-gram in ARPA format, in lower case. The search looks back two words at most.
-        dictionary: words of any case with their CMU phones; a word with a phone that the acoustic model lacks is left
-            out, which PocketSphinx tells on stderr.
-        weight: the exponent of the language model's probabilities in the first pass (PocketSphinx's `lw`); the
-            second and third pass keep their ratio to it.
-        penalty: what each word multiplies the probability of a hypothesis by (`wip`).
+        dictionary: words in any case with their CMU phones; words with a phone that the acoustic model lacks are left
+            out, with a message on stderr.
+        weight: exponent of the language model's probabilities in the first pass (PocketSphinx's `lw`); the second and
+            third pass keep their ratio to it.
+        penalty: factor of a hypothesis' probability per word (`wip`).
 
     Raises:
         InputError: the dictionary can't be read, or PocketSphinx can't load it or the language model.
@@ -59,13 +59,13 @@ def load_decoder(lm: Path, dictionary: Path, weight: float, penalty: float) -> "
             return pocketsphinx.Decoder(config)
         except RuntimeError as error:
             raise InputError(
-                f"{lm} and {dictionary}: PocketSphinx can't load them ({error}; it says more above); expected an ARPA "
+                f"{lm} and {dictionary}: PocketSphinx can't load them ({error}; see above); expected an ARPA "
                 "file of words, and a dictionary with CMU's phones"
             ) from error
 
 
 def transcribe(decoder: "pocketsphinx.Decoder", file: str) -> tuple[str, float]:
-    """Decode one file whole; neither the mean of its cepstra nor its noise are guessed from the files before it.
+    """Decode one file as a whole, with the cepstral mean and noise estimated from this file only.
 
     Returns:
         the text, empty where nothing was recognised, and the seconds of sound.
@@ -75,7 +75,7 @@ def transcribe(decoder: "pocketsphinx.Decoder", file: str) -> tuple[str, float]:
     """
     samples = audio.load_audio(file)
     pcm = np.rint(samples * 32_768).clip(-32_768, 32_767).astype(np.int16)  # what a 16-bit file holds, to the bit
-    decoder.reinit_feat()  # the noise that `remove_noise` takes off would be that of earlier files
+    decoder.reinit_feat()  # else `remove_noise` would use the noise of earlier files
     decoder.start_utt()
     decoder.process_raw(pcm.tobytes(), full_utt=True)
     decoder.end_utt()
@@ -84,26 +84,26 @@ def transcribe(decoder: "pocketsphinx.Decoder", file: str) -> tuple[str, float]:
 
 
 def main(
-    manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with the right texts, in lower case.")],
+    manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with reference transcripts, in lower case.")],
     lm: Annotated[
         Path, typer.Option(help="A word n-gram, as scripts/build_lm.py makes one of train.", metavar="FILE.arpa")
     ],
     dictionary: Annotated[
-        Path | None, typer.Option(help="Words and their phones, as CMU writes them; by default PocketSphinx's own.")
+        Path | None, typer.Option(help="A pronouncing dictionary in CMU's format; by default PocketSphinx's own.")
     ] = None,
     lw: Annotated[float, typer.Option(min=0, help="Language weight.")] = LANGUAGE_WEIGHT,
     wip: Annotated[
         float, typer.Option(min=1e-30, help="Word insertion penalty; smaller gives fewer words.")
     ] = INSERTION_PENALTY,
     output: Annotated[
-        Path | None, typer.Option(help="Write the results there (.json), and the utterances beside it (.tsv).")
+        Path | None, typer.Option(help="Write the results to this .json file, and the utterances to a .tsv next to it.")
     ] = None,
 ) -> None:
-    """Measure the traditional pipeline on a manifest: hidden Markov models, a pronouncing dictionary and an n-gram.
+    """Evaluate PocketSphinx on a manifest: hidden Markov models, a pronouncing dictionary and an n-gram.
 
-    This is PocketSphinx: the n-gram and the dictionary are the task's, the acoustic model is the US English one that
-    comes with it. What speech that was trained on is not fully documented, so AN4 may be among it. The table is that
-    of scripts/evaluate.py. Choose settings by their WER on dev, and read test once, at the end.
+    The n-gram and the dictionary are the task's; the acoustic model is the US English one that comes with PocketSphinx.
+    Its training data is not fully documented and may include AN4. The output is that of scripts/evaluate.py. Select
+    settings by their WER on dev, and evaluate on test once, at the end.
 
     Examples:
 
@@ -122,28 +122,30 @@ def main(
     from asr_with_nemo.base.machine import device_name
     from asr_with_nemo.recognition import evaluation, language_model, ngrams
 
-    # What can be wrong is told before the slow part.
+    # Report errors before the slow part.
     if output:
         check_output(output)
     utterances = evaluation.read_references(manifest)
     notes = language_model.read_notes(lm)
     if notes.get("holds_dev") and "dev" in an4.splits_of(manifest):
-        raise InputError(f"{manifest}: {lm} was made of the dev set too, so it knows the answers; make one of train")
+        raise InputError(
+            f"{manifest}: {lm} was made from the dev set too, so its WER would be too low; make one from train"
+        )
     words = ngrams.read_arpa(lm)
     if language_model.is_of_characters(words):
-        raise InputError(f"{lm}: a language model of characters; make one of words: scripts/build_lm.py")
+        raise InputError(f"{lm}: a language model of characters; make one of words with scripts/build_lm.py")
     pronounced = dictionary or Path(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict"))
     decoder = load_decoder(lm, pronounced, lw, wip)
     known = {word for word in words.vocabulary if decoder.lookup_word(word)}
     spoken = {word for utterance in utterances for word in utterance["text"].split()}
     if not spoken & known:
         raise InputError(
-            f"{manifest}: {lm} and {pronounced.name} together know no word of its texts; expected an n-gram of words, "
-            "lower case like the texts, and a dictionary with their phones"
+            f"{manifest}: no word of its texts is in both {lm} and {pronounced.name}; expected an n-gram of words in "
+            "lower case, like the texts, and a dictionary with their phones"
         )
 
     files = [utterance["audio_filepath"] for utterance in utterances]
-    transcribe(decoder, files[0])  # the first call of anything is slow
+    transcribe(decoder, files[0])  # warm-up
     started = time.perf_counter()
     heard = [transcribe(decoder, file) for file in tqdm(files, unit="file", delay=1, leave=False)]
     seconds = time.perf_counter() - started
@@ -164,7 +166,7 @@ def main(
         more = ", ..." if len(unknown) > 10 else ""
         typer.echo(
             f"warning: {len(unknown)} words of the texts are not in both the n-gram and the dictionary: "
-            f"{', '.join(unknown[:10])}{more}; each time one is said it is an error",
+            f"{', '.join(unknown[:10])}{more}; each occurrence counts as an error",
             err=True,
         )
     if result.corpus == "synthetic":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure sherpa-onnx, others' runtime for ONNX models, with a model of the course."""
+"""Evaluate a model in sherpa-onnx, another runtime for ONNX models."""
 
 import shlex
 import tempfile
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 def main(
     model: Model = "an4",
-    manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with the right texts.")] = Path(
+    manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with reference transcripts.")] = Path(
         "data/an4/test_manifest.json"
     ),
     output: Annotated[
-        Path | None, typer.Option(help="Write the figures there (results/...json), for RESULTS.md.")
+        Path | None, typer.Option(help="Write the figures to this file (results/NAME.json), for RESULTS.md.")
     ] = None,
 ) -> None:
-    """Measure sherpa-onnx, others' runtime for ONNX models, with a model of the course.
+    """Evaluate a model in sherpa-onnx, another runtime for ONNX models, and compare it with NeMo.
 
-    It computes the mel features itself, always with windows of 25 ms, so it can't take the files of scripts/export.py,
-    which have theirs inside: it gets NeMo's own export. What another window costs is the difference between the two.
+    sherpa-onnx computes the mel features itself, always with windows of 25 ms, so it can't use the files of
+    scripts/export.py, which include the features; it gets NeMo's own export. The difference in WER is due to the
+    window.
     """
     from asr_with_nemo.models.loading import load_model, sample_rate
     from asr_with_nemo.recognition import decoding, evaluation, transcripts, wer
@@ -63,7 +64,7 @@ def main(
 
 
 def export(model: "EncDecCTCModel", folder: Path) -> tuple[Path, Path]:
-    """Write a model as sherpa-onnx wants it: NeMo's own export with notes inside, and the letters by number."""
+    """Export a model for sherpa-onnx: NeMo's own ONNX export with metadata, and the letters with their indexes."""
     import onnx
 
     from asr_with_nemo.models.loading import alphabet, seconds_per_frame
@@ -85,7 +86,7 @@ def export(model: "EncDecCTCModel", folder: Path) -> tuple[Path, Path]:
 
 
 def transcribe(model: Path, tokens: Path, sounds: list, rate: int, bands: int) -> list[str]:
-    """What sherpa-onnx hears in recordings, mono float32 samples (t,) each."""
+    """Transcribe recordings with sherpa-onnx, mono float32 samples (t,) each."""
     import sherpa_onnx
 
     recognizer = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(

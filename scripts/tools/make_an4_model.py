@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the model that ships with the package, from AN4 alone."""
+"""Train the model that ships with the package, on AN4 only."""
 
 import shutil
 from pathlib import Path
@@ -15,15 +15,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(
-    data_dir: Annotated[Path, typer.Option(help="The prepared AN4.")] = Path("data/an4"),
-    seed: Annotated[int, typer.Option(help="Of the model that ships.")] = 0,
-    config_name: Annotated[str, typer.Option(help="The recipe.")] = "quartznet_an4",
-    output: Annotated[Path, typer.Option(help="The folder of an4.nemo and an4.arpa.")] = ASSETS,
+    data_dir: Annotated[Path, typer.Option(help="Folder of the prepared AN4.")] = Path("data/an4"),
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    config_name: Annotated[str, typer.Option(help="Config in configs/.")] = "quartznet_an4",
+    output: Annotated[Path, typer.Option(help="Folder for an4.nemo and an4.arpa.")] = ASSETS,
 ) -> None:
-    """Make the model that ships with the package, from AN4 alone: an4.nemo, and its language model an4.arpa.
+    """Train the model that ships with the package, on AN4 only: an4.nemo, and its language model an4.arpa.
 
-    The recipe is trained twice: once without the dev set, on which the beam search is then tuned, and once with it.
-    The language model is made of the training transcripts and AN4's dictionary. What is finished isn't done again.
+    The model is trained twice: once without the dev set, on which the beam search is then tuned, and once with it. The
+    language model is made from the training transcripts and AN4's dictionary. Finished steps are not repeated.
     """
     from asr_with_nemo.models.names import SUMMARY
 

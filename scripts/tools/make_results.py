@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write RESULTS.md and the model card from the results files."""
+"""Write RESULTS.md, README.md's table and the model card from the results files."""
 
 import os
 from pathlib import Path
@@ -25,9 +25,9 @@ START, END = "<!-- made by scripts/tools/make_results.py -->", "<!-- until here 
 
 
 def main() -> None:
-    """Write RESULTS.md, README.md's short table, and the shipped model's card.
+    """Write RESULTS.md, README.md's short table, and the card of the model that ships.
 
-    RESULTS.md has a table of each study and of each measurement in results/.
+    RESULTS.md has a table per study and per measurement in results/.
     """
     os.chdir(ROOT)  # the paths in the package are those of the course's folder
     studies = sorted(path.name for path in (ROOT / "results").iterdir() if path.is_dir())

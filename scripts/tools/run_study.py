@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train and evaluate the variants of a study, a results file each."""
+"""Train and evaluate the runs of a study, with a results file each."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def stage(script: str, *arguments: str) -> str:
-    """Run one of the course's commands, showing its output as it comes, and return it.
+    """Run one of the course's commands; print its output as it comes, and return it.
 
     Raises:
         InputError: the command failed.
@@ -33,13 +33,13 @@ def stage(script: str, *arguments: str) -> str:
         print("   ", line, end="", flush=True)
         lines.append(line)
     if process.wait():
-        raise InputError(f"{shlex.join(['scripts/' + script, *arguments])} failed; its own words stand above")
+        raise InputError(f"{shlex.join(['scripts/' + script, *arguments])} failed; see its output above")
     return "".join(lines)
 
 
 @functools.cache
 def train(*arguments: str, script: str = "train.py") -> str:
-    """Train, or find the training finished, and return the path of the `.nemo` file.
+    """Train, unless the training is finished already, and return the path of the `.nemo` file.
 
     Raises:
         InputError: the training failed.
@@ -48,17 +48,17 @@ def train(*arguments: str, script: str = "train.py") -> str:
 
 
 def main(
-    study: Annotated[str, typer.Argument(help="Which study of the file.")],
-    file: Annotated[Path, typer.Option(help="Where the studies are written down.")] = ROOT / "configs" / "study.yaml",
-    data_dir: Annotated[Path, typer.Option(help="The prepared corpus.")] = Path("data/an4"),
-    results: Annotated[Path, typer.Option(help="Where the results files go.")] = ROOT / "results",
-    again: Annotated[bool, typer.Option("--again", help="Measure once more what is there.")] = False,
+    study: Annotated[str, typer.Argument(help="Name of the study in the file.")],
+    file: Annotated[Path, typer.Option(help="The file of studies.")] = ROOT / "configs" / "study.yaml",
+    data_dir: Annotated[Path, typer.Option(help="Folder of the prepared corpus.")] = Path("data/an4"),
+    results: Annotated[Path, typer.Option(help="Folder for the results files.")] = ROOT / "results",
+    again: Annotated[bool, typer.Option("--again", help="Evaluate again even if the results exist.")] = False,
 ) -> None:
-    """Train and evaluate the variants of a study, a results file each.
+    """Train and evaluate the runs of a study, with a results file each.
 
-    They are measured on the dev set, or on the test set where the study says so. What is there already isn't done
-    again, and an interrupted training continues, so that a study can be stopped and started.
-    scripts/tools/make_results.py writes the tables.
+    Models are evaluated on the dev set, or on the test set if the study names it. Existing results are kept and an
+    interrupted training resumes, so a study can be stopped and started again. scripts/tools/make_results.py writes the
+    tables.
 
     Example:
 
@@ -104,10 +104,10 @@ def main(
 
 
 def training_of(plan: dict, run: dict, seed: int, data_dir: Path) -> tuple[str, list[str]]:
-    """The script that trains a run of a study, and its arguments; what it starts from is trained first.
+    """Return the script that trains a run of a study, and its arguments; train the model that it starts from first.
 
     Raises:
-        InputError: that training failed, or the study has none of that name.
+        InputError: that training failed, or the study has no run of that name.
     """
     overrides = [*plan.get("overrides", []), *run["overrides"], f"seed={seed}"]
     config = plan.get("config", "config")
@@ -116,7 +116,7 @@ def training_of(plan: dict, run: dict, seed: int, data_dir: Path) -> tuple[str, 
         return "train.py", [*options, f"data_dir={data_dir}", *overrides]
     start = next((other for other in plan["runs"] if other["name"] == run["from"]), None)
     if start is None:
-        raise InputError(f"{run['name']}: starts from {run['from']!r}, which its study doesn't name")
+        raise InputError(f"{run['name']}: starts from {run['from']!r}, which isn't a run of its study")
     script, arguments = training_of(plan, start, start["seeds"][0], data_dir)
     data = ["--manifest", str(data_dir / "train_manifest.json"), "--dev", str(data_dir / "dev_manifest.json")]
     model = train(*arguments, script=script)
@@ -124,19 +124,19 @@ def training_of(plan: dict, run: dict, seed: int, data_dir: Path) -> tuple[str, 
 
 
 def slug_of(name: str) -> str:
-    """A run's name as part of a file's."""
+    """Convert a run's name to part of a file's name."""
     return re.sub(r"\W+", "-", name).strip("-").lower()
 
 
 def measure(command: list[str], target: Path, about: dict) -> None:
-    """Write what one of the evaluating scripts says, and what the row is about; the utterances go beside it."""
+    """Run an evaluating script, and write its results file with the entries `about`; the utterances go next to it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         output = Path(scratch) / target.name
         stage(*command, "--output", str(output))
         output.write_text(json.dumps(json.loads(output.read_text()) | about, indent=1) + "\n", encoding="utf-8")
         output.with_suffix(".tsv").replace(target.with_suffix(".tsv"))
-        output.replace(target)  # comes last: where it is, all of it is
+        output.replace(target)  # last: if it exists, so do its utterances
 
 
 if __name__ == "__main__":

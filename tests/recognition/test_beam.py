@@ -1,7 +1,6 @@
 """A model's outputs become the likeliest words of a lexicon."""
 
 import itertools
-import time
 from pathlib import Path
 
 import numpy as np
@@ -130,7 +129,7 @@ def test_long_and_strange_sound_is_no_trouble(words: LanguageModel):
     assert all(word in words.vocabulary for word in search.decode(flat)[0].text.split())
     with np.errstate(divide="ignore"):
         certain = np.log(np.eye(29, dtype=np.float32)[[LABELS.index("z"), 28, LABELS.index("q")]])
-    with pytest.raises(InputError, match="every text the probability 0"):
+    with pytest.raises(InputError, match="log-softmax"):
         search.decode(certain)
 
 
@@ -146,25 +145,27 @@ def test_a_search_can_be_watched(words: LanguageModel):
     assert steps[-1][0].ctc == pytest.approx(last.ctc, abs=1e-3)
 
 
-def test_it_keeps_up_with_speech_many_times_over(words: LanguageModel):
+def test_the_work_a_frame_has_a_bound(words: LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    made, child = [], BeamSearch._child
+    monkeypatch.setattr(BeamSearch, "_child", lambda *arguments: made.append(child(*arguments)) or made[-1])
     generator = np.random.default_rng(0)
     log_probs = [outputs_of(text, generator, noise=2) for text in TEXTS * 10]
     search = BeamSearch(LABELS, words)
-    started = time.perf_counter()
     search.texts(log_probs)
-    seconds = sum(map(len, log_probs)) * 0.02
-    assert time.perf_counter() - started < seconds / 20  # on a busy machine; some hundreds of times on a free one
+    frames = sum(map(len, log_probs))
+    grown = sum(longer is not None for longer in made)
+    assert 0 < grown < search.weights.width * frames / 2  # the lexicon and the pruning leave few
 
 
 def test_what_a_search_cant_be_made_of(words: LanguageModel):
-    with pytest.raises(InputError, match="lacks the space"):
+    with pytest.raises(InputError, match="space"):
         BeamSearch(LABELS[1:], words)
-    with pytest.raises(InputError, match="spell no word"):
+    with pytest.raises(InputError, match="äö"):
         BeamSearch([" ", "ä", "ö"], words)
     for weights in ((-1, 0, 8), (float("nan"), 0, 8), (1, 1000, 8), (1, 0, 0)):
-        with pytest.raises(InputError, match="expected an alpha"):
+        with pytest.raises(InputError, match=f"alpha {weights[0]:g}, beta {weights[1]:g}, width {weights[2]}"):
             BeamSearch(LABELS, words, *weights)
-    with pytest.raises(InputError, match=r"expected \(T, 29\)"):
+    with pytest.raises(InputError, match=r"\(10, 28\).*\(T, 29\)"):
         BeamSearch(LABELS, words).decode(np.zeros((10, 28), np.float32))
 
 
@@ -182,17 +183,17 @@ def test_a_file_knows_its_search_and_its_weights(tmp_path: Path):
     language_model.note_weights(arpa, Weights(0.8, 1.0, 64))
     assert beam.load(arpa, LABELS).weights == Weights(0.8, 1.0, 64)
     assert beam.load(arpa, LABELS, beta=0, width=8).weights == Weights(0.8, 0, 8)
-    with pytest.raises(InputError, match=r"words\.arpa: .*spell no word"):
+    with pytest.raises(InputError, match=r"words\.arpa: .*'"):
         beam.load(arpa, [" ", "ä"])
 
     other = beam.load(characters, LABELS)
     assert isinstance(other, CharacterSearch)
     assert str(other) == "beam_batch, character 6-gram (alpha 0.5, beta 0, width 16)"
     for labels in (LABELS[::-1], LABELS[:-1]):
-        with pytest.raises(InputError, match=r"characters\.arpa: .*the two must be the same"):
+        with pytest.raises(InputError, match=r"characters\.arpa: "):
             beam.load(characters, labels)
     language_model.notes_path(characters).unlink()
-    with pytest.raises(InputError, match="the two must be the same"):
+    with pytest.raises(InputError, match=r"characters\.arpa: "):
         beam.load(characters, LABELS[:-1])
 
 
@@ -228,7 +229,7 @@ def test_tuning_finds_weights_that_help(words: LanguageModel):
     again = sum(map(wer.count_errors, TEXTS * 6, search.with_weights(tuning.weights).texts(log_probs)), wer.Counts())
     assert again == tuning.trials[tuning.weights]
     assert f"alpha {tuning.weights.alpha:g}" in str(tuning)
-    with pytest.raises(InputError, match="without a word"):
+    with pytest.raises(InputError, match="texts"):
         evaluation.tune(search, log_probs[:1], [" "], grid)
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from asr_with_nemo.models.loading import load_model
 from asr_with_nemo.recognition import decoding, evaluation, language_model, wer
 from asr_with_nemo.recognition.wer import Counts, ScoredUtterance
 from tests.conftest import put, run_script
+from tests.recognition.in_process import error_of
 
 WORDS = "a b c nine five enter erase go help rubout october twenty second yes no p l e n".split()  # noqa: SIM905
 
@@ -135,13 +137,22 @@ def test_the_interval_is_the_known_one_where_theory_knows_it():
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ([ScoredUtterance("1", "", "a b", "a")], (0.5, 0.5)),
-        ([ScoredUtterance("1", "", "a b", "a b"), ScoredUtterance("2", "", "a", "a")], (0, 0)),
-        ([ScoredUtterance("1", "", "a b", ""), ScoredUtterance("2", "", "a", "")], (1, 1)),
+        ([ScoredUtterance(str(n), "", "yes", "yes") for n in range(50)], (0, 1 - 0.025 ** (1 / 50))),  # 0 to 7.1%
+        ([ScoredUtterance(str(n), "", "yes", "") for n in range(50)], (0.025 ** (1 / 50), 1)),
+        ([ScoredUtterance("1", "", "a b", "a b"), ScoredUtterance("2", "", "a", "a")], (0, 1 - 0.025 ** (1 / 3))),
+        ([ScoredUtterance("1", "", "a b", ""), ScoredUtterance("2", "", "a", "")], (0.025 ** (1 / 3), 1)),
+        ([ScoredUtterance("1", "", "a b", "a")], (1 - math.sqrt(0.975), math.sqrt(0.975))),
+        ([ScoredUtterance("1", "", "a", "b b")], (0.025, 2)),
+        ([ScoredUtterance("1", "", "", "")], (0, 0.975)),
     ],
 )
-def test_an_interval_without_any_chance_in_it(rows: list[ScoredUtterance], expected: tuple[float, float]):
-    assert wer.wer_interval(rows) == expected
+def test_an_interval_without_spread_is_the_exact_binomial_one(
+    rows: list[ScoredUtterance], expected: tuple[float, float]
+):
+    assert wer.wer_interval(rows) == pytest.approx(expected)
+    if all(row.reference for row in rows):
+        _, interval = wer.mean_of_seeds([rows, rows])
+        assert interval == pytest.approx(expected)  # read twice, the words are no more
 
 
 def test_an_interval_with_empty_references_is_a_number():
@@ -152,7 +163,7 @@ def test_an_interval_with_empty_references_is_a_number():
 def test_a_result_does_not_differ_from_itself():
     rows = some_rows()
     comparison = wer.compare(rows, rows[::-1])
-    assert (comparison.difference, comparison.ci95, comparison.is_more_than_chance) == (0, (0, 0), False)
+    assert (comparison.difference, comparison.ci95, comparison.is_significant) == (0, (0, 0), False)
     assert "no difference" in str(comparison)
 
 
@@ -160,12 +171,12 @@ def test_two_results_that_differ():
     bad, good = some_rows(seed=2, rate=0.5), some_rows(seed=3, rate=0.1)
     comparison = wer.compare(good, bad)
     assert comparison.ci95[0] < comparison.difference < comparison.ci95[1] < 0
-    assert comparison.is_more_than_chance and "better, by more than chance" in str(comparison)
+    assert comparison.is_significant and "better, statistically significant" in str(comparison)
     other_way = wer.compare(bad, good)
-    assert other_way.difference == -comparison.difference and "worse, by more than chance" in str(other_way)
+    assert other_way.difference == -comparison.difference and "worse, statistically significant" in str(other_way)
     assert other_way.ci95 == pytest.approx((-comparison.ci95[1], -comparison.ci95[0]), abs=0.01)
     alike = wer.compare(some_rows(seed=4), some_rows(seed=5))
-    assert not alike.is_more_than_chance and "chance could not have made" in str(alike)
+    assert not alike.is_significant and "not statistically significant" in str(alike)
 
 
 def test_several_seeds_on_the_same_utterances():
@@ -182,9 +193,9 @@ def test_several_seeds_on_the_same_utterances():
     difference, (low, high) = wer.difference_of_seeds(good, bad)
     assert difference == pytest.approx(wer.mean_of_seeds(good)[0] - mean)
     assert low < difference < high < 0
-    with pytest.raises(InputError, match="as many on both sides"):
+    with pytest.raises(InputError, match="2 .* 1"):
         wer.difference_of_seeds(good, bad[:1])
-    with pytest.raises(InputError, match="not of the same utterances"):
+    with pytest.raises(InputError, match="same manifest"):
         wer.mean_of_seeds([bad[0], bad[1][1:]])
 
 
@@ -193,7 +204,7 @@ def test_a_comparison_sees_pairs():
     rows = [ScoredUtterance(str(n), "", "a b c d e f g h", " ".join("abcdefgh"[: n % 8])) for n in range(60)]
     better = [replace(row, hypothesis=row.hypothesis + " h") if n % 3 == 0 else row for n, row in enumerate(rows)]
     comparison = wer.compare(better, rows)
-    assert comparison.is_more_than_chance
+    assert comparison.is_significant
     low, high = wer.wer_interval(rows)
     assert comparison.ci95[1] - comparison.ci95[0] < (high - low) / 2
 
@@ -201,7 +212,7 @@ def test_a_comparison_sees_pairs():
 def test_results_of_other_utterances_are_not_compared():
     rows = some_rows()
     for others in (rows[:-1], [*rows[:-1], replace(rows[-1], reference="something else")], [*rows, rows[0]]):
-        with pytest.raises(InputError, match="not of the same utterances"):
+        with pytest.raises(InputError, match="same manifest"):
             wer.compare(rows, others)
 
 
@@ -239,19 +250,19 @@ def test_a_results_file_that_cant_be_written(tmp_path: Path):
     with pytest.raises(InputError, match=r"ends in \.json"):
         evaluation.save(some_result(some_rows()), tmp_path / "mine.tsv")
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(InputError, match="can't be written"):
+    with pytest.raises(InputError, match=r"mine\.json"):
         evaluation.save(some_result(some_rows()), tmp_path / "taken" / "mine.json")
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "not there; scripts/evaluate.py --output writes it"),
-        ("", "lacks the column 'file'"),
-        ("file\tspeaker\treference\n1\ts\ta\n", "lacks the column 'hypothesis'"),
-        ("file\tspeaker\treference\thypothesis\n1\ts\ta\n", r"line 2: expected"),
-        ("file\tspeaker\treference\thypothesis\n", "holds no utterances"),
-        (b"\xff\xfe\x00", "can't be read"),
+        (None, r"scripts/evaluate\.py --output"),
+        ("", "'file'"),
+        ("file\tspeaker\treference\n1\ts\ta\n", "'hypothesis'"),
+        ("file\tspeaker\treference\thypothesis\n1\ts\ta\n", "line 2"),
+        ("file\tspeaker\treference\thypothesis\n", "no utterances"),
+        (b"\xff\xfe\x00", "utf-8"),
     ],
 )
 def test_a_table_of_utterances_that_isnt_one(tmp_path: Path, content: str | bytes | None, reason: str):
@@ -289,11 +300,11 @@ def test_the_command_measures_and_compares(small_model: Path, small_corpus: an4.
     again = run_script(
         "evaluate.py", small_model, test, "--compare", "out/mine.json", "--batch-size", "2", cwd=tmp_path
     )
-    assert again.returncode == 0 and "no difference, utterance by utterance" in again.stdout
+    assert again.returncode == 0 and "no difference" in again.stdout
     other = run_script(
         "evaluate.py", small_model, small_corpus.manifest("dev"), "--compare", "out/mine.json", cwd=tmp_path
     )
-    assert other.returncode == 1 and "not of the same utterances" in other.stderr
+    assert other.returncode == 1 and "same manifest" in other.stderr
 
 
 @pytest.mark.slow
@@ -321,20 +332,20 @@ def test_the_command_tunes_and_measures_with_a_language_model(
     assert language_model.tuned_weights(arpa) == weights
 
 
-def test_tuning_has_its_rules(small_corpus: an4.Corpus, tmp_path: Path):
+def test_tuning_has_its_rules(small_corpus: an4.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
     arpa, final = tmp_path / "lm.arpa", tmp_path / "final.arpa"
     language_model.make(small_corpus.manifest("train"), arpa)
     language_model.make(small_corpus.manifest("train_all"), final, final=True)
     dev, test = (small_corpus.manifest(split) for split in ("dev", "test"))
     for arguments, reason in (
-        ([test, "--lm", arpa, "--tune"], "holds some of the test set; tune on a dev manifest"),
-        ([dev, "--lm", final, "--tune"], "was made of the dev set too"),
-        ([dev, "--lm", arpa, "--tune", "--alpha", "1"], "--tune finds all three weights; leave out --alpha"),
-        ([dev, "--tune"], "--tune is about decoding with a language model; add --lm"),
-        ([dev, "--width", "8"], "--width is about decoding with a language model; add --lm"),
+        ([test, "--lm", arpa, "--tune"], r"test_manifest\.json.* dev manifest"),
+        ([dev, "--lm", final, "--tune"], r"final\.arpa.*--weights-of"),
+        ([dev, "--lm", arpa, "--tune", "--alpha", "1"], "--tune .*--alpha"),
+        ([dev, "--tune"], "--tune .*--lm"),
+        ([dev, "--width", "8"], "--width .*--lm"),
     ):
-        done = run_script("evaluate.py", "missing.nemo", *arguments, cwd=tmp_path)
-        assert done.returncode == 1 and reason in done.stderr and "Traceback" not in done.stderr
+        assert re.search(f"^error: .*{reason}", error_of("evaluate.py", "missing.nemo", *arguments))
 
 
 @pytest.mark.slow
@@ -358,8 +369,8 @@ def test_manifests_of_all_sorts(small_model: Path, small_corpus: an4.Corpus, tmp
     assert result.as_dict()["by_speaker"] == {} and result.as_dict()["training"] is None
     assert "an4" not in str(result).lower()
     single = evaluate("go")
-    assert single.ci95 == (single.wer, single.wer)
-    with pytest.raises(InputError, match="none of its texts has a word"):
+    assert 0 <= single.ci95[0] <= single.wer <= single.ci95[1]
+    with pytest.raises(InputError, match=r"manifest\.json"):
         evaluate("", " ")
     with pytest.raises(InputError, match="offset"):
         evaluate("go", offset=1.5)
@@ -368,11 +379,13 @@ def test_manifests_of_all_sorts(small_model: Path, small_corpus: an4.Corpus, tmp
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["missing.nemo", "m.json"], "missing.nemo: no such file"),
-        (["missing.nemo", "m.json", "--compare", "none.json"], "none.tsv: not there"),
-        (["missing.nemo", "m.json", "--output", "results.txt"], "ends in .json"),
+        (["missing.nemo", "m.json"], r"missing\.nemo"),
+        (["missing.nemo", "m.json", "--compare", "none.json"], r"none\.tsv"),
+        (["missing.nemo", "m.json", "--output", "results.txt"], r"results\.txt.*\.json"),
     ],
 )
-def test_the_command_says_what_is_wrong_before_the_slow_part(tmp_path: Path, arguments: list[str], reason: str):
-    done = run_script("evaluate.py", *arguments, cwd=tmp_path)
-    assert done.returncode == 1 and reason in done.stderr and "Traceback" not in done.stderr
+def test_the_command_says_what_is_wrong_before_the_slow_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], reason: str
+):
+    monkeypatch.chdir(tmp_path)
+    assert re.search(f"^error: .*{reason}", error_of("evaluate.py", *arguments))

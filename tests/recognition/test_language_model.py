@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from asr_with_nemo.recognition import language_model, ngrams
 from asr_with_nemo.recognition.language_model import Weights
 from asr_with_nemo.recognition.ngrams import END
 from tests.conftest import put, run_script
+from tests.recognition.in_process import error_of
 
 TEXTS = [
     text.split()
@@ -67,7 +69,7 @@ def test_discounts_are_those_of_chen_and_goodman():
 
 def test_what_no_model_can_be_made_of():
     for texts in ([], [[]], [["<s>", "go"]]):
-        with pytest.raises(InputError, match="must have words"):
+        with pytest.raises(InputError, match="<s>, </s>"):
             ngrams.build_ngrams(texts, 2)
     with pytest.raises(InputError, match="order 0"):
         ngrams.build_ngrams(TEXTS, 0)
@@ -106,14 +108,14 @@ def test_an_arpa_file_of_another_program(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "no such language model; make one with scripts/build_lm.py"),
-        ("", "not an ARPA file, or cut short"),
-        ("dear friend\n", "not an ARPA file, or cut short"),
+        (None, r"no such .*scripts/build_lm\.py"),
+        ("", "not an ARPA file"),
+        ("dear friend\n", "not an ARPA file"),
         ("\\data\\\nngram 1=2\n\\1-grams:\n-1\tgo\n-1\t</s>\n", "cut short"),
         ("\\data\\\nngram 1=3\n\\1-grams:\n-1\tgo\n-1\t</s>\n\\end\\\n", "cut short"),
-        ("\\data\\\nngram 1=1\n\\1-grams:\nmuch\tgo\n\\end\\\n", "line 4: expected an n-gram of 1 tokens"),
-        ("\\data\\\nngram 1=1\n\\1-grams:\n-1\tgo\n\\end\\\n", "lacks </s>"),
-        (b"\xff\xfe\x00", "can't be read"),
+        ("\\data\\\nngram 1=1\n\\1-grams:\nmuch\tgo\n\\end\\\n", "line 4"),
+        ("\\data\\\nngram 1=1\n\\1-grams:\n-1\tgo\n\\end\\\n", "</s>"),
+        (b"\xff\xfe\x00", "ARPA"),
     ],
 )
 def test_what_is_no_arpa_file(tmp_path: Path, content: str | bytes | None, reason: str):
@@ -154,18 +156,18 @@ def test_the_command_makes_a_model_of_the_training_texts(small_corpus: an4.Corpu
 
 def test_held_out_texts_are_refused(small_corpus: an4.Corpus, tmp_path: Path):
     for split in ("test", "dev", "train_all"):
-        with pytest.raises(InputError, match=rf"{split}_manifest.json: has recordings or speakers of the"):
+        with pytest.raises(InputError, match=rf"{split}_manifest\.json: .* (dev|test) set"):
             language_model.make(small_corpus.manifest(split), tmp_path / "lm.arpa")
     # Under another name, elsewhere, and among others, they are the same recordings.
     train, test = (manifest.read_manifest(small_corpus.manifest(split)) for split in ("train", "test"))
     manifest.write_manifest(tmp_path / "mine.json", [*train, test[0]])
-    with pytest.raises(InputError, match=r"mine\.json: has recordings or speakers of the test set"):
+    with pytest.raises(InputError, match=r"mine\.json: .* test set"):
         language_model.make(tmp_path / "mine.json", tmp_path / "lm.arpa", final=True)
     # So is another recording of a speaker who is to be tested.
     manifest.write_manifest(tmp_path / "mine.json", [*train, train[0] | {"speaker": test[0]["speaker"]}])
-    with pytest.raises(InputError, match=r"mine\.json: has recordings or speakers of the test set"):
+    with pytest.raises(InputError, match=r"mine\.json: .* test set"):
         language_model.make(tmp_path / "mine.json", tmp_path / "lm.arpa", final=True)
-    with pytest.raises(InputError, match="end with an id in brackets"):
+    with pytest.raises(InputError, match=r"an4_test\.transcription"):
         language_model.make(small_corpus.folder / "etc" / "an4_test.transcription", tmp_path / "lm.arpa")
     assert not (tmp_path / "lm.arpa").exists()
 
@@ -185,27 +187,27 @@ def test_weights_are_kept_beside_the_file(small_corpus: an4.Corpus, tmp_path: Pa
 
     # A model that has seen the dev set takes over the weights of one that hasn't.
     final = tmp_path / "final.arpa"
-    with pytest.raises(InputError, match=r"test_manifest\.json: holds some of the test set; tune on a dev"):
+    with pytest.raises(InputError, match=r"test_manifest\.json: .* dev manifest"):
         language_model.check_tuning_data(arpa, test)
-    with pytest.raises(InputError, match=r"lm\.arpa: was made of .*train_manifest\.json"):
+    with pytest.raises(InputError, match=r"lm\.arpa: .*train_manifest\.json"):
         language_model.check_tuning_data(arpa, train)
     language_model.make(small_corpus.manifest("train_all"), final, final=True, weights_of=arpa)
     assert language_model.tuned_weights(final) == Weights(0.8, 1.0, 32)
-    with pytest.raises(InputError, match=r"final\.arpa: was made of the dev set too"):
+    with pytest.raises(InputError, match=r"final\.arpa: .*--weights-of"):
         language_model.check_tuning_data(final, dev)
-    with pytest.raises(InputError, match="order is 3, where this one's is 2"):
+    with pytest.raises(InputError, match="order 3, .*order 2"):
         language_model.make(train, tmp_path / "other.arpa", order=2, weights_of=arpa)
 
     language_model.make(train, arpa)  # made again, it is another file
     assert language_model.tuned_weights(arpa) is None
-    with pytest.raises(InputError, match="has no tuned weights to take over"):
+    with pytest.raises(InputError, match=r"lm\.arpa: .*--tune"):
         language_model.make(train, tmp_path / "other.arpa", weights_of=arpa)
 
 
 def test_a_file_of_somebody_elses_is_left_alone(tmp_path: Path):
     (tmp_path / "texts.txt").write_text("enter five\n\nGo  now\n")
     (tmp_path / "lm.json").write_text('{"wer": 0.1}')
-    with pytest.raises(InputError, match=r"lm\.json: can't be read as the notes on lm\.arpa"):
+    with pytest.raises(InputError, match=r"lm\.json: .*lm\.arpa"):
         language_model.make(tmp_path / "texts.txt", tmp_path / "lm.arpa")
     assert (tmp_path / "lm.json").read_text() == '{"wer": 0.1}'
     model = language_model.make(tmp_path / "texts.txt", tmp_path / "other.arpa")
@@ -215,20 +217,22 @@ def test_a_file_of_somebody_elses_is_left_alone(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["none.json", "lm.arpa"], "none.json: no such text"),
-        (["texts.txt", "lm.txt"], "ends in .arpa"),
-        (["texts.txt", "lm.arpa", "--lexicon", "none.dic"], "none.dic: no such dictionary"),
-        (["texts.txt", "lm.arpa", "--lexicon", "texts.txt", "--characters"], "a model of characters has no lexicon"),
-        (["texts.txt", "lm.arpa", "--characters", "--order", "1"], "order 1: NeMo's beam_batch needs"),
+        (["none.json", "lm.arpa"], r"none\.json"),
+        (["texts.txt", "lm.txt"], r"lm\.txt.*\.arpa"),
+        (["texts.txt", "lm.arpa", "--lexicon", "none.dic"], r"none\.dic"),
+        (["texts.txt", "lm.arpa", "--lexicon", "texts.txt", "--characters"], "--lexicon or --characters"),
+        (["texts.txt", "lm.arpa", "--characters", "--order", "1"], "order 1"),
         (["accents.txt", "lm.arpa", "--characters"], "'née' has 'é'"),
-        (["empty.txt", "lm.arpa"], "empty.txt: has no words"),
+        (["empty.txt", "lm.arpa"], r"empty\.txt"),
     ],
 )
-def test_the_command_says_what_is_wrong(tmp_path: Path, arguments: list[str], reason: str):
+def test_the_command_says_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], reason: str
+):
     for name, text in (("texts.txt", "go\n"), ("accents.txt", "née\n"), ("empty.txt", "\n")):
         (tmp_path / name).write_text(text)
-    done = run_script("build_lm.py", *arguments, cwd=tmp_path)
-    assert done.returncode == 1 and reason in done.stderr and "Traceback" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert re.search(f"^error: .*{reason}", error_of("build_lm.py", *arguments))
     assert not (tmp_path / "lm.arpa").exists()
 
 

@@ -67,9 +67,9 @@ def test_alignment_is_nemos():
 
 
 def test_what_cant_be_aligned_is_refused():
-    with pytest.raises(InputError, match="is empty"):
+    with pytest.raises(InputError, match="empty"):
         output("ab").align("")
-    with pytest.raises(InputError, match="has 'c', which the model can't spell"):
+    with pytest.raises(InputError, match="'c'"):
         output("ab").align("abc")
-    with pytest.raises(InputError, match="'aa', needs 3 frames of 0.02 s, where the recording has 2"):
+    with pytest.raises(InputError, match="'aa'.* 3 frames of 0.02 s.* 2"):
         output("ab").align("aa")

@@ -22,7 +22,7 @@ LIGHT, DARK = "#ffffff", "#16181d"
 """The background of pages and of their pictures."""
 ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("asr_with_nemo.base", "templates"),
-    autoescape=True,
+    autoescape=jinja2.select_autoescape(disabled_extensions=("md",), default=True),
     trim_blocks=True,
     lstrip_blocks=True,
 )

@@ -1,8 +1,8 @@
-"""CTC prefix beam search: the likeliest words of a lexicon, with a language model.
+"""CTC prefix beam search over the words of a lexicon, with a language model.
 
-Greedy decoding takes the likeliest letter of each frame, whether or not they spell a word. Here every hypothesis is
-made of the lexicon's words, its alignments are summed, and a language model says how likely such words follow each
-other:
+Greedy decoding takes the most likely letter of each frame, whether or not the letters spell a word. Here every
+hypothesis consists of the lexicon's words, the probabilities of its alignments are summed, and a language model scores
+the word sequence:
 
     log p_ctc(text) + alpha · log p_lm(text) + beta · words
 
@@ -32,12 +32,12 @@ from asr_with_nemo.recognition.ngrams import LanguageModel
 if TYPE_CHECKING:
     from nemo.collections.asr.parts.submodules.ctc_decoding import CTCDecoding
 
-WORD_WEIGHTS, CHARACTER_WEIGHTS = Weights(0.5, 0.0, 32), Weights(0.5, 0.0, 16)
-"""For a language model whose weights nobody has tuned."""
+WORD_WEIGHTS, _CHARACTER_WEIGHTS = Weights(0.5, 0.0, 32), Weights(0.5, 0.0, 16)
+"""Defaults for a language model without tuned weights."""
 
 
 class Grid(NamedTuple):
-    """What to try in tuning; alphas and betas in even steps."""
+    """Grid of values for tuning; alphas and betas in even steps."""
 
     alphas: Sequence[float]
     betas: Sequence[float]
@@ -48,26 +48,26 @@ def _steps(first: float, last: float, step: float) -> tuple[float, ...]:
     return tuple(round(first + step * number, 6) for number in range(round((last - first) / step) + 1))
 
 
-WORD_GRID = Grid(_steps(0, 2, 0.2), _steps(-2, 3, 0.5), (16, 32, 64, 128))
-# NeMo's search takes some fifty times as long.
-CHARACTER_GRID = Grid(_steps(0.3, 1.7, 0.2), _steps(-1, 0.5, 0.5), (8, 16, 32))
-# Beyond these and a width of 32, AN4's dev set makes the same number of errors, give or take one, in several times the
-# time.
+_WORD_GRID = Grid(_steps(0, 2, 0.2), _steps(-2, 3, 0.5), (16, 32, 64, 128))
+# NeMo's search takes about fifty times as long.
+_CHARACTER_GRID = Grid(_steps(0.3, 1.7, 0.2), _steps(-1, 0.5, 0.5), (8, 16, 32))
+# With lower thresholds or a width above 32, AN4's dev set takes several times as long, and its number of errors
+# changes by at most one.
 LEAST_LETTER = 1e-5
-"""A hypothesis grows by a letter where the letter has this probability or more in the frame."""
+"""A hypothesis is extended by a letter if the letter has at least this probability in the frame."""
 LEAST_PREFIX = 1e-9
-"""A hypothesis is kept while it has this part or more of the best one's probability."""
+"""A hypothesis is kept while it has at least this fraction of the best one's probability."""
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What may have been said.
+    """Hypothesis of a beam search.
 
     Attributes:
-        text: its words; while the search is under way, the last may be unfinished.
-        ctc: natural log of the text's probability by the acoustic model, over the alignments that the search kept.
-        lm: natural log of the finished words' probability by the language model, at the end with that of `</s>`.
-        total: ctc + alpha · lm + beta · words, what hypotheses are ranked by.
+        text: its words; during the search, the last may be unfinished.
+        ctc: natural log of the text's acoustic probability, summed over the alignments that the search kept.
+        lm: natural log of the finished words' probability by the language model, including `</s>` at the end.
+        total: the score, ctc + alpha · lm + beta · words.
     """
 
     text: str
@@ -77,7 +77,7 @@ class Hypothesis:
 
 
 class _Node:
-    """A place in the lexicon's trie: the letters that go on from here, and the word that ends here."""
+    """Node of the lexicon's trie: the letters that follow, and the word that ends here."""
 
     __slots__ = ("children", "word")
 
@@ -87,10 +87,10 @@ class _Node:
 
 
 class _Prefix:
-    """A hypothesis: its probability over all alignments that end in blank, and over those that end in its last letter.
+    """Prefix in the beam: its probability over all alignments that end in blank, and over those that end in its letter.
 
-    The language model's weight is a factor in them, and in `gain`, what a frame adds. `history`, `lm` and `words` are
-    of its finished words. There is one object a text, so that alignments meet where they spell the same.
+    Both include the weighted language model score, as does `gain`, which a frame adds. `history`, `lm` and `words` are
+    those of its finished words. There is one object per text, so that alignments with the same text are merged.
     """
 
     __slots__ = ("blank", "children", "gain", "history", "label", "letter", "lm", "node", "text", "total", "words")
@@ -103,19 +103,25 @@ class _Prefix:
 
 
 class BeamSearch:
-    """A beam search whose hypotheses are words of a lexicon, with a word n-gram model.
+    """Beam search over the words of a lexicon, with a word n-gram model.
 
     Attributes:
         labels: the model's letters in the order of its outputs; the blank comes after the last.
-        language_model: its words are the lexicon.
+        language_model: the language model; its words are the lexicon.
         weights: alpha, beta and width.
-        grid: what tuning tries.
+        grid: the values that tuning tries.
 
     Raises:
-        InputError: the labels lack the space, or spell no word of the language model; a weight can't be.
+        InputError: the labels lack the space, or spell no word of the language model; a weight is out of range.
+
+    Example:
+        >>> search = BeamSearch([" ", "g", "o"], ngrams.build_ngrams([["go"]], order=1))
+        >>> probs = np.array([[0.1, 0.6, 0.2, 0.1], [0.1, 0.5, 0.3, 0.1]])  # greedy: "g"
+        >>> search.decode(np.log(probs))[0].text
+        'go'
     """
 
-    grid = WORD_GRID
+    grid = _WORD_GRID
 
     def __init__(
         self,
@@ -131,11 +137,11 @@ class BeamSearch:
         _check_weights(self.weights)
         self._words: dict[tuple, tuple[float, float, tuple]] = {}
         if " " not in self.labels:
-            raise InputError(f"the model's alphabet {''.join(self.labels)!r} lacks the space, which parts words")
+            raise InputError(f"the model's alphabet {''.join(self.labels)!r} lacks the space, which separates words")
         self._space, self._root = self.labels.index(" "), _trie(language_model.vocabulary, self.labels)
 
     def with_weights(self, weights: Weights) -> "BeamSearch":
-        """The same search with other weights."""
+        """Copy the search with other weights."""
         _check_weights(weights)
         other = copy.copy(self)
         other.weights, other._words = weights, {}
@@ -148,17 +154,17 @@ class BeamSearch:
         return f"beam, lexicon + word {self.language_model.order}-gram ({_described(weights)})"
 
     def texts(self, log_probs: Sequence[np.ndarray]) -> list[str]:
-        """The best text of each utterance; log-probs (T, V) each."""
+        """Return the best text of each utterance; log-probs (T, V) each."""
         return [self.decode(utterance)[0].text for utterance in log_probs]
 
     def decode(self, log_probs: np.ndarray) -> list[Hypothesis]:
-        """Search an utterance.
+        """Decode an utterance.
 
         Args:
-            log_probs: natural logs, (T, V): a row a frame, a column a letter, the last the blank.
+            log_probs: natural logs, (T, V): a row per frame, a column per letter, and the blank last.
 
         Returns:
-            the texts that were in the beam at the end, the best first; an empty text where nothing was said.
+            the hypotheses in the beam at the end, the best first; the text is empty if no word was recognised.
 
         Raises:
             InputError: the log-probs aren't (T, V) for these labels.
@@ -166,7 +172,7 @@ class BeamSearch:
         beam, scale = [self._empty()], 0.0
         for beam, scale in self._search(log_probs):  # noqa: B007
             pass
-        # Where the sound stops in the middle of every hypothesis' last word, that word is left out.
+        # If the recording stops within every hypothesis' last word, that word is left out.
         whole = [prefix for prefix in beam if prefix.node is self._root or prefix.node.word] or beam
         merged: dict[str, tuple[float, float, int]] = {}
         for prefix in whole:
@@ -176,7 +182,7 @@ class BeamSearch:
         return _ranked(self._hypothesis(text, *values, scale) for text, values in merged.items())
 
     def follow(self, log_probs: np.ndarray) -> Iterator[list[Hypothesis]]:
-        """Watch a search: after each frame of (T, V) the hypotheses so far, the best first.
+        """Yield the hypotheses after each frame of (T, V), the best first.
 
         Raises:
             InputError: the log-probs aren't (T, V) for these labels.
@@ -192,7 +198,7 @@ class BeamSearch:
         return prefix
 
     def _search(self, log_probs: np.ndarray) -> Iterator[tuple[list[_Prefix], float]]:
-        """The hypotheses after each frame; their probabilities are to be multiplied by e to the power of a scale."""
+        """Yield the beam after each frame, and a scale: probabilities are those of the beam times exp(scale)."""
         blank, width = len(self.labels), self.weights.width
         if log_probs.ndim != 2 or log_probs.shape[1] != blank + 1:
             raise InputError(f"log-probs of shape {log_probs.shape}; expected (T, {blank + 1}): the labels and a blank")
@@ -214,7 +220,7 @@ class BeamSearch:
                     if child is None:
                         continue
                     longer, factor = child
-                    # The letter that it ends with is heard again only after a blank.
+                    # Its last letter can be repeated only after a blank.
                     added = (prefix.blank if label == last else prefix.total) * row[label] * factor
                     if added > 0:
                         if not (longer.total or longer.gain):
@@ -232,9 +238,11 @@ class BeamSearch:
             best = max(prefix.total for prefix in beam)
             if labels:
                 beam = _pruned(beam, width, best * LEAST_PREFIX)
-            if not 1e-50 < best < 1e50:  # far from what a float can't hold
+            if not 1e-50 < best < 1e50:  # keep clear of underflow and overflow
                 if not best:
-                    raise InputError("log-probs that give every text the probability 0, as no softmax does")
+                    raise InputError(
+                        "the log-probs give every text the probability 0; pass the output of a log-softmax"
+                    )
                 scale += math.log(best)
                 for prefix in beam:
                     prefix.blank, prefix.letter, prefix.total = (
@@ -243,7 +251,7 @@ class BeamSearch:
             yield beam, scale
 
     def _child(self, prefix: _Prefix, label: int) -> tuple[_Prefix, float] | None:
-        """A hypothesis and a letter more, and the factor that this brings; None where no word goes on so."""
+        """Extend a prefix by a letter; return it with its probability's factor, None if no word continues so."""
         text, node = prefix.text + self.labels[label], prefix.node
         if label != self._space:
             after = node.children.get(label)
@@ -254,7 +262,7 @@ class BeamSearch:
         return _Prefix(text, label, self._root, history, prefix.lm + log_prob, prefix.words + 1), factor
 
     def _word(self, word: str, history: tuple) -> tuple[float, float, tuple]:
-        """A word's log-probability, e to the power of what it adds to a hypothesis' score, and the history after it."""
+        """Score a word: its log-probability, exp of its contribution to the total score, and the history after it."""
         known = self._words.get((word, history))
         if known is None:
             log_prob, after = self.language_model.score(word, history)
@@ -263,7 +271,7 @@ class BeamSearch:
         return known
 
     def _ending(self, prefix: _Prefix) -> tuple[str, float, int, float]:
-        """At the utterance's end: the whole words, their log-probability, their number, and the end's factor."""
+        """Finish a prefix: its whole words, their log-probability and number, and the factor of the ending."""
         text, lm, words, history, factor = prefix.text, prefix.lm, prefix.words, prefix.history, 1.0
         if prefix.node.word:
             log_prob, factor, history = self._word(prefix.node.word, history)
@@ -283,7 +291,7 @@ def _ranked(hypotheses: Iterable[Hypothesis]) -> list[Hypothesis]:
 
 
 def _pruned(beam: list[_Prefix], width: int, least: float) -> list[_Prefix]:
-    """The `width` likeliest hypotheses, none below `least`; the others are as if they had never been."""
+    """Keep the `width` most likely prefixes, none below `least`; reset the others."""
     if len(beam) > width:
         beam.sort(key=attrgetter("total"), reverse=True)
     kept = []
@@ -307,7 +315,7 @@ def _trie(words: Iterable[str], labels: Sequence[str]) -> _Node:
         node.word = word
     if not root.children:
         raise InputError(
-            f"the model's letters {''.join(labels)!r} spell no word of the language model's lexicon; make one of "
+            f"the model's letters {''.join(labels)!r} spell no word of the language model's lexicon; make one from "
             "transcripts like the model's own with scripts/build_lm.py"
         )
     return root
@@ -329,29 +337,29 @@ def _described(weights: Weights) -> str:
 
 
 class CharacterSearch:
-    """NeMo's `beam_batch` with a character n-gram model: no lexicon, so that any word can be spelled.
+    """NeMo's `beam_batch` with a character n-gram model: no lexicon, so it can spell any word.
 
-    It is what `model.change_decoding_strategy` sets up, without changing the model.
+    Equivalent to `model.change_decoding_strategy`, but leaves the model unchanged.
 
     Attributes:
         labels: the model's letters in the order of its outputs; the blank comes after the last.
-        arpa: a file of a character model, as scripts/build_lm.py --characters writes it.
-        weights: alpha, beta (a letter, not a word) and width.
-        grid: what tuning tries.
+        arpa: file of a character model, as scripts/build_lm.py --characters writes it.
+        weights: alpha, beta (per character, not per word) and width.
+        grid: the values that tuning tries.
 
     Raises:
-        InputError: the file can't be read, or is made for other labels.
+        InputError: the file can't be read, or was made for other labels.
     """
 
-    grid = CHARACTER_GRID
+    grid = _CHARACTER_GRID
 
     def __init__(
         self,
         labels: Sequence[str],
         arpa: str | os.PathLike,
-        alpha: float = CHARACTER_WEIGHTS.alpha,
-        beta: float = CHARACTER_WEIGHTS.beta,
-        width: int = CHARACTER_WEIGHTS.width,
+        alpha: float = _CHARACTER_WEIGHTS.alpha,
+        beta: float = _CHARACTER_WEIGHTS.beta,
+        width: int = _CHARACTER_WEIGHTS.width,
     ):
         self.labels, self.arpa = list(labels), arpa
         self.weights = Weights(alpha, beta, width)
@@ -361,13 +369,13 @@ class CharacterSearch:
         known = {chr(number + language_model.TOKEN_OFFSET) for number in range(len(self.labels))}
         if made_for != self.labels or not known.issuperset(model.vocabulary):
             raise InputError(
-                f"{arpa}: a model of characters for the labels {''.join(made_for)!r}, where this model's are "
-                f"{''.join(self.labels)!r}; NeMo looks letters up by their number, so the two must be the same"
+                f"{arpa}: a character model for the labels {''.join(made_for)!r}, but the acoustic model has "
+                f"{''.join(self.labels)!r}; NeMo looks letters up by index, so the two must be the same"
             )
         self.order = model.order
 
     def with_weights(self, weights: Weights) -> "CharacterSearch":
-        """The same search with other weights."""
+        """Copy the search with other weights."""
         _check_weights(weights)
         other = copy.copy(self)
         other.weights = weights
@@ -392,11 +400,11 @@ class CharacterSearch:
             "beam_beta": self.weights.beta,
         }
         config = OmegaConf.merge(OmegaConf.structured(CTCDecodingConfig), {"strategy": "beam_batch", "beam": beam})
-        with contextlib.redirect_stderr(io.StringIO()):  # a bar for a file that is read in no time
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar for a file that is read at once
             return CTCDecoding(config, self.labels)
 
     def texts(self, log_probs: Sequence[np.ndarray]) -> list[str]:
-        """The best text of each utterance; log-probs (T, V) each."""
+        """Return the best text of each utterance; log-probs (T, V) each."""
         import torch
 
         lengths = torch.tensor([len(utterance) for utterance in log_probs])
@@ -415,21 +423,21 @@ def load(
     beta: float | None = None,
     width: int | None = None,
 ) -> Search:
-    """The search that an ARPA file is for: words in `BeamSearch`, characters in NeMo's `beam_batch`.
+    """Load the search for an ARPA file: `BeamSearch` for words, NeMo's `beam_batch` for characters.
 
     Args:
         arpa: the language model; its words are the lexicon.
-        labels: the acoustic model's letters, as `decoding.alphabet` gives them.
-        alpha, beta, width: by default those that the file was tuned to, else the middling ones of this module.
+        labels: the acoustic model's letters, from `models.loading.alphabet`.
+        alpha, beta, width: by default the file's tuned weights, else this module's defaults.
 
     Raises:
-        InputError: the file or its notes can't be read, or don't go with the labels.
+        InputError: the file or its notes can't be read, or don't fit the labels.
     """
     if any(len(label) != 1 for label in labels):
-        raise InputError("a beam with a language model spells letter by letter; this model writes pieces of words")
+        raise InputError("beam search with a language model needs a model of letters; this one has subword pieces")
     model = ngrams.read_arpa(arpa)
     of_characters = language_model.is_of_characters(model)
-    weights = language_model.tuned_weights(arpa) or (CHARACTER_WEIGHTS if of_characters else WORD_WEIGHTS)
+    weights = language_model.tuned_weights(arpa) or (_CHARACTER_WEIGHTS if of_characters else WORD_WEIGHTS)
     given = {"alpha": alpha, "beta": beta, "width": width}
     weights = replace(weights, **{name: value for name, value in given.items() if value is not None})
     if of_characters:

@@ -1,7 +1,7 @@
-"""Sound to text: loading a model, its output over time, transcripts with word times, and forced alignment.
+"""Offline decoding with NeMo: log-probabilities, transcripts with word times, and forced alignment.
 
-Every function takes sound as files (anything that soundfile reads, at any rate) or as arrays of mono samples at the
-model's rate. What comes out doesn't depend on the order or the batching, but for the last digits of floating point.
+Every function takes audio as files (any format that soundfile reads, at any sample rate) or as arrays of mono samples
+at the model's rate. Results don't depend on order or batching, apart from floating-point rounding.
 """
 
 import contextlib
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 def language_model_path(model: str | os.PathLike, lm: str | os.PathLike = "") -> Path:
-    """The file of the language model that goes with a model: the one named, else the .arpa beside it of the same name.
+    """Find the language model for a model: the file given, else the .arpa next to the model with the same name.
 
     Raises:
-        InputError: the file isn't there.
+        InputError: the file doesn't exist.
     """
     path = Path(lm) if os.fspath(lm) else model_path(model).with_suffix(".arpa")
     if not path.is_file():
-        where = "" if os.fspath(lm) else f" beside the model {model}"
+        where = "" if os.fspath(lm) else f" next to the model {model}"
         raise InputError(
             f"{path}: no such language model{where}; make one with scripts/build_lm.py, or name another: --lm FILE.arpa"
         )
@@ -45,7 +45,7 @@ def language_model_path(model: str | os.PathLike, lm: str | os.PathLike = "") ->
 
 
 def decoder_of(model: "EncDecCTCModel", search: "Search | None" = None) -> str:
-    """The name of the way from outputs to text: a search's own, "greedy", or NeMo's name of the model's strategy."""
+    """Name the decoder: the search's own name, "greedy", or NeMo's name of the model's decoding strategy."""
     if search:
         return str(search)
     strategy = str(model.decoding.cfg.strategy)
@@ -54,7 +54,7 @@ def decoder_of(model: "EncDecCTCModel", search: "Search | None" = None) -> str:
 
 @contextlib.contextmanager
 def _inference(model: "EncDecCTCModel") -> Iterator[None]:
-    """Without gradients, dropout, dither (random) or extra padding, as in NeMo's own `transcribe`."""
+    """Switch off gradients, dropout, dither (random) and extra padding, as NeMo's own `transcribe` does."""
     import torch
 
     featurizer, was_training = model.preprocessor.featurizer, model.training
@@ -70,7 +70,7 @@ def _inference(model: "EncDecCTCModel") -> Iterator[None]:
 
 
 def _forward(model: "EncDecCTCModel", batch: Sequence[np.ndarray]) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Run a batch of recordings, (t,) each. Returns log-probs (B, T, V) and how many of the T frames each has, (B,)."""
+    """Run a batch of recordings, (t,) each; return log-probs (B, T, V) and the number of frames of each, (B,)."""
     import torch
 
     signals = [torch.from_numpy(samples) for samples in batch]
@@ -86,10 +86,10 @@ def _forward(model: "EncDecCTCModel", batch: Sequence[np.ndarray]) -> tuple["tor
 def log_probs(
     model: "EncDecCTCModel", sounds: Sequence[Sound], batch_size: int = 16, progress: bool = True
 ) -> list[np.ndarray]:
-    """The model's output over time for each recording, in the order given. Long files are not cut.
+    """Compute the model's log-probabilities for each recording, in the order given. Long files are not cut.
 
     Returns:
-        log-probabilities, (T, V) float32 each: a row every `seconds_per_frame`, a column a letter, the last the blank.
+        log-probabilities, (T, V) float32 each: a row every `seconds_per_frame`, a column per letter, the blank last.
 
     Raises:
         InputError: a file can't be read, or an array isn't mono float samples.
@@ -121,9 +121,9 @@ def transcribe(
     The texts are those of NeMo's `model.transcribe`; a recording of more than 20 s is cut at pauses.
 
     Args:
-        model: as `load_model` gives it.
+        model: from `models.loading.load_model`.
         sounds: the recordings.
-        batch_size: pieces of sound at a time.
+        batch_size: pieces of audio per batch.
         progress: show a progress bar.
         search: a beam search with a language model (`beam.load`); by default the model's own decoding.
 
@@ -140,9 +140,9 @@ def transcribe_each(
     progress: bool = True,
     search: "Search | None" = None,
 ) -> Iterator[Transcript | InputError]:
-    """As `transcribe`, but one result after the other, and a recording that can't be read yields its error.
+    """Transcribe as `transcribe` does, but yield one result at a time; an unreadable recording yields its error.
 
-    At most twice `transcripts.WINDOW_SECONDS` of sound and a piece are in memory, however long or many the recordings.
+    At most twice `transcripts.WINDOW_SECONDS` of audio and a piece are in memory, however long or many the recordings.
     """
     return transcripts.transcribe_each(
         sounds, sample_rate(model), lambda batch: _transcribe_batch(model, batch, search), batch_size, progress
@@ -159,7 +159,7 @@ def _transcribe_batch(
             texts = search.texts(rows)
         else:
             hypotheses = model.decoding.ctc_decoder_predictions_tensor(output, decoder_lengths=frames)
-            # A beam search gives one list of hypotheses an utterance, the best first.
+            # A beam search returns a list of hypotheses per utterance, the best first.
             texts = [(found[0] if isinstance(found, list) else found).text for found in hypotheses]
     return [
         _output(model, row).transcript(text, len(samples) / sample_rate(model))
@@ -176,12 +176,12 @@ def _output(model: "EncDecCTCModel", log_probs: np.ndarray) -> Output:
 
 
 def align(model: "EncDecCTCModel", sound: Sound, text: str) -> list[Letter]:
-    """When each letter of a known transcript was said: the likeliest CTC path that spells it (Viterbi).
+    """Align a known transcript with its recording: the most likely CTC path that spells it (Viterbi).
 
     Returns:
-        the letters of `text` in turn, spaces among them; of a model that writes pieces of words, those pieces.
+        the letters of `text` in order, spaces included; for a model of subword pieces, those pieces.
 
     Raises:
-        InputError: `text` is empty, has letters that the model lacks, or is too long for the recording.
+        InputError: `text` is empty, has characters that the model lacks, or is too long for the recording.
     """
     return _output(model, log_probs(model, [sound], progress=False)[0]).align(text)

@@ -1,10 +1,4 @@
-"""Word error rate with its raw counts, its 95% interval, and where the errors are.
-
-WER = (S + D + I) / N: the fewest words to substitute, delete and insert that turn the reference into the hypothesis,
-over all utterances, divided by the words of all references. CER is the same over characters. Runs of spaces count as
-one. Of several equally short ways, `kaldialign` takes one; another program may split the same number of errors into
-S, D and I a little differently.
-"""
+"""Evaluation of a model on a manifest, tuning of a beam search, and results files with their utterances."""
 
 import csv
 import io
@@ -47,7 +41,7 @@ COLUMNS = (
     "reference",
     "hypothesis",
 )
-"""Of the TSV that lies beside a results file: a row an utterance."""
+"""Of the TSV next to a results file, with one row per utterance."""
 
 
 # --- Evaluating a model -----------------------------------------------------------------------------------------------
@@ -55,18 +49,18 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Result:
-    """What a model made of a manifest.
+    """Result of evaluating a model on a manifest.
 
     Attributes:
-        rows: an utterance each, in the manifest's order.
+        rows: scored utterances, in the manifest's order.
         corpus: "an4", "synthetic", or the name of the manifest's folder.
         decoder: "greedy", NeMo's name of another strategy, or a beam search with its language model and weights.
-        model, manifest: their paths as given ("" for a model that came from no file).
-        duration: seconds of sound.
-        seconds: of computing, from reading the files to the texts; loading the model is not in it.
-        device: what computed.
-        unspellable: letters of the references that the model's alphabet lacks.
-        line_rate: of the line in Hz that the sound went through; None for none.
+        model, manifest: paths as given ("" for a model without a file).
+        duration: seconds of audio.
+        seconds: computing time, from reading the files to the texts, without loading the model.
+        device: name of the CPU or GPU.
+        unspellable: characters of the references that the model's alphabet lacks.
+        line_rate: sample rate in Hz of a simulated telephone line; None for none.
     """
 
     rows: list[ScoredUtterance]
@@ -82,12 +76,12 @@ class Result:
 
     @cached_property
     def words(self) -> Counts:
-        """Errors in words, over all utterances."""
+        """Errors in words, summed over all utterances."""
         return total_errors(self.rows)
 
     @cached_property
     def characters(self) -> Counts:
-        """Errors in characters, over all utterances."""
+        """Errors in characters, summed over all utterances."""
         return total_errors(self.rows, "character")
 
     @property
@@ -102,16 +96,16 @@ class Result:
 
     @cached_property
     def ci95(self) -> tuple[float, float]:
-        """The 95% interval of the WER."""
+        """95% confidence interval of the WER, as fractions (`wer_interval`)."""
         return wer_interval(self.rows)
 
     @property
     def rtfx(self) -> float:
-        """Seconds of sound per second of computing."""
+        """Inverse real-time factor: seconds of audio per second of computing."""
         return self.duration / self.seconds
 
     def as_dict(self) -> dict[str, object]:
-        """What a results file holds; rates are fractions."""
+        """Return the content of a results file; rates are fractions."""
         speakers = {
             speaker: {"wer": _rounded(counts.rate), "errors": counts.errors, "words": counts.words}
             for speaker, counts in sorted(by_speaker(self.rows).items())
@@ -145,7 +139,7 @@ class Result:
         }
 
     def __str__(self) -> str:
-        """A short table for the terminal."""
+        """Format a short table for the terminal."""
         title = {"an4": "AN4", "synthetic": "synthetic stand-in, not AN4"}.get(self.corpus, self.corpus)
         line = f" through a line of {self.line_rate:,} Hz" if self.line_rate else ""
         low, high = self.ci95
@@ -158,7 +152,7 @@ class Result:
             f"                 {words.substitutions:,} substitutions, {words.deletions:,} deletions, "
             f"{words.insertions:,} insertions",
             f"  CER   {self.cer:7.1%}  {characters.errors:,} errors in {characters.words:,} characters",
-            f"  RTFx  {self.rtfx:7.1f}  seconds of sound a second of computing, on {self.device}",
+            f"  RTFx  {self.rtfx:7.1f}  seconds of audio per second of computing, on {self.device}",
         ]
         speakers = [(speaker, counts) for speaker, counts in by_speaker(self.rows).items() if counts.words]
         if len(speakers) > 1:
@@ -176,21 +170,21 @@ def evaluate(
     search: "Search | None" = None,
     line_rate: int | None = None,
 ) -> Result:
-    """Transcribe a manifest and compare with its texts.
+    """Transcribe a manifest and compare the hypotheses with its texts.
 
-    The first batch is done once before the clock starts, because the first call of anything is slow.
+    The first batch is transcribed once before the clock starts, as a warm-up.
 
     Args:
-        model: as `decoding.load_model` gives it.
-        manifest_path: an utterance's text may be empty, not all of them.
-        batch_size: utterances at a time.
-        model_path: where the model came from, for the record.
+        model: from `models.loading.load_model`.
+        manifest_path: some utterances may have an empty text, but not all.
+        batch_size: utterances per batch.
+        model_path: the model's source, for the results file.
         progress: show a progress bar.
         search: a beam search with a language model (`beam.load`); by default the model's own decoding.
-        line_rate: hear the recordings through a line of this rate in Hz (`audio.load_through`).
+        line_rate: simulate a telephone line of this sample rate in Hz (`audio.load_through`).
 
     Raises:
-        InputError: the manifest or a sound file can't be used, or the manifest's texts have no word.
+        InputError: the manifest or an audio file can't be used, or the manifest's texts have no words.
     """
     utterances = read_references(manifest_path)
     files = [utterance["audio_filepath"] for utterance in utterances]
@@ -216,23 +210,23 @@ def evaluate(
 
 
 def read_references(manifest_path: str | os.PathLike) -> list[manifest.Utterance]:
-    """Read a manifest to measure on.
+    """Read a manifest with the reference texts of an evaluation.
 
     Raises:
-        InputError: it can't be used, none of its texts has a word, or it cuts utterances out of longer files.
+        InputError: it can't be used, its texts have no words, or it has offsets into longer files.
     """
     utterances = manifest.read_manifest(manifest_path)
     if not any(utterance["text"].split() for utterance in utterances):
-        raise InputError(f"{manifest_path}: none of its texts has a word, so there is no word error rate")
+        raise InputError(f"{manifest_path}: its texts have no words, so the WER is undefined; add the reference texts")
     if any(utterance.get("offset") for utterance in utterances):
-        raise InputError(f"{manifest_path}: cuts utterances out of longer files (offset); cut the files first")
+        raise InputError(f"{manifest_path}: has an `offset` into a longer file; cut the files first")
     return utterances
 
 
 def make_rows(
     manifest_path: str | os.PathLike, utterances: Sequence[manifest.Utterance], texts: Sequence[str]
 ) -> list[ScoredUtterance]:
-    """What was heard beside what was said, an utterance a row."""
+    """Pair each utterance's reference with its hypothesis, in the manifest's order."""
     folder = Path(manifest_path).parent.absolute()
     return [
         ScoredUtterance(
@@ -250,7 +244,7 @@ def _rounded(rate: float | None) -> float | None:
 
 
 def _training_of(model: str) -> dict | None:
-    """What scripts/train.py noted beside the model: epochs, seed, seconds."""
+    """Read the training summary next to the model (epochs, seed, seconds), as scripts/train.py writes it."""
     from asr_with_nemo.models.names import SUMMARY
 
     try:
@@ -265,11 +259,11 @@ def _training_of(model: str) -> dict | None:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What a beam search was tuned to, and what was tried.
+    """Result of tuning a beam search.
 
     Attributes:
-        weights: the choice.
-        trials: the errors in words of each combination that was tried: first alpha and beta, then the width.
+        weights: the chosen weights.
+        trials: errors in words of each combination, in the order tried: first alpha and beta, then the width.
     """
 
     weights: Weights
@@ -280,7 +274,7 @@ class Tuning:
         chosen = self.trials[weights]
         return (
             f"tuned: alpha {weights.alpha:g}, beta {weights.beta:g}, width {weights.width}: {chosen.errors:,} errors "
-            f"in {chosen.words:,} words; of {len(self.trials)} combinations the luckiest made {best:,}"
+            f"in {chosen.words:,} words; best of {len(self.trials)} combinations: {best:,} errors"
         )
 
 
@@ -291,27 +285,27 @@ def tune(
     grid: "Grid | None" = None,
     progress: bool = True,
 ) -> Tuning:
-    """Choose the weights of a beam search by the word errors that they make.
+    """Tune the weights of a beam search on word errors, by a grid search.
 
-    A handful of errors is chance, so the choice is not the one combination with the fewest: the errors are smoothed
-    over neighbouring alphas and betas (a Gaussian, one step wide), which leads to the middle of the best region. Of
-    equals the smaller alpha, then the smaller beta is taken; then the smallest width that no wider one is better than.
+    A few errors are chance, so the single combination with the fewest errors is not the choice: the errors are smoothed
+    over neighbouring alphas and betas (a Gaussian, one step wide), which finds the centre of the best region. Ties go
+    to the smaller alpha, then to the beta nearest to 0. The width is then the smallest with the fewest errors.
 
     Args:
-        search: as `beam.load` gives it; alpha and beta are tuned at its width.
-        log_probs: the outputs of utterances that neither model was made of, (T, V) each, as `decoding.log_probs` gives
-            them.
-        texts: what was said.
-        grid: what to try; by default the search's own.
+        search: from `beam.load`; alpha and beta are tuned at its width.
+        log_probs: the acoustic model's output, (T, V) each (`decoding.log_probs`), for utterances that neither model
+            was trained on.
+        texts: the references.
+        grid: the values to try; by default the search's own.
         progress: show a progress bar.
 
     Raises:
-        InputError: the texts have no word.
+        InputError: the texts have no words.
     """
     from scipy import ndimage
 
     if not any(text.split() for text in texts):
-        raise InputError("texts without a word: there are no errors to tune by")
+        raise InputError("the texts have no words to tune on; take a manifest with reference texts")
     trials: dict[Weights, Counts] = {}
 
     def errors_with(weights: Weights) -> int:
@@ -338,10 +332,10 @@ def tune_on(
     batch_size: int = 16,
     progress: bool = True,
 ) -> Tuning:
-    """As `tune`, on a model's outputs for a manifest.
+    """Tune a beam search on a model's output for a manifest; see `tune`.
 
     Raises:
-        InputError: the manifest or a sound file can't be used, or the manifest's texts have no word.
+        InputError: the manifest or an audio file can't be used, or the manifest's texts have no words.
     """
     utterances = read_references(manifest_path)
     files = [utterance["audio_filepath"] for utterance in utterances]
@@ -353,15 +347,15 @@ def tune_on(
 
 
 def save(result: Result, path: str | os.PathLike, **more: object) -> None:
-    """Write a results file, and the utterances beside it: results.json and results.tsv.
+    """Write a results file and its utterances: results.json and results.tsv.
 
     Args:
-        result: what to write.
-        path: ends in .json.
-        more: further entries of the results file, such as the command that makes it again.
+        result: the result.
+        path: the results file; ends in .json.
+        more: further entries of the results file, such as the command that reproduces it.
 
     Raises:
-        InputError: it can't be written there.
+        InputError: the path can't be written.
     """
     path = Path(path)
     check_output(path)
@@ -375,17 +369,17 @@ def save(result: Result, path: str | os.PathLike, **more: object) -> None:
         table.writerow((row.file, row.speaker, *numbers, row.reference, row.hypothesis))
     try:
         write_if_changed(path.with_suffix(".tsv"), text.getvalue())
-        # The results file comes last: where it is, the utterances are there too.
+        # The results file comes last: if it exists, so do its utterances.
         write_if_changed(path, json.dumps(result.as_dict() | more, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InputError(f"{path}: can't be written ({error.strerror})") from error
 
 
 def read_rows(path: str | os.PathLike) -> list[ScoredUtterance]:
-    """Read the utterances of a results file, from the .tsv beside it.
+    """Read the utterances of a results file, from the .tsv next to it.
 
     Raises:
-        InputError: they aren't there, or aren't a table that `save` wrote.
+        InputError: the .tsv doesn't exist, or isn't a table that `save` wrote.
     """
     path = Path(path).with_suffix(".tsv")
     fields = ("file", "speaker", "reference", "hypothesis")
@@ -401,9 +395,9 @@ def read_rows(path: str | os.PathLike) -> list[ScoredUtterance]:
                     raise InputError(f"{path}, line {table.line_num}: expected {len(COLUMNS)} columns")
                 rows.append(ScoredUtterance(**{name: line[name] for name in fields}))
     except FileNotFoundError:
-        raise InputError(f"{path}: not there; scripts/evaluate.py --output writes it beside its .json") from None
+        raise InputError(f"{path}: no such file; scripts/evaluate.py --output writes it next to its .json") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: can't be read as a table of utterances ({error})") from error
     if not rows:
-        raise InputError(f"{path}: holds no utterances")
+        raise InputError(f"{path}: has no utterances; make it again with scripts/evaluate.py --output")
     return rows

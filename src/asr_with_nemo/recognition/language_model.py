@@ -1,7 +1,7 @@
-"""n-gram language models of words or of characters: made of transcripts, written as ARPA files, and scored.
+"""N-gram language models of words or characters from transcripts, as ARPA files with notes on their source.
 
-An ARPA file is a table of n-grams with their log10 probability and back-off weight, which KenLM and NeMo read too. What
-it was made of stands in a JSON file beside it, under the same name, with the weights that a beam search was tuned to.
+An ARPA file is a table of n-grams with their log10 probability and back-off weight, which KenLM and NeMo read too. A
+JSON file of the same name next to it, the notes, has its source and the tuned weights of the beam search.
 """
 
 import json
@@ -25,22 +25,22 @@ from asr_with_nemo.recognition.ngrams import (
 )
 
 LABELS = (" ", *"abcdefghijklmnopqrstuvwxyz", "'")
-"""The letters of the course's models, in the order of their outputs (`model.labels` of configs/config.yaml)."""
+"""Letters of the course's models, in the order of their outputs (`model.labels` in configs/config.yaml)."""
 TOKEN_OFFSET = 100
-"""NeMo's `beam_batch` reads the letter that is output number i as chr(i + 100)."""
+"""NeMo's `beam_batch` represents the letter of output i as chr(i + 100)."""
 
 
-# --- What it was made of ----------------------------------------------------------------------------------------------
+# --- Notes ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Weights:
-    """How much a language model counts in a beam search.
+    """Weights of a beam search with a language model.
 
     Attributes:
-        alpha: the weight of its log-probability; 0 for none, which leaves the lexicon.
-        beta: what each word (of a character model: each character) adds to the log-probability.
-        width: hypotheses that are kept at a time.
+        alpha: weight of the language model's log-probability; 0 uses its lexicon only.
+        beta: bonus per word (with a character model: per character), added to the log-probability.
+        width: number of hypotheses kept after each frame.
     """
 
     alpha: float
@@ -49,21 +49,26 @@ class Weights:
 
 
 def notes_path(arpa: str | os.PathLike) -> Path:
-    """Where the notes of an ARPA file lie: beside it, .json for .arpa."""
+    """Return the path of an ARPA file's notes: next to it, with .json for .arpa.
+
+    Example:
+        >>> notes_path("models/words.arpa").name
+        'words.json'
+    """
     return Path(arpa).with_suffix(".json")
 
 
 def read_notes(arpa: str | os.PathLike) -> dict:
-    """What an ARPA file was made of and its tuned weights; empty for a file that came without.
+    """Read an ARPA file's notes, its source and tuned weights; empty if the file has none.
 
     Raises:
-        InputError: the notes are there, but can't be read.
+        InputError: the notes exist, but can't be read.
     """
     path = notes_path(arpa)
     try:
         notes = json.loads(path.read_text(encoding="utf-8"))
         if not notes.keys() & {"unit", "tuning"}:
-            raise ValueError("something else, by its keys")
+            raise ValueError("it has neither a unit nor a tuning")
         if "weights" in notes:
             Weights(**notes["weights"])
         return notes
@@ -76,11 +81,11 @@ def read_notes(arpa: str | os.PathLike) -> dict:
         ) from error
 
 
-def write_notes(arpa: str | os.PathLike, notes: Mapping) -> None:
-    """Write what an ARPA file was made of beside it.
+def _write_notes(arpa: str | os.PathLike, notes: Mapping) -> None:
+    """Write an ARPA file's notes.
 
     Raises:
-        InputError: they can't be written there.
+        InputError: the path can't be written.
     """
     path = notes_path(arpa)
     try:
@@ -90,71 +95,71 @@ def write_notes(arpa: str | os.PathLike, notes: Mapping) -> None:
 
 
 def tuned_weights(arpa: str | os.PathLike) -> Weights | None:
-    """The weights that were tuned for an ARPA file; None where nobody has.
+    """Read an ARPA file's tuned weights; None if it has none.
 
     Raises:
-        InputError: the notes beside it can't be read.
+        InputError: its notes can't be read.
     """
     weights = read_notes(arpa).get("weights")
     return Weights(**weights) if weights else None
 
 
 def note_weights(arpa: str | os.PathLike, weights: Weights, **how: object) -> None:
-    """Write tuned weights into the notes of an ARPA file, and how they were found.
+    """Add tuned weights, and how they were tuned, to an ARPA file's notes.
 
     Raises:
         InputError: the notes can't be read or written.
     """
-    write_notes(arpa, read_notes(arpa) | {"weights": asdict(weights), "tuning": how})
+    _write_notes(arpa, read_notes(arpa) | {"weights": asdict(weights), "tuning": how})
 
 
 def read_texts(path: str | os.PathLike, final: bool = False) -> tuple[list[str], bool]:
-    """The utterances of a manifest, or of a text file with one a line, that a language model may be made of.
+    """Read the texts for a language model from a manifest, or from a text file with one utterance per line.
 
     Args:
         path: the file.
-        final: allow the dev set, for a model that goes with one trained on train and dev.
+        final: allow the dev set, for use with an acoustic model trained on train and dev.
 
     Returns:
-        the texts, and whether some are of the dev set.
+        the texts, and whether some are from the dev set.
 
     Raises:
-        InputError: it can't be read, has no word, or is of a held-out set: a model that knows the answers is no test.
+        InputError: the file can't be read, has no words, or has held-out utterances, which would leak into evaluation.
     """
-    missing = "no such text; expected a manifest, or a text file of one utterance a line"
+    missing = "no such text; expected a manifest, or a text file with one utterance per line"
     lines = read_text(path, "text", missing).splitlines()
     held = set()
     if next(filter(str.strip, lines), "").lstrip().startswith("{"):
         held = splits_of(path)
         if "test" in held:
             raise InputError(
-                f"{path}: has recordings or speakers of the test set; a language model is made of training texts only"
+                f"{path}: has recordings or speakers of the test set; make a language model from training texts only"
             )
         if "dev" in held and not final:
             raise InputError(
-                f"{path}: has recordings or speakers of the dev set, which weights are tuned on; take the train "
-                "manifest, or say --final for the model that goes with one trained on train and dev"
+                f"{path}: has recordings or speakers of the dev set, on which weights are tuned; use the train "
+                "manifest, or add --final for use with an acoustic model trained on train and dev"
             )
         lines = [row["text"] for row in manifest.read_manifest(path, check_audio=False)]
     elif any(re.search(r"\([\w-]+\)\s*$", line) for line in lines):
         raise InputError(
-            f"{path}: its lines end with an id in brackets; take the manifest, which tells the training texts from "
-            "those held out"
+            f"{path}: its lines end with an id in brackets; use the manifest, which separates training texts from "
+            "held-out ones"
         )
     texts = [text for text in (" ".join(line.split()) for line in lines) if text]
     if not texts:
-        raise InputError(f"{path}: has no words to make a language model of")
+        raise InputError(f"{path}: has no words for a language model; expected one utterance per line")
     return texts, "dev" in held
 
 
-def read_lexicon(path: str | os.PathLike) -> list[str]:
-    """The words of a pronouncing dictionary as CMU writes them (`WORD(2)  PH ON ES`), or of a list of one word a line.
+def _read_lexicon(path: str | os.PathLike) -> list[str]:
+    """Read the words of a pronouncing dictionary in CMU's format (`WORD(2)  PH ON ES`), or a list of one word per line.
 
     Returns:
-        the words in lower case, each once, sorted.
+        the unique words in lower case, sorted.
 
     Raises:
-        InputError: the file can't be read or holds no word.
+        InputError: the file can't be read or has no words.
     """
     path = Path(path)
     missing = "no such dictionary; AN4's own is etc/an4.dic in its folder"
@@ -162,26 +167,30 @@ def read_lexicon(path: str | os.PathLike) -> list[str]:
     words = {re.sub(r"\(\d+\)$", "", line.split()[0]).lower() for line in lines if line.strip()}
     words = {word for word in words if not word.startswith((";;;", "<"))}
     if not words:
-        raise InputError(f"{path}: holds no words; expected one at the start of each line")
+        raise InputError(f"{path}: has no words; expected one at the start of each line")
     return sorted(words)
 
 
 def to_tokens(text: str, labels: Sequence[str]) -> list[str]:
-    """A text as the characters that NeMo's `beam_batch` looks up in a character model.
+    """Convert a text to the tokens that NeMo's `beam_batch` looks up in a character model.
 
     Raises:
-        InputError: the text has a letter that isn't among the labels.
+        InputError: the text has a character that isn't among the labels.
+
+    Example:
+        >>> to_tokens("ab", [" ", "a", "b"])
+        ['e', 'f']
     """
     strange = sorted(set(text) - set(labels))
     if strange:
-        raise InputError(f"the text {text!r} has {' '.join(map(repr, strange))}, which the model can't spell")
+        raise InputError(f"the text {text!r} has {' '.join(map(repr, strange))}, not in the model's alphabet")
     return [chr(labels.index(letter) + TOKEN_OFFSET) for letter in text]
 
 
 def is_of_characters(model: LanguageModel) -> bool:
-    """Whether a model is of NeMo's character tokens and not of words.
+    """Return whether a model's tokens are NeMo's character tokens, not words.
 
-    They are single characters from chr(100) on; the course's alphabet reaches beyond the z, where no word is.
+    They are single characters from chr(100) on; those of the course's alphabet go beyond z, where no word is.
     """
     tokens = model.vocabulary
     return all(len(token) == 1 and ord(token) >= TOKEN_OFFSET for token in tokens) and not all(map(str.isalpha, tokens))
@@ -196,36 +205,36 @@ def make(
     final: bool = False,
     weights_of: str | os.PathLike | None = None,
 ) -> LanguageModel:
-    """Make a language model of a file's utterances: an ARPA file, and the notes beside it.
+    """Make a language model from a file's utterances: an ARPA file and its notes.
 
     Args:
-        text: a manifest, or a text file with an utterance a line.
-        arpa: where it goes; ends in .arpa.
+        text: a manifest, or a text file with one utterance per line.
+        arpa: output file; ends in .arpa.
         order: tokens of the longest n-gram; by default 3 words or 6 characters.
-        lexicon: a dictionary whose words the model shall know too.
-        characters: of characters for NeMo's `beam_batch`, not of words.
+        lexicon: dictionary whose words are added to the vocabulary.
+        characters: make a model of characters for NeMo's `beam_batch`, not of words.
         final: allow the dev set among the texts.
-        weights_of: another ARPA file, whose tuned weights this one takes over: weights can't be tuned on a dev set that
-            the model was made of.
+        weights_of: another ARPA file to copy the tuned weights from: a model made from the dev set can't be tuned on
+            it.
 
     Raises:
-        InputError: as `read_texts`, `read_lexicon`, `build` and `write_arpa`; a character model with a lexicon or of
-            order 1; no tuned weights to take over, or those of a model of another kind.
+        InputError: a file can't be read, used or written; a character model has a lexicon or order 1; `weights_of` has
+            no tuned weights, or is a model of another unit or order.
     """
     if Path(arpa).suffix != ".arpa":
-        raise InputError(f"{arpa}: a language model's name ends in .arpa; its notes go beside it, in a .json")
+        raise InputError(f"{arpa}: a language model's name must end in .arpa; its notes go next to it, in a .json")
     if characters and lexicon:
-        raise InputError("a model of characters has no lexicon; leave out --lexicon or --characters")
+        raise InputError("a character model has no lexicon; leave out --lexicon or --characters")
     order = order if order is not None else (CHARACTER_ORDER if characters else WORD_ORDER)
     if characters and order < 2:
-        raise InputError(f"order {order}: NeMo's beam_batch needs a model of 2 or more characters")
+        raise InputError(f"order {order}: NeMo's beam_batch needs an --order of 2 or more characters")
     texts, holds_dev = read_texts(text, final)
     if characters:
         utterances = [to_tokens(line, LABELS) for line in texts]
         known = [chr(number + TOKEN_OFFSET) for number in range(len(LABELS))]
     else:
         utterances = [line.split() for line in texts]
-        known = read_lexicon(lexicon) if lexicon else []
+        known = _read_lexicon(lexicon) if lexicon else []
     model = build_ngrams(utterances, order, known)
     notes = {
         "unit": "character" if characters else "word",
@@ -250,40 +259,42 @@ def make(
         }
     if weights_of:
         notes |= _taken_over(weights_of, notes)
-    if read_notes(arpa):  # of an earlier file of this name; its weights were tuned for that one
+    if read_notes(arpa):  # notes of an earlier file of this name, with weights tuned for that one
         notes_path(arpa).unlink()
     write_arpa(model, arpa)
-    write_notes(arpa, notes)
+    _write_notes(arpa, notes)
     return model
 
 
 def _taken_over(arpa: str | os.PathLike, notes: Mapping) -> dict:
     theirs = read_notes(arpa)
     if "weights" not in theirs:
-        raise InputError(f"{arpa}: has no tuned weights to take over; scripts/evaluate.py --tune finds them")
+        raise InputError(f"{arpa}: has no tuned weights to copy; tune them with scripts/evaluate.py --tune")
     for key in ("unit", "order"):
         if theirs.get(key, notes[key]) != notes[key]:
             raise InputError(
-                f"{arpa}: its weights are of a model whose {key} is {theirs[key]}, where this one's is {notes[key]}"
+                f"{arpa}: its weights are for a model with {key} {theirs[key]}, but this one has {key} {notes[key]}"
             )
     return {"weights": theirs["weights"], "tuning": theirs["tuning"] | {"tuned_with": Path(arpa).name}}
 
 
 def check_tuning_data(arpa: str | os.PathLike, manifest_path: str | os.PathLike) -> None:
-    """Make sure that a language model's weights may be tuned on a manifest.
+    """Check that a language model's weights may be tuned on a manifest.
 
     Raises:
-        InputError: it has utterances of the test set, or the language model was made of it or of the dev set too.
+        InputError: the manifest has utterances of the test set, or of those that the language model was made from.
     """
     held = splits_of(manifest_path)
     if read_notes(arpa).get("text", {}).get("sha256") == archives.sha256_of(Path(manifest_path)):
         raise InputError(
-            f"{arpa}: was made of {manifest_path}, so its weights can't be tuned there; take a dev manifest"
+            f"{arpa}: was made from {manifest_path}, so its weights can't be tuned on it; use a dev manifest"
         )
     if "test" in held:
-        raise InputError(f"{manifest_path}: holds some of the test set; tune on a dev manifest, and read test once")
+        raise InputError(
+            f"{manifest_path}: has utterances of the test set; tune on a dev manifest, and evaluate on test once"
+        )
     if "dev" in held and read_notes(arpa).get("holds_dev"):
         raise InputError(
-            f"{arpa}: was made of the dev set too, so its weights can't be tuned there; tune those of a model of the "
-            "train manifest, and take them over with scripts/build_lm.py --weights-of"
+            f"{arpa}: was made from the dev set too, so its weights can't be tuned on it; tune those of a model of the "
+            "train manifest, and copy them with scripts/build_lm.py --weights-of"
         )

@@ -1,4 +1,4 @@
-"""N-gram language models: estimate them with modified Kneser-Ney smoothing, read and write ARPA files."""
+"""N-gram language models: modified Kneser-Ney smoothing, and reading and writing of ARPA files."""
 
 import math
 import os
@@ -14,22 +14,22 @@ from asr_with_nemo.errors import InputError
 Ngram = tuple[str, ...]
 START, END, UNKNOWN = "<s>", "</s>", "<unk>"
 SMOOTHING = "interpolated modified Kneser-Ney"
-# Longer ones lower the perplexity of AN4's dev set (a model of characters hardly), but make no fewer word errors than 3
+# Longer n-grams lower the perplexity of AN4's dev set (with characters, hardly), but make no fewer word errors than 3
 # words.
 WORD_ORDER, CHARACTER_ORDER = 3, 6
 _LN10 = math.log(10)
 
 
 class LanguageModel:
-    """An n-gram model with back-off: the probability of each token after the n-1 before it.
+    """N-gram model with back-off: the probability of each token given the n-1 tokens before it.
 
-    A history is looked up as it is; where the model hasn't seen the token after it, the history's back-off weight
-    counts, and the history loses its first token (S. Katz, IEEE Trans. ASSP 35(3), 1987).
+    If the model hasn't seen a token after a history, the history's back-off weight applies, and the history loses its
+    first token (S. Katz, IEEE Trans. ASSP 35(3), 1987).
 
     Attributes:
-        log_probs: n-gram → natural log of its last token's probability after the others.
-        backoffs: n-gram → natural log of its back-off weight; where it isn't named, 0.
-        order: tokens of the longest n-gram.
+        log_probs: n-gram → natural log of its last token's probability given the others.
+        backoffs: n-gram → natural log of its back-off weight; 0 if missing.
+        order: number of tokens of the longest n-gram.
     """
 
     def __init__(self, log_probs: Mapping[Ngram, float], backoffs: Mapping[Ngram, float]):
@@ -39,24 +39,24 @@ class LanguageModel:
 
     @cached_property
     def vocabulary(self) -> list[str]:
-        """The words (or characters) that the model knows, sorted; for a beam search, the lexicon."""
+        """Words (or characters) that the model knows, sorted; for a beam search, the lexicon."""
         return sorted(ngram[0] for ngram in self.log_probs if len(ngram) == 1 and ngram[0] not in _MARKS)
 
     @property
     def start(self) -> Ngram:
-        """The history at the start of an utterance."""
+        """History at the start of an utterance."""
         return self._shortened((START,))
 
     def score(self, token: str, history: Ngram) -> tuple[float, Ngram]:
-        """What a token adds.
+        """Score a token.
 
         Args:
-            token: a word or character, or `</s>` for the utterance's end.
-            history: `start`, or what the call for the token before returned.
+            token: a word or character, or `</s>` for the end of the utterance.
+            history: `start`, or the history returned for the previous token.
 
         Returns:
-            the natural log of its probability (-inf for one that the model doesn't know), and the history for the next
-            token: two histories after which the model can't tell the future apart are the same.
+            the natural log of the token's probability (-inf if unknown), and the history for the next token, shortened
+            so that histories with the same continuations are equal.
         """
         if (token,) not in self.log_probs:
             token = UNKNOWN
@@ -69,14 +69,14 @@ class LanguageModel:
         return cost + self.log_probs[(*context, token)], self._shortened((*context, token))
 
     def _shortened(self, history: Ngram) -> Ngram:
-        """The longest end of a history that some n-gram goes on from."""
+        """Return the longest suffix of a history that some n-gram continues."""
         history = history[len(history) - self.order + 1 :] if len(history) >= self.order else history
         while history and history not in self.log_probs:
             history = history[1:]
         return history
 
     def log_prob(self, tokens: Iterable[str]) -> float:
-        """The natural log of an utterance's probability, its end included."""
+        """Return the natural log of an utterance's probability, including its end."""
         total, history = 0.0, self.start
         for token in (*tokens, END):
             log_prob, history = self.score(token, history)
@@ -84,10 +84,14 @@ class LanguageModel:
         return total
 
     def perplexity(self, texts: Iterable[Sequence[str]]) -> float:
-        """exp of the mean -log probability of a token, ends included; inf where a token is unknown.
+        """Compute exp of the mean -log probability per token, including ends; inf if a token is unknown.
 
         Args:
             texts: utterances as lists of tokens.
+
+        Example:
+            >>> round(build_ngrams([["go"], ["stop"]], order=1).perplexity([["go"]]), 2)
+            2.87
         """
         texts = list(texts)
         tokens = sum(len(text) + 1 for text in texts)
@@ -98,27 +102,27 @@ _MARKS = {START, END, UNKNOWN}
 
 
 def build_ngrams(texts: Iterable[Sequence[str]], order: int, lexicon: Iterable[str] = ()) -> LanguageModel:
-    """Count n-grams and smooth them: interpolated modified Kneser-Ney.
+    """Estimate an n-gram model with interpolated modified Kneser-Ney smoothing.
 
     Source: S. F. Chen and J. Goodman, "An empirical study of smoothing techniques for language modeling", Computer
-    Speech and Language 13(4), 1999. Three discounts an order, from the counts of counts; 0.5, 1 and 1.5 where a text is
-    too small or too regular to tell them. Below the single words is the uniform distribution over all words and the
-    end, so that a word of the lexicon that the texts lack has some probability too.
+    Speech and Language 13(4), 1999. Each order has three discounts from the counts of counts; 0.5, 1 and 1.5 if a text
+    is too small or too regular to estimate them. Unigrams back off to the uniform distribution over all words and the
+    end, so that a word of the lexicon that is missing in the texts has some probability too.
 
     Args:
         texts: utterances as lists of tokens, without <s> and </s>.
         order: tokens of the longest n-gram, 1 or more.
-        lexicon: further tokens that the model shall know.
+        lexicon: further tokens of the vocabulary.
 
     Raises:
-        InputError: the order is below 1, there is no token at all, or a token is a mark such as <s>.
+        InputError: the order is below 1, there are no tokens, or a token is a mark such as <s>.
     """
     if order < 1:
-        raise InputError(f"order {order}: expected 1 or more tokens an n-gram")
+        raise InputError(f"order {order}: expected 1 or more tokens per n-gram")
     counts = _count(texts, order)
     vocabulary = {END, *lexicon}.union(*counts[0])
     if not vocabulary - {END} or (vocabulary - {END}) & _MARKS:
-        raise InputError("the texts of a language model must have words, and none of them may be <s>, </s> or <unk>")
+        raise InputError("a language model's texts must have words, none of which may be <s>, </s> or <unk>")
 
     probs: dict[Ngram, float] = {}
     backoffs: dict[Ngram, float] = {}
@@ -143,7 +147,7 @@ def build_ngrams(texts: Iterable[Sequence[str]], order: int, lexicon: Iterable[s
 
 
 def _count(texts: Iterable[Sequence[str]], order: int) -> list[Counter[Ngram]]:
-    """The counts of each order, from 1: how often an n-gram stands there, below the highest order after how many."""
+    """Count n-grams of each order from 1: occurrences, and below the highest order the distinct tokens before them."""
     seen = [Counter() for _ in range(order)]
     for text in texts:
         tokens = (START, *text, END)
@@ -152,7 +156,7 @@ def _count(texts: Iterable[Sequence[str]], order: int) -> list[Counter[Ngram]]:
     del seen[0][(START,)]
     counts = seen[order - 1 :]
     for size in range(order - 1, 0, -1):
-        # What begins with <s> has nothing before it: its own count stays.
+        # An n-gram that begins with <s> has no token before it: it keeps its own count.
         table = Counter({ngram: count for ngram, count in seen[size - 1].items() if ngram[0] == START})
         table.update(longer[1:] for longer in seen[size])
         counts.insert(0, table)
@@ -160,7 +164,7 @@ def _count(texts: Iterable[Sequence[str]], order: int) -> list[Counter[Ngram]]:
 
 
 def _discounts(counts: Iterable[int]) -> tuple[float, float, float, float]:
-    """What is taken off an n-gram that was counted 0, 1, 2, or 3 and more times (Chen and Goodman's equation 26)."""
+    """Compute the discounts of n-grams with counts 0, 1, 2, and 3 or more (Chen and Goodman's equation 26)."""
     n = Counter(counts)
     if all(n[count] for count in (1, 2, 3, 4)):
         y = n[1] / (n[1] + 2 * n[2])
@@ -174,7 +178,7 @@ def write_arpa(model: LanguageModel, path: str | os.PathLike) -> None:
     """Write a model as an ARPA file; the same model gives the same bytes.
 
     Raises:
-        InputError: it can't be written there.
+        InputError: the path can't be written.
     """
     path = Path(path)
     sizes: dict[int, list[Ngram]] = defaultdict(list)
@@ -185,7 +189,7 @@ def write_arpa(model: LanguageModel, path: str | os.PathLike) -> None:
         lines += ["", f"\\{size}-grams:"]
         for ngram in sizes[size]:
             line = f"{model.log_probs[ngram] / _LN10:.6f}\t{' '.join(ngram)}"
-            # The longest n-grams are no history of anything, so they have no back-off weight.
+            # The longest n-grams are never a history, so they have no back-off weight.
             lines.append(line if size == model.order else f"{line}\t{model.backoffs.get(ngram, 0.0) / _LN10:.6f}")
     lines += ["", "\\end\\", ""]
     try:
@@ -196,10 +200,10 @@ def write_arpa(model: LanguageModel, path: str | os.PathLike) -> None:
 
 
 def read_arpa(path: str | os.PathLike) -> LanguageModel:
-    """Read an ARPA file, whoever made it.
+    """Read an ARPA file of any program.
 
     Raises:
-        InputError: it isn't there, or isn't a whole ARPA file.
+        InputError: the file doesn't exist, or isn't a complete ARPA file.
     """
     path = Path(path)
     missing = "no such language model; make one with scripts/build_lm.py"
@@ -238,8 +242,8 @@ def read_arpa(path: str | os.PathLike) -> LanguageModel:
 
 
 def _parse(line: str, size: int) -> tuple[Ngram, float, float]:
-    # Tabs part the fields and spaces the tokens; some programs write spaces only. A token of NeMo's may be a character
-    # that Python takes for white space, so that a plain split would lose it.
+    # Tabs separate fields and spaces separate tokens; some programs write only spaces. A token of NeMo's may be a
+    # character that Python takes for white space, which a plain split would lose.
     log_prob, *fields = re.split("[\t ]+", line)
     ngram, backoff = tuple(fields[:size]), fields[size:]
     if not size or len(ngram) < size or len(backoff) > 1:

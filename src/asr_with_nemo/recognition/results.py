@@ -1,4 +1,4 @@
-"""The results files that runs leave in results/, and the tables that are made of them."""
+"""Results files of studies in results/, and the tables made from them."""
 
 import json
 import os
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig, ListConfig
 
 FOLDER = Path("results")
-STUDIES = Path("configs/study.yaml")
+_STUDIES = Path("configs/study.yaml")
 
 
 def read_results(study: str, folder: Path = FOLDER) -> list[dict]:
-    """The results files of a study, in the order in which the study names its runs, then by seed.
+    """Read the results files of a study, in the order of the study's runs, then by seed.
 
     Raises:
-        InputError: the study has none yet.
+        InputError: the study has no results yet.
     """
     return [row for row, _ in _files(study, folder)]
 
 
 def read_utterances(study: str, folder: Path = FOLDER) -> list[tuple[dict, list[wer.ScoredUtterance]]]:
-    """As `read`, each with the utterances that lie beside it.
+    """Read the results files of a study as `read_results` does, each with its utterances.
 
     Raises:
         InputError: the study has no results yet, or one of them lacks its utterances.
@@ -42,27 +42,27 @@ def read_utterances(study: str, folder: Path = FOLDER) -> list[tuple[dict, list[
 
 
 def study_differences(study: str, folder: Path = FOLDER) -> list[tuple[dict, wer.Comparison]]:
-    """Each result of a study against the first one, which is the first seed of the run that the study names first.
+    """Compare each result of a study with the first one, the first seed of the study's first run.
 
     Raises:
-        InputError: the study has no results yet, the first run has none, or one has other utterances or lacks them.
+        InputError: the study or its first run has no results yet, or a result has other utterances or lacks them.
     """
     (first, its_utterances), *others = read_utterances(study, folder)
-    name = OmegaConf.load(STUDIES)[study].runs[0].name
+    name = OmegaConf.load(_STUDIES)[study].runs[0].name
     if first["name"] != name:
         raise InputError(
-            f"{folder / study}: lacks the results of {name!r}, which the others are compared with; make them with "
+            f"{folder / study}: lacks the results of {name!r}, the baseline of the comparison; make them with "
             f"scripts/tools/run_study.py {study}"
         )
     return [(row, wer.compare(heard, its_utterances)) for row, heard in others]
 
 
 def learning_curves(study: str, folder: Path = FOLDER) -> "pandas.DataFrame":
-    """What a study found whose runs are named for a start and a part of the data: "from scratch, 10%".
+    """Tabulate a study whose runs are named by a start and a fraction of the data, as in "from scratch, 10%".
 
     Returns:
-        a row for each start and `fraction`: the mean `wer` over the seeds with its 95% interval, `low` and `high`, and
-        the WER of `each` seed. All are fractions.
+        a row per start and `fraction`: the mean `wer` over the seeds with its 95% interval, `low` and `high`, and the
+        WER of `each` seed. All are fractions.
 
     Raises:
         InputError: the study has no results yet, or one of them lacks its utterances.
@@ -79,14 +79,14 @@ def learning_curves(study: str, folder: Path = FOLDER) -> "pandas.DataFrame":
 
 
 def gains(study: str, folder: Path = FOLDER) -> "pandas.DataFrame":
-    """For each fraction of such a study, the WER from its second start minus that from its first one.
+    """Subtract the WER of such a study's first start from that of its second one, for each fraction of the data.
 
     Returns:
-        a row for each `fraction` that both starts have with as many seeds: the `difference` of the means with its 95%
-        interval, `low` and `high`; below zero where the second start is better.
+        a row per `fraction` for which both starts have the same number of seeds: the `difference` of the means with its
+        95% interval, `low` and `high`; negative if the second start is better.
 
     Raises:
-        InputError: as `learning_curves`.
+        InputError: as for `learning_curves`.
     """
     import pandas
 
@@ -100,7 +100,7 @@ def gains(study: str, folder: Path = FOLDER) -> "pandas.DataFrame":
 
 
 def _by_start(study: str, folder: Path) -> dict[float, dict[str, list[list[wer.ScoredUtterance]]]]:
-    """Fraction of the data → start → what each seed's model made of the utterances."""
+    """Group the scored utterances of each seed: fraction of the data → start → seeds."""
     groups: dict[float, dict[str, list[list[wer.ScoredUtterance]]]] = {}
     for row, heard in read_utterances(study, folder):
         start, comma, _ = row["name"].rpartition(", ")
@@ -112,12 +112,12 @@ def _by_start(study: str, folder: Path) -> dict[float, dict[str, list[list[wer.S
 def _files(study: str, folder: Path) -> list[tuple[dict, Path]]:
     paths = sorted((folder / study).glob("*.json"))
     if not paths:
-        raise InputError(f"{folder / study}: holds no results; make them with scripts/tools/run_study.py {study}")
-    order = [run["name"] for run in OmegaConf.load(STUDIES)[study].runs]
+        raise InputError(f"{folder / study}: has no results; make them with scripts/tools/run_study.py {study}")
+    order = [run["name"] for run in OmegaConf.load(_STUDIES)[study].runs]
 
     def place(item: tuple[dict, Path]) -> tuple:
         row, _ = item
-        # What the study no longer names comes last.
+        # Runs that the study no longer names come last.
         return (
             order.index(row["name"]) if row["name"] in order else len(order),
             row["decoder"] != "greedy",
@@ -132,6 +132,7 @@ def _names(row: dict) -> dict[str, str]:
 
 
 def table_cells(row: dict) -> dict[str, str]:
+    """Format a results file's figures for a table."""
     low, high = row["ci95"]
     training = row["training"]
     cells = {
@@ -150,9 +151,9 @@ def table_cells(row: dict) -> dict[str, str]:
 
 
 def study_table(study: str, folder: Path = FOLDER) -> "pandas.DataFrame":
-    """A study as a table, a run a row: decoder, WER with counts and interval, CER, speed, weights, time.
+    """Tabulate a study, a row per run: decoder, WER with counts and interval, CER, speed, weights, time.
 
-    What others published comes last.
+    Published results of others come last.
     """
     import pandas
 
@@ -162,7 +163,7 @@ def study_table(study: str, folder: Path = FOLDER) -> "pandas.DataFrame":
 
 
 def _others(study: str) -> "ListConfig":
-    return OmegaConf.load(STUDIES)[study].get("others", [])
+    return OmegaConf.load(_STUDIES)[study].get("others", [])
 
 
 def _published(other: "DictConfig") -> dict[str, str]:
@@ -170,8 +171,8 @@ def _published(other: "DictConfig") -> dict[str, str]:
 
 
 def study_markdown(study: str, folder: Path = FOLDER) -> str:
-    """A study as Markdown: its table, what others published, what it was run on, and the command of each row."""
-    rows, plan = read_results(study, folder), OmegaConf.load(STUDIES)[study]
+    """Format a study as Markdown: its table, others' published results, each row's command, machine and versions."""
+    rows, plan = read_results(study, folder), OmegaConf.load(_STUDIES)[study]
     cells = [_names(row) | {"corpus, set": f"{row['corpus']}, {row['split']}"} | table_cells(row) for row in rows]
     others = _others(study)
     cells += [_published(other) for other in others]
@@ -190,17 +191,17 @@ def study_markdown(study: str, folder: Path = FOLDER) -> str:
 def save_measurement(
     path: str | os.PathLike, title: str, about: str, rows: Sequence[Mapping[str, str]], command: str
 ) -> None:
-    """Write what a script measured, for a table of RESULTS.md.
+    """Write a script's measurements, for a table of RESULTS.md.
 
     Args:
         path: results/NAME.json.
-        title: of the table.
-        about: what was measured, in a sentence or two.
-        rows: a line of the table each, by the columns' names.
-        command: that makes it again.
+        title: title of the table.
+        about: description of the measurement, in a sentence or two.
+        rows: rows of the table, by the columns' names.
+        command: the command that reproduces it.
 
     Raises:
-        InputError: it can't be written there.
+        InputError: the path can't be written.
     """
     check_output(path)
     content = {
@@ -216,7 +217,7 @@ def save_measurement(
 
 
 def measurement_markdown(path: Path) -> str:
-    """What `save_measurement` wrote, as Markdown."""
+    """Format a file of `save_measurement` as Markdown."""
     content = json.loads(path.read_text(encoding="utf-8"))
     machine, versions = (
         content["machine"],
@@ -227,12 +228,12 @@ def measurement_markdown(path: Path) -> str:
     return "\n".join([*lines, "```sh", content["command"], "```", "", f"Made with: {made}.", ""])
 
 
-# --- The card of the model that ships ---------------------------------------------------------------------------------
+# --- README and model card --------------------------------------------------------------------------------------------
 
 
 def results_summary(folder: Path = FOLDER) -> str:
-    """The study `final` in a few columns, as Markdown, with what others published."""
-    rows, plan = read_results("final", folder), OmegaConf.load(STUDIES).final
+    """Format the study `final` in a few columns, as Markdown, with others' published results."""
+    rows, plan = read_results("final", folder), OmegaConf.load(_STUDIES).final
     lines = []
     for row in rows:
         cells = table_cells(row)
@@ -250,13 +251,22 @@ def results_summary(folder: Path = FOLDER) -> str:
 
 
 def markdown_table(lines: list[dict[str, str]]) -> str:
-    """Markdown of a table; a column that a line lacks stays empty there."""
+    """Format rows as a Markdown table; a cell that a row lacks is empty.
+
+    Example:
+        >>> print(markdown_table([{"model": "an4", "WER": "5.0%"}, {"model": "other"}]))
+        | model | WER |
+        |---|---|
+        | an4 | 5.0% |
+        | other |  |
+    """
     head = list(dict.fromkeys(column for line in lines for column in line))
     rows = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     return "\n".join([*rows, *(f"| {' | '.join(line.get(column, '') for column in head)} |" for line in lines)])
 
 
 def made_with(row: dict) -> str:
+    """Format the precision, machine, versions and commit of a results file."""
     precision = f"trained in {row['training']['precision']}, " if row["training"] else ""
     versions = ", ".join(f"{package} {version}" for package, version in sorted(row["versions"].items()))
     machine = row["machine"]

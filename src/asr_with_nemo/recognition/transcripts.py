@@ -1,6 +1,6 @@
-"""From a model's output over time to transcripts, and from sound of any length to batches for a model.
+"""Transcripts with word times from a model's log-probabilities, and batches from audio of any length.
 
-It is what decoding with NeMo (`decoding`) and without it (`runtime`) share, on NumPy alone.
+Decoding with NeMo (`recognition.decoding`) and without it (`deployment.runtime`) use it; it needs only NumPy.
 """
 
 import math
@@ -19,21 +19,22 @@ from asr_with_nemo.data import audio
 from asr_with_nemo.errors import InputError
 
 Sound = str | os.PathLike | np.ndarray
-"""A sound file, or mono samples (T,) in [-1, 1] at the model's rate."""
-# Seconds. A recording of up to WHOLE is heard at once; a longer one is cut at a pause between the other two. Short
-# pieces suit models that were trained on a few seconds and look at all of a piece at once (squeeze-and-excite,
-# normalisation): on AN4's dev set, joined to one file, they made fewer errors than pieces of 10 to 20 s.
+"""An audio file, or mono samples (t,) in [-1, 1] at the model's sample rate."""
+# Seconds. A recording of up to WHOLE is recognised in one piece; a longer one is cut at pauses into pieces between the
+# other two lengths. Short pieces suit models that were trained on a few seconds and whose layers see a whole piece at
+# once (squeeze-and-excite, normalisation): on AN4's dev set, joined to one file, they made fewer errors than pieces of
+# 10 to 20 s.
 WHOLE, LONGEST_PIECE, SHORTEST_PIECE = 20.0, 8.0, 2.0
-# How much is read ahead, so that pieces of about one length share a batch: seconds or batches, whichever comes first.
-# Of the batches few at first, so that all cores soon have work, and four times as many each time after that.
-WINDOW_SECONDS, FIRST_BATCHES, MOST_BATCHES = 300.0, 4, 64
+# How much is read ahead, so that pieces of similar length share a batch: seconds or batches, whichever comes first.
+# The first window has few batches, so that all cores soon have work; each later one has four times as many.
+WINDOW_SECONDS, _FIRST_BATCHES, _MOST_BATCHES = 300.0, 4, 64
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word, where it was heard in seconds from the start of the recording, and how sure the model is of it.
+    """A word with its start and end in seconds from the start of the recording, and its confidence.
 
-    `confidence`, from 0 to 1, is the product of its letters' probabilities, each where that letter is likeliest.
+    `confidence`, from 0 to 1, is the product of its letters' probabilities, each in the frame where it is highest.
     """
 
     word: str
@@ -44,12 +45,12 @@ class Word:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was heard in one recording.
+    """Transcript of one recording.
 
     Attributes:
-        text: as the decoding gives it.
+        text: the decoder's text.
         words: the words of `text` with their times.
-        duration: seconds of sound.
+        duration: seconds of audio.
     """
 
     text: str
@@ -58,7 +59,7 @@ class Transcript:
 
 
 class Letter(NamedTuple):
-    """A letter of an alignment, in seconds from the start of the recording, and its highest probability there."""
+    """A letter of an alignment: start and end in seconds, and its highest probability in between."""
 
     letter: str
     start: float
@@ -71,10 +72,18 @@ class Output:
     """A model's output for one recording.
 
     Attributes:
-        log_probs: (T, V), a row a frame, a column a letter, the last the blank.
-        labels: the letters, in the order of the columns; or pieces of words, in which ▁ is the space before a word.
-        seconds: between two frames.
-        spell: the columns that spell a text, for pieces of words; by default those of its letters.
+        log_probs: log-probabilities (T, V), a row per frame, a column per letter, and the blank last.
+        labels: the letters, in the order of the columns; or subword pieces, in which ▁ is the space before a word.
+        seconds: frame length.
+        spell: tokenizer from a text to columns, for subword pieces; None for letters.
+
+    Example:
+        >>> probs = np.array([[0.9, 0.05, 0.05], [0.1, 0.1, 0.8], [0.1, 0.8, 0.1]])  # a, blank, b
+        >>> output = Output(np.log(probs), "ab", 0.02)
+        >>> output.greedy
+        'ab'
+        >>> [(letter.letter, letter.start, letter.end) for letter in output.align("ab")]
+        [('a', 0.0, 0.02), ('b', 0.04, 0.06)]
     """
 
     log_probs: np.ndarray
@@ -84,35 +93,35 @@ class Output:
 
     @property
     def greedy(self) -> str:
-        """The likeliest letter of each frame, repetitions and blanks taken out."""
+        """Greedy text: the most likely letter of each frame, with repeats collapsed and blanks removed."""
         text = "".join(letter.letter for letter in self._letters)
         return text.strip() if self.spell else text
 
     def transcript(self, text: str, duration: float) -> Transcript:
-        """A transcript with word times, for a text that some decoding found and `duration` seconds of sound."""
+        """Add word times to a decoder's text, for a recording of `duration` seconds."""
         words = _words(self._letters, duration)
-        if [word.word for word in words] != text.split():  # not a greedy text: find its own path
+        if [word.word for word in words] != text.split():  # not the greedy text: align it
             spelled = " ".join(text.split())
             words = _words(self.align(spelled), duration) if spelled else []
         return Transcript(text, words, duration)
 
     def align(self, text: str) -> list[Letter]:
-        """When each letter of a known text was said: the likeliest CTC path that spells it (Viterbi).
+        """Align a known text: the most likely CTC path that spells it (Viterbi).
 
         Returns:
-            the letters of `text` in turn, spaces among them; of a model that writes pieces of words, those pieces.
+            the letters of `text` in order, spaces included; for a model of subword pieces, those pieces.
 
         Raises:
-            InputError: `text` is empty, has letters that the model lacks, or is too long for the recording.
+            InputError: `text` is empty, has characters that the model lacks, or is too long for the recording.
         """
         if not text:
-            raise InputError("the text to align is empty")
+            raise InputError("the text to align is empty; pass the words of the recording")
         columns = self.spell(text) if self.spell else self._columns(text)
-        needed = len(columns) + sum(one == other for one, other in pairwise(columns))  # a blank between twins
+        needed = len(columns) + sum(one == other for one, other in pairwise(columns))  # a blank between repeats
         if needed > len(self.log_probs):
             raise InputError(
-                f"the text to align, {text!r}, needs {needed} frames of {self.seconds:.2f} s, where the recording has "
-                f"{len(self.log_probs)}; is it the right text?"
+                f"the text to align, {text!r}, needs {needed} frames of {self.seconds:.2f} s, but the recording has "
+                f"{len(self.log_probs)}; check that the text is this recording's"
             )
         runs = _runs(_viterbi(self.log_probs, columns))
         return [letter for place, frames in runs if place >= 0 for letter in self._spelled(columns[place], frames)]
@@ -121,7 +130,7 @@ class Output:
         strange = sorted(set(text) - set(self.labels))
         if strange:
             raise InputError(
-                f"the text to align, {text!r}, has {' '.join(map(repr, strange))}, which the model can't spell"
+                f"the text to align, {text!r}, has {' '.join(map(repr, strange))}, not in the model's alphabet"
             )
         return [self.labels.index(letter) for letter in text]
 
@@ -131,7 +140,7 @@ class Output:
         return [letter for label, frames in runs if label < len(self.labels) for letter in self._spelled(label, frames)]
 
     def _spelled(self, label: int, frames: range) -> Iterator[Letter]:
-        """A letter as it is; a piece of words with the space before it on its own."""
+        """Yield a letter as it is, and a subword piece with the space before it as a letter of its own."""
         letter, first = self.labels[label], frames[:1]
         if self.spell and letter.startswith("▁"):
             yield self._letter(" ", label, first)
@@ -145,7 +154,7 @@ class Output:
 
 
 def _runs(path: np.ndarray) -> Iterator[tuple[int, range]]:
-    """What stands in a path (T,), each with the frames in which it does so without a break."""
+    """Yield each run of equal values in a path (T,), with its frames."""
     starts = np.flatnonzero(np.diff(path, prepend=path[:1] - 1))
     for value, first, after in zip(
         path[starts].tolist(), starts.tolist(), [*starts[1:].tolist(), len(path)], strict=True
@@ -154,7 +163,7 @@ def _runs(path: np.ndarray) -> Iterator[tuple[int, range]]:
 
 
 def _viterbi(log_probs: np.ndarray, labels: list[int]) -> np.ndarray:
-    """The likeliest CTC path that spells `labels`: for each frame its place in them, or -1 for a blank. (T,)"""
+    """Return the most likely CTC path that spells `labels`, (T,): each frame's index into them, or -1 for a blank."""
     frames, blank = len(log_probs), log_probs.shape[1] - 1
     states = np.full(2 * len(labels) + 1, blank)  # a blank before, between and after the letters
     states[1::2] = labels
@@ -164,7 +173,7 @@ def _viterbi(log_probs: np.ndarray, labels: list[int]) -> np.ndarray:
     scores = np.full(len(states), -np.inf)
     scores[:2] = log_probs[0, states[:2]]
     for frame in range(1, frames):
-        ways = np.full((3, len(states)), -np.inf)  # to stay, to go on by one, to jump
+        ways = np.full((3, len(states)), -np.inf)  # stay, advance by one, jump over a blank
         ways[0], ways[1, 1:], ways[2, 2:] = scores, scores[:-1], np.where(may_jump[2:], scores[:-2], -np.inf)
         steps[frame] = ways.argmax(axis=0)
         scores = ways.max(axis=0) + log_probs[frame, states]
@@ -191,10 +200,14 @@ def _words(letters: Iterable[Letter], duration: float) -> list[Word]:
 
 
 def batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Indexes in batches of about one length, the longest first, so that too little memory shows at once.
+    """Group indexes into batches of similar length, longest first, so that a lack of memory shows at once.
 
     Raises:
         InputError: the batch size is below 1.
+
+    Example:
+        >>> batches([3, 9, 1, 8], batch_size=2)
+        [[1, 3], [0, 2]]
     """
     if batch_size < 1:
         raise InputError(f"batch size {batch_size}: expected 1 or more")
@@ -202,11 +215,11 @@ def batches(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
 
 
-def read_blocks(sound: Sound, index: int, rate: int) -> Iterator[np.ndarray]:
-    """The samples of sound number `index`, mono float32 at `rate`, block by block and checked.
+def _read_blocks(sound: Sound, index: int, rate: int) -> Iterator[np.ndarray]:
+    """Yield the samples of sound number `index` in blocks, mono float32 at `rate`, after checks.
 
     Raises:
-        InputError: it can't be read, or isn't mono float samples.
+        InputError: the file can't be read, or an array isn't mono float samples.
     """
     name = f"array {index}" if isinstance(sound, np.ndarray) else str(sound)
     for samples in [sound] if isinstance(sound, np.ndarray) else audio.stream_audio(sound, rate):
@@ -215,17 +228,17 @@ def read_blocks(sound: Sound, index: int, rate: int) -> Iterator[np.ndarray]:
                 f"{name}: {samples.dtype} samples of shape {samples.shape}; expected mono float samples, (T,)"
             )
         if not math.isfinite(samples.sum()) and not np.isfinite(samples).all():  # the sum takes a quarter of the time
-            raise InputError(f"{name}: has samples that are no numbers (NaN or infinite); make the file again")
+            raise InputError(f"{name}: has samples that are not finite (NaN or infinity); export the file again")
         yield np.ascontiguousarray(samples, np.float32)
 
 
 def read(sounds: Sequence[Sound], rate: int) -> list[np.ndarray]:
-    """The samples of recordings, mono float32 (t,) each, at `rate`.
+    """Read recordings as mono float32 samples, (t,) each, at `rate`.
 
     Raises:
         InputError: a file can't be read, or an array isn't mono float samples.
     """
-    return [np.concatenate(list(read_blocks(sound, index, rate))) for index, sound in enumerate(sounds)]
+    return [np.concatenate(list(_read_blocks(sound, index, rate))) for index, sound in enumerate(sounds)]
 
 
 def transcribe_each(
@@ -236,17 +249,17 @@ def transcribe_each(
     progress: bool,
     threads: int = 1,
 ) -> Iterator[Transcript | InputError]:
-    """Transcribe recordings of any length, one after the other; one that can't be read yields its error.
+    """Transcribe recordings of any length, in order; a recording that can't be read yields its error.
 
-    At most three times `WINDOW_SECONDS` of sound and a piece are in memory, however long or many the recordings.
+    At most three times `WINDOW_SECONDS` of audio and a piece are in memory, however long or many the recordings.
 
     Args:
         sounds: the recordings.
-        rate: of the model in Hz.
+        rate: the model's sample rate in Hz.
         recognise: transcribes a batch of mono float32 samples, (t,) each.
-        batch_size: pieces of sound at a time.
+        batch_size: pieces of audio per batch.
         progress: show a progress bar.
-        threads: batches that are recognised at a time.
+        threads: batches recognised in parallel.
     """
     waiting: list[_Read] = []
     minutes = 0.0
@@ -262,8 +275,8 @@ def transcribe_each(
         for window in _one_behind(started) if threads > 1 else started:
             waiting += window.heard()
             minutes += sum(piece.size for piece in window.pieces) / rate / 60
-            bar.set_postfix_str(f"{minutes:.0f} min of sound", refresh=False)  # not before the delay
-            last = waiting[-1].index  # more of it may follow
+            bar.set_postfix_str(f"{minutes:.0f} min of audio", refresh=False)  # not before the delay
+            last = waiting[-1].index  # more pieces of it may follow
             for result in _joined(read for read in waiting if read.index < last):
                 bar.update()
                 yield result
@@ -274,10 +287,10 @@ def transcribe_each(
 
 
 def all_of(results: Iterable[Transcript | InputError]) -> list[Transcript]:
-    """The results of `transcribe_each`, as long as there is no error among them.
+    """Collect the results of `transcribe_each`.
 
     Raises:
-        InputError: the first of the errors.
+        InputError: the first error among them.
     """
     transcripts = []
     for result in results:
@@ -289,7 +302,7 @@ def all_of(results: Iterable[Transcript | InputError]) -> list[Transcript]:
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of recording number `index` that begins `start` seconds into it, or why it can't be read."""
+    """A piece of recording number `index` from second `start` on, or the error of reading the recording."""
 
     index: int
     start: float
@@ -297,15 +310,15 @@ class Piece:
 
     @property
     def size(self) -> int:
-        """How many samples it has."""
+        """Number of samples."""
         return 0 if isinstance(self.samples, InputError) else len(self.samples)
 
 
 def pieces(sounds: Iterable[Sound], rate: int) -> Iterator[Piece]:
-    """Recordings, the long ones cut at pauses."""
+    """Yield the pieces of recordings; those longer than `WHOLE` seconds are cut at pauses."""
     for index, sound in enumerate(sounds):
         try:
-            blocks = read_blocks(sound, index, rate)
+            blocks = _read_blocks(sound, index, rate)
             for start, samples in audio.cut_at_pauses(blocks, rate, WHOLE, LONGEST_PIECE, SHORTEST_PIECE):
                 yield Piece(index, start, samples)
         except InputError as error:
@@ -313,22 +326,22 @@ def pieces(sounds: Iterable[Sound], rate: int) -> Iterator[Piece]:
 
 
 def windows(pieces: Iterable[Piece], rate: int, batch_size: int) -> Iterator[list[Piece]]:
-    """As many pieces at a time as are read ahead."""
+    """Group pieces into windows, each as much as is read ahead."""
     window: list[Piece] = []
-    size, enough = 0, FIRST_BATCHES
+    size, enough = 0, _FIRST_BATCHES
     for piece in pieces:
         window.append(piece)
         size += piece.size
         if size >= WINDOW_SECONDS * rate or len(window) >= enough * batch_size:
             yield window
-            window, size, enough = [], 0, min(4 * enough, MOST_BATCHES)
+            window, size, enough = [], 0, min(4 * enough, _MOST_BATCHES)
     if window:
         yield window
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What was heard in a piece."""
+    """Transcript of a piece, or the error of reading its recording."""
 
     index: int
     start: float
@@ -336,7 +349,7 @@ class _Read:
 
 
 class _Window:
-    """Pieces that are being recognised, by threads if `apply` begins before it is asked for what comes out."""
+    """Pieces that are being recognised; in the background if `apply` is a thread pool's `map`."""
 
     def __init__(
         self,
@@ -354,7 +367,7 @@ class _Window:
         self._found = apply(lambda group: recognise([pieces[place].samples for place in group]), self._groups)
 
     def heard(self) -> list[_Read]:
-        """What was heard in each of the pieces, when all of them are done."""
+        """Wait for all pieces and return their transcripts, in the order of the pieces."""
         heard: dict[int, Transcript | InputError] = {
             place: piece.samples for place, piece in enumerate(self.pieces) if isinstance(piece.samples, InputError)
         }
@@ -364,9 +377,9 @@ class _Window:
 
 
 def _ahead(windows: Iterator[list[Piece]], pool: ThreadPoolExecutor) -> Iterator[list[Piece]]:
-    """The windows, each of which is read by the pool before it recognises the one before it.
+    """Yield the windows, reading the next one on the pool before the current one is recognised.
 
-    So there are never more threads at work than cores; with a thread more for reading, all of it took 5% longer.
+    So never more threads work than there are cores; with an extra thread for reading, everything took 5% longer.
     """
     upcoming = pool.submit(next, windows, None)
     while window := upcoming.result():
@@ -375,13 +388,13 @@ def _ahead(windows: Iterator[list[Piece]], pool: ThreadPoolExecutor) -> Iterator
 
 
 def _one_behind(items: Iterable[_Window]) -> Iterator[_Window]:
-    """The items, each when the one after it is there already."""
+    """Yield each item once the next one has started."""
     for item, _ in pairwise(chain(items, (None,))):
         yield item
 
 
 def _joined(reads: Iterable[_Read]) -> Iterator[Transcript | InputError]:
-    """Put the pieces of each recording together again."""
+    """Join the pieces of each recording."""
     for _, group in groupby(reads, key=lambda read: read.index):
         parts = list(group)
         errors = [part.heard for part in parts if isinstance(part.heard, InputError)]
@@ -392,7 +405,14 @@ def _joined(reads: Iterable[_Read]) -> Iterator[Transcript | InputError]:
 
 
 def joined(parts: Sequence[tuple[float, Transcript]]) -> Transcript:
-    """The transcript of a recording of those of its pieces, each with its start in seconds."""
+    """Join the transcripts of a recording's pieces, each with its start in seconds.
+
+    Example:
+        >>> parts = [(0.0, Transcript("go", [Word("go", 0.1, 0.3, 0.9)], 2.0))]
+        >>> parts += [(2.0, Transcript("on", [Word("on", 0.2, 0.4, 0.8)], 1.5))]
+        >>> joined(parts).text, joined(parts).words[1].start, joined(parts).duration
+        ('go on', 2.2, 3.5)
+    """
     if len(parts) == 1:
         return parts[0][1]
     words = [

@@ -1,9 +1,9 @@
-"""Word and character error rates with raw counts, 95% intervals, and comparisons of results.
+"""Word and character error rates: raw counts, 95% confidence intervals and paired comparisons of two results.
 
-WER = (S + D + I) / N: the fewest words to substitute, delete and insert that turn the reference into the hypothesis,
-over all utterances, divided by the words of all references. CER is the same over characters. Runs of spaces count as
-one. Of several equally short alignments, `kaldialign` takes one; another program may split the same number of errors
-into S, D and I a little differently.
+WER = (S + D + I) / N: the minimum number of substituted, deleted and inserted words that turn the reference into the
+hypothesis, summed over all utterances and divided by the words of all references. CER is the same over characters. Runs
+of spaces count as one space. Where several alignments are equally short, `kaldialign` takes one of them; another
+program may split the same number of errors into S, D and I a little differently.
 """
 
 from collections import Counter, defaultdict
@@ -17,13 +17,18 @@ import numpy as np
 from asr_with_nemo.errors import InputError
 
 Unit = Literal["word", "character"]
-RESAMPLES, SEED = 10_000, 0
+_RESAMPLES, _SEED = 10_000, 0
 """Of the bootstrap; the seed is fixed, so that the same result has the same interval."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Errors, and the words (for a CER: the characters) of the reference."""
+    """Number of errors by kind, and of the reference's words (for a CER: its characters).
+
+    Example:
+        >>> (Counts(substitutions=1, words=5) + Counts(deletions=1, words=3)).rate
+        0.25
+    """
 
     substitutions: int = 0
     deletions: int = 0
@@ -32,12 +37,12 @@ class Counts:
 
     @property
     def errors(self) -> int:
-        """S + D + I."""
+        """Number of errors, S + D + I."""
         return self.substitutions + self.deletions + self.insertions
 
     @property
     def rate(self) -> float | None:
-        """Errors a word, 0 for none; None where the reference has no words."""
+        """Errors per word, as a fraction; above 1 with many insertions, None if the reference has no words."""
         return self.errors / self.words if self.words else None
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -54,7 +59,14 @@ def _units(text: str, unit: Unit) -> list[str]:
 
 
 def count_errors(reference: str, hypothesis: str, unit: Unit = "word") -> Counts:
-    """Count the errors of a hypothesis, in words or in characters (spaces included)."""
+    """Count the errors of a hypothesis, in words or in characters (spaces included).
+
+    Example:
+        >>> count_errors("g l e n n", "g l a n")
+        Counts(substitutions=1, deletions=1, insertions=0, words=5)
+        >>> count_errors("nine", "none", "character").rate
+        0.25
+    """
     import kaldialign
 
     counts = kaldialign.edit_distance(_units(reference, unit), _units(hypothesis, unit))
@@ -63,7 +75,7 @@ def count_errors(reference: str, hypothesis: str, unit: Unit = "word") -> Counts
 
 @dataclass(frozen=True)
 class ScoredUtterance:
-    """One utterance of an evaluation; `file` is relative to the manifest's folder, `speaker` empty where unknown."""
+    """One utterance of an evaluation; `file` is relative to the manifest's folder, `speaker` is empty if unknown."""
 
     file: str
     speaker: str
@@ -82,12 +94,18 @@ class ScoredUtterance:
 
 
 def total_errors(rows: Sequence[ScoredUtterance], unit: Unit = "word") -> Counts:
-    """The errors of all utterances together."""
+    """Sum the errors of all utterances."""
     return sum((row.words if unit == "word" else row.characters for row in rows), Counts())
 
 
 def by_speaker(rows: Sequence[ScoredUtterance]) -> dict[str, Counts]:
-    """Errors in words by speaker, the best first; empty where the manifest names no speakers."""
+    """Count the errors in words by speaker, lowest WER first; empty if the manifest names no speakers.
+
+    Example:
+        >>> rows = [ScoredUtterance("1.wav", "anna", "go", "no"), ScoredUtterance("2.wav", "ben", "yes", "yes")]
+        >>> {speaker: counts.rate for speaker, counts in by_speaker(rows).items()}
+        {'ben': 0.0, 'anna': 1.0}
+    """
     groups = defaultdict(Counts)
     for row in rows:
         if row.speaker:
@@ -96,9 +114,13 @@ def by_speaker(rows: Sequence[ScoredUtterance]) -> dict[str, Counts]:
 
 
 def confusions(rows: Sequence[ScoredUtterance], unit: Unit = "word") -> Counter[tuple[str, str]]:
-    """How often what was taken for what: (reference, hypothesis) → times.
+    """Count the confusion pairs of all utterances: (reference, hypothesis) → times.
 
-    ("nine", "five") is a substitution, ("nine", "") a deletion, ("", "nine") an insertion. What is right isn't counted.
+    ("nine", "five") is a substitution, ("nine", "") a deletion, ("", "nine") an insertion. Correct words don't count.
+
+    Example:
+        >>> confusions([ScoredUtterance("1.wav", "", "nine five", "five five")])
+        Counter({('nine', 'five'): 1})
     """
     import kaldialign
 
@@ -110,28 +132,56 @@ def confusions(rows: Sequence[ScoredUtterance], unit: Unit = "word") -> Counter[
 
 
 def of_letters(confusions: Mapping[tuple[str, str], int]) -> Counter[tuple[str, str]]:
-    """Those of the confusions of words that are about a letter said by its name, a word of one letter.
+    """Select the confusions of spelled letters, which are words of one character.
 
-    Also counted is a letter that was heard where nothing was said.
+    An inserted letter counts too.
+
+    Example:
+        >>> of_letters({("b", "v"): 2, ("five", "v"): 3, ("", "e"): 1})
+        Counter({('b', 'v'): 2, ('', 'e'): 1})
     """
     return Counter({pair: times for pair, times in confusions.items() if len(pair[0] or pair[1]) == 1})
 
 
 def wer_interval(rows: Sequence[ScoredUtterance]) -> tuple[float, float]:
-    """The 95% interval of the WER, by a percentile bootstrap over utterances.
+    """Estimate the 95% confidence interval of the WER, by a percentile bootstrap over utterances.
 
-    Utterances are drawn with replacement, as many as there are, `RESAMPLES` times. Source: M. Bisani and H. Ney,
-    "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP 2004. It takes utterances as
-    independent; where a speaker says many, the truth is wider.
+    Utterances are drawn with replacement, as many as there are, 10,000 times. Source: M. Bisani and H. Ney, "Bootstrap
+    estimates for confidence intervals in ASR performance evaluation", ICASSP 2004. Utterances are taken as independent;
+    with many utterances per speaker the true interval is wider.
+
+    If every draw has the same WER (no errors, every word wrong, a single utterance), a bootstrap has no width. Then the
+    interval is the exact binomial one over words: C. J. Clopper and E. S. Pearson, "The use of confidence or fiducial
+    limits illustrated in the case of the binomial", Biometrika 26(4), 1934. It takes words as independent.
+
+    Example:
+        >>> rows = [ScoredUtterance(f"{number}.wav", "", "yes", "yes") for number in range(50)]
+        >>> low, high = wer_interval(rows)  # no errors in 50 words
+        >>> f"{low:.1%} to {high:.1%}"
+        '0.0% to 7.1%'
     """
-    return _bootstrap([row.words.errors for row in rows], [row.words.words for row in rows])
+    return _rate_interval([row.words.errors for row in rows], [row.words.words for row in rows])
+
+
+def _rate_interval(errors: Sequence[int], words: Sequence[int], trainings: int = 1) -> tuple[float, float]:
+    """As `wer_interval`, of errors and words by utterance, each the sum over a number of trainings."""
+    from scipy import stats
+
+    low, high = _bootstrap(errors, words)
+    if low < high:
+        return low, high
+    # The same words, read by several models, are no more words.
+    count = max(1, round(sum(words) / trainings))
+    exact = stats.binomtest(min(count, round(sum(errors) / trainings)), count).proportion_ci(0.95, method="exact")
+    return float(min(exact.low, low)), float(max(exact.high, high))  # a WER above 1 is no proportion
 
 
 def _bootstrap(errors: Sequence[int], words: Sequence[int]) -> tuple[float, float]:
+    """Percentile interval of sum(errors) / sum(words) over draws of utterances; errors may be differences."""
     from scipy import stats
 
     def rate(errors: np.ndarray, words: np.ndarray, axis: int = -1) -> np.ndarray:
-        # A draw of nothing but empty references has no words: its rate counts as errors, not as nan.
+        # A draw of only empty references has no words: its rate is the number of errors, not NaN.
         return errors.sum(axis) / np.maximum(words.sum(axis), 1)
 
     data = np.array(errors), np.array(words)
@@ -140,23 +190,27 @@ def _bootstrap(errors: Sequence[int], words: Sequence[int]) -> tuple[float, floa
     result = stats.bootstrap(
         data,
         rate,
-        n_resamples=RESAMPLES,
+        n_resamples=_RESAMPLES,
         batch=max(1, 1_000_000 // len(data[0])),  # some megabytes at a time
         vectorized=True,
         paired=True,
         method="percentile",
-        rng=np.random.default_rng(SEED),
+        rng=np.random.default_rng(_SEED),
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two results on the same utterances.
+    """Paired comparison of two results on the same utterances.
 
     Attributes:
-        this, other: errors in words of the two.
-        ci95: 95% interval of the difference this WER - other WER, by a bootstrap over pairs of utterances.
+        this, other: errors in words of the two results.
+        ci95: 95% confidence interval of the difference, this WER - other WER, by a bootstrap over pairs of utterances.
+
+    Example:
+        >>> print(Comparison(Counts(4, words=100), Counts(9, words=100), (-0.08, -0.02)))
+        WER 4.0% against 9.0%: -5.0 points, 95% interval -8.0 to -2.0; better, statistically significant
     """
 
     this: Counts
@@ -165,35 +219,35 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """This WER - the other; below zero where this one is better."""
+        """This WER - the other WER, as a fraction; negative if this one is better."""
         return self.this.rate - self.other.rate
 
     @property
-    def is_more_than_chance(self) -> bool:
-        """Whether zero lies outside the 95% interval."""
+    def is_significant(self) -> bool:
+        """Whether the 95% interval excludes 0."""
         return not self.ci95[0] <= 0 <= self.ci95[1]
 
     def __str__(self) -> str:
         low, high = (f"{100 * bound:+.1f}" for bound in self.ci95)
         figures = f"WER {self.this.rate:.1%} against {self.other.rate:.1%}"
         if self.this.errors == self.other.errors and self.ci95 == (0, 0):
-            return f"{figures}: no difference, utterance by utterance"
+            return f"{figures}: no difference in any utterance"
         figures += f": {100 * self.difference:+.1f} points, 95% interval {low} to {high}"
-        if not self.is_more_than_chance:
-            return f"{figures}; no difference that chance could not have made"
-        return f"{figures}; {'better' if self.difference < 0 else 'worse'}, by more than chance"
+        if not self.is_significant:
+            return f"{figures}; not statistically significant (95% interval includes 0)"
+        return f"{figures}; {'better' if self.difference < 0 else 'worse'}, statistically significant"
 
 
 def compare(rows: Sequence[ScoredUtterance], others: Sequence[ScoredUtterance]) -> Comparison:
-    """Whether two results on the same utterances differ by more than chance (paired bootstrap).
+    """Test whether two results on the same utterances differ significantly, by a paired bootstrap.
 
     Raises:
-        InputError: the two aren't of the same utterances with the same references.
+        InputError: the utterances or their references differ.
     """
     ours, theirs = ({(row.file, row.reference): row for row in side} for side in (rows, others))
     if len(rows) != len(others) or ours.keys() != theirs.keys():
         alone = sorted(ours.keys() ^ theirs.keys())
-        example = f"; {alone[0][0]} ({alone[0][1]!r}) is in one only" if alone else ""
+        example = f"; only one has {alone[0][0]} ({alone[0][1]!r})" if alone else ""
         raise InputError(
             f"the two results are not of the same utterances ({len(rows)} and {len(others)}){example}; "
             "evaluate both models on the same manifest"
@@ -205,28 +259,28 @@ def compare(rows: Sequence[ScoredUtterance], others: Sequence[ScoredUtterance]) 
 
 
 def mean_of_seeds(trainings: Sequence[Sequence[ScoredUtterance]]) -> tuple[float, tuple[float, float]]:
-    """The mean WER of several trainings on the same utterances, and its 95% interval.
+    """Average the WER of several trainings (seeds) on the same utterances, with its 95% confidence interval.
 
-    The bootstrap draws utterances, each with what all the trainings made of it: it says how far another test set might
-    lead elsewhere, and not another seed. The spread of the trainings themselves says that.
+    The bootstrap draws utterances, each with the hypotheses of all trainings, so the interval covers the choice of the
+    test set, not that of the seed. See the spread of the trainings' own WERs for the seed.
 
     Raises:
-        InputError: they aren't of the same utterances.
+        InputError: the trainings' utterances differ.
     """
     errors, words = (counts.sum(0) for counts in _by_utterance(trainings))
-    return float(errors.sum() / words.sum()), _bootstrap(errors, words)
+    return float(errors.sum() / words.sum()), _rate_interval(errors, words, len(trainings))
 
 
 def difference_of_seeds(
     these: Sequence[Sequence[ScoredUtterance]], others: Sequence[Sequence[ScoredUtterance]]
 ) -> tuple[float, tuple[float, float]]:
-    """The mean WER of some trainings minus that of others, and its 95% interval by a bootstrap over utterances.
+    """Subtract the mean WER of other trainings from that of these, with a 95% interval by a bootstrap over utterances.
 
     Raises:
-        InputError: they aren't of the same utterances, or not as many on both sides.
+        InputError: the utterances differ, or the numbers of trainings do.
     """
     if len(these) != len(others):
-        raise InputError(f"{len(these)} trainings against {len(others)}; expected as many on both sides")
+        raise InputError(f"{len(these)} trainings against {len(others)}; expected the same number on both sides")
     errors, words = _by_utterance([*these, *others])
     ours, theirs = errors[: len(these)].sum(0), errors[len(these) :].sum(0)
     words = words[: len(these)].sum(0)
@@ -234,10 +288,10 @@ def difference_of_seeds(
 
 
 def _by_utterance(trainings: Sequence[Sequence[ScoredUtterance]]) -> tuple[np.ndarray, np.ndarray]:
-    """Errors and words, (trainings, utterances) each, the utterances in one order.
+    """Return errors and words, (trainings, utterances) each, with the utterances in one order.
 
     Raises:
-        InputError: the trainings aren't of the same utterances.
+        InputError: the trainings' utterances differ.
     """
     tables = [{(row.file, row.reference): row.words for row in rows} for rows in trainings]
     if any(table.keys() != tables[0].keys() for table in tables):
