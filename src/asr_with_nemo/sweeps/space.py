@@ -14,14 +14,13 @@ own search in this:
 """
 
 import copy
-import difflib
 import itertools
 import json
 import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,51 +34,16 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from asr_with_nemo.base.files import read_text
-from asr_with_nemo.base.values import is_number, is_whole
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.sweeps.schema import UNUSED_KEYS, Metric, Nested, Section, check_content
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # TPE's constant_liar and the journal
 Config = dict[str, Any]
 """What a trial is given: the value of each parameter, nested where the sweep file nests."""
 STARTUP = 5  # random trials before TPE models anything; Optuna's 10 are all of a short sweep
-PARAMETER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-UNUSED_KEYS = ("program", "command", "controller", "apiVersion", "kind")
-"""Keys of W&B's schema for its own command, which starts a program for each trial; here a function is called."""
-KEYS = ("description", "entity", "project", "name", "method", "metric", "parameters", "early_terminate", "run_cap")
-KEYS += UNUSED_KEYS
-ONLINE_KEYS = ("job", "image_uri", "scheduler", "metrics")
-"""Keys of W&B's schema that stand for something which only its server has."""
-METHODS = ("grid", "random", "bayes")
-METRIC_KEYS = ("name", "goal", "target")
-ONLINE_METRIC_KEYS = ("impute", "impute_while_running")
-EARLY_KEYS = ("type", "min_iter", "max_iter", "s", "eta", "strict")
-DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], dict[str, float]]] = {
-    "constant": (("value",), {}),
-    "categorical": (("values",), {}),
-    "categorical_w_probabilities": (("values", "probabilities"), {}),
-    "int_uniform": (("min", "max"), {}),
-    "uniform": (("min", "max"), {}),
-    "q_uniform": (("min", "max"), {"q": 1}),
-    "log_uniform": (("min", "max"), {}),
-    "q_log_uniform": (("min", "max"), {"q": 1}),
-    "inv_log_uniform": (("min", "max"), {}),
-    "log_uniform_values": (("min", "max"), {}),
-    "q_log_uniform_values": (("min", "max"), {"q": 1}),
-    "inv_log_uniform_values": (("min", "max"), {}),
-    "normal": ((), {"mu": 0, "sigma": 1}),
-    "q_normal": ((), {"mu": 0, "sigma": 1, "q": 1}),
-    "log_normal": ((), {"mu": 0, "sigma": 1}),
-    "q_log_normal": ((), {"mu": 0, "sigma": 1, "q": 1}),
-    "beta": ((), {"a": 1, "b": 1}),
-    "q_beta": ((), {"a": 1, "b": 1, "q": 1}),
-}
-"""W&B's distributions: the keys that each must have, and those that it may have with their defaults.
-
-Source: https://docs.wandb.ai/models/sweeps/sweep-config-keys and the schema of github.com/wandb/sweeps."""
 TAIL = 1e-6
 """The share of each tail of a normal, log-normal or beta distribution that is never drawn."""
-LARGEST_EXPONENT = 700  # e^710 is more than a float holds
 LARGEST_GRID = 1_000_000  # values of one parameter
 
 
@@ -168,20 +132,6 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Metric:
-    """What a sweep optimises; it ends when a trial reaches `target`."""
-
-    name: str
-    goal: str = "minimize"
-    target: float | None = None
-
-    @property
-    def sign(self) -> int:
-        """1 where less is better, -1 where more is."""
-        return 1 if self.goal == "minimize" else -1
-
-
-@dataclass(frozen=True)
 class Sweep:
     """A sweep file, read and checked by `load`.
 
@@ -228,7 +178,8 @@ class Sweep:
             InputError: nothing of that says so.
         """
         count = asked or self.run_cap or self.cells
-        _expect(count, self.file, f"{self.method} has no end of its own; give --count, or run_cap in it")
+        if not count:
+            raise InputError(f"{self.file}: method {self.method} has no end of its own; give --count, or add run_cap")
         return count
 
     @property
@@ -309,171 +260,49 @@ def load_sweep(file: str | os.PathLike) -> Sweep:
 
 
 def check_sweep(config: object, file: str | os.PathLike) -> Sweep:
-    """Check what a sweep file says, as `load` does; `file` is what messages call it."""
+    """Check the content of a sweep file, as `load_sweep` does.
+
+    Args:
+        config: the file's keys and values; it isn't changed.
+        file: how messages call it.
+
+    Raises:
+        InputError: as `load_sweep`.
+    """
     where = str(file)
     config = copy.deepcopy(config)
-    _expect(isinstance(config, dict) and config, where, "expected W&B's sweep keys (method, metric, parameters)")
-    for key in config:
-        _expect(key not in ONLINE_KEYS, f"{where}: {key}", "has no equal without W&B's server; leave it out")
-        _known(where, key, KEYS)
-    method = config.get("method")
-    _expect(method is not None, where, f"lacks `method`; expected one of {', '.join(METHODS)}")
-    _expect(method != "custom", f"{where}: method", "custom has no equal without W&B's server; use grid, random, bayes")
-    _known(f"{where}: method", method, METHODS, "method")
-    run_cap = config.get("run_cap")
-    capped = run_cap is None or (is_whole(run_cap) and run_cap > 0)
-    _expect(capped, f"{where}: run_cap", f"{run_cap!r}: expected 1 or more")
-    for key in ("name", "project", "entity", "description", "program"):
-        _expect(isinstance(config.get(key, ""), str), f"{where}: {key}", f"{config.get(key)!r}: expected a text")
-    metric = _metric(config["metric"], f"{where}: metric") if "metric" in config else None
-    _expect(metric or method != "bayes", where, "method bayes needs a `metric` with a name to optimise")
-    hyperband = None
-    if "early_terminate" in config:
-        _expect(metric, where, "early_terminate needs a `metric` with a name to compare trials by")
-        hyperband = _hyperband(config["early_terminate"], f"{where}: early_terminate", metric)
-    _expect("parameters" in config, where, "lacks `parameters`, the names and values to try")
-    parameters = list(_parameters(config["parameters"], f"{where}: parameters", ()))
+    content = check_content(config, where)
+    parameters = list(_flatten(content.parameters, config["parameters"], ()))
     for one, other in itertools.combinations(parameters, 2):
-        _expect(one.name != other.name, f"{where}: parameters.{one.name}", "is there twice, nested and dotted")
-    if method == "grid":
-        parameters = [_gridded(parameter, where) for parameter in parameters]
-    name = config.get("name") or Path(file).stem
-    return Sweep(where, config, name, method, tuple(parameters), metric, hyperband, run_cap)
+        if one.name == other.name:
+            raise InputError(f"{where}: parameters.{one.name}: defined twice, nested and dotted; remove one of them")
+    if content.method == "grid":
+        parameters = [_as_grid(parameter, where) for parameter in parameters]
+    early, hyperband = content.early_terminate, None
+    if early:
+        hyperband = Hyperband(early.brackets, early.eta, content.metric.sign, early.strict)
+    name = content.name or Path(file).stem
+    return Sweep(where, config, name, content.method, tuple(parameters), content.metric, hyperband, content.run_cap)
 
 
-def _expect(condition: object, where: str, what: str) -> None:
-    """Raise an `InputError` about a place in the file unless the condition holds."""
-    if not condition:
-        raise InputError(f"{where}: {what}")
+def _flatten(section: Mapping[str, Section], given: dict, path: tuple[str, ...]) -> Iterator[Parameter]:
+    for name, model in section.items():
+        if isinstance(model, Nested):
+            yield from _flatten(model.parameters, given[name]["parameters"], (*path, name))
+        else:  # the values as given, since the models turn whole numbers into floats
+            spec = model.model_dump() | given[name]
+            yield Parameter((*path, name), spec.pop("distribution", model.distribution), spec)
 
 
-def _known(where: str, key: object, known: Sequence[str], kind: str = "key") -> None:
-    if key not in known:
-        near = difflib.get_close_matches(str(key), known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise InputError(f"{where}: {key!r} is no {kind} that W&B knows; {hint}expected one of {', '.join(known)}")
-
-
-def _is_finite(value: object) -> bool:
-    return is_number(value) and math.isfinite(value)
-
-
-def _metric(metric: object, where: str) -> Metric:
-    _expect(isinstance(metric, dict), where, "expected `name` and `goal`")
-    for key in metric:
-        if key == "impute_while_running" and metric[key] in ("false", False):
-            continue
-        _expect(key not in ONLINE_METRIC_KEYS, f"{where}.{key}", "has no equal without W&B's server; leave it out")
-        _known(where, key, METRIC_KEYS)
-    name, goal, target = metric.get("name"), metric.get("goal", "minimize"), metric.get("target")
-    _expect(isinstance(name, str) and name, f"{where}.name", f"{name!r}: expected the name of a metric")
-    _known(f"{where}.goal", goal, ("minimize", "maximize"), "goal")
-    _expect(target is None or _is_finite(target), f"{where}.target", f"{target!r}: expected a number")
-    return Metric(name, goal, target)
-
-
-def _hyperband(early: object, where: str, metric: Metric) -> "Hyperband":
-    _expect(isinstance(early, dict), where, "expected `type: hyperband` with min_iter, or with max_iter and s")
-    for key in early:
-        _known(where, key, EARLY_KEYS)
-    _known(f"{where}.type", early.get("type"), ("hyperband",), "type")
-    for key in ("min_iter", "max_iter", "s"):
-        value = early.get(key)
-        _expect(value is None or (is_whole(value) and value >= 1), f"{where}.{key}", f"{value!r}: expected 1, 2, 3 ...")
-    eta, strict = early.get("eta", 3), early.get("strict", True)
-    _expect(_is_finite(eta) and eta > 1, f"{where}.eta", f"{eta!r}: expected a number above 1")
-    _expect(isinstance(strict, bool), f"{where}.strict", f"{strict!r}: expected true or false")
-    first, last, count = early.get("min_iter"), early.get("max_iter"), early.get("s")
-    _expect(first or (last and count), where, "expected min_iter, or max_iter together with s")
-    if last and count:
-        # As W&B does, whatever min_iter says beside them.
-        brackets = sorted({int(last / eta**power) for power in range(1, count + 1)} - {0})
-        _expect(brackets, where, f"no bracket is left: max_iter / eta is {last / eta:.2g}; raise max_iter or lower eta")
-    else:
-        _expect(not last or first <= last, where, f"min_iter {first} is above max_iter {last}")
-        end = last or 1_000_000
-        grown = itertools.takewhile(lambda bracket: bracket <= end, (int(first * eta**power) for power in range(100)))
-        brackets = sorted(set(grown))
-    return Hyperband(tuple(brackets), eta, metric.sign, strict)
-
-
-def _parameters(section: object, where: str, path: tuple[str, ...]) -> Iterator[Parameter]:
-    _expect(isinstance(section, dict) and section, where, "expected names, each with the values to try")
-    for name, spec in section.items():
-        here = f"{where}.{name}"
-        named = isinstance(name, str) and PARAMETER_NAME.fullmatch(name)
-        _expect(
-            named, where, f"{name!r} is no name that W&B takes; expected letters, digits, _ . - with no digit first"
-        )
-        _expect(isinstance(spec, dict), here, f"{spec!r}: expected value, values, min and max, or a distribution")
-        if "parameters" in spec:
-            _expect(len(spec) == 1, here, "a parameter with `parameters` of its own can have no other key")
-            yield from _parameters(spec["parameters"], f"{here}.parameters", (*path, name))
-        else:
-            yield _parameter(spec, here, (*path, name))
-
-
-def _parameter(spec: dict, where: str, path: tuple[str, ...]) -> Parameter:
-    kind = spec["distribution"] if "distribution" in spec else _inferred(spec, where)
-    if "min" in spec:
-        spec["distribution"] = kind
-    _known(f"{where}.distribution", kind, tuple(DISTRIBUTIONS), "distribution")
-    required, defaults = DISTRIBUTIONS[kind]
-    given = {key: value for key, value in spec.items() if key != "distribution"}
-    for key in given:
-        _known(f"{where}, {kind}", key, (*required, *defaults))
-    for key in required:
-        _expect(key in given, where, f"{kind} lacks {key!r}; it has {', '.join((*required, *defaults))}")
-    filled = {**defaults, **given}
-    for key in ("min", "max", "mu", "sigma", "a", "b", "q"):
-        if key in filled:
-            _expect(_is_finite(filled[key]), f"{where}.{key}", f"{filled[key]!r}: expected a number")
-            above_zero = key not in ("sigma", "a", "b", "q") or filled[key] > 0
-            _expect(above_zero, f"{where}.{key}", f"{filled[key]}: expected a number above 0")
-    if "min" in filled:
-        low, high = filled["min"], filled["max"]
-        if kind == "int_uniform":
-            _expect(is_whole(low) and is_whole(high), where, f"int_uniform with {low} to {high}: expected integers")
-        _expect(low < high, where, f"min {low} is not below max {high}")
-        if kind.endswith("_values"):
-            _expect(low > 0, f"{where}.min", f"{low}: expected a number above 0, for its logarithm is taken")
-        elif "log_uniform" in kind:
-            bounded = max(abs(low), abs(high)) < LARGEST_EXPONENT
-            _expect(bounded, where, f"min and max of {kind} are exponents of e; for values, use {kind}_values")
-    if "log_normal" in kind:
-        bounded = filled["mu"] + 5 * filled["sigma"] < LARGEST_EXPONENT
-        _expect(bounded, where, f"mu and sigma of {kind} are of the logarithm; these make values without end")
-    if "values" in filled:
-        values = filled["values"]
-        _expect(isinstance(values, list) and values, f"{where}.values", f"{values!r}: expected a list of values")
-    if "probabilities" in filled:
-        shares = filled["probabilities"]
-        right = isinstance(shares, list) and all(_is_finite(share) and share >= 0 for share in shares)
-        right = right and len(shares) == len(filled["values"]) and math.isclose(sum(shares), 1, abs_tol=1e-6)
-        _expect(right, f"{where}.probabilities", f"{shares!r}: expected a share for each value, 1 together")
-    return Parameter(path, kind, filled)
-
-
-def _inferred(spec: dict, where: str) -> str:
-    """The distribution that W&B takes where none is named."""
-    if "value" in spec:
-        return "constant"
-    if "values" in spec:
-        return "categorical_w_probabilities" if "probabilities" in spec else "categorical"
-    for key in spec:
-        _known(where, key, ("distribution", "value", "values", "probabilities", "min", "max", "parameters"))
-    _expect("min" in spec and "max" in spec, where, "expected value, values, min and max, or a distribution")
-    return "int_uniform" if is_whole(spec["min"]) and is_whole(spec["max"]) else "uniform"
-
-
-def _gridded(parameter: Parameter, where: str) -> Parameter:
-    if "max" in parameter.spec:
-        size = (parameter.spec["max"] - parameter.spec["min"]) / parameter.spec.get("q", 1)
-        _expect(size < LARGEST_GRID, f"{where}: parameters.{parameter.name}", f"{size:,.0f} values are no grid")
+def _as_grid(parameter: Parameter, where: str) -> Parameter:
+    """Return the parameter as the list of its values."""
+    here, spec, kind = f"{where}: parameters.{parameter.name}", parameter.spec, parameter.kind
+    if "max" in spec and (size := (spec["max"] - spec["min"]) / spec.get("q", 1)) >= LARGEST_GRID:
+        raise InputError(f"{here}: {size:,.0f} values are too many for a grid; use method random, or list `values`")
     values = parameter.values()
-    allowed = "constant, categorical, int_uniform and q_uniform"
-    what = f"a grid has no {parameter.kind}, only {allowed}; list `values`, or use method random"
-    _expect(values is not None, f"{where}: parameters.{parameter.name}", what)
+    if values is None:
+        allowed = "constant, categorical, int_uniform and q_uniform"
+        raise InputError(f"{here}: a grid can't have {kind}, only {allowed}; list `values`, or use method random")
     return Parameter(parameter.path, "categorical", {"values": values})
 
 
