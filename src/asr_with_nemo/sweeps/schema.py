@@ -4,7 +4,7 @@ import difflib
 import itertools
 import math
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self, Union, get_args
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model, model_validator
 
@@ -218,7 +218,8 @@ def _problem(error: Mapping[str, Any]) -> str:
     kind, path, found = error["type"], error["loc"], error["input"]
     key, section = path[-1] if path else "", path[-2] if len(path) > 1 else ""
     fields = _SECTIONS.get(section, Content).model_fields
-    choices = get_args(fields[key].annotation) if key in fields else ()
+    annotation = fields[key].annotation if key in fields else None
+    choices = get_args(annotation) if get_origin(annotation) is Literal else ()
     # After the name of each parameter, pydantic puts that of its distribution.
     is_parameter = path[:1] == ("parameters",)
     place = [str(part) for at, part in enumerate(path) if not is_parameter or at % 3 != 2]
