@@ -13,9 +13,9 @@ from asr_with_nemo.errors import InputError
 
 UNUSED_KEYS = ("program", "command", "controller", "apiVersion", "kind")
 """Keys that W&B's own command reads to start a program for each trial; here a function is called."""
-SERVER_ONLY = ("job", "image_uri", "scheduler", "metrics", "impute", "impute_while_running", "custom")
+_SERVER_ONLY = ("job", "image_uri", "scheduler", "metrics", "impute", "impute_while_running", "custom")
 """Keys, and a method, that only W&B's server implements."""
-LARGEST_EXPONENT = 700  # e^710 is more than a float holds
+_LARGEST_EXPONENT = 700  # e^710 is more than a float holds
 
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _Positive = Annotated[_Number, Field(gt=0)]
@@ -63,9 +63,9 @@ class _Distribution(Section):
         kind, low, high, shares = spec["distribution"], spec.get("min"), spec.get("max"), spec.get("probabilities")
         if low is not None and low >= high:
             raise ValueError(f"min {low:g} isn't below max {high:g}")
-        if kind.endswith("log_uniform") and max(abs(low), abs(high)) >= LARGEST_EXPONENT:
+        if kind.endswith("log_uniform") and max(abs(low), abs(high)) >= _LARGEST_EXPONENT:
             raise ValueError(f"min and max of {kind} are exponents of e; for the values themselves use {kind}_values")
-        if kind.endswith("log_normal") and spec["mu"] + 5 * spec["sigma"] >= LARGEST_EXPONENT:
+        if kind.endswith("log_normal") and spec["mu"] + 5 * spec["sigma"] >= _LARGEST_EXPONENT:
             raise ValueError(f"mu and sigma of {kind} are of the logarithm; these give values that overflow a float")
         if shares and not (len(shares) == len(spec["values"]) and math.isclose(sum(shares), 1, abs_tol=1e-6)):
             raise ValueError(f"probabilities: {shares}: expected one for each value, with a sum of 1")
@@ -127,7 +127,7 @@ class Metric(Section):
 
     @property
     def sign(self) -> int:
-        """1 where less is better, -1 where more is."""
+        """1 if a lower value is better, else -1."""
         return 1 if self.goal == "minimize" else -1
 
 
@@ -223,9 +223,9 @@ def _problem(error: Mapping[str, Any]) -> str:
     # After the name of each parameter, pydantic puts that of its distribution.
     is_parameter = path[:1] == ("parameters",)
     place = [str(part) for at, part in enumerate(path) if not is_parameter or at % 3 != 2]
-    if key in SERVER_ONLY and not is_parameter:
+    if key in _SERVER_ONLY and not is_parameter:
         what = "needs W&B's server; leave it out"
-    elif path == ("method",) and found in SERVER_ONLY:
+    elif path == ("method",) and found in _SERVER_ONLY:
         what = f"{found!r} needs W&B's server; expected one of {', '.join(choices)}"
     elif kind in ("extra_forbidden", "invalid_key"):
         place.pop()

@@ -1,16 +1,15 @@
-"""Hyperparameter sweeps from W&B's sweep file: what the file says, checked, and the configs that are drawn from it.
+"""The search space of a sweep: read from a W&B sweep file, and the configs that are sampled from it.
 
-With an account, W&B's server searches; with none, Optuna does (`sweep_store`, `sweep_runs`). Offline differs from W&B's
-own search in this:
+With an account, W&B's server searches; without one, Optuna does (`store`, `run`). Offline differs from W&B's search:
 
-- `bayes` is a tree-structured Parzen estimator, not a Gaussian process; trials that fail are left out of what it learns
-  from, not counted as the worst;
+- `bayes` is a tree-structured Parzen estimator, not a Gaussian process; it ignores failed trials, where
+  W&B counts them as the worst;
 - hyperband looks at each report, not every few minutes; a bracket of 3 is the third report, where W&B's code counts
-  from 0; a report that is no number counts as the worst, where W&B leaves it out;
-- a grid over q_uniform has the upper bound too, and its last parameter changes fastest, where W&B sorts the names;
-- a number such as 1e-5 is one, not a text; min and max of which one is whole and one isn't are uniform, where W&B's
+  from 0; a NaN counts as the worst value, where W&B ignores it;
+- a grid over q_uniform includes the upper bound; its last parameter changes fastest, where W&B sorts the names;
+- 1e-5 is read as a number, not as a string; an integer min with a float max, or the reverse, is uniform, where W&B's
   client asks for the distribution;
-- of a normal, log-normal or beta distribution the last millionth of each tail is never drawn.
+- the outermost millionth of each tail of a normal, log-normal or beta distribution is never sampled.
 """
 
 import copy
@@ -40,11 +39,10 @@ from asr_with_nemo.sweeps.schema import UNUSED_KEYS, Metric, Nested, Section, ch
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # TPE's constant_liar and the journal
 Config = dict[str, Any]
-"""What a trial is given: the value of each parameter, nested where the sweep file nests."""
-STARTUP = 5  # random trials before TPE models anything; Optuna's 10 are all of a short sweep
-TAIL = 1e-6
-"""The share of each tail of a normal, log-normal or beta distribution that is never drawn."""
-LARGEST_GRID = 1_000_000  # values of one parameter
+"""A trial's config: the value of each parameter, nested as in the sweep file."""
+STARTUP = 5  # random trials before TPE starts to model; Optuna's default, 10, would be all of a short sweep
+_TAIL = 1e-6  # the share of each tail of a normal, log-normal or beta distribution that is never sampled
+_LARGEST_GRID = 1_000_000  # values of one parameter
 
 
 # --- The file ---------------------------------------------------------------------------------------------------------
@@ -55,9 +53,9 @@ class Parameter:
     """One parameter of a sweep.
 
     Attributes:
-        path: its name, below the names of the parameters that it is nested in.
-        kind: one of `DISTRIBUTIONS`.
-        spec: that distribution's keys, defaults filled in.
+        path: the names of the parameters that it is nested in, then its own.
+        kind: one of `schema.DISTRIBUTIONS`.
+        spec: the keys of that distribution, defaults filled in.
     """
 
     path: tuple[str, ...]
@@ -66,14 +64,20 @@ class Parameter:
 
     @property
     def name(self) -> str:
-        """Its dotted name."""
+        """The dotted name.
+
+        Example:
+            >>> Parameter(("optim", "lr"), "constant", {"value": 0.01}).name
+            'optim.lr'
+        """
         return ".".join(self.path)
 
     @cached_property
     def distribution(self) -> BaseDistribution:
-        """What Optuna draws from, and `value` turns into the parameter's value.
+        """The distribution that Optuna samples; `value` converts a sample to the parameter's value.
 
-        Values of any type are drawn as JSON. What has no equal of its own in Optuna is drawn as a quantile.
+        Categories are sampled as JSON, so that they can have any type. Distributions that Optuna lacks are sampled as a
+        quantile in (0, 1).
         """
         spec = self.spec
         low, high = spec.get("min"), spec.get("max")
@@ -90,10 +94,15 @@ class Parameter:
             return FloatDistribution(math.exp(-high), math.exp(-low), log=True)
         if "log_uniform_values" in self.kind:  # log(1/x) is uniform where log(x) is
             return FloatDistribution(low, high, log=True)
-        return FloatDistribution(TAIL, 1 - TAIL)
+        return FloatDistribution(_TAIL, 1 - _TAIL)
 
     def value(self, drawn: Any) -> Any:
-        """The parameter's value, from what Optuna drew."""
+        """Convert a sample of Optuna's to the parameter's value.
+
+        Example:
+            >>> Parameter(("x",), "q_uniform", {"min": 0.0, "max": 1.0, "q": 0.1}).value(0.34)
+            0.3
+        """
         if self.kind in ("constant", "categorical"):
             return json.loads(drawn)
         if self.kind == "categorical_w_probabilities":
@@ -118,7 +127,12 @@ class Parameter:
         return math.exp(quantile) if "log" in self.kind else quantile
 
     def values(self) -> list[Any] | None:
-        """Each value that it can have, for a grid; None where they are too many to count."""
+        """List the possible values, for a grid; None for a continuous distribution.
+
+        Example:
+            >>> Parameter(("x",), "int_uniform", {"min": 3, "max": 5}).values()
+            [3, 4, 5]
+        """
         if self.kind == "constant":
             return [self.spec["value"]]
         if self.kind == "categorical":
@@ -133,21 +147,21 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep file, read and checked by `load`.
+    """A sweep file, read and checked by `load_sweep`.
 
     Attributes:
-        file: where it came from, for messages.
-        config: what it says, for W&B; `distribution` is filled in where W&B's client won't guess it.
-        name: its `name`, or that of the file.
-        method: one of `METHODS`.
+        file: its path, for messages.
+        config: its content, for W&B; `distribution` is filled in where W&B's client doesn't infer it.
+        name: its `name`, by default the file's name without suffix.
+        method: grid, random or bayes.
         parameters: in the order of the file, nested ones flattened; for a grid, each with its list of values.
-        metric: None where the file names none.
-        hyperband: when trials are stopped early; None for never.
-        run_cap: the most trials that there may be.
+        metric: None if the file has none.
+        hyperband: the pruner that stops trials early; None if the file has no `early_terminate`.
+        run_cap: the largest number of trials; None for no limit.
     """
 
     IDENTITY: ClassVar = ("method", "metric", "parameters", "early_terminate")
-    """Keys of the config that tell one sweep from another."""
+    """Keys of the config that must be equal in the same sweep."""
 
     file: str
     config: Config
@@ -160,22 +174,22 @@ class Sweep:
 
     @property
     def space(self) -> dict[str, BaseDistribution]:
-        """What Optuna draws for a trial: a distribution for each name."""
+        """Optuna's search space: dotted name → distribution."""
         return {parameter.name: parameter.distribution for parameter in self.parameters}
 
     @property
     def note(self) -> str:
-        """A line that names the keys of the file that change nothing here; empty where there are none."""
+        """A line with the keys of the file that have no effect here; empty if there are none."""
         unused = [key for key in UNUSED_KEYS if key in self.config]
         if self.config.get("early_terminate", {}).keys() >= {"min_iter", "max_iter", "s"}:
             unused.append("early_terminate.min_iter")
         return f"{self.file}: has no effect here: {', '.join(unused)}" if unused else ""
 
     def count(self, asked: int | None) -> int:
-        """How many trials there are to be: as asked for, else the file's run_cap, else all of a grid.
+        """Return the number of trials: `asked`, by default the file's run_cap, else the size of the grid.
 
         Raises:
-            InputError: nothing of that says so.
+            InputError: none of these is given.
         """
         count = asked or self.run_cap or self.cells
         if not count:
@@ -184,20 +198,20 @@ class Sweep:
 
     @property
     def cells(self) -> int | None:
-        """Combinations in the grid; None for the other methods."""
+        """The number of combinations in the grid; None for the other methods."""
         if self.method != "grid":
             return None
         return math.prod(len(parameter.distribution.choices) for parameter in self.parameters)
 
     def cell(self, number: int) -> dict[str, Any]:
-        """What would be drawn for one of the grid's combinations; the last parameter changes fastest."""
+        """Return the samples of the grid's combination of this number; the last parameter changes fastest."""
         sizes = [len(parameter.distribution.choices) for parameter in self.parameters]
         places = np.unravel_index(number, sizes)
         pairs = zip(self.parameters, places, strict=True)
         return {parameter.name: parameter.distribution.choices[int(place)] for parameter, place in pairs}
 
     def configuration(self, drawn: Mapping[str, Any]) -> Config:
-        """A trial's config, from what Optuna drew."""
+        """Convert a trial's samples, dotted name → sample, to its config."""
         config: Config = {}
         for parameter in self.parameters:
             *outer, last = parameter.path
@@ -208,7 +222,7 @@ class Sweep:
         return config
 
     def values(self, config: Config) -> dict[str, Any]:
-        """A trial's config as dotted name → value, nested parameters flattened."""
+        """Flatten a trial's config to dotted name → value."""
         values = {}
         for parameter in self.parameters:
             value: Any = config
@@ -218,22 +232,27 @@ class Sweep:
         return values
 
     def sampler(self, seed: int | None, index: int) -> optuna.samplers.BaseSampler:
-        """What draws the trial of this index: the same for the same seed, in whatever process, also after a resume."""
+        """Return the sampler of the trial of this index; with a seed, the same in each process and after a resume."""
         if seed is not None:
             seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
         if self.method == "bayes":
-            # Trials that others work on count as bad ones until they are done, so that no two draw the same.
+            # Running trials count as bad ones, so that two workers don't sample the same values.
             return optuna.samplers.TPESampler(n_startup_trials=STARTUP, constant_liar=True, seed=seed)
         return optuna.samplers.RandomSampler(seed=seed)
 
 
 def as_json(value: Any) -> str:
-    """A value as text that is the same whenever the value is."""
+    """Return the value as JSON with sorted keys, so that equal values give equal text.
+
+    Example:
+        >>> as_json({"b": 1, "a": [True, None]})
+        '{"a": [true, null], "b": 1}'
+    """
     return json.dumps(value, sort_keys=True)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as W&B reads it, but that a number needs no dot before its exponent."""
+    """A YAML loader as W&B's, except that a number needs no dot before its exponent: 1e-5."""
 
 
 _Loader.add_implicit_resolver(
@@ -242,20 +261,20 @@ _Loader.add_implicit_resolver(
 
 
 def load_sweep(file: str | os.PathLike) -> Sweep:
-    """Read one of W&B's sweep files and check it against W&B's schema.
+    """Read a W&B sweep file and check it against W&B's schema.
 
-    Numbers such as 1e-5, which W&B's own reader takes for text, are numbers.
+    Numbers such as 1e-5, which W&B's own reader takes for strings, are numbers.
 
     Raises:
-        InputError: it can't be read, has a key, method or distribution that W&B doesn't know, a value that is not what
-            is expected there, or a key that stands for something only W&B's server has.
+        InputError: the file can't be read, or has an unknown key, method or distribution, a wrong value, or a key that
+            needs W&B's server. The message has a line for each mistake.
     """
     file = Path(file)
     text = read_text(file, "a sweep file", "no such sweep file")
     try:
         config = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise InputError(f"{file}: can't be read as YAML: {error}") from error
+        raise InputError(f"{file}: isn't valid YAML: {error}") from error
     return check_sweep(config, file)
 
 
@@ -297,7 +316,7 @@ def _flatten(section: Mapping[str, Section], given: dict, path: tuple[str, ...])
 def _as_grid(parameter: Parameter, where: str) -> Parameter:
     """Return the parameter as the list of its values."""
     here, spec, kind = f"{where}: parameters.{parameter.name}", parameter.spec, parameter.kind
-    if "max" in spec and (size := (spec["max"] - spec["min"]) / spec.get("q", 1)) >= LARGEST_GRID:
+    if "max" in spec and (size := (spec["max"] - spec["min"]) / spec.get("q", 1)) >= _LARGEST_GRID:
         raise InputError(f"{here}: {size:,.0f} values are too many for a grid; use method random, or list `values`")
     values = parameter.values()
     if values is None:
@@ -311,18 +330,18 @@ def _as_grid(parameter: Parameter, where: str) -> Parameter:
 
 @dataclass(frozen=True)
 class Hyperband(optuna.pruners.BasePruner):
-    """W&B's early_terminate: at each bracket go on with the best 1/eta of the trials that came so far.
+    """W&B's early_terminate: at each bracket, continue the best 1/eta of the trials that have reached it.
 
     A bracket is a number of reports of the metric. Trials don't wait for one another: each is compared with those that
-    were there before it, which is the asynchronous successive halving of L. Li et al., "A System for Massively
+    reached the bracket before it, which is the asynchronous successive halving of L. Li et al., "A System for Massively
     Parallel Hyperparameter Tuning", MLSys 2020, with W&B's threshold: of n sorted values, the one at int(n / eta).
-    Optuna's own pruners take neither W&B's brackets nor an eta that is not whole.
+    Optuna's own pruners support neither W&B's brackets nor a fractional eta.
 
     Attributes:
         brackets: ascending.
-        eta: above 1.
-        sign: 1 where less is better, -1 where more is.
-        strict: compare the value at the bracket; otherwise the best until now.
+        eta: greater than 1.
+        sign: 1 if a lower value is better, else -1.
+        strict: compare the value at the bracket; otherwise the best value so far.
     """
 
     brackets: tuple[int, ...]
@@ -331,7 +350,7 @@ class Hyperband(optuna.pruners.BasePruner):
     strict: bool
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether the trial, which has just reported, is to stop."""
+        """Decide whether to stop a trial that has just reported."""
         own = self._history(trial)
         bracket = max((bracket for bracket in self.brackets if bracket <= len(own)), default=None)
         if bracket is None:
@@ -349,7 +368,7 @@ class Hyperband(optuna.pruners.BasePruner):
 
 
 def preview_trials(sweep: Sweep, count: int, seed: int | None = None) -> list[Config]:
-    """The configs of the first `count` trials; those of bayes after the first few depend on how the trials end."""
+    """Return the configs of the first `count` trials; with bayes, all after the first few depend on results."""
     study = optuna.create_study(direction=sweep.metric.goal if sweep.metric else "minimize")
     configs = []
     for index in range(min(count, sweep.cells or count)):
