@@ -26,8 +26,8 @@ def main(
         int | None,
         typer.Option(
             min=1,
-            help="Number of trials; offline, those already in the store included. By default the file's run_cap, or the "
-            "whole grid; without either it is required.",
+            help="Number of trials; offline, those already in the store included. By default the file's run_cap, or "
+            "the whole grid; without either it is required.",
         ),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Offline: number of processes that run trials in parallel.")] = 1,
