@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Search for the best hyperparameters, as one of W&B's sweep files says."""
+"""Search for the best hyperparameters by a W&B sweep file."""
 
 import json
 import sys
@@ -15,47 +15,78 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def main(
-    file: Annotated[Path, typer.Argument(help="A sweep file, as W&B takes it.", metavar="SWEEP.yaml")],
+    file: Annotated[
+        Path, typer.Argument(help="A W&B sweep file: method, metric and parameters.", metavar="SWEEP.yaml")
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="Hydra overrides of the training config: key=value.", metavar="[KEY=VALUE]..."),
+        typer.Argument(help="Hydra overrides of the training config, for all trials.", metavar="[KEY=VALUE]..."),
     ] = None,
     count: Annotated[
-        int | None, typer.Option(min=1, help="Trials, finished ones included; by default run_cap, or the whole grid.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of trials; offline, those already in the store included. By default the file's run_cap, or "
+            "the whole grid; without either it is required.",
+        ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that work on it side by side.")] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what the store has, or help there.")] = False,
-    seed: Annotated[int | None, typer.Option(min=0, help="The same seed draws the same trials (one worker).")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the file and print what would be tried.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Offline: number of processes that run trials in parallel.")] = 1,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Offline: continue the sweep in the store, also while other workers run it."),
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Offline: the same seed samples the same trials, with one worker.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check the file, print the configs of --count trials (by default run_cap, or 5), and stop.",
+        ),
+    ] = False,
     objective: Annotated[
         str | None,
-        typer.Option(help="Optimise this instead of a training; it is called with (config, report).", metavar="M:F"),
+        typer.Option(
+            help="Optimize this Python function, called with (config, report), instead of training a model.",
+            metavar="MODULE:FUNCTION",
+        ),
     ] = None,
     store: Annotated[
-        Path | None, typer.Option(help="The sweep's folder; by default runs/sweeps/ and the file's name.")
+        Path | None,
+        typer.Option(help="Offline: folder for the trials and results; by default runs/sweeps/ and the file's name."),
     ] = None,
     join: Annotated[
-        str | None, typer.Option(help="With an account: help with the sweep of this id.", metavar="[ENTITY/PROJECT/]ID")
+        str | None,
+        typer.Option(
+            help="With a W&B account: run trials of the existing sweep with this id.", metavar="[ENTITY/PROJECT/]ID"
+        ),
     ] = None,
-    config_path: Annotated[Path, typer.Option(help="The folder of the training config.")] = CONFIGS,
-    config_name: Annotated[str, typer.Option(help="The training config's name.")] = "config",
+    config_path: Annotated[Path, typer.Option(help="Folder of the training config.")] = CONFIGS,
+    config_name: Annotated[str, typer.Option(help="Name of the training config, without .yaml.")] = "config",
 ) -> None:
-    """Search for the best hyperparameters, as one of W&B's sweep files says.
+    """Search for the best hyperparameters by a W&B sweep file.
 
-    With an account, W&B's server chooses each trial, and other machines help with --join. With none, Optuna does, in a
-    store on this machine or on a shared folder: there --count says how many trials the store shall have, and the same
-    command with --resume goes on, or helps from another machine. At the end the store (online, runs/sweeps/ID) has the
-    best config as best.yaml, a table, and pictures.
+    Each trial trains a model with the values that were sampled for it. Any dotted key of the training config can be a
+    parameter, and so can lr, epoch (or epochs), and dropout, that of the encoder's last block.
 
-    Any dotted key of the training config can be a parameter, and so can lr, epoch and dropout (of the last block).
-    A function of your own, --objective MODULE:FUNCTION, is called with the config and with report(metrics, step);
-    it may return the final metrics.
+    With a W&B account (WANDB_API_KEY or `wandb login`), W&B's server chooses the trials, and other machines join with
+    --join. Without one, Optuna does, in a store: a folder on this machine or a shared one. To continue a sweep, or to
+    join it from another machine that sees the folder, run the same command with --resume.
+
+    The results are in the store (with an account, in runs/sweeps/ID): best.yaml, the best trial's config; trials.csv,
+    a table; and plots.
+
+    With --objective, a trial calls your function instead, with its config (a dict) and report(metrics, step), to be
+    called after each epoch or so; it may return the final metrics as a dict.
 
     Examples:
 
         python scripts/sweep.py configs/sweep.yaml --dry-run
 
         python scripts/sweep.py configs/sweep_bayes.yaml --count 20 --workers 2 data_dir=data/synthetic
+
+        python scripts/sweep.py configs/sweep_bayes.yaml --count 40 --resume data_dir=data/synthetic
 
         python scripts/sweep.py configs/sweep.yaml --count 5 --join ENTITY/PROJECT/ID
 
@@ -76,7 +107,7 @@ def main(
     if configure_wandb() == "online":
         for option, given in (("--workers", workers > 1), ("--resume", resume), ("--seed", seed is not None)):
             if given:
-                raise InputError(f"{option}: W&B's server rules this sweep; see --join, or set WANDB_MODE=offline")
+                raise InputError(f"{option}: not available with W&B's server; use --join, or set WANDB_MODE=offline")
     folder = store or FOLDER / file.stem
     job = SweepJob(sweep, folder, objective, (str(config_path), config_name, tuple(overrides or ())))
     results = run_sweep(job, count, workers, resume, seed, join)

@@ -43,12 +43,10 @@ def test_a_parameter_that_is_no_key_of_the_config_is_refused_when_training_start
         return check_sweep({"method": "random", "parameters": parameters}, "sweep.yaml")
 
     assert preview_trials(sweep({"model.optim.lrr": {"value": 0.1}}), 1)  # in itself the file is fine
-    with pytest.raises(
-        InputError, match=r"sweep.yaml: parameters.model.optim.lrr: .*config.yaml has no key.*model.optim.lr"
-    ):
+    with pytest.raises(InputError, match=r"sweep.yaml: parameters.model.optim.lrr: .*config.yaml.*model.optim.lr "):
         Training(sweep({"model.optim.lrr": {"value": 0.1}}), *arguments)
     twice = sweep({"lr": {"value": 0.1}, "model": {"parameters": {"optim.lr": {"value": 0.2}}}})
-    with pytest.raises(InputError, match=r"lr and model.optim.lr are both model.optim.lr"):
+    with pytest.raises(InputError, match=r"sweep.yaml: parameters: lr and model.optim.lr "):
         Training(twice, *arguments)
 
 
@@ -111,7 +109,7 @@ def test_a_sweep_of_trainings_by_wandbs_agent(tmp_path: Path, small_corpus):
     data = f"data_dir={small_corpus.folder}"
     with WandbServer() as server:
         done = subprocess.run(
-            [sys.executable, str(ROOT / "scripts/sweep.py"), "sweep.yaml", "--count", "3", data],
+            [sys.executable, str(ROOT / "scripts/sweep.py"), "sweep.yaml", "--count", "2", data],
             cwd=tmp_path,
             env=known | server.environment(tmp_path),
             stdin=subprocess.DEVNULL,
@@ -120,7 +118,7 @@ def test_a_sweep_of_trainings_by_wandbs_agent(tmp_path: Path, small_corpus):
         )
         assert done.returncode == 0, done.stdout + done.stderr
         (made,) = server.sweeps.values()
-        assert len(made.trials) == 3
+        assert len(made.trials) == 2
         for run_id, parameters in made.trials:
             run = server.run(run_id)
             assert run.sweep == made.id and run.state == "finished"
@@ -131,7 +129,7 @@ def test_a_sweep_of_trainings_by_wandbs_agent(tmp_path: Path, small_corpus):
         folder = tmp_path / "runs" / "sweeps" / made.id
         chosen = load_config(folder, "best")
         assert chosen.model.optim.lr == best[1]["lr"]
-        assert [row["state"] for row in table(folder)] == ["finished"] * 3
+        assert [row["state"] for row in table(folder)] == ["finished"] * 2
         (model,) = (folder / "trials" / best[0]).glob("*/*.nemo")
         assert model.parent.parent == tmp_path / chosen.exp_manager.exp_dir
 

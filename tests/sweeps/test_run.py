@@ -14,6 +14,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
@@ -31,6 +32,7 @@ from asr_with_nemo.sweeps.trials import ATTEMPTS, _judge
 from asr_with_nemo.sweeps.workers import SweepJob
 from asr_with_nemo.tracking import session
 from tests.conftest import ROOT, run_script
+from tests.sweeps import invoke
 from tests.sweeps.test_space import PUBLISHED
 
 CONFIGS = ROOT / "configs"
@@ -112,8 +114,8 @@ def test_published_examples_run_with_a_function_of_ones_own(name: str, sweep_fil
 
 def test_the_dry_run_prints_a_config_a_line_and_what_has_no_effect(tmp_path: Path, sweep_file):
     file = sweep_file(PUBLISHED["a command and dotted names"])
-    done = run_script("sweep.py", file, "--dry-run", "--count", "4", "--seed", "1", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = invoke(file, "--dry-run", "--count", "4", "--seed", "1")
+    assert done.exit_code == 0, done.output
     assert [json.loads(line) for line in done.stdout.splitlines()] == preview_trials(load_sweep(file), 4, seed=1)
     assert done.stderr == f"{file}: has no effect here: program, command\n"
     assert {path.name for path in tmp_path.iterdir()} == {file.name}
@@ -122,9 +124,9 @@ def test_the_dry_run_prints_a_config_a_line_and_what_has_no_effect(tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nope:f", "can't import nope"),
-        ("math", "expected MODULE:FUNCTION"),
-        ("math:nope", "math has no function 'nope'"),
+        ("nope:f", "--objective nope:f"),
+        ("math", "--objective math: "),
+        ("math:nope", "--objective math:nope"),
     ],
 )
 def test_an_objective_that_is_not_there(name: str, words: str, sweep_file):
@@ -136,9 +138,9 @@ def test_an_objective_that_is_not_there(name: str, words: str, sweep_file):
 
 def test_to_join_by_an_id_needs_an_account(sweep_file, objective):
     job = SweepJob(load_sweep(sweep_file()), Path("store"), f"{objective(BOWL)}:bowl")
-    with pytest.raises(InputError, match=r"--join needs an account; offline, --resume with the same --store"):
+    with pytest.raises(InputError, match=r"--join.*--resume.*--store"):
         run_sweep(job, 2, join="course/ASR/abc")
-    with pytest.raises(InputError, match=r"runs/sweeps/abc: holds no sweep"):
+    with pytest.raises(InputError, match=r"^runs/sweeps/abc: "):
         load_results("abc")
 
 
@@ -170,13 +172,11 @@ def test_two_sweeps_do_not_share_a_store(sweep_file, objective):
     name = f"{objective(BOWL)}:bowl"
     sweep = load_sweep(sweep_file())
     run_sweep(SweepJob(sweep, Path("store"), name), 2)
-    with pytest.raises(InputError, match=r"store: holds this sweep already; --resume goes on"):
+    with pytest.raises(InputError, match=r"^store: .*--resume"):
         run_sweep(SweepJob(sweep, Path("store"), name), 4)
     other = load_sweep(sweep_file(name="other.yaml", parameters={"x": {"min": 0.0, "max": 2.0}}))
     for resume in (False, True):
-        with pytest.raises(
-            InputError, match=r"store: holds another sweep \(sweep\), whose parameters differ from .*other.yaml"
-        ):
+        with pytest.raises(InputError, match=r"^store: .*parameters.*other.yaml.*--store"):
             run_sweep(SweepJob(other, Path("store"), name), 4, resume=resume)
     assert len(run_sweep(SweepJob(sweep, Path("store"), name), 3, resume=True).rows) == 3
 
@@ -184,14 +184,14 @@ def test_two_sweeps_do_not_share_a_store(sweep_file, objective):
 def test_a_store_that_is_broken_or_cannot_be_written(sweep_file, tmp_path: Path):
     sweep = load_sweep(sweep_file())
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"can't be used as a store .*--store"):
+    with pytest.raises(InputError, match=r"/file/store: .*--store"):
         TrialStore(tmp_path / "file" / "store", sweep, "nothing")
     TrialStore(tmp_path / "store", sweep, "nothing")
     (tmp_path / "store" / "trials.journal").write_text("no journal\nat all\n")
-    with pytest.raises(InputError, match=r"trials.journal: is no record of trials"):
+    with pytest.raises(InputError, match=r"trials.journal: .*--store"):
         TrialStore(tmp_path / "store", sweep, "nothing", resume=True)
     (tmp_path / "store" / "sweep.json").write_text("{}")
-    with pytest.raises(InputError, match=r"sweep.json: doesn't say what sweep this is"):
+    with pytest.raises(InputError, match=r"sweep.json: .*--store"):
         TrialStore(tmp_path / "store", sweep, "nothing", resume=True)
 
 
@@ -211,7 +211,7 @@ def test_a_full_disk_ends_a_sweep_and_loses_none_of_it(sweep_file, objective):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (7_000, limits[1]))  # of a file, which here is the journal
     try:
-        with pytest.raises(InputError, match=r"store: can't be written to \(File too large\); once it can, --resume"):
+        with pytest.raises(InputError, match=r"^store: .*File too large.*--resume"):
             run_sweep(job, 10, seed=0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -236,7 +236,7 @@ def test_a_trial_that_finds_no_space_is_not_to_blame(sweep_file, objective):
             return {"loss": 1}
         """)
     job = SweepJob(load_sweep(sweep_file()), Path("store"), f"{module}:writes")
-    with pytest.raises(InputError, match=r"trial 0: no space is left on the disk \(the checkpoint can't be written\)"):
+    with pytest.raises(InputError, match=r"^trial 0: .*the checkpoint can't be written.*--resume"):
         run_sweep(job, 2)
     assert [(row.state, row.attempt) for row in job.store(resume=True).results().rows] == [("queued", 1)]
     Path("space").touch()
@@ -270,7 +270,7 @@ def test_a_target_or_a_cap_ends_a_sweep(sweep_file, objective):
 
 def test_a_metric_that_is_never_logged_ends_a_sweep(sweep_file, objective):
     sweep = load_sweep(sweep_file(metric={"name": "los"}))
-    with pytest.raises(InputError, match=r"sweep.yaml: metric.name: trial 0 never logged 'los'; it logged epoch, loss"):
+    with pytest.raises(InputError, match=r"sweep.yaml: metric.name: trial 0 .*'los'.*epoch, loss"):
         run_sweep(SweepJob(sweep, Path("store"), f"{objective(BOWL)}:bowl"), 5)
 
 
@@ -292,9 +292,9 @@ def test_trials_that_fail(sweep_file, objective, capsys):
         assert row.state == ("failed" if bad else "finished")
     assert {row.reason for row in store.rows} == {"", "ValueError: x is too big", "loss is nan"}
     assert store.best.value == min(row.value for row in store.rows if row.state == "finished")
-    with pytest.raises(InputError, match=r"the first 3 trials failed, the last with: RuntimeError: out of luck"):
+    with pytest.raises(InputError, match=r"sweep.yaml: .*3 trials.*RuntimeError: out of luck"):
         run_sweep(SweepJob(sweep, Path("all"), f"{module}:always"), 25)
-    with pytest.raises(InputError, match=r"no trial was finished; the last said: the objective returned float"):
+    with pytest.raises(InputError, match=r"^sweep-[0-9a-f]{8}: .*float"):
         run_sweep(SweepJob(sweep, Path("two"), f"{module}:strange"), 2)
     assert [row["reason"] for row in table(Path("two"))] == [
         "the objective returned float; expected a dict of metrics, or nothing"
@@ -357,7 +357,7 @@ def test_of_the_trials_at_a_bracket_the_best_third_goes_on(goal: str, kept: set[
 WANDB_FUNCTION = """
 import os
 import wandb
-from asr_with_nemo import sweep_runs
+from asr_with_nemo import sweeps
 
 sweep = {
     "name": "search",
@@ -374,11 +374,11 @@ def train():
             wandb.log({"loss": run.config.net["width"], "note": "text", "step": step})
 
 
-sweep_id = sweep_runs.sweep(sweep)
+sweep_id = sweeps.sweep(sweep)
 before = dict(os.environ)
-sweep_runs.agent(sweep_id, train)
+sweeps.agent(sweep_id, train)
 print(dict(os.environ) == before)
-rows = sweep_runs.results(sweep_id).rows
+rows = sweeps.load_results(sweep_id).rows
 print([(row.state, row.config["net"]["width"], len(row.history)) for row in rows])
 """
 
@@ -408,12 +408,24 @@ import os, time
 def diary(config, report):
     with open("started", "a") as file:
         file.write(f"{config['x']}\\n")
+    with open("started") as file:
+        number = len(file.readlines())
+    while not os.path.exists("go") and not os.path.exists(f"go-{number}"):  # a trial lasts until the test lets it end
+        time.sleep(0.02)
     for epoch in range(1, 9):
-        time.sleep(0.05 if os.path.exists("hurry") else 0.3)
         report({"loss": config["x"] ** 2 + 1 / epoch}, epoch)
     with open("finished", "a") as file:
         file.write(f"{config['x']}\\n")
 """
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Poll until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.02)
 
 
 def start(cwd: Path, *arguments: str | Path) -> subprocess.Popen[str]:
@@ -459,13 +471,10 @@ def test_of_two_workers_one_is_killed_and_its_trial_is_done_by_another(tmp_path,
     processes.append(process)
     _, _ = lines_until(process, r"trial 0, worker")
     _, match = lines_until(process, r"trial 1, worker (\d+): ")
-    while len(lines_of(tmp_path / "started")) < 2:
-        time.sleep(0.05)
+    wait_until(lambda: len(lines_of(tmp_path / "started")) == 2)
     os.kill(int(match[1]), signal.SIGKILL)
-    killed = time.monotonic()
     lines_until(process, r"trial 1, worker (?!" + match[1] + r")\d+: ")
-    assert time.monotonic() - killed < 60
-    (tmp_path / "hurry").touch()
+    (tmp_path / "go").touch()
     assert process.wait(60) == 0
     rows = table(tmp_path / "store")
     assert [(row["trial"], row["state"]) for row in rows] == [(str(number), "finished") for number in range(6)]
@@ -477,12 +486,11 @@ def test_of_two_workers_one_is_killed_and_its_trial_is_done_by_another(tmp_path,
 
 def test_each_line_says_whose_it_is(tmp_path, sweep_file, objective, processes):
     module = objective("""
-        import sys, time
+        import sys
 
         def chatty(config, report):
             for epoch in range(5):
-                print("epoch", epoch, end=" ")
-                time.sleep(0.05)
+                print("epoch", epoch, end=" ", flush=True)
                 print("of", config["x"])
                 report({"loss": config["x"]}, epoch)
             print("warned", file=sys.stderr)
@@ -511,7 +519,7 @@ def test_a_second_machine_helps_by_the_same_command(tmp_path, sweep_file, object
     lines_until(processes[0], r"trial 0, worker")
     processes.append(start(tmp_path, *arguments, "--resume"))
     lines_until(processes[1], r"trial \d+, worker")
-    (tmp_path / "hurry").touch()
+    (tmp_path / "go").touch()
     said = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert all(re.search(r"trial \d+: finished", text) for text in said)
@@ -522,14 +530,15 @@ def test_a_second_machine_helps_by_the_same_command(tmp_path, sweep_file, object
 
 def test_all_is_killed_and_goes_on_where_it_was(tmp_path, sweep_file, objective, processes):
     file, name = sweep_file(), f"{objective(DIARY)}:diary"
-    (tmp_path / "hurry").touch()
+    for number in (1, 2):
+        (tmp_path / f"go-{number}").touch()
     process = start(tmp_path, file, "--count", "5", "--seed", "1", "--objective", name, "--store", "store")
     processes.append(process)
     lines_until(process, r"trial 2, worker")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = lines_of(tmp_path / "finished")
-    assert len(before) == 2
+    assert len(lines_of(tmp_path / "finished")) == 2
+    (tmp_path / "go").touch()
     done = run_sweep(SweepJob(load_sweep(file), Path("store"), name), 5, resume=True, seed=1)
     assert [row.attempt for row in done.rows] == [1, 1, 2, 1, 1]
     assert lines_of(tmp_path / "finished") == [str(row.config["x"]) for row in done.rows]
@@ -542,11 +551,11 @@ def test_interrupted_it_says_how_to_go_on(tmp_path, sweep_file, objective, proce
     process = start(tmp_path, file, "--count", "3", "--objective", name, "--store", "store")
     processes.append(process)
     lines_until(process, r"trial 0, worker")
-    time.sleep(0.3)
+    wait_until(lambda: lines_of(tmp_path / "started"))
     process.send_signal(signal.SIGINT)
     rest = process.communicate(timeout=30)[0]
     assert process.returncode == 1
-    assert rest.splitlines()[-1] == "error: interrupted; the same command with --resume goes on with store"
+    assert re.match(r"error: interrupted.*--resume.* store$", rest.splitlines()[-1])
     store = SweepJob(load_sweep(file), Path("store"), name).store(resume=True)
     assert [(row.state, row.attempt) for row in store.results().rows] == [("queued", 1)]
 
@@ -554,23 +563,22 @@ def test_interrupted_it_says_how_to_go_on(tmp_path, sweep_file, objective, proce
 def test_workers_of_another_machine_count_as_gone_when_they_show_no_life(
     tmp_path, sweep_file, objective, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(store, "LEASE", 2.0)
-    monkeypatch.setattr(workers, "BEAT", 0.5)
-    (tmp_path / "hurry").touch()
+    clock = itertools.count()  # a second passes whenever it is looked at
+    monkeypatch.setattr(store, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(workers, "BEAT", 0.01)
+    (tmp_path / "go").touch()
     job = SweepJob(load_sweep(sweep_file()), Path("store"), f"{objective(DIARY)}:diary")
     theirs = job.store(resume=False)
     trial = theirs.claim(3, seed=0)
     sign = next(Path("store/alive").glob("*.json"))
     sign.write_text(json.dumps(json.loads(sign.read_text()) | {"host": "elsewhere"}))
 
-    for _ in range(3):  # while it shows life, it keeps its trial
+    ours = job.store(resume=True)
+    for _ in range(2 * int(store.LEASE)):  # while it shows life, it keeps its trial
         theirs.beat(trial.number)
-        ours = job.store(resume=True)
         ours.requeue_abandoned()
-        assert [row.state for row in ours.results().rows] == ["running"]
-    began = time.monotonic()
+    assert [row.state for row in ours.results().rows] == ["running"]
     done = run_sweep(job, 3, resume=True)
-    assert time.monotonic() - began > 1.5
     assert [(row.state, row.attempt) for row in done.rows] == [("finished", 2), ("finished", 1), ("finished", 1)]
     # It was only asleep: what it still finds out comes too late, and is not taken for the result.
     with pytest.raises(TakenOver):
@@ -588,7 +596,7 @@ def test_a_trial_that_kills_each_worker_is_given_up(sweep_file, objective):
         sign = next(Path("store/alive").glob("*.json"))
         sign.write_text(json.dumps(json.loads(sign.read_text()) | {"pid": 2**22 + 1}))  # no such process
         store.requeue_abandoned()
-    with pytest.raises(InputError, match=r"no trial was finished; the last said: its worker was killed 3 times"):
+    with pytest.raises(InputError, match=r"^sweep-[0-9a-f]{8}: .*killed 3 times"):
         run_sweep(job, 1, resume=True)
     assert trial.user_attrs["attempt"] == 3
 

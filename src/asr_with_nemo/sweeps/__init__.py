@@ -1,4 +1,4 @@
-"""Hyperparameter sweeps in W&B's format, online and offline. These names are what a notebook needs."""
+"""Hyperparameter sweeps in W&B's format, online and offline. The names here are those that notebooks use."""
 
 from asr_with_nemo.sweeps.results import draw_curves, draw_history, draw_importance, draw_slices, write_results
 from asr_with_nemo.sweeps.run import FOLDER, agent, load_results, run_sweep, sweep

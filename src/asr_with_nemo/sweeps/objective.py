@@ -1,4 +1,4 @@
-"""Training as what a sweep optimises: a trial's values are put into a training config."""
+"""Training as a sweep's objective: a trial's values are set in a training config."""
 
 import difflib
 import itertools
@@ -26,32 +26,34 @@ ALIASES = {
     "epochs": "trainer.max_epochs",
     "dropout": "model.encoder.jasper.-1.dropout",
 }
-"""The article's short names, and the keys of the config that they stand for; -1 is the last block."""
+"""The article's short names → keys of the config; -1 is the last block."""
 
 
 class Training:
-    """An objective: train as a config says, with a trial's values in it.
+    """An objective that trains a model by a config, with a trial's values set in it.
 
-    Any dotted key of the config can be a parameter, and so can the `ALIASES`. A trial has a folder of its own, so that
-    two of the same config don't meet, and one that was killed goes on from its checkpoint; once it has ended, the log
-    and the model are kept, the checkpoints not. It takes one GPU: where there are several, as many workers use them
-    better.
+    Any dotted key of the config can be a parameter, and so can the `ALIASES`. Each trial has its own folder, so that
+    trials of equal config don't collide, and a killed trial resumes from its checkpoint. When a trial has ended, its
+    checkpoints are deleted; the log and the model are kept. A trial uses one GPU: on a machine with several, run as
+    many workers.
     """
 
     def __init__(self, sweep: Sweep, config_path: str, config_name: str, overrides: Sequence[str] = ()):
         """Read the config and check the sweep and the data against it.
 
         Raises:
-            InputError: a parameter is no key of the config, or training couldn't start.
+            InputError: a parameter isn't a key of the config, or training can't start.
         """
         self._config = load_config(config_path, config_name, overrides)
-        self._bound = overridden_keys(overrides) | {"trainer.devices"}
+        self._overridden = overridden_keys(overrides) | {"trainer.devices"}
         self._sweep = sweep
         config_file = Path(config_path) / f"{config_name.removesuffix('.yaml')}.yaml"
         self._keys = {parameter.name: self._key(parameter.name, config_file) for parameter in sweep.parameters}
         for one, other in itertools.combinations(self._keys, 2):
             if self._keys[one] == self._keys[other]:
-                raise InputError(f"{sweep.file}: parameters: {one} and {other} are both {self._keys[one]}")
+                raise InputError(
+                    f"{sweep.file}: parameters: {one} and {other} both set {self._keys[one]}; remove one of them"
+                )
         complete_config(self._config)
 
     def _key(self, name: str, config_file: Path) -> str:
@@ -66,16 +68,16 @@ class Training:
         near = difflib.get_close_matches(name, [*all_keys(self._config), *ALIASES], n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise InputError(
-            f"{self._sweep.file}: parameters.{name}: {config_file} has no key {key!r}; {hint}expected a dotted key of "
-            f"it, or one of {', '.join(ALIASES)}"
+            f"{self._sweep.file}: parameters.{name}: {config_file} has no key {key!r}; {hint}expected one of its "
+            f"dotted keys, or one of {', '.join(ALIASES)}"
         )
 
     def config(self, trial: Config, folder: Path | None = None) -> DictConfig:
-        """The whole training config of a trial.
+        """Return the complete training config of a trial.
 
         Args:
             trial: its parameters.
-            folder: where it is trained; by default, where the config says.
+            folder: the output folder; by default the config's `exp_manager.exp_dir`.
         """
         config = self._config.copy()
         with open_dict(config):
@@ -86,10 +88,10 @@ class Training:
         return config
 
     def __call__(self, config: Config, report: ReportMetrics) -> None:
-        """Train once.
+        """Train a model.
 
         Raises:
-            InputError: the config of this trial can't be trained.
+            InputError: this trial's config can't be trained.
         """
         full = self.config(config, report.folder)
         with open_dict(full):
@@ -99,21 +101,21 @@ class Training:
                 "group": report.group,
                 "name": run_name(self._sweep, report),
             }
-            if "exp_manager.wandb_logger_kwargs.log_model" not in self._bound:
-                ours["log_model"] = False  # the checkpoints of each trial would soon fill a disk
+            if "exp_manager.wandb_logger_kwargs.log_model" not in self._overridden:
+                ours["log_model"] = False  # checkpoints of all trials would fill the disk
             full.exp_manager.wandb_logger_kwargs = {**asked, **ours}
-            full.trainer.devices = 1  # Lightning would start this very command once more for each further GPU
-        bound = self._bound | set(self._keys.values())
+            full.trainer.devices = 1  # with more, Lightning would start this command again for each GPU
+        overridden = self._overridden | set(self._keys.values())
         try:
-            model = train(full, bound, [_Reporter(report, self._sweep.values(config))])
+            model = train(full, overridden, [_Reporter(report, self._sweep.values(config))])
         except optuna.TrialPruned:
             _drop_checkpoints(report.folder)
             raise
         finally:
             if "wandb" in sys.modules:
-                sys.modules["wandb"].finish()  # of a training that was stopped
+                sys.modules["wandb"].finish()  # if training was stopped early
         _drop_checkpoints(report.folder)
-        if not report.last:  # it had ended, but its worker was killed before it could say so
+        if not report.last:  # training had ended, but the worker was killed before it reported
             for row in read_log(model.parent):
                 report({key: value for key, value in row.items() if key.startswith("val_")}, int(row["epoch"]))
 
@@ -124,11 +126,10 @@ def _drop_checkpoints(folder: Path) -> None:
 
 
 class _Reporter(pl.Callback):
-    """Reports after each validation, and ends a training that is to stop early.
+    """Report after each validation, and stop training early if the sweep decides so.
 
-    It ends at the next batch, so that the epoch is whole: logged, and kept as a checkpoint from which the same training
-    can go on. A training that goes on after a kill reports the epochs before it once more: the state of a callback is
-    part of a checkpoint.
+    Training stops at the next batch, so that the epoch is complete: logged, and saved as a checkpoint from which it can
+    resume. Resumed after a kill, it reports the earlier epochs again: the checkpoint has this callback's state.
     """
 
     def __init__(self, report: ReportMetrics, values: dict[str, Any]):
@@ -146,7 +147,7 @@ class _Reporter(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking:
-            # Those of the training set are an epoch old here.
+            # Metrics of the training set are those of the epoch before.
             known = numbers(trainer.callback_metrics).items()
             metrics = {name: value for name, value in known if name.startswith("val_") or name == self.report.metric}
             self.history.append((metrics, trainer.global_step))
@@ -156,7 +157,7 @@ class _Reporter(pl.Callback):
         if self.end:
             raise self.end
         if len(self.history) > 1 and self.report.metric and self.report.metric not in self.report.last:
-            trainer.should_stop = True  # what it logs is known by now; the sweep says what it lacks
+            trainer.should_stop = True  # two validations without the metric: the sweep reports it as missing
 
     def _report(self, metrics: dict[str, float], step: int) -> None:
         try:

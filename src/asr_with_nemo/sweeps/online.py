@@ -1,4 +1,4 @@
-"""A sweep by W&B's server: `wandb.sweep`, `wandb.agent`, and what the public API says of it."""
+"""Sweeps on W&B's server: `wandb.sweep`, `wandb.agent`, and results from the public API."""
 
 import _thread
 import contextlib
@@ -14,12 +14,12 @@ from asr_with_nemo.sweeps.space import Config, Sweep, check_sweep
 from asr_with_nemo.sweeps.trials import FIRST_FAILURES, Objective, ReportMetrics, not_logged, numbers
 from asr_with_nemo.tracking.wandb_internals import wandb_api
 
-STATES = {"finished": "finished", "running": "running", "pending": "queued", "killed": "stopped early"}
-"""W&B's states of a run, by the names in `sweep_results.STATES`; each other one is "failed"."""
+_STATES = {"finished": "finished", "running": "running", "pending": "queued", "killed": "stopped early"}
+"""W&B's states of a run → those of `results.STATES`; each other one is "failed"."""
 
 
 def create_sweep(sweep: Sweep, project: str, entity: str | None = None) -> str:
-    """Make a sweep and return its id.
+    """Create a sweep and return its id.
 
     Raises:
         InputError: W&B's server refuses it.
@@ -33,7 +33,7 @@ def create_sweep(sweep: Sweep, project: str, entity: str | None = None) -> str:
 def run_online_trials(
     sweep_id: str, function: Callable[[], Any], project: str, entity: str | None = None, count: int | None = None
 ) -> None:
-    """Work on a sweep until the server has no more trials, or `count` are done.
+    """Run trials until the server has no more, or `count` are done.
 
     Raises:
         InputError: there is no such sweep.
@@ -58,13 +58,15 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except (wandb.Error, ValueError) as error:
-        raise InputError(f"W&B can't run the sweep ({error}); WANDB_MODE=offline runs it here") from error
+        raise InputError(
+            f"W&B can't run the sweep ({error}); set WANDB_MODE=offline to run it without the server"
+        ) from error
 
 
 @contextlib.contextmanager
 def _endable() -> Iterator[None]:
-    """Let SIGTERM end W&B's agent as Ctrl-C does, since SIGINT is ignored in a background job of a script's."""
-    if threading.current_thread() is not threading.main_thread():  # no place for handlers
+    """Let SIGTERM stop W&B's agent as Ctrl-C does, since a script's background jobs ignore SIGINT."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -75,22 +77,22 @@ def _endable() -> Iterator[None]:
 
 
 class Function:
-    """What `wandb.agent` calls for each trial, so that an objective is called with the trial's config and a report.
+    """The function that `wandb.agent` calls for each trial; it calls an objective with the config and a callback.
 
     Attributes:
-        problem: why the sweep can't go on.
-        failure: why a trial failed, the last that did.
+        problem: why the sweep can't continue; None if it can.
+        failure: why the last failed trial failed.
     """
 
     def __init__(self, sweep: Sweep, sweep_id: str, objective: Objective, folder: Path, logs: bool):
-        """Prepare it.
+        """Set up the function.
 
         Args:
-            sweep: what is searched.
-            sweep_id: W&B's id of it.
-            objective: what is called.
-            folder: for what each trial leaves behind.
-            logs: the objective has no logger of its own: what it reports is logged to the run.
+            sweep: the sweep.
+            sweep_id: its id in W&B.
+            objective: the function to optimize.
+            folder: for the trials' output folders.
+            logs: log the reports to the run, for an objective without a logger of its own.
         """
         self.problem: str | None = None
         self.failure: str | None = None
@@ -107,33 +109,33 @@ class Function:
                 report.listeners.append(lambda metrics, step: run.log(metrics, step=step))
             try:
                 final = numbers(self._objective(_config(self._sweep, run.config), report) or {})
-            except Exception as error:  # the agent shows it, and goes on
+            except Exception as error:  # the agent prints it, and continues
                 self.failure = f"{type(error).__name__}: {error}"
                 raise
             report.last.update(final)
-            if final:  # a training has ended its run itself
+            if final:  # training has finished its run itself
                 run.summary.update(final)
         if metric and metric not in report.last:
             self.problem = not_logged(self._sweep, f"run {report.number}", report.last)
-            _thread.interrupt_main(signal.SIGTERM)  # on which the agent ends, as on Ctrl-C
+            _thread.interrupt_main(signal.SIGTERM)  # which stops the agent, as Ctrl-C does
 
 
 def _config(sweep: Sweep, given: Any) -> Config:
-    """A trial's config from its run's, which holds more; empty where the run has not got it yet."""
+    """Select a trial's config from its run's, which has more keys; empty if the run doesn't have it yet."""
     names = dict.fromkeys(parameter.path[0] for parameter in sweep.parameters)
     return {name: given[name] for name in names} if all(name in given for name in names) else {}
 
 
 def find(sweep_id: str, project: str, entity: str | None = None) -> Any:
-    """A sweep as W&B's public API gives it.
+    """Get a sweep from W&B's public API.
 
     Args:
-        sweep_id: the id alone, or ENTITY/PROJECT/ID.
-        project: where to look for an id alone.
-        entity: as `project`; by default the key's own.
+        sweep_id: ID or ENTITY/PROJECT/ID.
+        project: the project of a bare ID.
+        entity: the entity of a bare ID; by default that of the API key.
 
     Raises:
-        InputError: there is none of that id.
+        InputError: there is no sweep with this id.
     """
     import wandb
 
@@ -145,10 +147,10 @@ def find(sweep_id: str, project: str, entity: str | None = None) -> Any:
 
 
 def check_same(sweep: Sweep, sweep_id: str, project: str, entity: str | None = None) -> None:
-    """Make sure that W&B's sweep of this id is the one of a file.
+    """Check that W&B's sweep with this id is the one of a file.
 
     Raises:
-        InputError: it is another, or there is none.
+        InputError: it is another one, or there is none.
     """
     theirs = check_sweep(find(sweep_id, project, entity).config, sweep_id)
     differing = [key for key in Sweep.IDENTITY if theirs.config.get(key) != sweep.config.get(key)]
@@ -157,7 +159,7 @@ def check_same(sweep: Sweep, sweep_id: str, project: str, entity: str | None = N
 
 
 def results(sweep_id: str, project: str, entity: str | None = None) -> Results:
-    """What has come of a sweep until now.
+    """Return the trials of a sweep so far.
 
     Raises:
         InputError: there is no such sweep.
@@ -168,9 +170,9 @@ def results(sweep_id: str, project: str, entity: str | None = None) -> Results:
 
 
 def _row(number: int, run: Any, sweep: Sweep) -> TrialRow:
-    """A trial, from its run as the public API gives it."""
+    """Convert a run of the public API to a trial."""
     metrics = numbers({name: value for name, value in run.summary.items() if not name.startswith("_")})
-    history, value, state = (), None, STATES.get(run.state, "failed")
+    history, value, state = (), None, _STATES.get(run.state, "failed")
     if sweep.metric:
         name = sweep.metric.name
         lines = run.history(samples=10_000, keys=[name], pandas=False)

@@ -1,4 +1,4 @@
-"""What came of a sweep: the best config as a file, a table, and pictures of what the metric depends on."""
+"""Results of a sweep: the best config as a file, a table, and plots of the metric over trials and parameters."""
 
 import itertools
 import json
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STATES = ("finished", "stopped early", "failed", "running", "queued")
-STYLES = {"finished": ("o", "tab:blue"), "stopped early": ("x", "tab:gray")}
-"""Of the trials in pictures, which show no others."""
+_STYLES = {"finished": ("o", "tab:blue"), "stopped early": ("x", "tab:gray")}
+"""Marker and color by state; plots show only trials of these states."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class TrialRow:
     """A trial of a sweep.
 
     Attributes:
-        number: from 0, in the order in which they were drawn; a trial that is done again keeps its number.
+        number: from 0, in the order of sampling; a repeated trial keeps its number.
         state: one of `STATES`.
-        value: of the metric, the best where it was reported more than once; None without one.
+        value: of the metric, the best if it was reported more than once; None without one.
         config: its parameters.
-        metrics: what it ended with.
-        history: what it reported of the metric, in order.
+        metrics: the last value of each metric.
+        history: the reported values of the sweep's metric, in order.
         seconds: from start to end; None before the end.
-        folder: the name of its folder below `trials`.
+        folder: the name of its folder in `trials`.
         attempt: 1, or more for a trial whose worker was killed.
-        reason: why it failed.
+        reason: why it failed; empty if it didn't.
     """
 
     number: int
@@ -62,10 +62,10 @@ class Results:
     """The trials of a sweep.
 
     Attributes:
-        sweep: what was searched.
-        id: what W&B knows the sweep by: offline the group of its runs.
+        sweep: the sweep.
+        id: its id in W&B; offline, the group of its runs.
         rows: the trials by number.
-        files: those that `write` wrote.
+        files: the files that `write_results` wrote.
     """
 
     sweep: Sweep
@@ -75,21 +75,21 @@ class Results:
 
     @property
     def best(self) -> TrialRow:
-        """The finished trial with the best value; without a metric, the first that finished.
+        """The finished trial with the best value; without a metric, the first finished one.
 
         Raises:
-            InputError: no trial was finished.
+            InputError: no trial has finished.
         """
         finished = [row for row in self.rows if row.state == "finished"]
         if not finished:
             reasons = [row.reason for row in self.rows if row.reason]
-            last = f"; the last said: {reasons[-1]}" if reasons else ""
-            raise InputError(f"{self.id}: no trial was finished{last}")
+            last = f"; the last one failed with: {reasons[-1]}" if reasons else ""
+            raise InputError(f"{self.id}: no trial has finished{last}")
         metric = self.sweep.metric
         return min(finished, key=lambda row: metric.sign * row.value) if metric else finished[0]
 
     def table(self) -> "pandas.DataFrame":
-        """A trial a row: state, metric, parameters (as `config.NAME`, for a metric may have one's name)..."""
+        """Return a table, a row per trial: state, metric, parameters (`config.NAME`), other metrics, reports ..."""
         import pandas
 
         metric = self.sweep.metric.name if self.sweep.metric else None
@@ -105,11 +105,11 @@ class Results:
         parameters = [f"config.{parameter.name}" for parameter in self.sweep.parameters]
         columns = ["trial", "state", *([metric] if metric else []), *parameters, *others]
         columns += ["reports", "seconds", "attempt", "reason"]
-        # As objects, so that a whole number stays one in a column that lacks another.
+        # As objects, so that integers stay integers in a column with missing values.
         return pandas.DataFrame(lines, columns=columns, dtype=object).set_index("trial")
 
     def __str__(self) -> str:
-        """The ten best trials, a line each, and how many ended how."""
+        """Format the number of trials by state, and the ten best, a line each."""
         metric = self.sweep.metric
         counts = Counter(row.state for row in self.rows)
         ended = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
@@ -122,33 +122,42 @@ class Results:
 
 
 def best_value(metric: Metric, values: Sequence[float]) -> float | None:
-    """The best of a trial's reports; None where none is a number."""
+    """Return the best of a trial's reported values, NaN ignored; None if there is none.
+
+    Example:
+        >>> best_value(Metric(name="wer"), [0.5, 0.25, float("nan")])
+        0.25
+    """
     numbers = [value for value in values if not math.isnan(value)]
     return min(numbers, key=lambda value: metric.sign * value, default=None)
 
 
 def short(config: Config) -> str:
-    """A config in a line, numbers with five digits."""
+    """Format a config in one line, numbers with five significant digits.
+
+    Example:
+        >>> short({"lr": 0.0012345678, "epoch": 3})
+        '{"lr": 0.0012346, "epoch": 3}'
+    """
     return re.sub(r"\d+\.\d{5,}(e-?\d+)?", lambda number: f"{float(number[0]):.5g}", json.dumps(config))
 
 
 def write_results(
     results: Results, folder: str | os.PathLike, config: Callable[[TrialRow], DictConfig] | None = None
 ) -> Results:
-    """Write what came of a sweep into a folder.
+    """Write the results of a sweep into a folder.
 
     Args:
         results: the trials.
-        folder: where to.
-        config: gives the whole config of a trial, for `best.yaml`; by default the trial's parameters alone.
+        folder: the output folder.
+        config: returns the complete config of a trial, for `best.yaml`; by default it has the trial's parameters only.
 
     Returns:
-        the same results, with `files`: `trials.csv`; where the sweep has a metric, `best.yaml`, `history.png` and,
-        where trials reported more than once, `curves.png`; and `importance.png` and `slices.png` where there are trials
-        enough to draw them of.
+        the same results, with `files`: `trials.csv`; if the sweep has a metric, `best.yaml`, `history.png` and, if
+        trials reported more than once, `curves.png`; with enough trials, `importance.png` and `slices.png`.
 
     Raises:
-        InputError: no trial was finished, or the folder can't be written.
+        InputError: no trial has finished, or the folder can't be written.
     """
     folder = Path(folder)
     try:
@@ -167,7 +176,9 @@ def write_results(
                     files.append(folder / f"{draw.__name__.removeprefix('draw_')}.png")
                     _save(figure, files[-1])
     except OSError as error:
-        raise InputError(f"{folder}: can't be written to ({error.strerror})") from error
+        raise InputError(
+            f"{folder}: can't be written ({error.strerror}); free some space, or choose another folder"
+        ) from error
     return replace(results, files=tuple(files))
 
 
@@ -179,20 +190,21 @@ def _save(figure: "Figure", path: Path) -> None:
     plt.close(figure)
 
 
-# --- Pictures ---------------------------------------------------------------------------------------------------------
+# --- Plots ------------------------------------------------------------------------------------------------------------
 
 
-#
-# Optuna's own pictures leave out the trials that were stopped early, and show what was drawn (quantiles, JSON) where
-# W&B's distributions have no equal in Optuna.
+# Optuna's own plots omit trials that were stopped early, and show samples (quantiles, JSON) instead of values for
+# distributions that Optuna lacks.
+
+
 def _shown(results: Results) -> list[TrialRow]:
-    """The trials that have a value; those that were stopped early have the best that they reported."""
-    rows = [row for row in results.rows if row.state in STYLES]
+    """Select the trials with a finite value; for trials stopped early it is the best that they reported."""
+    rows = [row for row in results.rows if row.state in _STYLES]
     return [row for row in rows if row.value is not None and math.isfinite(row.value)]
 
 
 def _varied(results: Results, rows: Sequence[TrialRow]) -> dict[str, list[Any]]:
-    """The values of each parameter that has more than one; those of a list as text."""
+    """Return the values of each parameter that has more than one; categories as strings."""
     varied = {}
     for parameter in results.sweep.parameters:
         seen = [results.sweep.values(row.config)[parameter.name] for row in rows]
@@ -202,14 +214,14 @@ def _varied(results: Results, rows: Sequence[TrialRow]) -> dict[str, list[Any]]:
 
 
 def draw_history(results: Results) -> "Figure":
-    """The metric of each trial, and the best until then; those that were stopped early have the best they reported."""
+    """Plot the metric of each trial, and the best so far; for trials stopped early, the best that they reported."""
     import matplotlib.pyplot as plt
 
     from asr_with_nemo.base.plots import spread
 
     metric, rows = results.sweep.metric, _shown(results)
     figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
-    for state, (marker, color) in STYLES.items():
+    for state, (marker, color) in _STYLES.items():
         points = [(row.number, row.value) for row in rows if row.state == state]
         if points:
             axes.scatter(*zip(*points, strict=True), marker=marker, color=color, label=f"{state} ({len(points)})")
@@ -225,19 +237,19 @@ def draw_history(results: Results) -> "Figure":
 
 
 def draw_curves(results: Results) -> "Figure | None":
-    """The metric over the reports of each trial, and where one was stopped early; None where none reported twice."""
+    """Plot the metric over the reports of each trial, and where it was stopped; None if none reported twice."""
     import matplotlib.pyplot as plt
 
     from asr_with_nemo.base.plots import spread
 
-    rows = [row for row in results.rows if row.state in STYLES and row.history]
+    rows = [row for row in results.rows if row.state in _STYLES and row.history]
     longest = max((len(row.history) for row in rows), default=0)
     if longest < 2:
         return None
     figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
     labelled = set()
     for row in rows:
-        marker, color = STYLES[row.state]
+        marker, color = _STYLES[row.state]
         label = None if row.state in labelled else row.state
         labelled.add(row.state)
         reports = range(1, len(row.history) + 1)
@@ -255,10 +267,10 @@ def draw_curves(results: Results) -> "Figure | None":
 
 
 def draw_importance(results: Results) -> "Figure | None":
-    """The share of the metric's variance that each parameter explains alone; None with too few trials to tell.
+    """Plot the share of the metric's variance that each parameter explains alone; None with under four trials.
 
-    Trials that were stopped early count with the best that they reported: without them, what makes a trial bad would
-    not be seen. Source: F. Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014.
+    Trials that were stopped early count with the best value that they reported: they show which parameters are bad.
+    Source: F. Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014.
     """
     import matplotlib.pyplot as plt
 
@@ -286,12 +298,12 @@ def draw_importance(results: Results) -> "Figure | None":
     bars = axes.barh(names, [shares[name] for name in names], color="tab:blue")
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.set(xlim=(0, 1.1), xlabel="importance (fANOVA)")
-    axes.set_title(f"{results.sweep.name}: what {results.sweep.metric.name} depends on", loc="left")
+    axes.set_title(f"{results.sweep.name}: parameter importance for {results.sweep.metric.name}", loc="left")
     return figure
 
 
 def draw_slices(results: Results) -> "Figure | None":
-    """The metric over each parameter; None where no parameter was varied."""
+    """Plot the metric over each parameter; None if no parameter has more than one value."""
     import matplotlib.pyplot as plt
     from matplotlib import ticker
 
@@ -314,7 +326,7 @@ def draw_slices(results: Results) -> "Figure | None":
             names = [str(value) for value in parameter.spec["values"]]
             axes.set_xticks(range(len(names)), names)
             seen = [names.index(value) for value in seen]
-        for state, (marker, color) in STYLES.items():
+        for state, (marker, color) in _STYLES.items():
             points = [(x, row.value) for x, row in zip(seen, rows, strict=True) if row.state == state]
             if points:
                 axes.scatter(*zip(*points, strict=True), marker=marker, color=color, alpha=0.7, label=state)

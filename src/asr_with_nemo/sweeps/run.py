@@ -1,7 +1,7 @@
-"""Running a sweep: by W&B's server with an account, by Optuna and any number of worker processes with none.
+"""Running a sweep: on W&B's server with an account, by Optuna and any number of worker processes without one.
 
-`run` is for a sweep file, as scripts/sweep.py takes it. `sweep`, `agent` and `results` are W&B's own calls, for a
-notebook: with an account they are `wandb.sweep` and `wandb.agent`, with none they do the same in a store of their own.
+`run_sweep` is for a sweep file, as in scripts/sweep.py. `sweep`, `agent` and `load_results` are for notebooks: with an
+account they call `wandb.sweep`, `wandb.agent` and W&B's API; without one they do the same in a local store.
 """
 
 import re
@@ -20,7 +20,7 @@ from asr_with_nemo.sweeps.workers import SweepJob, run_processes, run_trials
 from asr_with_nemo.tracking.session import configure_wandb, describe_mode, project_name
 
 FOLDER = Path("runs") / "sweeps"
-"""Where sweeps are kept, a folder each."""
+"""The folder of all sweeps' folders."""
 
 
 def run_sweep(
@@ -32,19 +32,19 @@ def run_sweep(
     join: str | None = None,
     quiet: bool = False,
 ) -> Results:
-    """Run a sweep and write what came of it: with an account by W&B's server, with none by Optuna.
+    """Run a sweep and write its results: with an account on W&B's server, without one by Optuna.
 
     Args:
-        job: the sweep, its folder and what is optimised.
-        count: trials; offline, those that are there already included. By default the file's run_cap, or all of a grid.
-        workers: offline, processes; one works in this process.
-        resume: offline, go on with what the store has.
-        seed: offline, the same seed draws the same trials, with one worker.
-        join: online, work on the sweep that has this id (ENTITY/PROJECT/ID), made here or on another machine.
-        quiet: offline, say only how trials start and end.
+        job: the sweep, its folder and the objective.
+        count: trials; offline, those in the store included. By default the file's run_cap, or the size of the grid.
+        workers: offline, the number of processes; one worker runs in this process.
+        resume: offline, continue with the trials in the store.
+        seed: offline, the same seed samples the same trials, with one worker.
+        join: online, run trials of the existing sweep with this id (ENTITY/PROJECT/ID).
+        quiet: offline, print only how trials start and end.
 
     Raises:
-        InputError: the store or the objective can't be used, W&B's server refuses, or no trial could be finished.
+        InputError: the store or the objective can't be used, W&B's server refuses, or no trial has finished.
     """
     sweep = job.sweep
     if sweep.note:
@@ -54,9 +54,9 @@ def run_sweep(
     if mode == "online":
         return _run_online(job, count, join)
     if join:
-        raise InputError("--join needs an account; offline, --resume with the same --store joins a sweep")
+        raise InputError("--join needs a W&B account; offline, join a sweep by --resume with the same --store")
     count = sweep.count(count)
-    job.callee()  # what is wrong with it is found before the store is made
+    job.callee()  # its errors come before a store is created
     store = job.store(resume)
     if store.stopped:
         store.stop(None)
@@ -67,10 +67,10 @@ def run_sweep(
         else:
             run_processes(job, store, count, workers, seed, quiet)
     except KeyboardInterrupt:
-        raise InputError(f"interrupted; the same command with --resume goes on with {store.folder}") from None
+        raise InputError(f"interrupted; the same command with --resume continues {store.folder}") from None
     if store.stopped:
         raise InputError(store.stopped)
-    with store.locked():  # the last workers of several machines end at the same time
+    with store.locked():  # the last workers of several machines may end at the same time
         return job.write(store.results(), store.folder)
 
 
@@ -91,21 +91,21 @@ def _run_online(job: SweepJob, count: int | None, join: str | None) -> Results:
         raise InputError(function.problem)
     found = results(sweep_id, project, entity)
     if function.failure and not any(row.state == "finished" for row in found.rows):
-        raise InputError(f"sweep {sweep_id}: no trial was finished; the last said: {function.failure}")
+        raise InputError(f"sweep {sweep_id}: no trial has finished; the last one failed with: {function.failure}")
     return job.write(found, folder)
 
 
-# --- W&B's own calls --------------------------------------------------------------------------------------------------
+# --- For notebooks ----------------------------------------------------------------------------------------------------
 
 
 def sweep(config: Mapping[str, Any], project: str | None = None, entity: str | None = None) -> str:
-    """Make a sweep: `wandb.sweep`, or with no account a store of its own.
+    """Create a sweep: by `wandb.sweep`, or without an account in a local store.
 
     Returns:
         the sweep's id.
 
     Raises:
-        InputError: the config is none that can be searched, or W&B's server refuses it.
+        InputError: the config isn't a valid sweep, or W&B's server refuses it.
     """
     given = {key: value for key, value in (("project", project), ("entity", entity)) if value}
     checked = check_sweep({**config, **given}, "sweep")
@@ -128,20 +128,20 @@ def agent(
     seed: int | None = None,
     quiet: bool = False,
 ) -> None:
-    """Work on a sweep: `wandb.agent`, or with no account the same by Optuna.
+    """Run trials of a sweep: by `wandb.agent`, or without an account by Optuna.
 
     Args:
-        sweep_id: as `sweep` gives it.
-        function: is called for each trial; it calls `wandb.init()`, finds the trial's parameters in `run.config`, and
+        sweep_id: as `sweep` returns it.
+        function: is called for each trial; it calls `wandb.init()`, reads the trial's parameters from `run.config`, and
             logs the sweep's metric to the run.
         project: as for `sweep`.
         entity: as for `sweep`.
-        count: trials that this agent does; by default as many as there are to be.
-        seed: offline, the same seed draws the same trials.
-        quiet: offline, say only how trials start and end.
+        count: trials that this agent runs; by default all that remain.
+        seed: offline, the same seed samples the same trials.
+        quiet: offline, print only how trials start and end.
 
     Raises:
-        InputError: there is no such sweep, or it can't go on.
+        InputError: there is no such sweep, or it can't continue.
     """
     if configure_wandb() == "online":
         run_online_trials(sweep_id, function, project_name(project), entity, count)
@@ -156,7 +156,7 @@ def agent(
 
 
 def load_results(sweep_id: str, project: str | None = None, entity: str | None = None) -> Results:
-    """What has come of a sweep until now, by its id.
+    """Load the results of a sweep so far, by its id.
 
     Raises:
         InputError: there is no such sweep.

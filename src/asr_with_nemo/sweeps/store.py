@@ -1,7 +1,8 @@
-"""A sweep on disk, for as many processes and machines as see its folder.
+"""A sweep on disk, shared by all processes and machines that see its folder.
 
-The store of a sweep is one folder: `sweep.json` says what it is, `trials.journal` is Optuna's record of the trials,
-`alive/` tells which trials are being worked on. A trial whose worker is gone is queued again, by whoever notices first.
+The store of a sweep is one folder: `sweep.json` describes the sweep, `trials.journal` is Optuna's record of the trials,
+`alive/` has a heartbeat file for each running trial. A trial whose worker is gone is queued again, by the worker that
+notices first.
 """
 
 import contextlib
@@ -26,27 +27,27 @@ from asr_with_nemo.errors import InputError
 from asr_with_nemo.sweeps.results import Results, TrialRow, best_value
 from asr_with_nemo.sweeps.space import Sweep, as_json, check_sweep
 
-BEAT, LEASE, LOCK_GRACE = 3.0, 25.0, 15
-"""Seconds: between two signs of life; without one until a trial is taken as abandoned; until a lock is taken as left
-behind. A killed worker's trial is queued again after LEASE and a BEAT, with both locks left behind after 58 s."""
-STATES = {
+BEAT, LEASE, _LOCK_GRACE = 3.0, 25.0, 15
+"""Seconds between two heartbeats; without a heartbeat until a trial counts as abandoned; until a lock counts as stale.
+A killed worker's trial is queued again after LEASE plus BEAT; if it left both locks, after 58 s."""
+_STATES = {
     TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "stopped early",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
     TrialState.WAITING: "queued",
 }
-"""Optuna's states, by the names in `sweep_results.STATES`."""
+"""Optuna's states → those of `results.STATES`."""
 
 
 class TakenOver(Exception):
-    """The trial was taken as abandoned and given to another worker; what this one still finds out is dropped."""
+    """The trial counted as abandoned and was given to another worker; this worker's results are dropped."""
 
 
 def _host() -> str:
-    """The machine and its table of processes, where a process id means something."""
+    """Identify the machine and its process namespace, within which a process id is unique."""
     parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):  # Linux has them; elsewhere, there are no containers
+    with contextlib.suppress(OSError):  # only Linux has these, and containers
         parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), str(os.stat("/proc/self/ns/pid").st_ino)]
     return "/".join(parts)
 
@@ -62,8 +63,8 @@ def _is_running(pid: int, created: float) -> bool:
 class _Journal(JournalFileBackend):
     """Optuna's journal, in which a record is written whole or not at all.
 
-    A full disk, or a kill, can leave the start of a record as the last line. What is appended to that makes a line that
-    can't be read, nor what follows it.
+    A full disk, or a kill, can leave the start of a record as the last line. A record appended to it makes a line that
+    can't be read, and Optuna stops there.
     """
 
     def __init__(self, path: Path, lock: JournalFileOpenLock):
@@ -96,34 +97,34 @@ def _held(lock: JournalFileOpenLock) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(RuntimeError):  # another took the lock as left behind
+        with contextlib.suppress(RuntimeError):  # another worker took the lock as stale
             lock.release()
 
 
 class TrialStore:
     """A sweep on disk, shared by its workers.
 
-    Optuna's journal is sound across processes and over NFS, but knows no sign of life. So each trial that is worked on
-    has a file in `alive/` whose time changes every `BEAT` seconds. It counts as abandoned when the process is gone
-    (on this machine), or the file hasn't changed for `LEASE` seconds of the watcher's own clock (clocks of machines
-    differ). It is then marked as failed, so that a worker which was only asleep can't finish it any more, and queued
+    Optuna's journal is safe across processes and over NFS, but has no heartbeat. So each running trial has a file in
+    `alive/` whose modification time changes every `BEAT` seconds. The trial counts as abandoned when the process is
+    gone (on this machine), or the file hasn't changed for `LEASE` seconds of the observer's own clock (clocks of
+    machines differ). It is then marked as failed, so that a worker that was only suspended can't finish it, and queued
     again with the same values.
     """
 
     def __init__(
         self, folder: str | os.PathLike, sweep: Sweep, objective: str, resume: bool = False, code: str | None = None
     ):
-        """Make the store of a sweep, or go on with it.
+        """Create the store of a sweep, or open it with `resume`.
 
         Args:
-            folder: of this sweep alone.
-            sweep: as `load` gives it.
-            objective: what is optimised, in words; it belongs to what a sweep is.
-            resume: go on with what is there, and beside other workers.
-            code: tells it from other sweeps of its name; by default a new one is drawn.
+            folder: for this sweep only.
+            sweep: as `load_sweep` returns it.
+            objective: a description of the objective; a store with another one is another sweep.
+            resume: continue with the trials in the folder; other workers may be running.
+            code: distinguishes sweeps of the same name; by default random.
 
         Raises:
-            InputError: the folder holds another sweep, holds this one and `resume` isn't set, or can't be written.
+            InputError: the folder has another sweep, has this one and `resume` isn't set, or can't be written.
         """
         self.folder = Path(folder)
         self.sweep = sweep
@@ -134,8 +135,8 @@ class TrialStore:
             code = self._register(objective, resume, code or secrets.token_hex(4))
             self.id = f"{sweep.name}-{code}"
             journal = self.folder / "trials.journal"
-            backend = _Journal(journal, JournalFileOpenLock(str(journal), LOCK_GRACE))
-            self._lock = JournalFileOpenLock(str(self.folder / "claim"), LOCK_GRACE)
+            backend = _Journal(journal, JournalFileOpenLock(str(journal), _LOCK_GRACE))
+            self._lock = JournalFileOpenLock(str(self.folder / "claim"), _LOCK_GRACE)
             with self.locked():
                 self.study = optuna.create_study(
                     storage=JournalStorage(backend),
@@ -145,22 +146,22 @@ class TrialStore:
                     load_if_exists=True,
                 )
         except OSError as error:
-            raise InputError(f"{folder}: can't be used as a store ({error.strerror}); see --store") from error
+            raise InputError(f"{folder}: can't be used as a store ({error.strerror}); give another --store") from error
         except (ValueError, KeyError, AssertionError) as error:
             raise InputError(
-                f"{self.folder / 'trials.journal'}: is no record of trials that Optuna can read ({error}); see --store"
+                f"{self.folder / 'trials.journal'}: Optuna can't read the trials ({error}); give another --store"
             ) from error
 
     @classmethod
     def open(cls, folder: str | os.PathLike) -> Self:
-        """The store that is in a folder.
+        """Open the store in a folder.
 
         Raises:
-            InputError: it holds none.
+            InputError: there is none.
         """
         file = Path(folder) / "sweep.json"
         if not file.is_file():
-            raise InputError(f"{folder}: holds no sweep")
+            raise InputError(f"{folder}: no sweep in this folder; expected the id that `sweep` returned")
         made = cls._read(file)
         return cls(folder, check_sweep(made["config"] | {"name": made["name"]}, file), made["objective"], resume=True)
 
@@ -170,13 +171,13 @@ class TrialStore:
             made = json.loads(file.read_text(encoding="utf-8"))
             return {key: made[key] for key in ("id", "name", "objective", "config")}
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{file}: doesn't say what sweep this is; see --store") from error
+            raise InputError(f"{file}: isn't the description of a sweep; give another --store") from error
 
     def _register(self, objective: str, resume: bool, code: str) -> str:
-        """Say in the folder what sweep this is, or check that it is this one.
+        """Write the sweep's description into the folder, or check that the one there is equal.
 
         Returns:
-            the code that tells it from other sweeps of its name.
+            the code that distinguishes sweeps of the same name.
         """
         file = self.folder / "sweep.json"
         partial = file.with_name(f"{secrets.token_hex(4)}.partial")
@@ -184,7 +185,7 @@ class TrialStore:
         made["config"] = json.loads(as_json(self.sweep.config))
         try:
             partial.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-            os.link(partial, file)  # of two that start at once, one makes it
+            os.link(partial, file)  # of two workers that start at once, one creates it
             return made["id"]
         except FileExistsError:
             pass
@@ -195,35 +196,35 @@ class TrialStore:
         differing += ["objective"] if there["objective"] != objective else []
         if differing:
             raise InputError(
-                f"{self.folder}: holds another sweep ({there['name']}), whose {' and '.join(differing)} "
-                f"differ from {self.sweep.file}; see --store"
+                f"{self.folder}: has another sweep ({there['name']}), whose {' and '.join(differing)} "
+                f"differ from {self.sweep.file}; give another --store"
             )
         if not resume:
             raise InputError(
-                f"{self.folder}: holds this sweep already; --resume goes on with it, also beside workers that run; "
-                "another --store starts anew"
+                f"{self.folder}: has this sweep already; --resume continues it, also while other workers run; "
+                "another --store starts a new one"
             )
         return there["id"]
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else claims or queues a trial meanwhile, in whatever process."""
+        """Hold the lock under which workers of all processes claim and queue trials."""
         with _held(self._lock):
             yield
 
-    # What the trials are
+    # Reading the trials
 
     def _trials(self) -> list[FrozenTrial]:
-        """The newest attempt of each trial, in the order of their indices."""
+        """Return the newest attempt of each trial, by index."""
         newest: dict[int, FrozenTrial] = {}
         for trial in self.study.get_trials(deepcopy=False):
-            # One without a reason was abandoned; if its successor was lost as well, it is as if it had never been.
+            # A failed trial without a reason was abandoned; if the queued copy was lost too, the trial is ignored.
             if trial.state != TrialState.FAIL or "reason" in trial.user_attrs:
                 newest[trial.user_attrs["index"]] = trial
         return [newest[index] for index in sorted(newest)]
 
     def results(self) -> Results:
-        """What has come of the sweep until now."""
+        """Return the trials so far."""
         metric = self.sweep.metric
         rows = []
         for trial in self._trials():
@@ -235,7 +236,7 @@ class TrialStore:
             rows.append(
                 TrialRow(
                     given["index"],
-                    STATES[trial.state],
+                    _STATES[trial.state],
                     value,
                     given.get("config", {}),
                     given.get("metrics", {}),
@@ -249,7 +250,7 @@ class TrialStore:
         return Results(self.sweep, self.id, rows)
 
     def _reached(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Whether a trial has reached the metric's target."""
+        """Return whether a trial has reached the metric's target."""
         metric = self.sweep.metric
         if not metric or metric.target is None:
             return False
@@ -260,16 +261,16 @@ class TrialStore:
         limits = [count, self.sweep.run_cap, self.sweep.cells]
         return len(trials) >= min(limit for limit in limits if limit is not None) or self._reached(trials)
 
-    # Who works on what
+    # Claiming and ending trials
 
     def claim(self, count: int, seed: int | None) -> optuna.Trial | None:
-        """Take the next trial: one that was abandoned, or a new one until there are `count`.
+        """Take the next trial: an abandoned one, or a new one until there are `count`.
 
         Returns:
-            None where there is nothing to be done, at least until one that others work on is abandoned.
+            None if no trial is left to start, unless one that is running is abandoned later.
 
         Raises:
-            InputError: a worker found that the sweep can't go on.
+            InputError: a worker has stopped the sweep.
         """
         with self.locked():
             self._requeue_abandoned()
@@ -295,7 +296,7 @@ class TrialStore:
             return trial
 
     def is_over(self, count: int) -> bool:
-        """Whether all is done: nobody works on a trial any more, and there are as many as there should be."""
+        """Return whether no trial is running or queued, and there are as many as there should be."""
         trials = self._trials()
         return all(trial.state.is_finished() for trial in trials) and self._is_complete(trials, count)
 
@@ -303,17 +304,17 @@ class TrialStore:
         return self.folder / "alive" / f"{number}.json"
 
     def beat(self, number: int) -> None:
-        """Show that a trial is being worked on."""
+        """Update the heartbeat of a running trial."""
         with contextlib.suppress(FileNotFoundError):  # it has just ended
             os.utime(self._sign(number))
 
     def leave(self, number: int) -> None:
-        """Show that a trial isn't being worked on any more, however it ended."""
+        """Remove the heartbeat of a trial, however it ended."""
         with contextlib.suppress(OSError):
             self._sign(number).unlink(missing_ok=True)
 
     def requeue_abandoned(self) -> None:
-        """Queue those trials again whose workers are gone."""
+        """Queue the trials again whose workers are gone."""
         numbers = [trial.number for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
         abandoned = [number for number in numbers if self._is_abandoned(number)]
         if abandoned:
@@ -330,7 +331,7 @@ class TrialStore:
         try:
             beat = file.stat().st_mtime_ns
             sign = json.loads(file.read_text())
-        except FileNotFoundError:  # its worker was killed before it could sign, or has left it
+        except FileNotFoundError:  # its worker was killed before it wrote the file, or has left it
             return True
         if sign["host"] == self._host:
             return not _is_running(sign["pid"], sign["created"])
@@ -339,7 +340,7 @@ class TrialStore:
         return time.monotonic() - self._seen[number][1] > LEASE
 
     def give_back(self, trial: optuna.Trial) -> None:
-        """Queue a trial again that this worker was interrupted in."""
+        """Queue a trial again in which this worker was interrupted."""
         with self.locked():
             for running in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if running.number == trial.number:
@@ -363,10 +364,10 @@ class TrialStore:
         self._sign(trial.number).unlink(missing_ok=True)
 
     def tell(self, trial: optuna.Trial, state: TrialState, value: float | None = None, **about: Any) -> None:
-        """Record how a trial ended.
+        """Record how a trial ended, with `about` as its attributes.
 
         Raises:
-            TakenOver: it is another worker's by now.
+            TakenOver: the trial was given to another worker.
         """
         try:
             for key, said in about.items():
@@ -376,10 +377,10 @@ class TrialStore:
             raise TakenOver from error
 
     def stop(self, message: str | None) -> None:
-        """Let no worker go on, for the reason given; with None, let them again."""
+        """Stop all workers, for this reason; None allows them to start again."""
         self.study.set_user_attr("stopped", message)
 
     @property
     def stopped(self) -> str | None:
-        """Why the sweep can't go on."""
+        """The reason why the sweep was stopped; None if it wasn't."""
         return self.study.user_attrs.get("stopped")

@@ -1,8 +1,8 @@
-"""One trial of a sweep: what is called with its config, what that reports, and how it ends.
+"""One trial of a sweep: the objective that is called with its config, its reports, and how it ends.
 
-There are two forms of what a sweep can optimise. An `Objective` gets the trial's config and a `Report` to call. W&B's
-form is a function without arguments that calls `wandb.init()`, reads `run.config` and logs to the run; `as_objective`
-makes the first of it.
+An objective has one of two forms. An `Objective` is called with the trial's config and a `ReportMetrics`. W&B's form is
+a function without arguments that calls `wandb.init()`, reads `run.config` and logs to the run; `as_objective` converts
+it to the first form.
 """
 
 import contextlib
@@ -30,23 +30,23 @@ from asr_with_nemo.sweeps.space import Config, Sweep
 from asr_with_nemo.sweeps.store import TakenOver, TrialStore
 from asr_with_nemo.tracking.session import configure_wandb, project_name
 
-ATTEMPTS = 3  # of a trial whose worker is killed each time (by the lack of memory, say)
-FIRST_FAILURES = 3  # in a row at the start end a sweep: it is the sweep that is wrong, not its values
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+ATTEMPTS = 3  # of a trial whose worker is killed each time (out of memory, say)
+FIRST_FAILURES = 3  # failed trials at the start stop a sweep: the cause is likely the sweep, not the values
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Listener = Callable[[dict[str, float], int | None], None]
-"""Is told the numbers of each report, and the step."""
+"""Is called with the metrics of each report, and the step."""
 
 
 class ReportMetrics:
-    """What an objective calls with its metrics, after each epoch or so.
+    """The callback by which an objective reports its metrics, for example after each epoch.
 
     Attributes:
-        number: of the trial; online the run's id.
-        group: what W&B knows the sweep by.
-        metric: the name of the metric that the sweep optimises; None for none.
-        folder: for what the trial leaves behind; not made yet.
+        number: the trial's number; online, the run's id.
+        group: the group of the sweep's runs in W&B.
+        metric: the name of the metric that the sweep optimizes; None for none.
+        folder: the trial's output folder, which may not exist yet.
         last: the newest value of each metric.
-        listeners: who is told; one of them may end the trial.
+        listeners: called for each report; one of them may stop the trial.
     """
 
     def __init__(self, number: int | str, group: str, metric: str | None, folder: Path):
@@ -58,15 +58,15 @@ class ReportMetrics:
         self.listeners: list[Listener] = []
 
     def __call__(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Tell the sweep how far the trial has come.
+        """Report metrics to the sweep.
 
         Args:
-            metrics: name → number; those that are no numbers are left out.
+            metrics: name → number; values of other types are ignored.
             step: for W&B's x axis; brackets of hyperband count the reports of the metric.
 
         Raises:
-            optuna.TrialPruned: the trial is to stop; let it pass.
-            TakenOver: the trial is another worker's by now; let it pass.
+            optuna.TrialPruned: the trial is stopped early; don't catch it.
+            TakenOver: the trial was given to another worker; don't catch it.
         """
         reported = numbers(metrics)
         self.last.update(reported)
@@ -75,7 +75,12 @@ class ReportMetrics:
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Those of the metrics that are numbers."""
+    """Return the metrics that are numbers, as floats.
+
+    Example:
+        >>> numbers({"loss": 1, "note": "text", "wer": "0.5"})
+        {'loss': 1.0, 'wer': 0.5}
+    """
     found = {}
     for name, value in metrics.items():
         with contextlib.suppress(TypeError, ValueError):
@@ -84,11 +89,11 @@ def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 Objective = Callable[[Config, ReportMetrics], Mapping[str, float] | None]
-"""What a sweep optimises: it gets a trial's config, reports on the way, and may return the final metrics."""
+"""A function of a trial's config and a callback for its reports; it may return the final metrics."""
 
 
 def load_objective(name: str) -> Objective:
-    """Import `MODULE:FUNCTION`; modules of the current folder are found.
+    """Import `MODULE:FUNCTION`, also from the current folder.
 
     Raises:
         InputError: there is no such function.
@@ -102,23 +107,23 @@ def load_objective(name: str) -> Objective:
         found = getattr(importlib.import_module(module), function, None)
     except ImportError as error:
         raise InputError(
-            f"--objective {name}: can't import {module} ({error}); run from the folder it is in"
+            f"--objective {name}: can't import {module} ({error}); run the command in the folder of {module}.py"
         ) from error
     if not callable(found):
         raise InputError(f"--objective {name}: {module} has no function {function!r}")
     return found
 
 
-# --- Each trial a run of W&B's ----------------------------------------------------------------------------------------
+# --- Each trial as a W&B run ------------------------------------------------------------------------------------------
 
 
 def run_name(sweep: Sweep, report: ReportMetrics) -> str:
-    """What a trial's run is called in W&B."""
+    """Return the name of a trial's run in W&B."""
     return f"{sweep.name}-{report.number}"
 
 
 def tracked_objective(objective: Objective, sweep: Sweep) -> Objective:
-    """The same objective, each trial of it a W&B run in the sweep's group, with its config and what it reports."""
+    """Wrap an objective: each trial is a W&B run in the sweep's group, with its config and reported metrics."""
 
     @functools.wraps(objective)
     def run(config: Config, report: ReportMetrics) -> Mapping[str, float] | None:
@@ -140,7 +145,7 @@ def tracked_objective(objective: Objective, sweep: Sweep) -> Objective:
             try:
                 final = objective(config, report)
                 run.summary.update(numbers(final) if isinstance(final, Mapping) else {})
-            except optuna.TrialPruned as pruned:  # for W&B the run has ended well
+            except optuna.TrialPruned as pruned:  # in W&B, the run counts as finished
                 stopped = pruned
         if stopped:
             raise stopped
@@ -150,9 +155,9 @@ def tracked_objective(objective: Objective, sweep: Sweep) -> Objective:
 
 
 def as_objective(function: Callable[[], Any], sweep: Sweep) -> Objective:
-    """An objective that calls what `wandb.agent` calls: a function that gets its config by `wandb.init()`.
+    """Convert a function for `wandb.agent`, which gets its config by `wandb.init()`, to an objective.
 
-    It finds the config where W&B's own agent puts it. What it logs to its run is what it reports.
+    The config is passed as W&B's own agent passes it. The metrics that the function logs to its run are its reports.
     """
 
     @functools.wraps(function)
@@ -172,7 +177,7 @@ def as_objective(function: Callable[[], Any], sweep: Sweep) -> Objective:
             path.write_text(yaml.safe_dump(said), encoding="utf-8")
             with environment(**variables, WANDB_SWEEP_PARAM_PATH=str(path)), _logs_to(report):
                 try:
-                    wandb.teardown()  # or else the client would not look at the environment again
+                    wandb.teardown()  # so that the client reads the environment again
                     function()
                     wandb.finish()
                 finally:
@@ -184,7 +189,7 @@ def as_objective(function: Callable[[], Any], sweep: Sweep) -> Objective:
 
 @contextlib.contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """Meanwhile, these variables of the environment have these values."""
+    """Set environment variables, and restore them at the end."""
     held = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -198,7 +203,7 @@ def environment(**variables: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _logs_to(report: ReportMetrics) -> Iterator[None]:
-    """Meanwhile, what is logged to a run is reported too."""
+    """Also report the metrics that are logged to a run."""
     from wandb import Run
 
     log = Run.log
@@ -219,11 +224,11 @@ def _logs_to(report: ReportMetrics) -> Iterator[None]:
 
 
 class _StoreError(Exception):
-    """A report could not be written down, which is not the objective's fault; the cause says why."""
+    """The store couldn't be written, which isn't the objective's error; see the cause."""
 
 
 class MarkedLines(io.TextIOBase):
-    """A stream of text that passes on whole lines, a mark in front of each."""
+    """A text stream that passes on whole lines, each with a prefix."""
 
     def __init__(self, mark: str, say: Callable[[str], None]):
         self._mark, self._say = mark, say
@@ -236,7 +241,7 @@ class MarkedLines(io.TextIOBase):
         return len(text)
 
     def finish(self) -> None:
-        """Pass on a last line that has no end."""
+        """Pass on a last line without a line break."""
         if self._rest:
             self.write("\n")
 
@@ -244,17 +249,17 @@ class MarkedLines(io.TextIOBase):
 def run_trial(
     store: TrialStore, objective: Objective, trial: optuna.Trial, say: Callable[[str], None], quiet: bool
 ) -> None:
-    """Run one trial to its end, whichever that is.
+    """Run one trial and record how it ended.
 
     Args:
         store: of the sweep.
-        objective: what is called.
-        trial: as `Store.claim` gives it.
-        say: where lines go; each names the trial.
-        quiet: drop what the objective prints.
+        objective: the function to optimize.
+        trial: as `TrialStore.claim` returns it.
+        say: prints a line; each line names the trial.
+        quiet: drop the objective's output.
 
     Raises:
-        InputError: the sweep can't go on.
+        InputError: the sweep can't continue.
         TakenOver: the trial was given to another worker.
         OSError: the store can't be written.
     """
@@ -274,7 +279,7 @@ def run_trial(
             final = objective(config, report)
     except optuna.TrialPruned:
         store.tell(trial, TrialState.PRUNED, metrics=report.last)
-        return say(f"{name}: stopped early, {_said(report)}")
+        return say(f"{name}: stopped early, {_format_metrics(report)}")
     except (KeyboardInterrupt, SystemExit):
         store.give_back(trial)
         raise
@@ -283,12 +288,12 @@ def run_trial(
     except _StoreError as error:
         raise error.__cause__ from None
     except Exception as error:
-        if isinstance(error.__cause__, KeyboardInterrupt | SystemExit):  # what a training makes of Ctrl-C
+        if isinstance(error.__cause__, KeyboardInterrupt | SystemExit):  # Lightning's exception for Ctrl-C
             store.give_back(trial)
             raise KeyboardInterrupt from error
-        if _lacks_space(error):  # which is not the trial's fault
+        if _lacks_space(error):  # not the trial's error
             store.give_back(trial)
-            raise InputError(f"{name}: no space is left on the disk ({error}); make some, then --resume") from error
+            raise InputError(f"{name}: no space left on the disk ({error}); free some, then --resume") from error
         if not isinstance(error, InputError):
             traceback.print_exc()
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
@@ -299,7 +304,7 @@ def run_trial(
 
 
 def _judge(trial: optuna.Trial, metric: str) -> Listener:
-    """Tell Optuna each value of the metric, and end the trial where that says so."""
+    """Return a listener that reports the metric to Optuna, and stops the trial if the pruner decides so."""
     reports = itertools.count(1)
 
     def judge(reported: dict[str, float], step: int | None) -> None:
@@ -320,8 +325,8 @@ def _judge(trial: optuna.Trial, metric: str) -> Listener:
 def _lacks_space(error: BaseException) -> bool:
     seen: BaseException | None = error
     while seen is not None:
-        # PyTorch says it in words of its own.
-        if getattr(seen, "errno", None) in NO_SPACE or "PytorchStreamWriter failed writing" in str(seen):
+        # PyTorch raises a RuntimeError without errno.
+        if getattr(seen, "errno", None) in _NO_SPACE or "PytorchStreamWriter failed writing" in str(seen):
             return True
         seen = seen.__cause__ or seen.__context__
     return False
@@ -330,14 +335,14 @@ def _lacks_space(error: BaseException) -> bool:
 def _finish(
     store: TrialStore, trial: optuna.Trial, report: ReportMetrics, final: object, say: Callable[[str], None]
 ) -> None:
-    """Record a trial that came to its own end."""
+    """Record a trial whose objective returned."""
     name = f"trial {report.number}"
     if final is not None and not isinstance(final, Mapping):
         reason = f"the objective returned {type(final).__name__}; expected a dict of metrics, or nothing"
         return _fail(store, trial, reason, say)
     returned = numbers(final or {})
     report.last.update(returned)
-    value = 0.0  # where nothing is optimised, to have finished is all
+    value = 0.0  # without a metric, all finished trials are equal
     metric = store.sweep.metric
     if metric:
         if metric.name not in report.last:
@@ -350,17 +355,17 @@ def _finish(
         if value is None or not math.isfinite(value):
             return _fail(store, trial, f"{metric.name} is {report.last[metric.name]}", say)
     store.tell(trial, TrialState.COMPLETE, value, metrics=report.last)
-    return say(f"{name}: finished, {_said(report)}")
+    return say(f"{name}: finished, {_format_metrics(report)}")
 
 
 def not_logged(sweep: Sweep, name: str, last: Mapping[str, float]) -> str:
-    """What to say where a trial never logged the metric that the sweep optimises."""
+    """Return the error message for a trial that never logged the sweep's metric."""
     logged = ", ".join(sorted(last)) or "nothing"
     return f"{sweep.file}: metric.name: {name} never logged {sweep.metric.name!r}; it logged {logged}"
 
 
-def _said(report: ReportMetrics) -> str:
-    """What a trial ended with: the metric that counts, and others measured along with it (val_loss, val_wer)."""
+def _format_metrics(report: ReportMetrics) -> str:
+    """Format a trial's final values: the sweep's metric, and those with the same prefix (val_loss, val_wer)."""
     kind = f"{report.metric.partition('_')[0]}_" if report.metric else ""
     chosen = {name: value for name, value in report.last.items() if name == report.metric or name.startswith(kind)}
     return ", ".join(f"{name} {value:.4g}" for name, value in chosen.items()) or "nothing reported"

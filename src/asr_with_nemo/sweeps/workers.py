@@ -1,4 +1,4 @@
-"""Workers of an offline sweep: one in this process, or several processes beside it."""
+"""Workers of an offline sweep: one in this process, or several worker processes."""
 
 import codecs
 import contextlib
@@ -35,19 +35,18 @@ from asr_with_nemo.sweeps.trials import (
 if TYPE_CHECKING:
     from asr_with_nemo.sweeps.objective import Training
 
-SHOWN_EVERY = 0.5
-"""Seconds from one look at how far a sweep has come to the next."""
+_SHOWN_EVERY = 0.5  # seconds between two updates of the progress
 
 
 @dataclass(frozen=True)
 class SweepJob:
-    """A sweep and what it optimises: all that a worker process has to know.
+    """A sweep and its objective: all that a worker process needs.
 
     Attributes:
         sweep: the sweep.
-        folder: its store, and where its results are written.
-        objective: MODULE:FUNCTION; None to train.
-        base: for training, the config's folder and name, and the overrides of the command line.
+        folder: for its store and its results.
+        objective: MODULE:FUNCTION; None to train a model.
+        base: for training, the config's folder, its name, and Hydra overrides.
     """
 
     sweep: Sweep
@@ -57,16 +56,16 @@ class SweepJob:
 
     @property
     def about(self) -> str:
-        """What is optimised, in words."""
+        """A description of the objective."""
         return self.objective or " ".join(["training", self.base[1].removesuffix(".yaml"), *self.base[2]])
 
     def store(self, resume: bool) -> TrialStore:
-        """Its store; see `Store`."""
+        """Create or open its store; see `TrialStore`."""
         return TrialStore(self.folder, self.sweep, self.about, resume)
 
     @cached_property
     def training(self) -> "Training | None":
-        """What trains, where that is what is optimised."""
+        """The objective that trains a model; None for one of the user's."""
         if self.objective:
             return None
         from asr_with_nemo.sweeps.objective import Training
@@ -74,15 +73,15 @@ class SweepJob:
         return Training(self.sweep, *self.base)
 
     def callee(self) -> Objective:
-        """What is called for each trial."""
+        """Return the objective, imported and checked."""
         return self.training or load_objective(self.objective)
 
     def tracked(self) -> Objective:
-        """The same, each trial a W&B run; a training sees to that itself."""
+        """Return the objective, each trial a W&B run; training logs its own."""
         return self.training or tracked_objective(self.callee(), self.sweep)
 
     def write(self, results: Results, folder: Path) -> Results:
-        """Write the results into a folder; the best config of a training leads scripts/train.py to that very one."""
+        """Write the results into a folder; scripts/train.py with the best config finds the trial's training."""
 
         def config(row: TrialRow) -> Any:
             return self.training.config(row.config, folder / "trials" / row.folder)
@@ -90,10 +89,10 @@ class SweepJob:
         return write_results(results, folder, config if self.training else None)
 
 
-class Progress:
-    """One line for the whole sweep: a bar at the foot of a terminal, elsewhere a line whenever a trial has ended.
+class _Progress:
+    """The progress of the sweep: a bar in a terminal, elsewhere a line for each trial that has ended.
 
-    In a worker process there is none, for its parent has it.
+    A worker process shows none; its parent does.
     """
 
     def __init__(self, store: TrialStore, count: int):
@@ -111,17 +110,17 @@ class Progress:
         return sum(row.state not in ("running", "queued") for row in results.rows)
 
     def say(self, line: str) -> None:
-        """Write a line above the bar."""
-        with contextlib.suppress(BrokenPipeError):  # the parent was killed; the trial is done to its end
+        """Print a line above the bar."""
+        with contextlib.suppress(BrokenPipeError):  # the parent was killed; the trial still runs to its end
             tqdm.write(line, file=self._out)
             self._out.flush()
 
     def show(self) -> None:
-        """Tell how far the sweep has come, if that is further than last time."""
+        """Update the progress if a trial has ended since the last update."""
         now = time.monotonic()
         if self._bar is None or now < self._due:
             return
-        self._due = now + SHOWN_EVERY
+        self._due = now + _SHOWN_EVERY
         results = self._store.results()
         ended, metric, best = self._ended(results), results.sweep.metric, ""
         if ended == self._bar.n:
@@ -134,7 +133,7 @@ class Progress:
             self.say(f"sweep {results.id}: {ended} of {self._bar.total} trials{best and f', {best}'}")
 
     def close(self) -> None:
-        """Tell how it ended."""
+        """Show the final state and remove the bar."""
         self._due = 0.0
         self.show()
         if self._bar is not None:
@@ -144,17 +143,17 @@ class Progress:
 def run_trials(
     store: TrialStore, objective: Objective, count: int, seed: int | None = None, quiet: bool = False
 ) -> None:
-    """Work on a sweep until it has `count` trials, other workers' included, and none is left to be done.
+    """Run trials until the sweep has `count`, those of other workers included, and all have ended.
 
     Raises:
-        InputError: the sweep can't go on.
+        InputError: the sweep can't continue.
     """
     current: list[int] = []
     ended = threading.Event()
 
     def show_life() -> None:
         while not ended.wait(BEAT):
-            with contextlib.suppress(OSError):  # a shared folder that is away for a moment
+            with contextlib.suppress(OSError):  # a network folder that is unavailable for a moment
                 for number in current:
                     store.beat(number)
                 store.requeue_abandoned()
@@ -162,7 +161,7 @@ def run_trials(
     thread = threading.Thread(target=show_life, daemon=True)
     thread.start()
     parent = multiprocessing.parent_process()
-    progress = Progress(store, count)
+    progress = _Progress(store, count)
     try:
         while parent is None or parent.is_alive():
             trial = store.claim(count, seed)
@@ -180,8 +179,8 @@ def run_trials(
                 current.remove(trial.number)
                 store.leave(trial.number)
             progress.show()
-    except OSError as error:  # an objective's own have ended its trial
-        why = f"{store.folder}: can't be written to ({error.strerror}); once it can, --resume goes on"
+    except OSError as error:  # not the objective's: those have failed its trial
+        why = f"{store.folder}: can't be written ({error.strerror}); once it can, continue with --resume"
         raise InputError(why) from error
     finally:
         progress.close()
@@ -190,9 +189,9 @@ def run_trials(
 
 
 class _Worker:
-    """A worker process, and the pipe by which it prints.
+    """A worker process, and the pipe for its output.
 
-    Each has one of its own: a process that is killed can't leave a lock behind that the others wait for.
+    Each worker has its own pipe: with a shared one, a killed process could leave a lock that the others wait for.
     """
 
     def __init__(self, job: SweepJob, count: int, seed: int | None, quiet: bool, say: Callable[[str], None]):
@@ -205,12 +204,12 @@ class _Worker:
         self._lines = MarkedLines("", say)
 
     def pass_on(self) -> None:
-        """Say what it has printed until now."""
+        """Print its output so far."""
         while self.output.poll() and (printed := os.read(self.output.fileno(), 1 << 16)):
             self._lines.write(self._text.decode(printed))
 
     def end(self) -> None:
-        """End it, if it hasn't ended by itself, and say the rest."""
+        """Terminate it, if it hasn't ended, and print the rest of its output."""
         self.process.terminate()
         self.process.join()
         self.pass_on()
@@ -219,7 +218,7 @@ class _Worker:
 
 
 def _work(job: SweepJob, count: int, seed: int | None, quiet: bool, output: Connection) -> None:
-    """What a worker process runs; all that it prints goes to its parent."""
+    """Run a worker process; all its output goes to the parent."""
     for descriptor in (1, 2):
         os.dup2(output.fileno(), descriptor)
     sys.stdout.reconfigure(line_buffering=True)
@@ -228,7 +227,7 @@ def _work(job: SweepJob, count: int, seed: int | None, quiet: bool, output: Conn
         try:
             run_trials(store, job.tracked(), count, seed, quiet)
         except InputError as error:
-            store.stop(str(error))  # which the parent tells
+            store.stop(str(error))  # the parent prints it
             sys.exit(1)
     except (InputError, OSError) as error:
         print(f"worker {os.getpid()}: {error}")
@@ -238,17 +237,17 @@ def _work(job: SweepJob, count: int, seed: int | None, quiet: bool, output: Conn
 
 
 def run_processes(job: SweepJob, store: TrialStore, count: int, workers: int, seed: int | None, quiet: bool) -> None:
-    """Keep worker processes going until they have nothing to do; one that is killed is replaced.
+    """Run worker processes until the sweep is done; a killed one is replaced.
 
     Raises:
-        InputError: they ended before the sweep did.
+        InputError: the workers ended before the sweep did.
     """
     gpus = sys.modules["torch"].cuda.device_count() if job.training else 0
     places = itertools.count()
-    progress = Progress(store, count)
+    progress = _Progress(store, count)
     running: list[_Worker] = []
 
-    # Processes that all compute on all cores wait for one another.
+    # More threads than cores would slow all workers down.
     own = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // workers))}
 
     def start() -> None:
@@ -278,11 +277,11 @@ def run_processes(job: SweepJob, store: TrialStore, count: int, workers: int, se
                         start()
             progress.show()
     finally:
-        for worker in running:  # on Ctrl-C, the terminal has told them as well
+        for worker in running:  # on Ctrl-C, the terminal has interrupted them too
             worker.process.join(1)
         for worker in running:
             worker.end()
         progress.close()
         store.requeue_abandoned()
     if any(row.state in ("queued", "running") for row in store.results().rows) and not store.stopped:
-        raise InputError(f"{store.folder}: the workers ended before the sweep did; --resume goes on")
+        raise InputError(f"{store.folder}: the workers ended before the sweep did; continue with --resume")
