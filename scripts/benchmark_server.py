@@ -81,7 +81,7 @@ def load(
     url: str, server: int, recordings: list[str], clients: int, seconds: int, scratch: str
 ) -> tuple[dict[str, str], list[int]]:
     """Run the clients. Returns locust's row of figures, and the server's memory in bytes, once a second."""
-    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "tests" / "locustfile.py"), "--headless"]
+    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "tests" / "deployment" / "locustfile.py"), "--headless"]
     command += ["--users", str(clients), "--spawn-rate", str(clients), "--run-time", f"{seconds}s"]
     command += ["--host", url, "--csv", f"{scratch}/load", "--only-summary"]
     environment = os.environ | {"RECORDINGS": os.pathsep.join(recordings)}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from asr_with_nemo.data import audio
 from asr_with_nemo.deployment.runtime import Recognizer
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.transcripts import WHOLE, Transcript, Word
@@ -134,8 +135,7 @@ class Listener:
     def _measure(self, piece: np.ndarray) -> None:
         """Find how far the sound is loud."""
         first = (len(self._sound) - len(piece)) // self._frame * self._frame
-        frames = self._sound[first : len(self._sound) // self._frame * self._frame].reshape(-1, self._frame)
-        levels = 10 * np.log10(np.square(frames, dtype=np.float64).mean(axis=1) + 1e-12)
+        levels = 10 * np.log10(audio.frame_powers(self._sound[first:], self._frame) + 1e-12)
         self._memory = (self._memory + [level for level in levels.tolist() if level > SILENCE])[
             -round(MEMORY / FRAME) :
         ]
@@ -165,9 +165,7 @@ class Listener:
     def _quietest(self) -> int:
         """Where to cut an utterance without a pause: in the quietest moment of its second half, in samples."""
         half = len(self._sound) // 2
-        frames = self._sound[half:][: (len(self._sound) - half) // self._frame * self._frame].reshape(-1, self._frame)
-        energy = np.convolve(np.square(frames, dtype=np.float64).mean(axis=1), np.ones(5), "valid")
-        return half + (int(energy.argmin()) + 2) * self._frame
+        return half + audio.quietest_place(self._sound[half:], self._frame, 5)
 
     def _report(self, heard: Transcript, stable: int, until: int) -> Heard:
         start = self._start / self._rate

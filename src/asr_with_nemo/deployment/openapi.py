@@ -1,9 +1,9 @@
 """The description of the HTTP API: schema examples and the page under /docs."""
 
-import html
 import json
 from typing import Any
 
+from asr_with_nemo.base.html import ENVIRONMENT
 from asr_with_nemo.deployment.answers import Format
 
 UPLOAD = {
@@ -77,29 +77,13 @@ in binary messages, then {"type": "stop"}. Answers are {"type": "partial" or "fi
 
 
 def docs_page(schema: dict[str, Any]) -> str:
-    """The API's description as a page of its own: FastAPI's would load a program from elsewhere."""
-    parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        "<title>API</title><link rel=stylesheet href=/page/page.css><main class=docs><h1>API</h1>",
-        f"<pre>{html.escape(schema['info']['description'].strip())}</pre>",
-        "<p>For programs: <a href=/openapi.json>openapi.json</a>. For people: <a href=/>a page with a microphone</a>.",
-    ]
-    for path, methods in schema["paths"].items():
-        for method, about in methods.items():
-            parts.append(f"<h2><code>{method.upper()} {html.escape(path)}</code></h2><p>{about.get('description', '')}")
-            content = about.get("requestBody", {}).get("content", {})
-            for fields in (kind["schema"].get("properties", {}) for kind in content.values()):
-                rows = (
-                    f"<tr><td><code>{html.escape(name)}</code><td>{html.escape(', '.join(field.get('enum', [])))} "
-                    f"{html.escape(field.get('description', ''))}"
-                    for name, field in fields.items()
-                )
-                parts.append(f"<table>{''.join(rows)}</table>")
-            for status, reply in about.get("responses", {}).items():
-                parts.append(f"<p>{status}: {html.escape(reply['description'])}")
-                for kind, example in reply.get("content", {}).items():
-                    values = [one["value"] for one in example.get("examples", {}).values()]
-                    for value in [*values, *([example["example"]] if "example" in example else [])]:
-                        shown = value if isinstance(value, str) else json.dumps(value, indent=1)
-                        parts.append(f"<pre title='{html.escape(kind)}'>{html.escape(shown)}</pre>")
-    return "\n".join(parts)
+    """Render the API's description as a page that loads nothing from other servers, as FastAPI's own page would.
+
+    Args:
+        schema: the OpenAPI document, as `app.openapi()` returns it.
+    """
+    return ENVIRONMENT.get_template("api.html").render(schema=schema, as_text=_example_text)
+
+
+def _example_text(example: object) -> str:
+    return example if isinstance(example, str) else json.dumps(example, indent=1)

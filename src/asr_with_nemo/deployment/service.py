@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from asr_with_nemo.deployment.answers import Format, format_response
 from asr_with_nemo.deployment.engine import BATCH, Engine
 from asr_with_nemo.deployment.runtime import Recognizer
-from asr_with_nemo.deployment.uploads import decode_upload
+from asr_with_nemo.deployment.uploads import AudioTooLongError, decode_upload
 from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
@@ -259,8 +259,7 @@ class Server:
             try:
                 return await asyncio.to_thread(decode_upload, content, name, rate, self.limits.seconds)
             except InputError as error:
-                status = 413 if "longer than" in str(error) else 400
-                raise RequestError(status, str(error)) from None
+                raise RequestError(413 if isinstance(error, AudioTooLongError) else 400, str(error)) from None
 
 
 async def _read_form(request: Request) -> FormData:

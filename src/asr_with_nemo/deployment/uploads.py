@@ -26,6 +26,10 @@ _ID3 = re.compile(rb"ID3..(.)([\0-\x7f]{4})", re.DOTALL)
 """A label before the sound, with its flags and length (7 bits a byte; https://id3.org/id3v2.4.0-structure)."""
 
 
+class AudioTooLongError(InputError):
+    """An upload has more audio than the server accepts."""
+
+
 class _InMemory(io.BytesIO):
     """A file in which nothing lies before its start, where damaged ones send libsndfile."""
 
@@ -43,7 +47,8 @@ def decode_upload(content: bytes, name: str, rate: int, seconds: float) -> np.nd
         seconds: that it may have.
 
     Raises:
-        InputError: it is no sound, damaged, empty or too long.
+        AudioTooLongError: it has more than `seconds` of audio.
+        InputError: it isn't audio, is damaged or is empty.
     """
     start = 0
     while label := _ID3.match(content, start):
@@ -60,7 +65,7 @@ def decode_upload(content: bytes, name: str, rate: int, seconds: float) -> np.nd
             for part in audio.resampled(blocks, sound.samplerate, rate):
                 heard += len(part)
                 if heard > seconds * rate:
-                    raise InputError(f"{name}: longer than {seconds:g} s")
+                    raise AudioTooLongError(f"{name}: longer than {seconds:g} s")
                 if not np.isfinite(part).all():
                     raise InputError(f"{name}: has samples that are no numbers (NaN or infinite)")
                 parts.append(np.clip(part, -1.0, 1.0))
