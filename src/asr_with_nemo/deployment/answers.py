@@ -20,7 +20,7 @@ class Format(StrEnum):
 
 
 _PAUSE, LONGEST_LINE, _CHARACTERS = 0.6, 6.0, 42
-"""A caption ends at a pause of `_PAUSE` seconds, and has at most `LONGEST_LINE` seconds and `_CHARACTERS` characters."""
+"""A caption ends at a pause of so many seconds, and has at most so many seconds and characters."""
 
 
 def captions(words: Iterable[Word]) -> list[list[Word]]:

@@ -66,7 +66,7 @@ def create_app(
 
     Args:
         recognizer: with a single thread (`Recognizer(model, threads=1)`).
-        search: beam search with a language model for uploads; by default, and for live streams, decoding is greedy.
+        search: beam search with a language model; by default decoding is greedy.
         threads: batches that are computed at the same time.
         limits: of uploads, requests and streams.
         api_key: that clients must send; empty for none.
