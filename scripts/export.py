@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write a model as one ONNX file that needs neither NeMo nor torch."""
+"""Export a model as one ONNX file that needs neither NeMo nor torch."""
 
 import tempfile
 import time
@@ -12,34 +12,37 @@ import typer
 from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
 
-TURNS = 3
-"""How often the two models of a comparison take turns; the best time of each counts."""
+_TURNS = 3
+"""Timed runs of each model, alternating; the best time of each counts."""
 
 
 class Quantization(StrEnum):
-    """What the weights may become."""
+    """The types of quantized weights."""
 
     int8 = "int8"
 
 
 def main(
-    model: Annotated[Path, typer.Argument(help="A .nemo or .ckpt file, wandb:NAME:ALIAS, or an4, which ships.")],
+    model: Annotated[
+        Path, typer.Argument(help="A .nemo or .ckpt file, wandb:NAME:ALIAS, or an4, the model that ships.")
+    ],
     output: Annotated[Path, typer.Argument(help="The file to write.", metavar="OUT.onnx")],
     manifest: Annotated[
-        Path | None, typer.Option(help="Recordings to compare with NeMo on; by default AN4's test set if it is there.")
+        Path | None, typer.Option(help="Recordings to compare with NeMo on; by default AN4's test set, if prepared.")
     ] = None,
     quantize: Annotated[
-        Quantization | None, typer.Option(help="Smaller and faster numbers; says what that costs.")
+        Quantization | None,
+        typer.Option(help="Make the model smaller and faster; prints the change in WER (needs --manifest)."),
     ] = None,
-    calibration: Annotated[
-        Path, typer.Option(help="Recordings by which --quantize learns how large the numbers become.")
-    ] = Path("data/an4/train_manifest.json"),
-    calibrate_on: Annotated[int, typer.Option(min=1, help="How many of them.")] = 64,
+    calibration: Annotated[Path, typer.Option(help="Manifest of recordings that calibrate --quantize.")] = Path(
+        "data/an4/train_manifest.json"
+    ),
+    calibrate_on: Annotated[int, typer.Option(min=1, help="Number of recordings for calibration.")] = 64,
 ) -> None:
-    """Write a model as one ONNX file that needs neither NeMo nor torch: sound in, log-probabilities out.
+    """Export a model as one ONNX file that needs neither NeMo nor torch: audio in, log-probabilities out.
 
-    The file holds the mel features, the network, its letters and a card. It is written only if it gives what NeMo
-    gives, with the recordings one by one and in padded batches. Without recordings it is checked on noises.
+    The file holds the mel features, the network, its letters and a card. It is written only if its outputs equal
+    NeMo's, for single recordings and for padded batches. Without recordings, noise is used for the comparison.
 
     Examples:
 
@@ -59,7 +62,7 @@ def main(
     default = Path("data/an4/test_manifest.json")
     manifest = manifest or (default if default.is_file() else None)
     if quantize and not manifest:
-        raise InputError("--quantize says what it costs in word errors: name recordings with --manifest")
+        raise InputError("--quantize measures the change in WER: give a manifest with --manifest")
     files = [row["audio_filepath"] for row in read_manifest(manifest)] if manifest else []
     if quantize:
         texts = [row["text"] for row in evaluation.read_references(manifest)]
@@ -68,7 +71,7 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole.onnx" if quantize else output
         equality = export.export(loaded, whole, files, export.card_of(model))
-        typer.echo(f"{manifest or 'noises'}: {equality}")
+        typer.echo(f"{manifest or 'noise'}: {equality}")
         if quantize:
             export.quantize(whole, output, learn_from[:: max(1, len(learn_from) // calibrate_on)])
             compare({"fp32": whole, quantize.value: output}, files, texts)
@@ -76,14 +79,14 @@ def main(
 
 
 def compare(models: dict[str, Path], files: list[str], texts: list[str]) -> None:
-    """Print size, speed and word error rate of some models, side by side."""
+    """Print size, speed and word error rate of several models."""
     from asr_with_nemo.deployment import runtime
     from asr_with_nemo.recognition import transcripts, wer
 
     recognizers = {name: runtime.Recognizer(path) for name, path in models.items()}
     samples = transcripts.read(files, next(iter(recognizers.values())).sample_rate)
     heard, seconds = {}, {name: [] for name in models}
-    for _ in range(TURNS):
+    for _ in range(_TURNS):
         for name, recognizer in recognizers.items():
             started = time.perf_counter()
             heard[name] = recognizer.transcribe(samples)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A GPU machine of AWS's with the course on it: start it, reach it by SSH, stop it, end it."""
+"""Start, reach, stop and terminate a GPU instance on AWS with the course on it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +12,12 @@ from rich.table import Table
 from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.places import aws
-from asr_with_nemo.places.plan import TAG, describe_plan, load_settings
+from asr_with_nemo.places.plan import TAG, describe_instance, load_settings
 
-ABOUT = """A GPU machine of AWS's with the course on it: start it, reach it by SSH, stop it, end it.
+ABOUT = """Start, reach, stop and terminate a GPU instance on AWS with the course on it.
 
-It costs money from `launch` on until `terminate`, or until the hours of --max-hours are over, when it ends itself.
-It needs an account's credentials (`aws configure`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY).
+It costs money from `launch` until `terminate`, or until it terminates itself after --max-hours. It needs the
+credentials of an AWS account (`aws configure`, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY).
 
     python scripts/launch_aws.py types
 
@@ -30,49 +30,53 @@ It needs an account's credentials (`aws configure`, or AWS_ACCESS_KEY_ID and AWS
     python scripts/launch_aws.py terminate
 """
 
-Name = Annotated[str, typer.Option(help="What the instance is called; two at a time need two names.")]
-Region = Annotated[str | None, typer.Option(help="AWS's region, say us-east-1; by default that of AWS's own settings.")]
-Profile = Annotated[str | None, typer.Option(help="Which of the profiles in ~/.aws; by default AWS_PROFILE.")]
-KeyFile = Annotated[Path | None, typer.Option(help="The private key's file; by default ~/.ssh/KEY_NAME.pem.")]
+Name = Annotated[str, typer.Option(help="The instance's name; a second instance needs another one.")]
+Region = Annotated[
+    str | None, typer.Option(help="AWS region, such as us-east-1; by default that of your AWS configuration.")
+]
+Profile = Annotated[str | None, typer.Option(help="Profile in ~/.aws; by default AWS_PROFILE.")]
+KeyFile = Annotated[Path | None, typer.Option(help="File of the private key; by default ~/.ssh/KEY_NAME.pem.")]
 
 
 def launch(
     instance_type: Annotated[
-        str | None, typer.Option(help="By default that of configs/aws.yaml; `types` lists those that fit.")
+        str | None, typer.Option(help="By default that of configs/aws.yaml; `types` lists the supported ones.")
     ] = None,
     spot: Annotated[
-        bool, typer.Option("--spot/--on-demand", help="Spot: cheaper, can't be stopped, and AWS may take it back.")
+        bool, typer.Option("--spot/--on-demand", help="Spot is cheaper, but can't be stopped, and AWS may end it.")
     ] = False,
     max_hours: Annotated[
-        float | None, typer.Option(min=0, help="It ends itself after so many hours; 0: it doesn't. By default 8.")
+        float | None, typer.Option(min=0, help="Hours after which it terminates itself; 0 for never. By default 8.")
     ] = None,
-    disk: Annotated[int | None, typer.Option(min=1, help="GB of disk; by default 150.")] = None,
+    disk: Annotated[int | None, typer.Option(min=1, help="Size of the disk in GB; by default 150.")] = None,
     ami: Annotated[
-        str | None, typer.Option(help="An image's id; by default the newest NVIDIA GPU-Optimized AMI.")
+        str | None, typer.Option(help="Id of an image; by default the newest NVIDIA GPU-Optimized AMI.")
     ] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="A tag, key=value, on all that is made; repeatable.")] = None,
-    key_name: Annotated[str, typer.Option(help="The key pair; it is made if there is none.")] = TAG,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Tag key=value for everything that is created; repeatable.")
+    ] = None,
+    key_name: Annotated[str, typer.Option(help="Name of the key pair, which is created if missing.")] = TAG,
     key_file: KeyFile = None,
     my_address: Annotated[
-        str | None, typer.Option(help="The IPv4 address that SSH is let in from; by default yours, as AWS sees it.")
+        str | None, typer.Option(help="IPv4 address allowed to connect by SSH; by default yours.")
     ] = None,
     repository: Annotated[
-        str | None, typer.Option(help="What the instance clones; by default that of pyproject.toml.")
+        str | None, typer.Option(help="Address to clone the course from; by default that in pyproject.toml.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Also an instance whose GPU is too old; the course runs on its CPU.")
+        bool, typer.Option("--force", help="Allow an instance whose GPU is too old; the course runs on its CPU.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be, ask AWS if it may, make nothing.")
+        bool, typer.Option("--dry-run", help="Print the plan, check permission with AWS, create nothing.")
     ] = False,
     name: Name = "course",
     region: Region = None,
     profile: Profile = None,
 ) -> None:
-    """Start an instance (or the stopped one of this name), and print how to reach it.
+    """Start an instance (or the stopped one with this name), and print how to reach it.
 
-    On the instance, NVIDIA's container is pulled, the course put on top, and JupyterLab started on the instance's own
-    localhost, with a token. That takes a while after this command is done; `connect` tells how far it is.
+    The instance pulls NVIDIA's container, installs the course, and starts JupyterLab on its own localhost, with a
+    token. That takes several minutes after this command has finished; `connect` shows the progress.
 
     Examples:
 
@@ -85,9 +89,9 @@ def launch(
     wanted = aws.Cloud(region, profile, say=typer.echo)
     wanted.check_gpu(instance_type, force)
     if stopped := wanted.stopped(name):
-        typer.echo(f"it is there, stopped: {describe_plan(stopped)}")
+        typer.echo(f"restarting the stopped instance: {describe_instance(stopped)}")
         if dry_run:
-            typer.echo("--dry-run: it would be started again as it is; nothing was done")
+            typer.echo("--dry-run: the stopped instance would be started; nothing was done")
             return
         instance = _uninterrupted(wanted.start, stopped)
     else:
@@ -108,17 +112,17 @@ def launch(
         typer.echo("\n".join(plan.lines()))
         if dry_run:
             wanted.may_launch(plan)
-            typer.echo("--dry-run: AWS would start it; nothing was made")
+            typer.echo("--dry-run: AWS would start it; nothing was created")
             return
         instance = _uninterrupted(wanted.launch, plan)
-    typer.echo(f"\nIT RUNS, AND COSTS, from now on: {describe_plan(instance)}")
+    typer.echo(f"\nIT IS RUNNING AND COSTS MONEY: {describe_instance(instance)}")
     typer.echo("To end it:  python scripts/launch_aws.py terminate" + ("" if name == "course" else f" --name {name}"))
-    typer.echo("To reach it, from a minute on; `course` there tells the address of JupyterLab once it is up:\n")
+    typer.echo("To reach it, in about a minute (`course` there prints JupyterLab's address once it is up):\n")
     typer.echo("    " + " ".join(wanted.ssh(instance, key_file)))
 
 
 def status(region: Region = None, profile: Profile = None) -> None:
-    """List what of the course is there, whether it runs, and when it ends.
+    """List the course's instances in a region, their state, and when they terminate themselves.
 
     Examples:
 
@@ -127,19 +131,19 @@ def status(region: Region = None, profile: Profile = None) -> None:
     wanted = aws.Cloud(region, profile)
     found = wanted.instances()
     for instance in found:
-        typer.echo(describe_plan(instance))
+        typer.echo(describe_instance(instance))
     if not found:
-        typer.echo(f"nothing of the course's is there in {wanted.region}; other regions were not looked at")
+        typer.echo(f"the course has no instances in {wanted.region}; other regions were not checked")
 
 
 def connect(
     name: Name = "course",
     key_file: KeyFile = None,
-    show: Annotated[bool, typer.Option("--print", help="Print the SSH line instead of calling it.")] = False,
+    show: Annotated[bool, typer.Option("--print", help="Print the SSH command instead of running it.")] = False,
     region: Region = None,
     profile: Profile = None,
 ) -> None:
-    """Log in, with the instance's JupyterLab on http://localhost:8888 as long as the connection stands.
+    """Log in by SSH; while connected, the instance's JupyterLab is at http://localhost:8888.
 
     Examples:
 
@@ -155,7 +159,7 @@ def connect(
 
 
 def stop(name: Name = "course", region: Region = None, profile: Profile = None) -> None:
-    """Stop the instance and keep its disk, which goes on costing; `launch` starts it again.
+    """Stop the instance; `launch` starts it again. Its disk is kept and still costs money.
 
     Examples:
 
@@ -164,11 +168,11 @@ def stop(name: Name = "course", region: Region = None, profile: Profile = None) 
     wanted = aws.Cloud(region, profile)
     instance = wanted.the_instance(name)
     wanted.stop(instance)
-    typer.echo(f"stopped {instance['InstanceId']}; its disk goes on costing until `terminate`")
+    typer.echo(f"stopped {instance['InstanceId']}; its disk costs money until `terminate`")
 
 
 def terminate(name: Name = "course", region: Region = None, profile: Profile = None) -> None:
-    """End the instance for good, with its disk and all that lies on it; fetch your models first.
+    """Delete the instance, with its disk and all files on it; download your models first.
 
     Examples:
 
@@ -177,11 +181,11 @@ def terminate(name: Name = "course", region: Region = None, profile: Profile = N
     wanted = aws.Cloud(region, profile)
     instance = wanted.the_instance(name)
     wanted.terminate(instance)
-    typer.echo(f"terminated {instance['InstanceId']}, its disk and its security group; the key pair stays")
+    typer.echo(f"terminated {instance['InstanceId']}, its disk and its security group; the key pair is kept")
 
 
 def types() -> None:
-    """List instance types with their GPU, and whether today's container runs on it.
+    """List instance types with their GPU, and whether the current container supports it.
 
     Examples:
 
@@ -195,8 +199,8 @@ def types() -> None:
             family.example, family.gpu, f"{family.memory} GB", family.architecture, str(family.capability), answer
         )
     Console().print(table)
-    typer.echo("no: `launch` starts it with --force only, and the course runs on its CPU.")
-    typer.echo("Larger ones of a family (g5.2xlarge) have more cores and memory, or more of the same GPU.")
+    typer.echo("no: `launch` needs --force, and the course runs on the CPU.")
+    typer.echo("Larger sizes of a family (g5.2xlarge) have more cores and memory, or more of the same GPUs.")
 
 
 def _uninterrupted(start: Callable[[Any], dict], what: Any) -> dict:

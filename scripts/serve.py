@@ -11,31 +11,37 @@ import typer
 from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, LanguageModel, run
 from asr_with_nemo.errors import InputError
 
-KEY = "ASR_API_KEY"
-"""The variable of the environment that holds the API key; a command line could be read by others on the machine."""
+_KEY = "ASR_API_KEY"
+"""The environment variable with the API key: other users of the machine can read a command line."""
 
 
 def main(
-    model: Annotated[Path, typer.Argument(help="An .onnx file (scripts/export.py), or an4, which ships.")] = Path(
-        "an4"
-    ),
+    model: Annotated[
+        Path, typer.Argument(help="An .onnx file that scripts/export.py wrote, or an4, the model that ships.")
+    ] = Path("an4"),
     host: Annotated[
-        str, typer.Option(help="Who may connect: 127.0.0.1 this machine; any other address wants ASR_API_KEY.")
+        str, typer.Option(help="Address to listen on. Any other than this machine's own needs ASR_API_KEY.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 for any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 for any free one.")] = 8000,
     lm: LanguageModel = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="That compute; by default one a core.")] = None,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Of an upload.")] = 25_000_000,
-    max_seconds: Annotated[float, typer.Option(min=1, help="Of sound in an upload.")] = 600,
-    max_requests: Annotated[int, typer.Option(min=1, help="Uploads that are worked on or wait at a time.")] = 64,
-    max_streams: Annotated[int, typer.Option(min=1, help="Live streams at a time.")] = 16,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds to arrive, and to be transcribed.")] = 60,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Batches computed at the same time; by default one per core.")
+    ] = None,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Largest upload, in bytes.")] = 25_000_000,
+    max_seconds: Annotated[float, typer.Option(min=1, help="Longest audio of an upload, in seconds.")] = 600,
+    max_requests: Annotated[
+        int, typer.Option(min=1, help="Uploads processed or queued at the same time; more get 503.")
+    ] = 64,
+    max_streams: Annotated[int, typer.Option(min=1, help="Live streams at the same time.")] = 16,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds for an upload to arrive, and again to be transcribed.")
+    ] = 60,
 ) -> None:
     """Serve a model: OpenAI's transcription API, live recognition, and a page with a microphone.
 
-    With the variable ASR_API_KEY set, clients must send that key; without it, only this machine may connect. SIGTERM
-    and Ctrl-C stop it after what was accepted is done. A browser gives a page the microphone only on 127.0.0.1, or over
-    https, which a proxy in front can add.
+    If the environment variable ASR_API_KEY is set, clients must send that key; without it, only this machine may
+    connect. SIGTERM and Ctrl-C stop the server after the accepted requests are finished. Browsers give a page the
+    microphone only on 127.0.0.1 or over https, which needs a proxy in front of the server.
 
     Examples:
 
@@ -45,9 +51,9 @@ def main(
 
         curl http://127.0.0.1:8000/v1/audio/transcriptions -F file=@recording.wav -F model=an4
     """
-    key = os.environ.get(KEY, "")
+    key = os.environ.get(_KEY, "")
     if not (key or _is_this_machine(host)):
-        raise InputError(f"--host {host} lets others in, and {KEY} holds no key that they would need: set it")
+        raise InputError(f"--host {host} lets other machines connect, which needs an API key: set the variable {_KEY}")
 
     from asr_with_nemo.base.machine import usable_cores
     from asr_with_nemo.deployment import runtime
@@ -66,7 +72,7 @@ def main(
 def _is_this_machine(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name, which may stand for any address
+    except ValueError:  # a name, which may have any address
         return False
 
 

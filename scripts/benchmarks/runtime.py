@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
-"""Measure recognition without NeMo against NeMo's own, in one run."""
+"""Compare the speed of the ONNX runtime and of NeMo, in one run."""
 
-import os
 import statistics
 import subprocess
 import sys
@@ -12,41 +11,42 @@ from typing import Annotated
 
 import typer
 
+from asr_with_nemo.base.machine import usable_cores
 from asr_with_nemo.cli import run
 from asr_with_nemo.data import manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-NEMO = """
+_NEMO_PROGRAM = """
 import sys
 from nemo.collections.asr.models import EncDecCTCModel
 model = EncDecCTCModel.restore_from(sys.argv[1], map_location="cpu")
 print(model.transcribe([sys.argv[2]], verbose=False)[0].text)
 """
-"""The shortest program with NeMo that turns a file into text."""
+"""The shortest NeMo program that transcribes a file."""
 
 
-RUNTIME, NEMOS, OURS = "runtime", "NeMo, transcribe(batch_size={})", "NeMo, decoding.transcribe"
-"""The ways that are compared."""
+_RUNTIME, _NEMO, _OURS = "runtime", "NeMo, transcribe(batch_size={})", "NeMo, decoding.transcribe"
+"""The ways that are compared; the second takes a batch size."""
 
 
 def main(
-    recordings: Annotated[Path, typer.Option("--manifest", help="What is transcribed.")] = Path(
+    recordings: Annotated[Path, typer.Option("--manifest", help="Manifest of the recordings to transcribe.")] = Path(
         "data/an4/test_manifest.json"
     ),
-    turns: Annotated[int, typer.Option(min=1, help="How often each way is run, one after the other.")] = 3,
-    batch_sizes: Annotated[str, typer.Option(help="Batch sizes that NeMo is run with; 4 is its own default.")] = (
-        "4,16,32"
-    ),
+    turns: Annotated[int, typer.Option(min=1, help="Timed runs of each way, alternating.")] = 3,
+    batch_sizes: Annotated[
+        str, typer.Option(help="Batch sizes for NeMo, separated by commas; 4 is NeMo's default.")
+    ] = ("4,16,32"),
     output: Annotated[
-        Path | None, typer.Option(help="Write the figures there (results/...json), for RESULTS.md.")
+        Path | None, typer.Option(help="JSON file to write the figures to (results/...json), for RESULTS.md.")
     ] = None,
 ) -> None:
-    """Measure recognition without NeMo against NeMo's own, in one run.
+    """Compare the speed of the ONNX runtime and of NeMo, in one run.
 
-    From process start to the first transcript; and all recordings of a manifest, with the models loaded and warm. The
-    ways take turns on the same files; the ratio of their best times is what to look at, since times on a busy machine
-    vary. NeMo's time counts with the batch size that suits it best.
+    Measures the time from process start to the first transcript, and the time for all recordings of a manifest with
+    loaded, warm models. The ways alternate on the same files. Compare the ratio of their best times, since absolute
+    times vary on a busy machine. For NeMo, the batch size with the best time counts.
     """
     from asr_with_nemo.base.machine import quieten
     from asr_with_nemo.deployment import runtime
@@ -59,19 +59,19 @@ def main(
     nemo_file = str(model_path("an4"))
     starts = compare_starts(
         {
-            RUNTIME: [str(ROOT / "scripts" / "transcribe.py"), "an4", files[0]],
-            NEMOS.format(4): ["-c", NEMO, nemo_file, files[0]],
+            _RUNTIME: [str(ROOT / "scripts" / "transcribe.py"), "an4", files[0]],
+            _NEMO.format(4): ["-c", _NEMO_PROGRAM, nemo_file, files[0]],
         },
         turns,
     )
     recognizer, model = runtime.Recognizer("an4"), load_model("an4")
     quieten()
-    ways = {RUNTIME: lambda: [heard.text for heard in recognizer.transcribe(files)]}
+    ways = {_RUNTIME: lambda: [heard.text for heard in recognizer.transcribe(files)]}
     for size in map(int, batch_sizes.split(",")):
-        ways[NEMOS.format(size)] = lambda size=size: [
+        ways[_NEMO.format(size)] = lambda size=size: [
             heard.text for heard in model.transcribe(files, batch_size=size, verbose=False)
         ]
-    ways[OURS] = lambda: [heard.text for heard in decoding.transcribe(model, files, progress=False)]
+    ways[_OURS] = lambda: [heard.text for heard in decoding.transcribe(model, files, progress=False)]
     duration = sum(row["duration"] for row in manifest.read_manifest(recordings))
     best = compare_transcriptions(ways, duration, turns)
     if output:
@@ -94,7 +94,7 @@ def main(
 
 
 def compare_starts(commands: dict[str, list[str]], turns: int) -> dict[str, float]:
-    """Print and return how long programs take from their start to their end, which is the first transcript."""
+    """Print and return the median seconds of each program from its start to its end: the first transcript."""
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(turns):
         for name, arguments in commands.items():
@@ -110,23 +110,23 @@ def compare_starts(commands: dict[str, list[str]], turns: int) -> dict[str, floa
 
 
 def compare_transcriptions(ways: dict[str, Callable[[], list[str]]], duration: float, turns: int) -> dict[str, float]:
-    """Print and return how long each way takes for all recordings, and whether the texts are the same."""
-    texts = {name: way() for name, way in ways.items()}  # a first time, which isn't counted
+    """Print and return the best seconds of each way for all recordings; print how many texts are the same."""
+    texts = {name: way() for name, way in ways.items()}  # warm-up, not timed
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(turns):
         for name, way in ways.items():
             started = time.perf_counter()
             way()
             seconds[name].append(time.perf_counter() - started)
-    print(f"{duration:.0f} s of sound, {os.cpu_count()} cores, best of {turns}")
+    print(f"{duration:.0f} s of audio, {usable_cores()} cores, best of {turns}")
     best = {name: min(times) for name, times in seconds.items()}
     for name, least in best.items():
-        same = sum(one == other for one, other in zip(texts[name], texts[RUNTIME], strict=True))
+        same = sum(one == other for one, other in zip(texts[name], texts[_RUNTIME], strict=True))
         print(
             f"{name}: {least:.2f} s, RTFx {duration / least:.0f}; {same} of {len(texts[name])} texts as the runtime's"
         )
-    nemos = min(least for name, least in best.items() if "batch_size" in name)
-    print(f"the runtime is {nemos / best[RUNTIME]:.1f} times as fast as NeMo's transcribe() at its best")
+    nemos = min(least for name, least in best.items() if name not in (_RUNTIME, _OURS))
+    print(f"the runtime is {nemos / best[_RUNTIME]:.1f} times as fast as NeMo's transcribe() at its best")
     return best
 
 

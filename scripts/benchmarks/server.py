@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure the server under load: many clients at once, each asking again as soon as it is answered."""
+"""Load-test the server: many clients at once, each sending its next request as soon as it has an answer."""
 
 import csv
 import os
@@ -21,19 +21,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(
-    recordings: Annotated[Path, typer.Option("--manifest", help="What the clients send.")] = Path(
-        "data/an4/test_manifest.json"
-    ),
-    clients: Annotated[int, typer.Option(min=1, help="At a time.")] = 50,
-    seconds: Annotated[int, typer.Option(min=5, help="How long.")] = 60,
+    recordings: Annotated[
+        Path, typer.Option("--manifest", help="Manifest of the recordings that the clients send.")
+    ] = Path("data/an4/test_manifest.json"),
+    clients: Annotated[int, typer.Option(min=1, help="Number of clients.")] = 50,
+    seconds: Annotated[int, typer.Option(min=5, help="Length of the test, in seconds.")] = 60,
     output: Annotated[
-        Path | None, typer.Option(help="Write the figures there (results/...json), for RESULTS.md.")
+        Path | None, typer.Option(help="JSON file to write the figures to (results/...json), for RESULTS.md.")
     ] = None,
 ) -> None:
-    """Measure the server under load: many clients at once, each asking again as soon as it is answered.
+    """Load-test the server: many clients at once, each sending its next request as soon as it has an answer.
 
-    The server and the clients (locust) share the machine's cores. The server's memory is read once a second; how it
-    grew over the second half of the time says whether it leaks.
+    The server and the clients (locust) share the machine's cores. The server's memory is sampled once a second;
+    growth over the second half of the run shows a leak.
     """
     from asr_with_nemo.data import manifest
     from asr_with_nemo.recognition.results import save_measurement
@@ -74,14 +74,14 @@ def main(
         save_measurement(output, "The server under load", about, [row], command)
         typer.echo(f"results: {output}")
     if int(figures["Failure Count"]):
-        raise InputError(f"{figures['Failure Count']} requests failed")
+        raise InputError(f"{figures['Failure Count']} requests failed; try fewer --clients")
 
 
 def load(
     url: str, server: int, recordings: list[str], clients: int, seconds: int, scratch: str
 ) -> tuple[dict[str, str], list[int]]:
-    """Run the clients. Returns locust's row of figures, and the server's memory in bytes, once a second."""
-    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "tests" / "locustfile.py"), "--headless"]
+    """Run the clients. Returns locust's aggregated row, and the server's memory in bytes, once a second."""
+    command = [sys.executable, "-m", "locust", "-f", str(ROOT / "tests" / "deployment" / "locustfile.py"), "--headless"]
     command += ["--users", str(clients), "--spawn-rate", str(clients), "--run-time", f"{seconds}s"]
     command += ["--host", url, "--csv", f"{scratch}/load", "--only-summary"]
     environment = os.environ | {"RECORDINGS": os.pathsep.join(recordings)}

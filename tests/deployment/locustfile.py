@@ -1,4 +1,4 @@
-"""Clients for scripts/benchmarks/server.py: each sends a recording after the other, and checks the answer."""
+"""Clients for scripts/benchmarks/server.py: each sends one recording after another, and checks the answers."""
 
 import itertools
 import os
@@ -11,7 +11,7 @@ TURNS = itertools.count()
 
 
 class Client(FastHttpUser):
-    """Somebody who waits for an answer and asks again at once."""
+    """A client that sends its next request as soon as it has an answer."""
 
     wait_time = constant(0)
 

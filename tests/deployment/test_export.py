@@ -127,21 +127,21 @@ def test_the_model_is_left_as_it_was(small_model: Path, files: list[str], tmp_pa
 
 def test_what_would_not_be_the_model_is_not_written(small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(export, "TOLERANCE", 0.0)
-    with pytest.raises(InputError, match=r"model\.onnx: not written, since it would not be the model that was given"):
+    with pytest.raises(InputError, match=r"model\.onnx"):
         export.export(load_model(small_model), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_cant_be_exported_is_told_why(model_of_pieces: Path, tmp_path: Path):
-    with pytest.raises(InputError, match="writes pieces of words can't be exported"):
+    with pytest.raises(InputError, match="pieces of words"):
         export.export(load_model(model_of_pieces), tmp_path / "model.onnx")
     local = CONFORMER | {"self_attention_model": "rel_pos_local_attn", "att_context_size": [16, 16]}
-    with pytest.raises(InputError, match="ConformerEncoder with rel_pos_local_attn attention can't be exported"):
+    with pytest.raises(InputError, match="ConformerEncoder.*rel_pos_local_attn"):
         export.export(make(local), tmp_path / "model.onnx")
     small = make(convolutional(NETWORKS["plain convolutions"]), exact_pad=True)
     with pytest.raises(InputError, match="exact_pad"):
         export.export(small, tmp_path / "model.onnx")
-    with pytest.raises(InputError, match=r"model\.pt: expected a name that ends in \.onnx"):
+    with pytest.raises(InputError, match=r"model\.pt.*\.onnx"):
         export.export(small, tmp_path / "model.pt")
     assert list(tmp_path.iterdir()) == []
 

@@ -135,9 +135,9 @@ def test_the_last_words_are_not_lost(recognizer: Counting, sounds: list[np.ndarr
 def test_what_is_no_sound_is_refused(recognizer: Counting):
     listener = Listener(recognizer)
     for wrong in (np.zeros((100, 2), np.float32), np.zeros(100, np.int16)):
-        with pytest.raises(InputError, match="expected mono float samples"):
+        with pytest.raises(InputError, match="float samples"):
             list(listener.feed(wrong))
-    with pytest.raises(InputError, match="no numbers"):
+    with pytest.raises(InputError, match="NaN"):
         list(listener.feed(np.array([0, np.nan])))
     with pytest.raises(InputError, match="interval 0"):
         Listener(recognizer, interval=0)

@@ -123,9 +123,9 @@ def test_a_long_recording_is_cut_at_pauses(recognizer: runtime.Recognizer, files
 
 def test_recordings_that_cant_be_used_are_named(recognizer: runtime.Recognizer, files: list[str], tmp_path: Path):
     (tmp_path / "letter.wav").write_text("dear friend")
-    with pytest.raises(InputError, match=r"missing\.wav: no such file"):
+    with pytest.raises(InputError, match=r"missing\.wav"):
         recognizer.transcribe([tmp_path / "missing.wav"])
-    with pytest.raises(InputError, match="array 0: int16 samples of shape"):
+    with pytest.raises(InputError, match="array 0.*int16"):
         recognizer.transcribe([np.zeros(100, np.int16)])
     results = list(recognizer.transcribe_each([files[0], tmp_path / "letter.wav", files[1]]))
     assert isinstance(results[1], InputError)
@@ -141,20 +141,18 @@ def test_the_file_says_what_it_is(recognizer: runtime.Recognizer):
 
 
 def test_what_is_no_such_model_is_refused(tmp_path: Path):
-    with pytest.raises(
-        InputError, match=r"missing\.onnx: no such file; expected a model that scripts/export\.py wrote"
-    ):
+    with pytest.raises(InputError, match=r"missing\.onnx.*scripts/export\.py"):
         runtime.Recognizer(tmp_path / "missing.onnx")
     (tmp_path / "letter.onnx").write_text("dear friend")
-    with pytest.raises(InputError, match=r"letter\.onnx: can't be used as a model .*make it again"):
+    with pytest.raises(InputError, match=r"letter\.onnx.*scripts/export\.py"):
         runtime.Recognizer(tmp_path / "letter.onnx")
     proto = onnx.load(model_path("an4", suffix=".onnx"))
     for name, facts in (("other", {}), ("newer", {"format": "99"})):
         onnx.helper.set_model_props(proto, facts)
         onnx.save(proto, tmp_path / f"{name}.onnx")
-        with pytest.raises(InputError, match=rf"{name}\.onnx: can't be used as a model \(its format is"):
+        with pytest.raises(InputError, match=rf"{name}\.onnx.*format"):
             runtime.Recognizer(tmp_path / f"{name}.onnx")
-    with pytest.raises(InputError, match="an5: no such model"):
+    with pytest.raises(InputError, match="an5"):
         runtime.Recognizer("an5")
 
 

@@ -103,14 +103,14 @@ def user_data(instance: dict) -> str:
 
 
 def test_from_nothing_to_terminated(run: Launcher, tmp_path: Path):
-    assert "nothing of the course's is there in us-east-1" in run("status")[1]
+    assert "no instances in us-east-1" in run("status")[1]
 
     code, said, _ = run("launch", *ALWAYS, "--tag", "owner=me", "--max-hours", "3")
     assert code == 0
     (instance,) = instances()
     assert instance["InstanceType"] == "g4dn.xlarge"
     assert instance["ImageId"] == NEWEST
-    assert "IT RUNS, AND COSTS" in said
+    assert "COSTS MONEY" in said
     assert PRICE in said
 
     # The key pair: the private half is here and only mine.
@@ -151,22 +151,24 @@ def test_from_nothing_to_terminated(run: Launcher, tmp_path: Path):
     assert line in run("connect", "--print")[1]
 
     said = run("status")[1]
-    assert re.search(r"course, i-\w+, g4dn.xlarge, running, [\d.]+, running for 0\.0 hours, ends itself at 20", said)
+    assert re.search(
+        r"course, i-\w+, g4dn.xlarge, running, [\d.]+, running for 0\.0 hours, terminates itself at 20", said
+    )
 
     said = run("stop")[1]
-    assert "its disk goes on costing" in said
-    assert "stopped, its disk goes on costing" in run("status")[1]
-    assert "is stopped; `launch` starts it again" in run("connect")[2]
+    assert instance["InstanceId"] in said
+    assert ", stopped, " in run("status")[1]
+    assert "is stopped; `launch`" in run("connect")[2]
 
     code, said, _ = run("launch", *ALWAYS)
     assert code == 0
-    assert "it is there, stopped" in said
+    assert f"stopped instance: course, {instance['InstanceId']}" in said
     assert [i["InstanceId"] for i in instances("running")] == [instance["InstanceId"]]
 
     code, said, _ = run("terminate")
     assert code == 0
     assert instances() == []
-    assert "nothing of the course's" in run("status")[1]
+    assert "no instances" in run("status")[1]
     names = [g["GroupName"] for g in ec2.describe_security_groups()["SecurityGroups"]]
     assert "asr-with-nemo-course" not in names
     assert key.exists()
@@ -208,9 +210,9 @@ def test_spot_with_a_disk_an_image_and_no_end(run: Launcher):
     (instance,) = instances()
     assert instance["InstanceLifecycle"] == "spot"
     assert instance["ImageId"] == "ami-00000000000000025"
-    assert "WITH NO END" in said
+    assert "WITH NO TIME LIMIT" in said
     assert "MAX_MINUTES=0\n" in user_data(instance)
-    assert "a spot instance, which can't be stopped" in run("stop")[2]
+    assert "spot" in run("stop")[2] and "`terminate`" in run("stop")[2]
     assert instances("running")
 
 
@@ -223,7 +225,7 @@ def test_dry_run_says_what_would_be_and_makes_nothing(run: Launcher, aws: AwsSer
         "203.0.113.7 only",
         "150 GB",
         "8 hours",
-        "AWS would start it; nothing was made",
+        "nothing was created",
     ):
         assert word in said
     made = {"CreateSecurityGroup", "ImportKeyPair", "CreateKeyPair", "AuthorizeSecurityGroupIngress"}
@@ -242,14 +244,14 @@ def test_a_price_only_where_aws_gives_one(run: Launcher, aws: AwsServer):
     aws.prices = False
     said = run("launch", *ALWAYS, "--dry-run")[1]
     assert "USD" not in said
-    assert "AWS was asked and gave none" in said
+    assert re.search(r"price +unknown", said)
 
 
 def test_the_callers_address_is_asked_of_aws(run: Launcher, aws: AwsServer, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(places_aws, "ADDRESS_SERVICE", f"{aws.address}/address")
     assert "SSH from 203.0.113.7 only" in run("launch", *ALWAYS[2:], "--dry-run")[1]
     monkeypatch.setattr(places_aws, "ADDRESS_SERVICE", "http://127.0.0.1:9/address")
-    assert "give it: --my-address" in run("launch", *ALWAYS[2:], "--dry-run")[2]
+    assert "--my-address" in run("launch", *ALWAYS[2:], "--dry-run")[2]
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "0.0.0.0/0", "10.0.0.0/8", "2001:db8::1", "everybody"])
@@ -289,7 +291,7 @@ def test_p2_is_told_straight(run: Launcher, aws: AwsServer):
 
     code, said, _ = run("launch", *ALWAYS, "--instance-type", "p2.xlarge", "--force")
     assert code == 0
-    assert "the K80 is too old for CUDA 13 and stays unused" in said
+    assert re.search(r"container +for the CPU: the K80 .*CUDA 13", said)
     (instance,) = instances()
     assert instance["InstanceType"] == "p2.xlarge"
     assert "DOCKERFILE=docker/Dockerfile.cpu\n" in user_data(instance)
@@ -338,13 +340,13 @@ def test_no_region_and_no_such_profile(run: Launcher, monkeypatch: pytest.Monkey
 
 def test_no_such_type(run: Launcher):
     errors = refused(run, "launch", *ALWAYS, "--instance-type", "g99.xlarge")
-    assert "no instance type 'g99.xlarge' in us-east-1" in errors
+    assert "'g99.xlarge' in us-east-1" in errors
     assert "g4dn.xlarge" in errors
 
 
 def test_no_such_image(run: Launcher, aws: AwsServer):
-    assert "no such image in this region" in refused(run, "launch", *ALWAYS, "--ami", "ami-0123456789abcdef0")
-    assert "no image's id" in refused(run, "launch", *ALWAYS, "--ami", "ubuntu")
+    assert "InvalidAMIID.NotFound" in refused(run, "launch", *ALWAYS, "--ami", "ami-0123456789abcdef0")
+    assert "InvalidAMIID.Malformed" in refused(run, "launch", *ALWAYS, "--ami", "ubuntu")
 
 
 def test_no_image_of_nvidias_in_the_region(run: Launcher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -376,7 +378,7 @@ def _with(settings: Settings) -> Callable:
         ("MaxSpotInstanceCountExceeded", "Max spot instance count exceeded", "Spot Instance Requests"),
         ("InsufficientInstanceCapacity", "We currently do not have sufficient capacity", "another --region"),
         ("PendingVerification", "Your account is currently being verified", "minutes to hours"),
-        ("SomethingNew", "words that nobody has heard yet", "see its words"),
+        ("SomethingNew", "words that nobody has heard yet", "see its message"),
     ],
 )
 def test_aws_refuses(run: Launcher, aws: AwsServer, code: str, words: str, advice: str):
@@ -389,25 +391,25 @@ def test_aws_refuses(run: Launcher, aws: AwsServer, code: str, words: str, advic
 
 def test_credentials_that_are_not_valid(run: Launcher, aws: AwsServer):
     aws.refuse["DescribeInstances"] = ("AuthFailure", "AWS was not able to validate the provided access credentials")
-    assert "gives new ones" in refused(run, "launch", *ALWAYS)
+    assert "aws configure" in refused(run, "launch", *ALWAYS)
 
 
 def test_aws_does_not_answer(run: Launcher, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    assert "gave no answer" in refused(run, "status")
+    assert "DescribeInstances" in refused(run, "status")
 
 
 def test_the_key_was_made_elsewhere(run: Launcher, tmp_path: Path):
     boto3.client("ec2").create_key_pair(KeyName="theirs")
     errors = refused(run, "launch", *ALWAYS, "--key-name", "theirs")
-    assert "its private half is not here" in errors
+    assert "theirs.pem" in errors
     assert "--key-name" in errors
 
     put(tmp_path / "mine.pem", None)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "mine.pem"], check=True)
     errors = refused(run, "launch", *ALWAYS, "--key-name", "theirs", "--key-file", str(tmp_path / "mine.pem"))
-    assert "do not belong together" in errors
+    assert "mine.pem" in errors
     assert instances() == []
 
 
@@ -425,13 +427,13 @@ def test_a_key_of_ones_own_is_taken_and_made_private(run: Launcher, tmp_path: Pa
 
 
 def test_there_is_one_already_or_none(run: Launcher):
-    assert "nothing of the course's is there at all" in refused(run, "connect")
+    assert "no instance 'course'" in refused(run, "connect")
     run("launch", *ALWAYS)
     errors = refused(run, "launch", *ALWAYS)
-    assert "there is one already" in errors
+    assert instances()[0]["InstanceId"] in errors
     assert "--name" in errors
     assert len(instances()) == 1
-    assert "there are course (--name)" in refused(run, "terminate", "--name", "other")
+    assert "course (--name)" in refused(run, "terminate", "--name", "other")
 
 
 def test_a_repository_that_nobody_has_set_is_not_cloned(run: Launcher):
@@ -452,7 +454,7 @@ def test_aws_fails_after_it_has_started_the_instance(run: Launcher, aws: AwsServ
     aws.refuse["RunInstances"] = 500
     code, said, _ = run("launch", *ALWAYS)
     assert code == 1
-    assert re.search(r"terminated i-\w+: nothing of this launch runs on", said)
+    assert re.search(r"terminated i-\w+: no instance of this launch is left", said)
     assert instances() == []
 
 
@@ -495,9 +497,9 @@ def test_an_interrupted_launch_leaves_no_instance(aws: AwsServer, moment: str, n
     assert process.returncode == 1, said + errors
     assert instances() == []
     assert len(instances("terminated")) >= 1
-    assert "interrupted: ending what was started" in said
-    assert re.search(r"terminated i-\w+: nothing of this launch runs on", said)
-    assert "IT RUNS" not in said
+    assert "interrupted: " in said
+    assert re.search(r"terminated i-\w+: no instance of this launch is left", said)
+    assert "COSTS MONEY" not in said
 
 
 # What the instance runs

@@ -137,10 +137,11 @@ class OnlyThose(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, OnlyThose())
 sys.path[0] = sys.argv[1]
 import python_multipart, serve, transcribe, uvicorn.protocols.websockets.auto
-from asr_with_nemo import beam, decoding, runtime, serving
+from asr_with_nemo.deployment import app, runtime
+from asr_with_nemo.recognition import beam, decoding
 recognizer = runtime.Recognizer("an4")
 search = beam.load(decoding.language_model_path("an4"), recognizer.labels)
-serving.create_app(recognizer, search)
+app.create_app(recognizer, search)
 """
 
 

@@ -285,6 +285,39 @@ def _blocks(sound: soundfile.SoundFile, size: int) -> Iterator[np.ndarray]:
             raise InputError(f"{sound.name}: {reason}; get the file again") from error
 
 
+def frame_powers(samples: np.ndarray, size: int, hop: int | None = None) -> np.ndarray:
+    """Return the power (mean square) of each frame of mono samples.
+
+    Args:
+        samples: mono float samples in [-1, 1], (t,).
+        size: samples in a frame.
+        hop: samples from the start of one frame to the start of the next; by default `size`, without overlap.
+
+    Returns:
+        float64, (T,), for the T = 1 + (t - size) // hop complete frames. In dB of full scale: 10 * log10(power).
+
+    Example:
+        >>> frame_powers(np.array([0.0, 0.0, 0.5, -0.5, 1.0]), 2)
+        array([0.  , 0.25])
+    """
+    if len(samples) < size:
+        return np.zeros(0)
+    frames = np.lib.stride_tricks.sliding_window_view(samples, size)[:: hop or size]  # (T, size)
+    return np.square(frames, dtype=np.float64).mean(axis=1)
+
+
+def quietest_place(samples: np.ndarray, size: int, count: int) -> int:
+    """Return where mono samples, (t,), are quietest: the sample near the middle of the quietest stretch.
+
+    Args:
+        samples: at least `size` * `count` of them.
+        size: samples in a frame.
+        count: consecutive frames in a stretch.
+    """
+    powers = np.convolve(frame_powers(samples, size), np.ones(count), "valid")
+    return (int(powers.argmin()) + count // 2) * size
+
+
 def cut_at_pauses(
     blocks: Iterable[np.ndarray], sample_rate: int, whole: float, longest: float, shortest: float
 ) -> Iterator[tuple[float, np.ndarray]]:
@@ -307,10 +340,7 @@ def cut_at_pauses(
             enough = longest
         while len(buffer) > enough * sample_rate:
             first = int(shortest * sample_rate)
-            candidates = buffer[first : int(longest * sample_rate)]
-            frames = candidates[: len(candidates) // frame * frame].reshape(-1, frame)
-            energy = np.convolve((frames.astype(np.float64) ** 2).mean(axis=1), np.ones(window), "valid")
-            cut = first + (int(energy.argmin()) + window // 2) * frame
+            cut = first + quietest_place(buffer[first : int(longest * sample_rate)], frame, window)
             yield start / sample_rate, buffer[:cut]
             buffer = buffer[cut:]
             start += cut

@@ -1,4 +1,4 @@
-"""Transcripts in the response formats of OpenAI's API: JSON, text, SRT, VTT."""
+"""Transcripts in the response formats of OpenAI's API: JSON, text, SRT and WebVTT captions."""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from asr_with_nemo.recognition.transcripts import Transcript, Word
 
 
 class Format(StrEnum):
-    """What an answer may look like, as OpenAI names it."""
+    """The values of OpenAI's `response_format`."""
 
     json = "json"
     text = "text"
@@ -19,21 +19,27 @@ class Format(StrEnum):
     vtt = "vtt"
 
 
-PAUSE, LONGEST_LINE, LETTERS = 0.6, 6.0, 42
-"""A caption ends at a pause of so many seconds, and has at most so many seconds and letters."""
+_PAUSE, LONGEST_LINE, _CHARACTERS = 0.6, 6.0, 42
+"""A caption ends at a pause of so many seconds, and has at most so many seconds and characters."""
 
 
 def captions(words: Iterable[Word]) -> list[list[Word]]:
-    """Words in groups that fit on a line under a film."""
+    """Group words into captions: lines that fit under a film.
+
+    Example:
+        >>> words = [Word("go", 0.0, 0.3, 1.0), Word("on", 0.4, 0.6, 1.0), Word("now", 2.0, 2.2, 1.0)]
+        >>> [[one.word for one in line] for line in captions(words)]
+        [['go', 'on'], ['now']]
+    """
     lines: list[list[Word]] = []
     for word in words:
         line = lines[-1] if lines else []
-        letters = sum(len(one.word) + 1 for one in line) + len(word.word)
+        characters = sum(len(one.word) + 1 for one in line) + len(word.word)
         if (
             not line
-            or word.start - line[-1].end > PAUSE
+            or word.start - line[-1].end > _PAUSE
             or word.end - line[0].start > LONGEST_LINE
-            or letters > LETTERS
+            or characters > _CHARACTERS
         ):
             lines.append([])
         lines[-1].append(word)
@@ -50,11 +56,17 @@ def _spelled(line: Iterable[Word]) -> str:
     return " ".join(word.word for word in line)
 
 
-def format_response(heard: Transcript, form: Format, language: str) -> Response:
-    """A transcript as OpenAI's API gives it."""
-    lines = captions(heard.words)
+def format_response(transcript: Transcript, form: Format, language: str) -> Response:
+    """Return a transcript as OpenAI's API does.
+
+    Args:
+        transcript: of the whole recording.
+        form: the response format.
+        language: named in verbose_json.
+    """
+    lines = captions(transcript.words)
     if form is Format.text:
-        return PlainTextResponse(heard.text + "\n")
+        return PlainTextResponse(transcript.text + "\n")
     if form in (Format.srt, Format.vtt):
         point = "," if form is Format.srt else "."
         parts = [] if form is Format.srt else ["WEBVTT\n"]
@@ -62,16 +74,16 @@ def format_response(heard: Transcript, form: Format, language: str) -> Response:
             head = f"{number}\n" if form is Format.srt else ""
             parts.append(f"{head}{_clock(line[0].start, point)} --> {_clock(line[-1].end, point)}\n{_spelled(line)}\n")
         return PlainTextResponse("\n".join(parts), media_type="text/vtt" if form is Format.vtt else "text/plain")
-    usage = {"type": "duration", "seconds": math.ceil(heard.duration)}
+    usage = {"type": "duration", "seconds": math.ceil(transcript.duration)}
     if form is Format.json:
-        return JSONResponse({"text": heard.text, "usage": usage})
+        return JSONResponse({"text": transcript.text, "usage": usage})
     return JSONResponse(
         {
             "task": "transcribe",
             "language": language,
-            "duration": round(heard.duration, 3),
-            "text": heard.text,
-            "words": words_as_json(heard.words),
+            "duration": round(transcript.duration, 3),
+            "text": transcript.text,
+            "words": words_as_json(transcript.words),
             "segments": [_segment(number, line) for number, line in enumerate(lines)],
             "usage": usage,
         }
@@ -79,11 +91,12 @@ def format_response(heard: Transcript, form: Format, language: str) -> Response:
 
 
 def words_as_json(words: Iterable[Word]) -> list[dict[str, object]]:
+    """Return words as JSON objects, with times in seconds."""
     return [{"word": one.word, "start": one.start, "end": one.end, "confidence": one.confidence} for one in words]
 
 
 def _segment(number: int, line: list[Word]) -> dict[str, object]:
-    """As OpenAI's; what only its own models have is 0 or empty."""
+    """Return a caption in OpenAI's form; fields that only its own models fill are 0 or empty."""
     return {
         "id": number,
         "seek": 0,

@@ -1,13 +1,13 @@
-"""A server for speech recognition that clients of OpenAI's API already speak to, and a page with a microphone.
+"""The speech recognition server: an ASGI app that is compatible with OpenAI's clients, and a page with a microphone.
 
-    POST /v1/audio/transcriptions   a file becomes text, as OpenAI defines it
+    POST /v1/audio/transcriptions   transcribe an audio file, as OpenAI's API defines it
     GET  /v1/models                 the model that is served
-    WS   /v1/listen                 live: 16-bit PCM in, partial and final texts out
-    GET  /healthz, /metrics         for those who watch it
+    WS   /v1/listen                 live transcription: 16-bit PCM in, partial and final texts out
+    GET  /healthz, /metrics         for monitoring
     GET  /                          the page; /docs the API with examples
 
-What comes together is computed together; what is too much is refused at once, with the time after which to try again.
-An upload lies in memory, or in a file without a name that is gone with the request.
+Requests are batched dynamically. When the queue is full, the server answers 503 with Retry-After. An upload is kept in
+memory or in an unnamed temporary file, which is deleted with the request.
 """
 
 import asyncio
@@ -43,8 +43,8 @@ from asr_with_nemo.errors import InputError
 if TYPE_CHECKING:
     from asr_with_nemo.recognition.beam import Search
 
-PAGE = Path(__file__).parent / "page"
-PAGE_HEADERS = {
+_PAGE = Path(__file__).parent / "page"
+_PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; media-src 'self' blob:; frame-ancestors 'none'",
     "Permissions-Policy": "microphone=(self)",
     "Referrer-Policy": "no-referrer",
@@ -62,14 +62,14 @@ def create_app(
     limits: Limits = Limits(),
     api_key: str = "",
 ) -> FastAPI:
-    """The server as an ASGI app; `app.state.server` is what its routes share.
+    """Build the server as an ASGI app; `app.state.server` holds the state that its routes share.
 
     Args:
-        recognizer: with one thread of its own (`Recognizer(model, threads=1)`).
-        search: a beam search with a language model for uploads; live streams and the default are greedy.
-        threads: batches that are computed at a time.
-        limits: what it takes on.
-        api_key: what clients must send; empty for none.
+        recognizer: with a single thread (`Recognizer(model, threads=1)`).
+        search: beam search with a language model; by default decoding is greedy.
+        threads: batches that are computed at the same time.
+        limits: of uploads, requests and streams.
+        api_key: that clients must send; empty for none.
     """
     server = Server(recognizer, search, threads, limits, api_key)
 
@@ -83,7 +83,14 @@ def create_app(
     app.add_middleware(RequestMonitor, metrics=server.metrics, limit=limits.bytes)
     app.add_exception_handler(StarletteHTTPException, error_response)
     app.add_exception_handler(Exception, unexpected_error_response)
-    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.mount("/page", StaticFiles(directory=_PAGE), name="page")
+    _add_openai_routes(app, server)
+    _add_other_routes(app, server)
+    return app
+
+
+def _add_openai_routes(app: FastAPI, server: Server) -> None:
+    """Add the routes that OpenAI's API defines; they need the API key."""
     key = [Depends(server.authorised)]
 
     @app.post(
@@ -93,26 +100,30 @@ def create_app(
         openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD}}}},
     )
     async def transcribe(request: Request) -> Response:
-        """Turn a recording into text."""
+        """Transcribe an audio file."""
         return await server.transcribe(request)
 
     model = {"id": server.name, "object": "model", "created": server.created, "owned_by": "asr-with-nemo"}
 
     @app.get("/v1/models", dependencies=key)
     async def models() -> dict[str, Any]:
-        """The model that is served."""
+        """List the model that is served."""
         return {"object": "list", "data": [model]}
 
     @app.get("/v1/models/{name}", dependencies=key, responses={404: ANSWERS[404]})
     async def one_model(name: str) -> dict[str, Any]:
-        """The same, by its name."""
+        """Get the model by its name."""
         if name != server.name:
             raise RequestError(404, f"the model {name[:100]!r} does not exist; {server.name!r} does", "model_not_found")
         return model
 
+
+def _add_other_routes(app: FastAPI, server: Server) -> None:
+    """Add live recognition, monitoring, the page and the API's description."""
+
     @app.get("/healthz")
     async def health() -> JSONResponse:
-        """Whether it takes on more: 200, or 503 while it stops."""
+        """Report whether the server accepts requests: 200, or 503 while it stops."""
         stopping = server.stopping.is_set()
         return JSONResponse(
             {"status": "stopping" if stopping else "ok", "model": server.name}, 503 if stopping else 200
@@ -120,63 +131,66 @@ def create_app(
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
-        """Metrics in Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         return Response(server.metrics.text(), media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
+        return FileResponse(_PAGE / "index.html", headers=_PAGE_HEADERS)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(docs_page(app.openapi()), headers=PAGE_HEADERS)
+        return HTMLResponse(docs_page(app.openapi()), headers=_PAGE_HEADERS)
 
     @app.websocket("/v1/listen")
     async def listen(websocket: WebSocket) -> None:
         await serve_stream(server, websocket)
 
-    return app
-
 
 # --- Running ----------------------------------------------------------------------------------------------------------
 
 
-STOP_SECONDS = 30
-"""How long what was accepted may go on after a signal to stop."""
+_STOP_SECONDS = 30
+"""How long accepted requests and streams may continue after a signal to stop."""
 
 
 class _Uvicorn(uvicorn.Server):
-    """Lets live streams end with what they have before uvicorn closes their connections."""
+    """Lets live streams send their final text before uvicorn closes their connections."""
 
     def __init__(self, config: uvicorn.Config, server: Server):
         super().__init__(config)
         self._server = server
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._server.stopping.is_set():  # a second signal: at once
+        if self._server.stopping.is_set():  # a second signal: stop at once
             self.force_exit = True
         self._server.stopping.set()
         self._stopping = asyncio.get_running_loop().create_task(self._stop())
 
     async def _stop(self) -> None:
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = time.monotonic() + _STOP_SECONDS
         while self._server.streams and time.monotonic() < deadline and not self.force_exit:
             await asyncio.sleep(0.02)
-        self.should_exit = True  # and not uvicorn's own handler, which would end the process by the signal after all
+        self.should_exit = True  # uvicorn's own handler would end the process by the signal
 
 
 def run_server(app: FastAPI, host: str, port: int) -> None:
-    """Serve until a signal says to stop; then finish what was accepted.
+    """Serve until SIGTERM or SIGINT; then finish the accepted requests.
+
+    Args:
+        app: as `create_app` builds it.
+        host: an IP address or host name to listen on.
+        port: 0 for any free one; the address is printed.
 
     Raises:
-        InputError: the address can't be had.
+        InputError: the server can't listen on the address.
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=2_048)
     except (OSError, OverflowError) as error:
-        raise InputError(f"{host}:{port}: can't be listened on ({error}); choose another --host or --port") from error
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a broken upload is no news for the log
+        raise InputError(f"{host}:{port}: can't listen there ({error}); choose another --host or --port") from error
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # broken uploads needn't be logged
     host, port = listening.getsockname()[:2]
     address = f"[{host}]" if ":" in host else host
     print(f"listening on http://{address}:{port}/", flush=True)
@@ -185,7 +199,7 @@ def run_server(app: FastAPI, host: str, port: int) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=STOP_SECONDS,
+        timeout_graceful_shutdown=_STOP_SECONDS,
         ws_max_size=1 << 20,
         lifespan="on",
     )

@@ -1,10 +1,10 @@
-"""Live recognition: sound comes in pieces, and text comes while somebody speaks.
+"""Streaming recognition with an offline model: audio arrives in chunks, partial and final texts come while it does.
 
-The course's networks look at the sound on both sides of a letter, and at the whole utterance when they normalise it (or
-squeeze and excite). So nothing is heard piece by piece: every `interval` the utterance so far is heard again from its
-start, and its text may change. Words that two such looks agree on are called stable. At a pause the utterance is heard
-once more, whole, as a file would be: that text is final. It costs more than a network that was made for streams: the
-longer an utterance, the more is heard again. While nobody speaks, nothing is computed.
+The course's networks see the audio on both sides of a letter, and the whole utterance where they normalise it (or
+squeeze and excite). So audio isn't recognised chunk by chunk: every `interval`, the utterance so far is recognised
+again from its start, and its text may change. Words on which two consecutive hypotheses agree are called stable. At a
+pause the utterance is recognised once more, whole, as a file would be: that text is final. This costs more than a
+network made for streaming, the more the longer the utterance is. During silence nothing is computed.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from asr_with_nemo.data import audio
 from asr_with_nemo.deployment.runtime import Recognizer
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.transcripts import WHOLE, Transcript, Word
@@ -21,32 +22,32 @@ from asr_with_nemo.recognition.transcripts import WHOLE, Transcript, Word
 if TYPE_CHECKING:
     from asr_with_nemo.recognition.beam import Search
 
-FRAME = 0.02
-"""Seconds over which loudness is measured."""
+_FRAME = 0.02
+"""Seconds per frame in which the level is measured."""
 LEAD = 0.5
-"""Seconds of sound that are kept before an utterance."""
-TAIL = 0.3
-"""Seconds after the last loud sound that are still heard: where weak sounds end, and what normalisation may see."""
-LOUD = 12.0
-"""dB above the quietest moment of late, from which on sound may be speech."""
-MEMORY = 10.0
-"""Seconds of that "of late"."""
-SILENCE = -90.0
-"""dB of full scale below which is no sound at all: a microphone that is off, or padding."""
+"""Seconds of audio that are kept before an utterance."""
+_TAIL = 0.3
+"""Seconds after the last loud frame that are still recognised: weak sounds end there, and normalisation may see it."""
+_LOUD = 12.0
+"""dB above the noise floor from which on a frame may be speech."""
+_MEMORY = 10.0
+"""Seconds whose quietest frame is the noise floor."""
+_SILENCE = -90.0
+"""dB of full scale below which a frame is digital silence: a microphone that is off, or padding."""
 PATIENCE = 1.5
-"""Seconds without a letter that end an utterance in noise, where it never becomes quiet."""
+"""Seconds without a letter that end an utterance in constant noise."""
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What was heard of an utterance up to now.
+    """A hypothesis for the current utterance.
 
     Attributes:
         text: may change, unless it is `final`.
         words: of the text, in seconds from the start of the stream.
-        stable: how many of the words two looks at the utterance agree on, from the first one on.
-        start, end: of the sound that was looked at, in seconds from the start of the stream.
-        final: the utterance is over, and this is its text.
+        stable: the number of leading words on which this hypothesis and the one before agree.
+        start, end: of the recognised audio, in seconds from the start of the stream.
+        final: whether the utterance is over, and this is its text.
     """
 
     text: str
@@ -58,55 +59,55 @@ class Heard:
 
 
 class Listener:
-    """Listens to one stream of sound.
+    """Transcribes one audio stream.
 
     Args:
-        recognizer: does the hearing; several listeners may share one.
-        search: a beam search with a language model; by default greedy.
-        interval: seconds of new sound after which the utterance is heard again.
+        recognizer: several listeners may share one.
+        search: beam search with a language model; by default decoding is greedy.
+        interval: seconds of new audio after which the utterance is recognised again.
         pause: seconds of quiet that end an utterance.
 
     Raises:
-        InputError: the interval or pause is not above zero.
+        InputError: the interval or the pause isn't positive.
     """
 
     def __init__(
         self, recognizer: Recognizer, search: "Search | None" = None, interval: float = 0.16, pause: float = 0.6
     ):
         if interval <= 0 or pause <= 0:
-            raise InputError(f"interval {interval}, pause {pause}: expected seconds above zero")
+            raise InputError(f"interval {interval}, pause {pause}: expected positive seconds")
         self.recognizer, self.search, self.pause = recognizer, search, pause
         self._rate = recognizer.sample_rate
         self._step = max(1, round(interval * self._rate))
-        self._frame = round(FRAME * self._rate)
-        self._memory: list[float] = []  # dB of the frames of late
-        self._waiting = np.zeros(0, np.float32)  # less than a step
-        self._sound = np.zeros(0, np.float32)  # of the utterance, or before it
+        self._frame = round(_FRAME * self._rate)
+        self._memory: list[float] = []  # levels of the last frames, in dB
+        self._waiting = np.zeros(0, np.float32)  # less than a step of samples
+        self._sound = np.zeros(0, np.float32)  # of the utterance, or of the silence before it
         self._start = 0  # samples of the stream before `_sound`
-        self._loud_until = 0  # samples of `_sound`; 0 where nothing in it is loud
-        self._looked_at = 0  # samples of `_sound`
+        self._loud_until = 0  # samples of `_sound`, up to the last loud frame; 0 without one
+        self._recognised = 0  # samples of `_sound`
         self._heard = Transcript("", [], 0.0)
 
     def feed(self, samples: np.ndarray) -> Iterator[Heard]:
-        """Take more sound, and say what came of it: partial texts where they changed, and final ones.
+        """Take more audio, and yield the partial texts that changed, and the final ones.
 
         Args:
-            samples: mono float samples (t,) at the recogniser's rate, of any length.
+            samples: mono float samples, (t,), at the recogniser's rate, of any length.
 
         Raises:
-            InputError: they aren't.
+            InputError: the samples have another shape or type, or aren't finite.
         """
         if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
             raise InputError(f"{samples.dtype} samples of shape {samples.shape}; expected mono float samples, (t,)")
         if not np.isfinite(samples).all():
-            raise InputError("samples that are no numbers (NaN or infinite)")
+            raise InputError("samples that are not finite (NaN or infinite)")
         self._waiting = np.concatenate([self._waiting, samples.astype(np.float32)])
         while len(self._waiting) >= self._step:
             piece, self._waiting = self._waiting[: self._step], self._waiting[self._step :]
             yield from self._take(piece)
 
     def finish(self) -> Iterator[Heard]:
-        """The stream has ended: hear what is left."""
+        """Recognise the rest of the stream, which has ended."""
         if len(self._waiting):
             rest, self._waiting = self._waiting, self._waiting[:0]
             yield from self._take(rest)
@@ -116,9 +117,9 @@ class Listener:
     def _take(self, piece: np.ndarray) -> Iterator[Heard]:
         self._sound = np.concatenate([self._sound, piece])
         self._measure(piece)
-        until = min(len(self._sound), self._loud_until + round(TAIL * self._rate)) if self._loud_until else 0
-        if until > self._looked_at:
-            before, self._heard = self._heard, self._look(until)
+        until = min(len(self._sound), self._loud_until + round(_TAIL * self._rate)) if self._loud_until else 0
+        if until > self._recognised:
+            before, self._heard = self._heard, self._recognise(until)
             if self._heard.text != before.text:
                 yield self._report(self._heard, _agreeing(before, self._heard), until)
         if not self._heard.words:
@@ -132,24 +133,23 @@ class Listener:
             yield self._end(self._quietest())
 
     def _measure(self, piece: np.ndarray) -> None:
-        """Find how far the sound is loud."""
+        """Measure the level of new frames, and find the last loud one."""
         first = (len(self._sound) - len(piece)) // self._frame * self._frame
-        frames = self._sound[first : len(self._sound) // self._frame * self._frame].reshape(-1, self._frame)
-        levels = 10 * np.log10(np.square(frames, dtype=np.float64).mean(axis=1) + 1e-12)
-        self._memory = (self._memory + [level for level in levels.tolist() if level > SILENCE])[
-            -round(MEMORY / FRAME) :
+        levels = 10 * np.log10(audio.frame_powers(self._sound[first:], self._frame) + 1e-12)
+        self._memory = (self._memory + [level for level in levels.tolist() if level > _SILENCE])[
+            -round(_MEMORY / _FRAME) :
         ]
-        least = min(self._memory, default=0.0) + LOUD
-        for place in np.flatnonzero(levels > max(least, SILENCE)):
+        least = min(self._memory, default=0.0) + _LOUD
+        for place in np.flatnonzero(levels > max(least, _SILENCE)):
             self._loud_until = first + (int(place) + 1) * self._frame
 
-    def _look(self, until: int) -> Transcript:
-        self._looked_at = until
+    def _recognise(self, until: int) -> Transcript:
+        self._recognised = until
         return self.recognizer.recognise([self._sound[:until]], self.search)[0]
 
     def _end(self, until: int) -> Heard:
-        """The final text of the utterance, whose sound ends there; what follows belongs to the next."""
-        heard = self._heard if until == self._looked_at else self._look(until)
+        """Return the final text of the utterance, which ends at this sample; the rest belongs to the next one."""
+        heard = self._heard if until == self._recognised else self._recognise(until)
         report = self._report(heard, len(heard.words), until)
         self._drop(until)
         self._heard = Transcript("", [], 0.0)
@@ -160,14 +160,12 @@ class Listener:
             self._sound = self._sound[samples:]
             self._start += samples
             self._loud_until = max(0, self._loud_until - samples)
-            self._looked_at = max(0, self._looked_at - samples)
+            self._recognised = max(0, self._recognised - samples)
 
     def _quietest(self) -> int:
-        """Where to cut an utterance without a pause: in the quietest moment of its second half, in samples."""
+        """Return the sample at which to cut an utterance without a pause: the quietest place of its second half."""
         half = len(self._sound) // 2
-        frames = self._sound[half:][: (len(self._sound) - half) // self._frame * self._frame].reshape(-1, self._frame)
-        energy = np.convolve(np.square(frames, dtype=np.float64).mean(axis=1), np.ones(5), "valid")
-        return half + (int(energy.argmin()) + 2) * self._frame
+        return half + audio.quietest_place(self._sound[half:], self._frame, 5)
 
     def _report(self, heard: Transcript, stable: int, until: int) -> Heard:
         start = self._start / self._rate
@@ -178,6 +176,6 @@ class Listener:
 
 
 def _agreeing(one: Transcript, other: Transcript) -> int:
-    """How many words two texts have in common from their start."""
+    """Return the number of leading words that two transcripts have in common."""
     pairs = zip(one.words, other.words, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0].word == pair[1].word, pairs))

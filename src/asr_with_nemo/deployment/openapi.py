@@ -1,9 +1,9 @@
-"""The description of the HTTP API: schema examples and the page under /docs."""
+"""The description of the HTTP API: the schema with examples, and the page under /docs."""
 
-import html
 import json
 from typing import Any
 
+from asr_with_nemo.base.html import ENVIRONMENT
 from asr_with_nemo.deployment.answers import Format
 
 UPLOAD = {
@@ -11,23 +11,23 @@ UPLOAD = {
     "required": ["file"],
     "properties": {
         "file": {"type": "string", "format": "binary", "description": "WAV, FLAC, Ogg (Vorbis, Opus), MP3 and more."},
-        "model": {"type": "string", "description": "As GET /v1/models names it."},
+        "model": {"type": "string", "description": "The id that GET /v1/models returns."},
         "response_format": {"type": "string", "enum": list(Format), "default": "json"},
-        "language": {"type": "string", "description": "Given back in verbose_json; the model knows one language."},
+        "language": {"type": "string", "description": "Returned in verbose_json; it doesn't change the transcript."},
         "prompt": {"type": "string", "description": "Accepted and ignored."},
         "temperature": {"type": "number", "description": "Accepted and ignored."},
         "timestamp_granularities[]": {
             "type": "array",
             "items": {"type": "string", "enum": ["word", "segment"]},
-            "description": "Accepted and ignored: verbose_json has both.",
+            "description": "Accepted and ignored: verbose_json always has both.",
         },
     },
 }
 _WORD = {"word": "rubout", "start": 0.42, "end": 0.94, "confidence": 0.98}
-_ERROR = {"error": {"message": "what is wrong", "type": "invalid_request_error", "param": None, "code": None}}
+_ERROR = {"error": {"message": "cause and next step", "type": "invalid_request_error", "param": None, "code": None}}
 ANSWERS = {
     200: {
-        "description": "What was said.",
+        "description": "The transcript.",
         "content": {
             "application/json": {
                 "examples": {
@@ -53,16 +53,16 @@ ANSWERS = {
 } | {
     status: {"description": description, "content": {"application/json": {"example": _ERROR}}}
     for status, description in {
-        400: "The upload isn't sound, or a field is wrong.",
+        400: "The upload isn't audio, or a field is wrong.",
         401: "The API key is missing or wrong.",
-        404: "There is no such model.",
+        404: "The model does not exist.",
         408: "The upload took too long.",
-        413: "Too many bytes, or too many seconds of sound.",
-        503: "Too much to do; Retry-After says when to try again.",
+        413: "Too many bytes, or too many seconds of audio.",
+        503: "The queue is full, or the server stops; try again after the seconds in Retry-After.",
     }.items()
 }
 DESCRIPTION = """
-Speech to text as OpenAI's API has it, so that its clients work unchanged:
+Speech to text, compatible with OpenAI's API, so that its clients work unchanged:
 
     curl http://127.0.0.1:8000/v1/audio/transcriptions -F file=@recording.wav -F model=NAME -F response_format=srt
 
@@ -72,34 +72,18 @@ Speech to text as OpenAI's API has it, so that its clients work unchanged:
 
 Live, over a WebSocket at /v1/listen: send {"type": "start", "sample_rate": 16000}, then 16-bit little-endian mono PCM
 in binary messages, then {"type": "stop"}. Answers are {"type": "partial" or "final", "text", "words", "stable",
-"start", "end"}, and {"type": "done"} at the end. Where a key is asked for, it is "api_key" in the first message.
+"start", "end"}, and {"type": "done"} at the end. If the server needs a key, send it as "api_key" in the first message.
 """
 
 
 def docs_page(schema: dict[str, Any]) -> str:
-    """The API's description as a page of its own: FastAPI's would load a program from elsewhere."""
-    parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        "<title>API</title><link rel=stylesheet href=/page/page.css><main class=docs><h1>API</h1>",
-        f"<pre>{html.escape(schema['info']['description'].strip())}</pre>",
-        "<p>For programs: <a href=/openapi.json>openapi.json</a>. For people: <a href=/>a page with a microphone</a>.",
-    ]
-    for path, methods in schema["paths"].items():
-        for method, about in methods.items():
-            parts.append(f"<h2><code>{method.upper()} {html.escape(path)}</code></h2><p>{about.get('description', '')}")
-            content = about.get("requestBody", {}).get("content", {})
-            for fields in (kind["schema"].get("properties", {}) for kind in content.values()):
-                rows = (
-                    f"<tr><td><code>{html.escape(name)}</code><td>{html.escape(', '.join(field.get('enum', [])))} "
-                    f"{html.escape(field.get('description', ''))}"
-                    for name, field in fields.items()
-                )
-                parts.append(f"<table>{''.join(rows)}</table>")
-            for status, reply in about.get("responses", {}).items():
-                parts.append(f"<p>{status}: {html.escape(reply['description'])}")
-                for kind, example in reply.get("content", {}).items():
-                    values = [one["value"] for one in example.get("examples", {}).values()]
-                    for value in [*values, *([example["example"]] if "example" in example else [])]:
-                        shown = value if isinstance(value, str) else json.dumps(value, indent=1)
-                        parts.append(f"<pre title='{html.escape(kind)}'>{html.escape(shown)}</pre>")
-    return "\n".join(parts)
+    """Render the API's description as a page that loads nothing from other servers, as FastAPI's own page would.
+
+    Args:
+        schema: the OpenAPI document, as `app.openapi()` returns it.
+    """
+    return ENVIRONMENT.get_template("api.html").render(schema=schema, as_text=_example_text)
+
+
+def _example_text(example: object) -> str:
+    return example if isinstance(example, str) else json.dumps(example, indent=1)

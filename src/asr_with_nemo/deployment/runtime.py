@@ -1,4 +1,4 @@
-"""Speech recognition without NeMo and torch: an ONNX file as scripts/export.py writes it, onnxruntime and NumPy.
+"""Speech recognition without NeMo and torch: onnxruntime, NumPy, and an ONNX file that scripts/export.py wrote.
 
     recognizer = Recognizer("an4")
     for transcript in recognizer.transcribe(["recording.wav", samples]):
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
     from asr_with_nemo.recognition.beam import Search
 
 FORMAT = "1"
-"""Of the metadata in a file; another one means that this runtime can't know what the file's inputs mean."""
-BATCH_SIZE = 2
-"""Pieces of sound at a time. More of them no longer fit into a core's cache, and have more padding."""
+"""The version of a file's metadata; a file with another version is refused."""
+_BATCH_SIZE = 2
+"""Segments per batch. Larger batches don't fit into a core's cache, and have more padding."""
 
 
 class Recognizer:
     """A model in an ONNX file, ready to recognise. It may be used from several threads at once.
 
     Attributes:
-        labels: the letters that it can spell, in the order of its outputs; CTC's blank is the output after the last.
-        sample_rate: of the sound that it takes, in Hz.
-        seconds_per_frame: between two outputs.
-        threads: batches that are computed at a time.
-        facts: the file's metadata, as they stand there.
+        labels: the model's alphabet, in the order of its outputs; CTC's blank is the output after the last.
+        sample_rate: of the input, in Hz.
+        seconds_per_frame: the time from one output frame to the next.
+        threads: batches that are computed at the same time.
+        facts: the file's metadata, unparsed.
 
     Args:
         model: a file that scripts/export.py wrote, or the name of a model that ships.
-        threads: batches that are computed at a time; by default as many as `cores` says.
+        threads: batches that are computed at the same time; by default as many as there are usable cores.
 
     Raises:
-        InputError: the file isn't there, or isn't of such a kind.
+        InputError: the file doesn't exist, or scripts/export.py didn't write it.
     """
 
     def __init__(self, model: str | os.PathLike = "an4", threads: int | None = None):
@@ -56,14 +56,14 @@ class Recognizer:
             raise InputError(f"{self.path}: no such file; expected a model that scripts/export.py wrote (.onnx)")
         if self.path.suffix in (".nemo", ".ckpt"):
             raise InputError(
-                f"{self.path}: a model of NeMo's, which this doesn't read; first: python scripts/export.py {self.path} "
-                f"{self.path.with_suffix('.onnx').name}"
+                f"{self.path}: a NeMo model, which the runtime can't read; export it first: "
+                f"python scripts/export.py {self.path} {self.path.with_suffix('.onnx').name}"
             )
         options = onnxruntime.SessionOptions()
-        # Batches beside each other use the cores better than several threads for each operation.
+        # Batches in parallel use the cores better than several threads in each operation.
         self.threads, options.intra_op_num_threads = threads or usable_cores(), 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # no idle thread burns a core
-        options.enable_mem_pattern = False  # plans memory for one shape, and each recording has its own
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads don't use a core
+        options.enable_mem_pattern = False  # it plans memory for a single input shape
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
@@ -73,7 +73,7 @@ class Recognizer:
             self.labels: list[str] = json.loads(self.facts["labels"])
             self.sample_rate = int(self.facts["sample_rate"])
             self.seconds_per_frame = float(self.facts["seconds_per_frame"])
-        except Exception as error:  # onnxruntime has many of its own, and none of them is documented
+        except Exception as error:  # onnxruntime's exceptions aren't documented
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
                 f"{self.path}: can't be used as a model ({reason}); make it again with scripts/export.py"
@@ -81,15 +81,15 @@ class Recognizer:
 
     @cached_property
     def card(self) -> dict:
-        """What the model is, how it was made, and the check that its export passed."""
+        """The model's card: network, source file, training, and the check that its export passed."""
         return json.loads(self.facts["card"])
 
-    def log_probs(self, sounds: Sequence[Sound], batch_size: int = BATCH_SIZE) -> list[np.ndarray]:
-        """The model's output over time for each recording, in the order given. Long files are not cut.
+    def log_probs(self, sounds: Sequence[Sound], batch_size: int = _BATCH_SIZE) -> list[np.ndarray]:
+        """Compute the log-probabilities of each recording, in the order given. Long files are not cut.
 
         Returns:
-            log-probabilities, (T, V) float32 each: a row every `seconds_per_frame`, a column a letter, the last the
-            blank.
+            log-probabilities, (T, V) float32 each: one row per `seconds_per_frame`, one column per label, and the
+            blank last.
 
         Raises:
             InputError: a file can't be read, or an array isn't mono float samples.
@@ -107,7 +107,7 @@ class Recognizer:
     def transcribe(
         self,
         sounds: Sequence[Sound],
-        batch_size: int = BATCH_SIZE,
+        batch_size: int = _BATCH_SIZE,
         progress: bool = False,
         search: "Search | None" = None,
     ) -> list[Transcript]:
@@ -115,9 +115,10 @@ class Recognizer:
 
         Args:
             sounds: files of any rate, or mono float samples (T,) at the model's rate.
-            batch_size: pieces of sound at a time.
+            batch_size: segments per batch.
             progress: show a progress bar.
-            search: a beam search with a language model, `beam.load(arpa, recognizer.labels)`; by default greedy.
+            search: beam search with a language model, `beam.load(arpa, recognizer.labels)`; by default decoding is
+                greedy.
 
         Raises:
             InputError: a file can't be read, or an array isn't mono float samples.
@@ -127,17 +128,17 @@ class Recognizer:
     def transcribe_each(
         self,
         sounds: Sequence[Sound],
-        batch_size: int = BATCH_SIZE,
+        batch_size: int = _BATCH_SIZE,
         progress: bool = False,
         search: "Search | None" = None,
     ) -> Iterator[Transcript | InputError]:
-        """As `transcribe`, but one result after the other, and a recording that can't be read yields its error."""
+        """As `transcribe`, but yields each result when it is ready, and an error for a recording that can't be read."""
         return transcripts.transcribe_each(
             sounds, self.sample_rate, lambda batch: self.recognise(batch, search), batch_size, progress, self.threads
         )
 
     def recognise(self, batch: Sequence[np.ndarray], search: "Search | None" = None) -> list[Transcript]:
-        """Transcribe a batch of recordings at once: mono float32 samples (t,) each, at the model's rate, not cut."""
+        """Transcribe one batch of recordings: mono float32 samples, (t,) each, at the model's rate; they aren't cut."""
         outputs = [self.output(row) for row in self.run(batch)]
         texts = search.texts([output.log_probs for output in outputs]) if search else [o.greedy for o in outputs]
         return [
@@ -146,11 +147,11 @@ class Recognizer:
         ]
 
     def output(self, log_probs: np.ndarray) -> Output:
-        """Log-probs (T, V) of this model, as what words and alignments are made of."""
+        """Wrap log-probabilities, (T, V), of this model, from which words and alignments are made."""
         return Output(log_probs, self.labels, self.seconds_per_frame)
 
     def run(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Log-probs, (T, V) each, of a batch of recordings at once: mono float32 samples (t,) each."""
+        """Compute the log-probabilities, (T, V) each, of one batch of recordings: mono float32 samples, (t,) each."""
         lengths = np.array([len(samples) for samples in batch])
         padded = np.zeros((len(batch), lengths.max()), np.float32)  # (B, t)
         for row, samples in zip(padded, batch, strict=True):

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from asr_with_nemo.deployment.answers import Format, format_response
 from asr_with_nemo.deployment.engine import BATCH, Engine
 from asr_with_nemo.deployment.runtime import Recognizer
-from asr_with_nemo.deployment.uploads import decode_upload
+from asr_with_nemo.deployment.uploads import AudioTooLongError, decode_upload
 from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
 
     from asr_with_nemo.recognition.beam import Search
 
-FIELD_BYTES = 10_000
+_FIELD_BYTES = 10_000
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the server takes on.
+    """The server's limits.
 
     Attributes:
         bytes: of an upload.
-        seconds: of sound in an upload.
-        stream_seconds: of sound in a live stream.
-        timeout: seconds that an upload may take to arrive, and then to be transcribed.
-        requests: that are worked on or wait at a time.
-        streams: live ones at a time.
+        seconds: of audio in an upload.
+        stream_seconds: of audio in a live stream.
+        timeout: seconds for an upload to arrive, and the same again for its transcription.
+        requests: uploads that are processed or queued at the same time.
+        streams: live streams at the same time.
     """
 
     bytes: int = 25_000_000
@@ -54,12 +54,12 @@ class Limits:
     streams: int = 16
 
 
-SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-SOUND_SECONDS = (1, 2, 5, 10, 20, 60, 300, 600)
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_AUDIO_SECONDS = (1, 2, 5, 10, 20, 60, 300, 600)
 
 
 class Metrics:
-    """What Prometheus is told."""
+    """The server's metrics for Prometheus."""
 
     def __init__(self) -> None:
         self.registry = registry = prometheus_client.CollectorRegistry()
@@ -68,30 +68,30 @@ class Metrics:
             "asr_requests_total", "Requests, by route and status.", ["route", "status"], registry=registry
         )
         self.latency = prometheus_client.Histogram(
-            "asr_request_seconds", "From request to answer.", ["route"], buckets=SECONDS, registry=registry
+            "asr_request_seconds", "Seconds from request to response.", ["route"], buckets=_SECONDS, registry=registry
         )
         self.sound = prometheus_client.Histogram(
-            "asr_audio_seconds", "Sound of an upload.", buckets=SOUND_SECONDS, registry=registry
+            "asr_audio_seconds", "Seconds of audio in an upload.", buckets=_AUDIO_SECONDS, registry=registry
         )
         self.batches = prometheus_client.Histogram(
-            "asr_batch_size", "Pieces that were computed together.", buckets=range(1, BATCH + 1), registry=registry
+            "asr_batch_size", "Segments in a batch.", buckets=range(1, BATCH + 1), registry=registry
         )
         self.accepted = prometheus_client.Gauge(
-            "asr_requests_accepted", "Uploads that are worked on or wait.", registry=registry
+            "asr_requests_accepted", "Uploads that are processed or queued.", registry=registry
         )
-        self.waiting = prometheus_client.Gauge("asr_pieces_waiting", "Pieces of sound that wait.", registry=registry)
+        self.waiting = prometheus_client.Gauge("asr_pieces_waiting", "Queued segments of audio.", registry=registry)
         self.streams = prometheus_client.Gauge("asr_streams", "Live streams.", registry=registry)
 
     def text(self) -> bytes:
-        """All of them, in Prometheus' format."""
+        """Return all metrics in Prometheus' text format."""
         return prometheus_client.generate_latest(self.registry)
 
 
 class RequestMonitor:
-    """Counts and times requests, holds uploads to their size, and lets a refused client read why.
+    """Middleware that counts and times requests, and limits the size of uploads.
 
-    A client that is still sending when it is refused would see its connection break instead of the answer, so what it
-    sends is taken and thrown away, within limits.
+    A client that is still sending when its request is refused would see the connection break instead of the response,
+    so the rest of its upload is read and discarded, up to a limit.
     """
 
     def __init__(self, app: "ASGIApp", metrics: Metrics, limit: int):
@@ -136,7 +136,7 @@ class RequestMonitor:
 
 
 class RequestError(HTTPException):
-    """An answer to a request that can't be served, in OpenAI's form."""
+    """An error response in OpenAI's form."""
 
     def __init__(self, status: int, message: str, code: str | None = None, retry_after: float | None = None):
         headers = {"Retry-After": str(math.ceil(retry_after))} if retry_after else {}
@@ -150,20 +150,22 @@ _KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_
 
 
 async def error_response(request: Request, error: StarletteHTTPException) -> JSONResponse:
+    """Answer with an error in OpenAI's form."""
     kind = _KINDS.get(error.status_code, "invalid_request_error" if error.status_code < 500 else "server_error")
     body = {"message": str(error.detail), "type": kind, "param": None, "code": getattr(error, "code", None)}
     return JSONResponse({"error": body}, error.status_code, headers=error.headers)
 
 
 async def unexpected_error_response(request: Request, error: Exception) -> JSONResponse:
-    return await error_response(request, StarletteHTTPException(500, "something went wrong here; the log says what"))
+    """Answer with status 500, without the error's details; Starlette logs them."""
+    return await error_response(request, StarletteHTTPException(500, "internal server error; see the server's log"))
 
 
 class Server:
-    """What the routes share.
+    """The state that the routes share. For the arguments, see `create_app`.
 
     Attributes:
-        stopping: set when no more shall be taken on; live streams then end with what they have.
+        stopping: set when the server accepts no more requests; live streams then send their final text and end.
     """
 
     def __init__(self, recognizer: Recognizer, search: "Search | None", threads: int, limits: Limits, api_key: str):
@@ -176,23 +178,27 @@ class Server:
         self._key = hashlib.sha256(api_key.encode()).digest() if api_key else None
         self._accepted = self._streams = 0
         self._decoding = asyncio.Semaphore(2 * threads)
-        self._seconds = deque([1.0], maxlen=32)  # that uploads of late have taken
+        self._seconds = deque([1.0], maxlen=32)  # that the last uploads have taken
 
     def lets_in(self, key: bytes) -> bool:
-        """Whether a key is the right one; any is where none is asked for."""
+        """Return whether an API key is valid; every key is if the server has none."""
         return self._key is None or hmac.compare_digest(self._key, hashlib.sha256(key).digest())
 
     async def authorised(self, request: Request) -> None:
-        """For the routes that cost something: refuses a request without the key."""
+        """Refuse a request without a valid API key: a dependency of the routes."""
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if not self.lets_in(key.encode("latin-1") if scheme.lower() == "bearer" else b""):  # as it came
+        if not self.lets_in(key.encode("latin-1") if scheme.lower() == "bearer" else b""):  # the bytes as sent
             raise RequestError(
                 401, "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'", "invalid_api_key"
             )
 
     @contextlib.contextmanager
     def accepted(self) -> Iterator[None]:
-        """A place among the requests that are worked on or wait."""
+        """Occupy a place in the queue of requests while the context lasts.
+
+        Raises:
+            RequestError: 503, with Retry-After: the queue is full, or the server is stopping.
+        """
         wait = self._accepted * sum(self._seconds) / len(self._seconds) / self.engine.threads
         if self.stopping.is_set():
             raise RequestError(503, "the server is stopping", retry_after=5)
@@ -212,7 +218,7 @@ class Server:
 
     @contextlib.contextmanager
     def live(self) -> Iterator[bool]:
-        """A place among the live streams; False where there is none."""
+        """Occupy a place for a live stream while the context lasts; yields False if none is free."""
         if self._streams >= self.limits.streams or self.stopping.is_set():
             yield False
             return
@@ -226,7 +232,7 @@ class Server:
 
     @property
     def streams(self) -> int:
-        """Live streams at the moment."""
+        """The number of open live streams."""
         return self._streams
 
     async def transcribe(self, request: Request) -> Response:
@@ -236,31 +242,34 @@ class Server:
                 async with asyncio.timeout(self.limits.timeout):
                     fields = await _read_form(request)
             except TimeoutError:
-                raise RequestError(408, f"the upload took longer than {self.limits.timeout:g} s") from None
+                raise RequestError(
+                    408, f"the upload took longer than {self.limits.timeout:g} s; send a shorter one"
+                ) from None
             except ClientDisconnect:
-                raise RequestError(400, "the upload broke off") from None
+                raise RequestError(400, "the upload was interrupted; send it again") from None
             try:
                 upload, form, language = _checked(fields, self.name)
                 async with asyncio.timeout(self.limits.timeout):
                     samples = await self._decode(upload)
-                    heard = await self.engine.transcribe(samples)
+                    transcript = await self.engine.transcribe(samples)
             except TimeoutError:
-                raise RequestError(503, f"it took longer than {self.limits.timeout:g} s", retry_after=10) from None
+                raise RequestError(
+                    503, f"transcription took longer than {self.limits.timeout:g} s", retry_after=10
+                ) from None
             finally:
                 await fields.close()
-            self.metrics.sound.observe(heard.duration)
-            return format_response(heard, form, language)
+            self.metrics.sound.observe(transcript.duration)
+            return format_response(transcript, form, language)
 
     async def _decode(self, upload: UploadFile) -> np.ndarray:
         rate, name = self.engine.recognizer.sample_rate, (upload.filename or "the upload")[:100]
         async with self._decoding:
-            # The thread goes on when the request's time is up and its file closed; so it has what is in it.
+            # The thread outlives a request that times out, whose file is closed: it gets the bytes, not the file.
             content = await upload.read()
             try:
                 return await asyncio.to_thread(decode_upload, content, name, rate, self.limits.seconds)
             except InputError as error:
-                status = 413 if "longer than" in str(error) else 400
-                raise RequestError(status, str(error)) from None
+                raise RequestError(413 if isinstance(error, AudioTooLongError) else 400, str(error)) from None
 
 
 async def _read_form(request: Request) -> FormData:
@@ -268,11 +277,11 @@ async def _read_form(request: Request) -> FormData:
         raise RequestError(
             400, "expected multipart/form-data with a file, as in: curl -F file=@recording.wav -F model=..."
         )
-    return await request.form(max_files=1, max_fields=20, max_part_size=FIELD_BYTES)
+    return await request.form(max_files=1, max_fields=20, max_part_size=_FIELD_BYTES)
 
 
 def _checked(fields: FormData, name: str) -> tuple[UploadFile, Format, str]:
-    """The uploaded file, what the answer shall look like, and the language to name in it."""
+    """Check the form's fields, and return the uploaded file, the response format and the language to return."""
     upload, model, form = fields.get("file"), fields.get("model", name), fields.get("response_format", "json")
     if not isinstance(upload, UploadFile):
         raise RequestError(400, "the field 'file' is missing, or isn't a file")

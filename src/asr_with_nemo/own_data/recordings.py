@@ -262,12 +262,10 @@ def _flat_share(samples: np.ndarray) -> float:
 def _speech_span(samples: np.ndarray, rate: int) -> tuple[float, float]:
     """Return where speech begins and ends in mono samples, (T,), in seconds: the frames not far below the loud ones."""
     size = max(1, round(_FRAME * rate))
-    count = len(samples) // size
-    if not count:
+    if len(samples) < size:
         return 0.0, len(samples) / rate
-    frames = samples[: count * size].reshape(count, size)
-    energy = np.square(frames - samples.mean()).mean(axis=1)
-    loud = np.nonzero(energy > np.quantile(energy, 0.95) * 10 ** (-_BELOW_SPEECH / 10))[0]
+    powers = audio.frame_powers(samples - samples.mean(), size)
+    loud = np.nonzero(powers > np.quantile(powers, 0.95) * 10 ** (-_BELOW_SPEECH / 10))[0]
     if not len(loud):
         return 0.0, len(samples) / rate
     return int(loud[0]) * size / rate, min(len(samples), (int(loud[-1]) + 1) * size) / rate

@@ -1,7 +1,7 @@
-"""A GPU machine of AWS's for the course: started, found again, reached by SSH, stopped and terminated.
+"""Start, find, reach, stop and terminate a GPU instance on AWS for the course.
 
-What one launch makes carries the tag `TAG` with its name as the value, by which the other calls find it. Nothing runs
-on unnoticed: an interrupted launch ends what it has started, and an instance terminates itself after its hours.
+Everything that a launch makes has the tag `TAG` with the instance's name, by which the other commands find it. No
+instance is left running: an interrupted launch terminates its own, and an instance has a time limit.
 """
 
 import contextlib
@@ -39,42 +39,52 @@ from asr_with_nemo.places.plan import (
     Plan,
     Settings,
     aws_tags,
-    check_settings,
-    describe_plan,
+    check_address,
+    describe_instance,
     load_settings,
     tags,
 )
 from asr_with_nemo.places.repository import SETTING, is_placeholder, repository_url
 
-ADDRESS_SERVICE = "https://checkip.amazonaws.com"  # AWS's own; answers with the caller's address
-_SIGN_IN = "the credentials are not valid, or not any more. `aws configure`, or `aws sso login`, gives new ones"
+ADDRESS_SERVICE = "https://checkip.amazonaws.com"  # AWS's; returns the caller's address
+_SIGN_IN = "the credentials are invalid or expired. Set new ones with `aws configure` or `aws sso login`"
 _QUOTA = (
-    "the account's quota for such machines is used up; new accounts start at 0. Ask AWS for more (Service Quotas, EC2, "
+    "the account's quota for these instances is used up; new accounts start at 0. Request more (Service Quotas, EC2, "
 )
-REFUSALS = {
+_REFUSALS = {
     "AuthFailure": _SIGN_IN,
     "InvalidClientTokenId": _SIGN_IN,
     "RequestExpired": _SIGN_IN,
     "ExpiredToken": _SIGN_IN,
-    "UnauthorizedOperation": "this account may not do that. Ask who manages it for the right that is named below",
+    "UnauthorizedOperation": "the credentials lack a permission. Ask the administrator for the one named below",
     "OptInRequired": "the account has not subscribed to this image. Accept its terms once, at\n    {page}\n"
-    "It takes a click and some minutes, and costs nothing on top of the machine. Then the same command again",
-    "VcpuLimitExceeded": f"{_QUOTA}'Running On-Demand G and VT instances'), or take another region (--region)",
+    "It takes some minutes and costs nothing extra. Then run the same command again",
+    "VcpuLimitExceeded": f"{_QUOTA}'Running On-Demand G and VT instances'), or use another region (--region)",
     "MaxSpotInstanceCountExceeded": f"{_QUOTA}'All G and VT Spot Instance Requests'), or leave out --spot",
-    "InsufficientInstanceCapacity": "AWS has no such machine left there right now. Try again, or another --region or "
-    "--instance-type",
-    "InvalidAMIID.NotFound": "there is no such image in this region; images have another id in each. Without --ami, "
-    "NVIDIA's newest is looked up",
-    "InvalidAMIID.Malformed": "that is no image's id; one looks like ami-0123456789abcdef0",
-    "Unsupported": "this machine is not to be had so. Another --instance-type or --region may be",
-    "PendingVerification": "AWS is still looking into this account; that takes minutes to hours after it was opened",
+    "InsufficientInstanceCapacity": "AWS has no free instance of this type there now. Try again later, or another "
+    "--region or --instance-type",
+    "InvalidAMIID.NotFound": "the image doesn't exist in this region; ids differ between regions. Without --ami, "
+    "NVIDIA's newest image is used",
+    "InvalidAMIID.Malformed": "not an image id, which looks like ami-0123456789abcdef0; correct --ami",
+    "Unsupported": "AWS doesn't support this configuration. Try another --instance-type or --region",
+    "PendingVerification": "AWS is still verifying this new account; that takes minutes to hours. Try again later",
 }
-"""What to do where AWS says no, by the code of its answer."""
+"""The cause and next step for AWS's error codes."""
 
 
 @dataclass
 class Cloud:
-    """One account in one region."""
+    """One AWS account in one region.
+
+    Attributes:
+        region: by default that of AWS's own settings.
+        profile: of ~/.aws; by default AWS_PROFILE.
+        settings: of configs/aws.yaml.
+        say: prints a line of progress.
+
+    Raises:
+        InputError: the profile doesn't exist, or no region is set.
+    """
 
     region: str | None = None
     profile: str | None = None
@@ -86,15 +96,15 @@ class Cloud:
             self._session = boto3.Session(profile_name=self.profile, region_name=self.region)
             self._ec2 = self._session.client("ec2")
         except ProfileNotFound as error:
-            raise InputError(f"{error}; `aws configure list-profiles` lists those that are there") from error
+            raise InputError(f"{error}; `aws configure list-profiles` lists the existing ones") from error
         except NoRegionError as error:
-            raise InputError("no region: give --region, say us-east-1, or set AWS_DEFAULT_REGION") from error
+            raise InputError("no region is set: give --region, such as us-east-1, or set AWS_DEFAULT_REGION") from error
         self.region = self._session.region_name
 
     # --- Looking ---
 
     def instances(self, name: str | None = None) -> list[dict]:
-        """The course's instances that are not terminated, the youngest last; `name`: only the one of that name."""
+        """Return the course's instances (or those with this name) that aren't terminated, the newest last."""
         filters = [{"Name": "instance-state-name", "Values": list(ALIVE)}]
         filters.append({"Name": f"tag:{TAG}", "Values": [name]} if name else {"Name": "tag-key", "Values": [TAG]})
         with self.explained("DescribeInstances"):
@@ -103,17 +113,17 @@ class Cloud:
         return sorted(found, key=lambda instance: instance["LaunchTime"])
 
     def the_instance(self, name: str) -> dict:
-        """The instance of a name.
+        """Return the instance with this name.
 
         Raises:
-            InputError: there is none, or more than one.
+            InputError: no instance has the name, or more than one.
         """
         found = self.instances(name)
         if not found:
             others = sorted({tags(instance)[TAG] for instance in self.instances()})
             raise InputError(
                 f"no instance {name!r} in {self.region}; "
-                + (f"there are {', '.join(others)} (--name)" if others else "nothing of the course's is there at all")
+                + (f"existing names: {', '.join(others)} (--name)" if others else "the course has no instances there")
             )
         if len(found) > 1:
             ids = ", ".join(instance["InstanceId"] for instance in found)
@@ -123,34 +133,34 @@ class Cloud:
     # --- Launching ---
 
     def check_gpu(self, instance_type: str | None, force: bool = False) -> None:
-        """Make sure that today's container runs on an instance type's GPU, as far as configs/aws.yaml knows it.
+        """Check that the container supports an instance type's GPU, if configs/aws.yaml lists it.
 
         Raises:
-            InputError: the GPU is too old, and `force` is not set.
+            InputError: the GPU is too old, and `force` isn't set.
         """
         instance_type = instance_type or self.settings.instance_type
         family = self.settings.family(instance_type)
         if family and not family.fits and not force:
             good = [f.example for f in self.settings.families.values() if f.fits][:3]
             raise InputError(
-                f"{instance_type} has a {family.gpu}, of the architecture {family.architecture} (compute capability "
-                f"{family.capability}). Today's CUDA, and PyTorch with it, no longer run on that GPU, and neither does "
-                f"NVIDIA's container. Take {', '.join(good[:-1])} or {good[-1]} (`launch_aws.py types` lists more). "
-                "With --force it is started all the same, and the course runs on its CPU"
+                f"{instance_type} has a {family.gpu} (architecture {family.architecture}, compute capability "
+                f"{family.capability}), which CUDA, PyTorch and NVIDIA's container no longer support. "
+                f"Use {', '.join(good[:-1])} or {good[-1]} (`launch_aws.py types` lists more), "
+                "or --force to start it anyway and run the course on its CPU"
             )
 
     def stopped(self, name: str) -> dict | None:
-        """The stopped instance of a name, if there is one.
+        """Return the stopped instance with this name, or None.
 
         Raises:
-            InputError: there is one that is not stopped.
+            InputError: an instance with this name isn't stopped.
         """
         found = self.instances(name)
         running = [instance for instance in found if instance["State"]["Name"] != "stopped"]
         if running:
             raise InputError(
-                f"there is one already: {describe_plan(running[-1])}. `connect` leads to it, `terminate` ends it; "
-                "another one beside it needs another --name"
+                f"the instance exists already: {describe_instance(running[-1])}. Use it with `connect`, end it with "
+                "`terminate`, or give a second one another --name"
             )
         return found[-1] if found else None
 
@@ -170,10 +180,10 @@ class Cloud:
         address: str | None = None,
         force: bool = False,
     ) -> Plan:
-        """Ask everything that a launch needs to know; makes nothing.
+        """Query everything that a launch needs; creates nothing.
 
         Raises:
-            InputError: an answer rules the launch out, with what to do about it.
+            InputError: the launch isn't possible, with the next step.
         """
         self.check_gpu(instance_type, force)
         instance_type = instance_type or self.settings.instance_type
@@ -181,8 +191,8 @@ class Cloud:
         repository = repository or repository_url()
         if is_placeholder(repository):
             raise InputError(
-                f"{SETTING} is still {repository}: put the address of your copy there, from which the instance "
-                "clones the course, or give it with --repository"
+                f"{SETTING} is still {repository}: set it to your copy's address, from which the instance clones the "
+                "course, or give the address with --repository"
             )
         self._check_offered(instance_type)
         return Plan(
@@ -196,7 +206,7 @@ class Cloud:
             key_file=key_file or Path.home() / ".ssh" / f"{key_name}.pem",
             repository=repository,
             image=self._image(ami),
-            address=check_settings(address) if address else own_address(),
+            address=check_address(address) if address else own_address(),
             region=self.region,
             price=self.price(instance_type),
             unused_gpu=family.gpu if family and not family.fits else None,
@@ -210,8 +220,8 @@ class Cloud:
         if not found:
             examples = ", ".join(f.example for f in self.settings.families.values() if f.fits)
             raise InputError(
-                f"AWS offers no instance type {instance_type!r} in {self.region}. Types that fit: {examples}; not each "
-                "region has each (--region)"
+                f"AWS offers no instance type {instance_type!r} in {self.region}. Supported types: {examples}; "
+                "regions differ in what they offer (--region)"
             )
 
     def _image(self, ami: str | None) -> dict:
@@ -227,13 +237,13 @@ class Cloud:
                 )["Images"]
         if not images:
             raise InputError(
-                f"no image {ami or wanted['name']!r} is to be seen in {self.region}. NVIDIA's is on AWS Marketplace: "
-                f"{wanted['page']}. Take another --region, or another image with Docker and NVIDIA's driver (--ami)"
+                f"no image {ami or wanted['name']!r} found in {self.region}. NVIDIA's is on AWS Marketplace: "
+                f"{wanted['page']}. Use another --region, or another image with Docker and NVIDIA's driver (--ami)"
             )
         return max(images, key=lambda image: image.get("CreationDate", ""))
 
     def price(self, instance_type: str) -> str | None:
-        """What AWS's pricing API says that an hour costs on demand; None where it says nothing."""
+        """Return the on-demand price of an hour by AWS's pricing API; None if it returns none."""
         wanted = {
             "instanceType": instance_type,
             "regionCode": self.region,
@@ -243,7 +253,7 @@ class Cloud:
             "capacitystatus": "Used",
         }
         try:
-            # The API answers for all regions in this one.
+            # The pricing API has no endpoint in most regions; this one covers all of them.
             answer = self._session.client("pricing", region_name="us-east-1").get_products(
                 ServiceCode="AmazonEC2",
                 Filters=[{"Type": "TERM_MATCH", "Field": key, "Value": value} for key, value in wanted.items()],
@@ -254,32 +264,32 @@ class Cloud:
             amount = float(dimension["pricePerUnit"]["USD"])
         except (BotoCoreError, ClientError, KeyError, ValueError):
             return None
-        return f"{amount:.3f} USD an hour on demand, says AWS's pricing API; disk and traffic come on top"
+        return f"{amount:.3f} USD an hour on demand (AWS's pricing API), plus disk and traffic"
 
     def may_launch(self, plan: Plan) -> None:
-        """Ask AWS whether it would start such an instance, without doing so.
+        """Check with a dry run whether AWS would start the instance.
 
         Raises:
-            InputError: it would not.
+            InputError: AWS wouldn't.
         """
         try:
             self._ec2.run_instances(
                 DryRun=True, ImageId=plan.image["ImageId"], InstanceType=plan.instance_type, MinCount=1, MaxCount=1
             )
         except ClientError as error:
-            if code_of(error) != "DryRunOperation":  # which says: it would have
+            if _code_of(error) != "DryRunOperation":  # it would have started it
                 raise self._refusal("RunInstances", error) from error
         except BotoCoreError as error:
             raise self._no_answer("RunInstances", error) from error
 
     def launch(self, plan: Plan) -> dict:
-        """Make what is missing, start the instance, wait until it runs, and return it.
+        """Create the key pair and security group, start the instance, wait until it runs, and return it.
 
-        A launch that is interrupted, or fails after the instance was started, terminates it.
+        If the launch is interrupted, or fails after the instance was started, the instance is terminated.
 
         Raises:
-            InputError: the key pair or the security group can't be used; AWS refuses.
-            KeyboardInterrupt: it was interrupted; what had been started is terminated.
+            InputError: the key pair or the security group can't be used, or AWS refuses.
+            KeyboardInterrupt: it was interrupted; the instance is terminated.
         """
         self._key_pair(plan)
         group = self._security_group(plan)
@@ -297,12 +307,12 @@ class Cloud:
             "BlockDeviceMappings": [plan.root_disk],
             "TagSpecifications": [{"ResourceType": kind, "Tags": held} for kind in ("instance", "volume")],
             "MetadataOptions": {"HttpTokens": "required"},
-            # With it, the timer on the instance ends the costs and not only the work.
+            # So that the instance's own timer terminates it, which ends the costs, and doesn't only stop it.
             "InstanceInitiatedShutdownBehavior": "terminate",
         }
         if plan.spot:
             request["InstanceMarketOptions"] = {"MarketType": "spot"}
-        # From here on, something may run that costs. No signal cuts the request off from its answer.
+        # From here on, an instance may run and cost money: no signal may separate the request from its response.
         with _Interruptions(self.say) as interruptions:
             started = None
             try:
@@ -316,7 +326,7 @@ class Cloud:
                 raise
 
     def start(self, instance: Mapping[str, Any]) -> dict:
-        """Start a stopped instance again, and wait until it runs; interrupted, it is stopped again.
+        """Start a stopped instance, and wait until it runs; if interrupted, stop it again.
 
         Raises:
             InputError: AWS refuses.
@@ -353,32 +363,32 @@ class Cloud:
         try:
             reservations = self._ec2.describe_instances(InstanceIds=[instance_id])["Reservations"]
         except ClientError as error:
-            if code_of(error) == "InvalidInstanceID.NotFound":  # AWS has not spread the news yet
+            if _code_of(error) == "InvalidInstanceID.NotFound":  # a new instance isn't visible everywhere at once
                 return None
             raise
         return reservations[0]["Instances"][0]
 
     def _undo(self, token: str, tries: int = 5) -> None:
-        """Terminate what a launch has started, by the tag that its request carried."""
+        """Terminate the instances of a launch, found by the tag of its request."""
         try:
             for _ in range(tries):
                 found = self._ec2.describe_instances(Filters=[{"Name": f"tag:{LAUNCH_TAG}", "Values": [token]}])
                 ids = [i["InstanceId"] for r in found["Reservations"] for i in r["Instances"]]
                 if ids:
                     self._ec2.terminate_instances(InstanceIds=ids)
-                    self.say(f"terminated {', '.join(ids)}: nothing of this launch runs on")
+                    self.say(f"terminated {', '.join(ids)}: no instance of this launch is left")
                     return
                 time.sleep(1)
         except (BotoCoreError, ClientError) as error:
             self.say(
                 f"CAREFUL: an instance of this launch may be running, and AWS could not be asked to end it ({error}). "
-                f"When AWS answers again: `status` and `terminate`. The instance's tag {LAUNCH_TAG} is {token}"
+                f"When AWS answers again, run `status` and `terminate`. The instance's tag {LAUNCH_TAG} is {token}"
             )
             return
         self.say("no instance had been started")
 
     def _key_pair(self, plan: Plan) -> None:
-        """Make the key pair, or make sure that the file here and the one in the account are the two halves of one."""
+        """Create the key pair, or check that the private key here and the account's public key belong together."""
         with self.explained("DescribeKeyPairs"):
             found = self._ec2.describe_key_pairs(
                 Filters=[{"Name": "key-name", "Values": [plan.key_name]}], IncludePublicKey=True
@@ -386,12 +396,12 @@ class Cloud:
         file = plan.key_file
         if found and not file.exists():
             raise InputError(
-                f"the account has a key pair {plan.key_name!r}, but its private half is not here ({file}): it was made "
-                "on another machine. Copy it from there, or take another name: --key-name"
+                f"the account has a key pair {plan.key_name!r}, but {file} doesn't exist: the key was made on "
+                "another machine. Copy the file from there, or use another --key-name"
             )
         if not file.exists():
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Made here, so that the private half never travels; ssh-keygen gives it the mode 0600.
+            # Made here, so that the private key never leaves this machine; ssh-keygen gives it the mode 0600.
             _ssh_keygen("-q", "-t", "ed25519", "-N", "", "-C", plan.key_name, "-f", str(file))
             file.with_name(file.name + ".pub").unlink()
             self.say(f"made the key {file}")
@@ -401,8 +411,8 @@ class Cloud:
         if found:
             if found[0].get("PublicKey", "").split()[:2] not in ([], public):
                 raise InputError(
-                    f"the key pair {plan.key_name!r} in the account and {file} do not belong together. Take another "
-                    "name (--key-name) or another file (--key-file)"
+                    f"the key pair {plan.key_name!r} in the account and {file} do not belong together. Use another "
+                    "--key-name or --key-file"
                 )
             return
         with self.explained("ImportKeyPair"):
@@ -413,7 +423,7 @@ class Cloud:
             )
 
     def _security_group(self, plan: Plan) -> str:
-        """The id of the group that lets in SSH from the caller's address, and nothing else."""
+        """Create or update the security group that allows only SSH from the caller's address; return its id."""
         rule = {
             "IpProtocol": "tcp",
             "FromPort": 22,
@@ -435,7 +445,7 @@ class Cloud:
                 )["GroupId"]
             else:
                 group = found[0]["GroupId"]
-                if found[0]["IpPermissions"]:  # yesterday's address, or what somebody has added
+                if found[0]["IpPermissions"]:  # of an earlier address, or added by hand
                     self._ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=found[0]["IpPermissions"])
             self._ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])
         return group
@@ -450,10 +460,10 @@ class Cloud:
     # --- Afterwards ---
 
     def ssh(self, instance: Mapping[str, Any], key_file: Path | None = None) -> list[str]:
-        """The command that logs in, with the instance's JupyterLab on this machine's localhost.
+        """Return the SSH command that logs in and forwards the instance's JupyterLab to this machine's localhost.
 
         Raises:
-            InputError: the instance doesn't run.
+            InputError: the instance isn't running.
         """
         if instance["State"]["Name"] != "running" or not instance.get("PublicIpAddress"):
             state = instance["State"]["Name"]
@@ -468,21 +478,19 @@ class Cloud:
         ]
 
     def stop(self, instance: Mapping[str, Any]) -> None:
-        """Stop an instance; its disk stays, and goes on costing.
+        """Stop an instance; its disk is kept and still costs money.
 
         Raises:
             InputError: it is a spot instance, which can only be terminated.
         """
         if instance.get("InstanceLifecycle") == "spot":
-            raise InputError(
-                f"{instance['InstanceId']} is a spot instance, which can't be stopped; `terminate` ends it"
-            )
+            raise InputError(f"{instance['InstanceId']} is a spot instance, which can't be stopped; use `terminate`")
         with self.explained("StopInstances"):
             self._ec2.stop_instances(InstanceIds=[instance["InstanceId"]])
             self._wait("instance_stopped", instance)
 
     def terminate(self, instance: Mapping[str, Any]) -> None:
-        """End an instance for good, with its disk and its security group; the key pair stays for the next one."""
+        """Terminate an instance, with its disk and security group; the key pair is kept."""
         with self.explained("TerminateInstances"):
             self._ec2.terminate_instances(InstanceIds=[instance["InstanceId"]])
             self._wait("instance_terminated", instance)
@@ -496,20 +504,20 @@ class Cloud:
             )
         except WaiterError as error:
             raise InputError(
-                f"{instance['InstanceId']}: AWS took the order, but did not carry it out within ten minutes ({error}); "
-                "`status` tells how it stands"
+                f"{instance['InstanceId']}: AWS accepted the request, but did not complete it within ten minutes "
+                f"({error}); check with `status`"
             ) from error
 
-    # --- Where AWS says no ---
+    # --- Errors ---
 
     @contextlib.contextmanager
     def explained(self, operation: str) -> Iterator[None]:
-        """Turn what boto3 raises into an `InputError` that says what to do."""
+        """Turn boto3's exceptions into an `InputError` with the next step."""
         try:
             yield
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise InputError(
-                "no AWS credentials are found. `aws configure` asks for them, or set AWS_ACCESS_KEY_ID and "
+                "no AWS credentials found. Run `aws configure`, or set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or give --profile"
             ) from error
         except ClientError as error:
@@ -520,21 +528,21 @@ class Cloud:
             raise self._no_answer(operation, error) from error
 
     def _refusal(self, operation: str, error: ClientError) -> InputError:
-        code = code_of(error)
+        code = _code_of(error)
         said = error.response["Error"].get("Message", "")
-        advice = REFUSALS.get(code, "").format(page=self.settings.image["page"])
-        return InputError(f"AWS refuses {operation}: {advice or 'see its words'}.\nIts words: {code}: {said}")
+        advice = _REFUSALS.get(code, "").format(page=self.settings.image["page"])
+        return InputError(f"AWS refuses {operation}: {advice or 'see its message'}.\nAWS's message: {code}: {said}")
 
     def _no_answer(self, operation: str, error: Exception) -> InputError:
         return InputError(
-            f"AWS gave no answer to {operation} ({error}). Is there a network? Does {self.region!r} exist?"
+            f"no response from AWS to {operation} ({error}). Check the network and the region {self.region!r}"
         )
 
 
 class _Interruptions:
-    """Holds back Ctrl-C, SIGTERM and a closed terminal until `check` or `wait` lets them through.
+    """Defers Ctrl-C, SIGTERM and SIGHUP until `check` or `wait` raises KeyboardInterrupt.
 
-    Cut off from its answer, a request may have started an instance that nobody knows of.
+    A request that is cut off from its response may have started an instance whose id is lost.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -546,7 +554,7 @@ class _Interruptions:
     def __enter__(self) -> "_Interruptions":
         def note(number: int, frame: object) -> None:
             if not self._came.is_set():
-                self._say("interrupted: ending what was started ...")
+                self._say("interrupted: ending the instance ...")
             self._came.set()
 
         self._before = {number: signal.signal(number, note) for number in self.SIGNALS}
@@ -566,24 +574,26 @@ class _Interruptions:
 
 
 def own_address() -> str:
-    """The address by which this machine is seen from outside, as AWS's own service says it.
+    """Return this machine's public IPv4 address, as AWS's address service reports it.
 
     Raises:
-        InputError: it doesn't answer, or with no IPv4 address.
+        InputError: the service doesn't respond, or not with an IPv4 address.
     """
     try:
         answer = httpx.get(ADDRESS_SERVICE, timeout=10)
         answer.raise_for_status()
     except httpx.HTTPError as error:
-        raise InputError(f"{ADDRESS_SERVICE} doesn't say your address ({error}); give it: --my-address") from error
-    return check_settings(answer.text.strip())
+        raise InputError(
+            f"{ADDRESS_SERVICE} doesn't report your address ({error}); give it with --my-address"
+        ) from error
+    return check_address(answer.text.strip())
 
 
 def _ssh_keygen(*arguments: str) -> str:
     try:
         done = subprocess.run(["ssh-keygen", *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError as error:
-        raise InputError("there is no ssh-keygen here; install OpenSSH's client (Debian: openssh-client)") from error
+        raise InputError("ssh-keygen isn't installed; install OpenSSH's client (Debian: openssh-client)") from error
     if done.returncode != 0:
         raise InputError(f"ssh-keygen: {done.stderr.strip()}; give another file with --key-file")
     return done.stdout
@@ -594,23 +604,23 @@ def _group_name(name: str) -> str:
 
 
 def _is_refusal(error: BaseException | None) -> bool:
-    """Whether AWS has said no, so that nothing was done; a server's failure leaves that open."""
+    """Return whether AWS refused the request, so that nothing was started; after a server error that is unknown."""
     return isinstance(error, ClientError) and error.response["ResponseMetadata"]["HTTPStatusCode"] < 500
 
 
-def code_of(error: ClientError) -> str:
-    """The code of AWS's answer."""
+def _code_of(error: ClientError) -> str:
+    """Return the error code of AWS's response."""
     return error.response["Error"]["Code"]
 
 
 def open_ssh(command: list[str]) -> None:
-    """Put the SSH session in the place of this program; it begins with where JupyterLab is.
+    """Replace this process by the SSH session, which first prints JupyterLab's address.
 
     Raises:
-        InputError: there is no ssh.
+        InputError: ssh isn't installed.
     """
     remote = "course; exec bash --login"
     try:
         os.execvp(command[0], [command[0], "-t", *command[1:], remote])
     except FileNotFoundError as error:
-        raise InputError("there is no ssh here; install OpenSSH's client (Debian: openssh-client)") from error
+        raise InputError("ssh isn't installed; install OpenSSH's client (Debian: openssh-client)") from error

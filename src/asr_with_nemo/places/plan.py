@@ -1,4 +1,4 @@
-"""What to launch on AWS: settings, instance families, limits and the plan, computed without any request."""
+"""The plan of a launch on AWS: settings, instance families, tags and the first start's script; sends no request."""
 
 import ipaddress
 import math
@@ -13,13 +13,13 @@ import yaml
 
 from asr_with_nemo.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[3]
-SETTINGS = ROOT / "configs" / "aws.yaml"
-USER_DATA = ROOT / "docker" / "on_instance.sh"
+_ROOT = Path(__file__).resolve().parents[3]
+SETTINGS = _ROOT / "configs" / "aws.yaml"
+_USER_DATA = _ROOT / "docker" / "on_instance.sh"
 TAG = "asr-with-nemo"
-HOURS_TAG = "asr-with-nemo-max-hours"
+_HOURS_TAG = "asr-with-nemo-max-hours"
 LAUNCH_TAG = "asr-with-nemo-launch"
-"""Tells one launch from all others, by which its instance is found should AWS's answer not arrive."""
+"""Unique per launch: finds the instance if AWS's response is lost."""
 ALIVE = ("pending", "running", "stopping", "stopped")
 PORT = 8888
 
@@ -31,16 +31,16 @@ class Family:
     example: str
     gpu: str
     memory: int
-    """GB, each."""
+    """Of one GPU, in GB."""
     architecture: str
     capability: float
     fits: bool
-    """Whether today's container runs on it."""
+    """Whether the current container supports it."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What configs/aws.yaml says."""
+    """The settings in configs/aws.yaml."""
 
     image: Mapping[str, str]
     instance_type: str
@@ -49,7 +49,7 @@ class Settings:
     families: Mapping[str, Family]
 
     def family(self, instance_type: str) -> Family | None:
-        """The family of an instance type; None for one that is not in the table."""
+        """Return the family of an instance type; None if configs/aws.yaml doesn't list it."""
         return self.families.get(instance_type.split(".")[0])
 
 
@@ -63,7 +63,7 @@ def load_settings(path: Path = SETTINGS) -> Settings:
 
 @dataclass
 class Plan:
-    """What a launch is going to start."""
+    """The instance that a launch will start."""
 
     name: str
     instance_type: str
@@ -71,23 +71,23 @@ class Plan:
     disk: int
     """GB."""
     max_hours: float
-    """0: no end."""
+    """0 for no limit."""
     tags: Mapping[str, str]
     key_name: str
     key_file: Path
     repository: str
     image: Mapping[str, Any]
-    """As EC2 describes it."""
+    """As EC2's DescribeImages returns it."""
     address: str
-    """The caller's, IPv4."""
+    """The caller's IPv4 address."""
     region: str
     price: str | None
     unused_gpu: str | None
-    """The GPU, if it is too old: the course runs on the CPU."""
+    """The GPU, if it is too old and the course runs on the CPU."""
 
     @property
     def root_disk(self) -> dict:
-        """The root volume: as large as asked for, but not smaller than the image's own."""
+        """The root volume's mapping: of the requested size, but not smaller than the image's."""
         name = self.image["RootDeviceName"]
         own = next(
             (m["Ebs"].get("VolumeSize", 0) for m in self.image["BlockDeviceMappings"] if m.get("DeviceName") == name), 0
@@ -96,30 +96,35 @@ class Plan:
         return {"DeviceName": name, "Ebs": ebs}
 
     def lines(self) -> list[str]:
-        """What is going to be, for a person."""
-        hours = f"terminates itself {self.max_hours:g} hours after each start" if self.max_hours else "has no end"
+        """Return the plan as text, line by line."""
+        hours = f"terminates itself {self.max_hours:g} hours after each start" if self.max_hours else "NO TIME LIMIT"
         if self.unused_gpu:
-            container = f"the container for the CPU: the {self.unused_gpu} is too old for CUDA 13 and stays unused"
+            container = f"for the CPU: the {self.unused_gpu} is too old for CUDA 13 and stays unused"
         else:
-            container = "NVIDIA's container"
+            container = "NVIDIA's"
         return [
             f"instance     {self.instance_type}{', spot' if self.spot else ''}, in {self.region}; {hours}",
-            f"price        {self.price or 'not known: AWS was asked and gave none'}",
+            f"price        {self.price or 'unknown: AWS gave none'}",
             f"image        {self.image['ImageId']}, {self.image['Name']}",
             f"disk         {self.root_disk['Ebs']['VolumeSize']} GB, deleted with the instance",
             f"key pair     {self.key_name}, {self.key_file}",
-            f"lets in      SSH from {self.address} only",
+            f"access       SSH from {self.address} only",
             f"tags         {', '.join(f'{key}={value}' for key, value in self.all_tags().items())}",
-            f"on it        {self.repository}",
-            f"in           {container}",
+            f"course       {self.repository}",
+            f"container    {container}",
             f"             with JupyterLab on the instance's own localhost:{PORT}",
         ]
 
     def all_tags(self) -> dict[str, str]:
-        return {"Name": self.name, **self.tags, TAG: self.name, HOURS_TAG: f"{self.max_hours:g}"}
+        """Return the tags of everything that the launch makes."""
+        return {"Name": self.name, **self.tags, TAG: self.name, _HOURS_TAG: f"{self.max_hours:g}"}
 
     def user_data(self, login: str) -> str:
-        """What the instance runs at its first start: docker/on_instance.sh with this plan's settings."""
+        """Return the script of the instance's first start: docker/on_instance.sh with this plan's settings.
+
+        Args:
+            login: the image's user.
+        """
         settings = {
             "MAX_MINUTES": math.ceil(self.max_hours * 60),
             "REPOSITORY": self.repository,
@@ -127,33 +132,47 @@ class Plan:
             "LOGIN": login,
         }
         lines = "".join(f"{name}={shlex.quote(str(value))}\n" for name, value in settings.items())
-        return USER_DATA.read_text(encoding="utf-8").replace("# SETTINGS\n", lines, 1)
+        return _USER_DATA.read_text(encoding="utf-8").replace("# SETTINGS\n", lines, 1)
 
 
-def check_settings(address: str) -> str:
+def check_address(address: str) -> str:
+    """Return an IPv4 address unchanged.
+
+    Raises:
+        InputError: it isn't a single IPv4 address.
+
+    Example:
+        >>> check_address("203.0.113.7")
+        '203.0.113.7'
+    """
     try:
         parsed = ipaddress.IPv4Address(address)
     except ValueError as error:
         raise InputError(
-            f"{address!r} is not one IPv4 address, such as 203.0.113.7; give yours: --my-address"
+            f"{address!r} is not a single IPv4 address, such as 203.0.113.7; give yours with --my-address"
         ) from error
     if parsed.is_unspecified:
-        raise InputError(f"{address} stands for everybody; give your own address: --my-address")
+        raise InputError(f"{address} would let every machine connect; give your own address with --my-address")
     return address
 
 
 def aws_tags(mapping: Mapping[str, str]) -> list[dict[str, str]]:
-    """Tags as AWS's API writes them."""
+    """Return tags in the form of AWS's API.
+
+    Example:
+        >>> aws_tags({"owner": "me"})
+        [{'Key': 'owner', 'Value': 'me'}]
+    """
     return [{"Key": key, "Value": value} for key, value in mapping.items()]
 
 
 def tags(instance: Mapping[str, Any]) -> dict[str, str]:
-    """An instance's tags."""
+    """Return an instance's tags as a dict."""
     return {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
 
 
-def describe_plan(instance: Mapping[str, Any]) -> str:
-    """An instance in a line: what it is, since when it runs, and when it ends."""
+def describe_instance(instance: Mapping[str, Any]) -> str:
+    """Return an instance's id, type, state, running time and end, in a line."""
     held = tags(instance)
     since = instance["LaunchTime"].astimezone(UTC)
     state = instance["State"]["Name"]
@@ -165,9 +184,13 @@ def describe_plan(instance: Mapping[str, Any]) -> str:
     if state in ("pending", "running"):
         hours = (datetime.now(UTC) - since).total_seconds() / 3600
         parts.append(f"running for {hours:.1f} hours")
-        limit = float(held.get(HOURS_TAG, 0))
-        end = f"ends itself at {since + timedelta(hours=limit):%Y-%m-%d %H:%M} UTC" if limit else "WITH NO END"
+        limit = float(held.get(_HOURS_TAG, 0))
+        end = (
+            f"terminates itself at {since + timedelta(hours=limit):%Y-%m-%d %H:%M} UTC"
+            if limit
+            else "WITH NO TIME LIMIT"
+        )
         parts.append(end)
     elif state == "stopped":
-        parts.append("its disk goes on costing")
+        parts.append("its disk still costs money")
     return ", ".join(parts)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from asr_with_nemo.base.files import read_text, write_if_changed
 from asr_with_nemo.data import archives, manifest
-from asr_with_nemo.data.an4 import splits_of
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.ngrams import (
     CHARACTER_ORDER,
@@ -130,6 +129,9 @@ def read_texts(path: str | os.PathLike, final: bool = False) -> tuple[list[str],
     lines = read_text(path, "text", missing).splitlines()
     held = set()
     if next(filter(str.strip, lines), "").lstrip().startswith("{"):
+        # Here, since decoding with a language model, as the server does, needs none of an4's packages.
+        from asr_with_nemo.data.an4 import splits_of
+
         held = splits_of(path)
         if "test" in held:
             raise InputError(
@@ -284,6 +286,8 @@ def check_tuning_data(arpa: str | os.PathLike, manifest_path: str | os.PathLike)
     Raises:
         InputError: the manifest has utterances of the test set, or of those that the language model was made from.
     """
+    from asr_with_nemo.data.an4 import splits_of  # as above
+
     held = splits_of(manifest_path)
     if read_notes(arpa).get("text", {}).get("sha256") == archives.sha256_of(Path(manifest_path)):
         raise InputError(
