@@ -10,7 +10,9 @@ import pytest
 import soundfile
 import soxr
 import torch
+from nemo.collections.asr.modules import ConvASREncoder
 from omegaconf import OmegaConf
+from torch import nn
 
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.data.espeak import Speaker, Voice
@@ -131,6 +133,22 @@ def test_what_is_frozen_stays_and_the_rest_learns(small_model: Path, small_corpu
             changed(before, after, "decoder.", statistics=False),
         )
         assert found == expected, freeze
+
+
+@pytest.mark.parametrize("what", ["encoder", "bn"])
+def test_frozen_parts_are_in_evaluation_mode_whatever_ran_between_two_steps(what: str):
+    block = {"filters": 4, "repeat": 1, "kernel": [3], "stride": [1], "dilation": [1], "dropout": 0.1}
+    blocks = OmegaConf.create([block | {"residual": False}])
+    model, frozen = nn.Module(), finetuning.Frozen(what)
+    model.encoder = ConvASREncoder(jasper=blocks, activation="relu", feat_in=4)
+    model.encoder.freeze()
+    model.encoder.unfreeze(partial=True)  # NeMo's `transcribe` ends with this
+    parts = frozen.modules(model)
+    assert parts
+    assert all(part.training for part in parts)
+    frozen.on_train_batch_start(None, model, None, 0)
+    assert not any(module.training for part in parts for module in part.modules())
+    assert model.training
 
 
 class Rates(pl.Callback):
