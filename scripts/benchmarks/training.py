@@ -114,12 +114,12 @@ class Way:
 
     def sound(self, batches: Sequence[Sequence[int]]) -> float:
         """Seconds of sound in batches, as the manifest has them."""
-        rows = self.model._train_dl.dataset.manifest_processor.collection
+        rows = self.model.train_dataloader().dataset.manifest_processor.collection
         return sum(rows[number].duration for batch in batches for number in batch)
 
     def draw(self, share: float, most: int | None = None) -> list[list[int]]:
         """The batches of a new epoch, as numbers of utterances; of them a share, drawn evenly over lengths."""
-        loader = self.model._train_dl
+        loader = self.model.train_dataloader()
         rows = loader.dataset.manifest_processor.collection
         batches = [list(batch) for batch in (loader.batch_sampler or loader.sampler)]
         batches.sort(key=lambda batch: max(rows[number].duration for number in batch))
@@ -131,7 +131,7 @@ class Way:
         """Make two steps; before, load as in the first epochs of a training, until all is in memory at every speed."""
         if not self.stock:
             for _ in range(1 if most or "augmentor" not in self.config.model.train_ds else 20):
-                for number in range(len(self.model._train_dl.dataset)):
+                for number in range(len(self.model.train_dataloader().dataset)):
                     self.load([number])
         self.run(self.draw(1.0, 2))
 
@@ -141,7 +141,7 @@ class Way:
         limit = matrix_product_rate(self.bf16)
         seconds, frames = self.run(batches)
         limit = max(limit, matrix_product_rate(self.bf16))
-        scale = self.sound([range(len(self.model._train_dl.dataset))]) / self.sound(batches)
+        scale = self.sound([range(len(self.model.train_dataloader().dataset))]) / self.sound(batches)
         in_network = seconds["forward"] + seconds["backward"]
         flops = frames * self.flop_per_frame
         return {part: scale * of for part, of in seconds.items()} | {
@@ -184,7 +184,7 @@ class Way:
 
     def load(self, batch: Sequence[int]) -> tuple:
         """A batch as the model's loader gives it: signals, lengths, texts, lengths of texts."""
-        loader = self.model._train_dl
+        loader = self.model.train_dataloader()
         return loader.collate_fn([loader.dataset[number] for number in batch])
 
     def run(self, batches: Sequence[Sequence[int]]) -> tuple[dict[str, float], int]:

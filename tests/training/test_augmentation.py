@@ -1,4 +1,4 @@
-"""A recording is read once, and sounds a little different each time."""
+"""Training audio is read once, and augmented differently each time."""
 
 import random
 import shutil
@@ -25,12 +25,12 @@ RATE = 16000  # Hz
 
 
 def tone(frequency: float = 1000, seconds: float = 1.0) -> np.ndarray:
-    """A sine, (t,)."""
+    """Return a sine, (t,)."""
     return (0.3 * np.sin(2 * np.pi * frequency * np.arange(int(RATE * seconds)) / RATE)).astype(np.float32)
 
 
 def pitch(samples: np.ndarray) -> float:
-    """The strongest frequency, in Hz."""
+    """Return the strongest frequency, in Hz."""
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), 1 << 18))
     return float(spectrum.argmax() * RATE / (1 << 18))
 
@@ -43,7 +43,7 @@ def played(rate: float, samples: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def corpus(small_corpus, tmp_path: Path) -> Path:
-    """Eight utterances whose files a test may change."""
+    """A folder with eight utterances whose files a test may change."""
     for split, count in (("train", 8), ("dev", 2)):
         utterances = manifest.read_manifest(small_corpus.folder / f"{split}_manifest.json")[:count]
         for number, utterance in enumerate(utterances):
@@ -55,17 +55,17 @@ def corpus(small_corpus, tmp_path: Path) -> Path:
 
 
 def build(corpus: Path, *overrides: str):
-    """A small model that trains on `corpus`, with what the overrides say of its training data."""
+    """Build a small model that trains on `corpus`; the overrides are of its training data."""
     small = [f"data_dir={corpus}", "model.width=8", "model.train_ds.batch_size=4"]
     config = load_config(ROOT / "configs", "quartznet_an4", [*small, *overrides])
     return build_model(complete_config(config))
 
 
 def read_all(model, seed: int = 0) -> list[torch.Tensor]:
-    """The training data as the model would get it, an utterance after the other, (t,) each."""
+    """Return the training data as the model gets it, utterance by utterance, (t,) each."""
     random.seed(seed)
     np.random.seed(seed)
-    dataset = model._train_dl.dataset
+    dataset = model.train_dataloader().dataset
     return [dataset[number][0] for number in range(len(dataset))]
 
 
@@ -122,15 +122,15 @@ def test_speeds_are_spread_evenly_and_drawn_by_seed():
     ],
 )
 def test_speeds_that_make_no_sense_are_refused(settings: dict, corpus: Path):
-    with pytest.raises(ValueError, match="resample: .*make no sense"):
+    with pytest.raises(ValueError, match="resample: min_rate="):
         augmentation.Resample(**settings)
     overrides = [f"model.train_ds.augmentor.resample.{key}={value}" for key, value in settings.items()]
-    with pytest.raises(InputError, match="NeMo can't build this model: resample: .*make no sense"):
+    with pytest.raises(InputError, match="resample: min_rate="):
         build(corpus, *overrides)
 
 
 def test_a_setting_that_it_lacks_is_refused(corpus: Path):
-    with pytest.raises(InputError, match="NeMo can't build this model: .*speed"):
+    with pytest.raises(InputError, match="speed"):
         build(corpus, "+model.train_ds.augmentor.resample.speed=2")
 
 
@@ -154,7 +154,7 @@ def test_a_config_speeds_recordings_up_and_down(corpus: Path):
 
 def test_batches_carry_the_lengths_that_the_speeds_made(corpus: Path):
     random.seed(0)
-    for signal, lengths, _, text_lengths in build(corpus)._train_dl:
+    for signal, lengths, _, text_lengths in build(corpus).train_dataloader():
         assert signal.shape == (4, int(lengths.max()))
         assert (text_lengths > 0).all()
         for row, length in zip(signal, lengths, strict=True):
@@ -224,13 +224,13 @@ def test_what_does_not_fit_is_read_again():
 
 def test_worker_processes_keep_nothing(corpus: Path):
     model = build(corpus, "model.train_ds.num_workers=1")
-    assert type(model._train_dl.dataset.featurizer).__module__.startswith("nemo.")
+    assert type(model.train_dataloader().dataset.featurizer).__module__.startswith("nemo.")
 
 
 def test_dev_data_is_left_as_nemo_has_it(corpus: Path):
     model = build(corpus)
-    assert type(model._validation_dl.dataset.featurizer).__module__.startswith("nemo.")
-    assert type(model._train_dl.dataset.featurizer).__module__ == augmentation.__name__
+    assert type(model.val_dataloader().dataset.featurizer).__module__.startswith("nemo.")
+    assert type(model.train_dataloader().dataset.featurizer).__module__ == augmentation.__name__
 
 
 # --- Vocal tracts -----------------------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def test_another_vocal_tract_moves_what_is_heard_and_leaves_the_model_as_it_was(
 
 
 def test_a_slowed_recording_is_not_blown_up_where_it_has_nothing(corpus: Path):
-    """What lies above 6.8 kHz after a slowing to 0.85 is dither, not the rounding errors of silence."""
+    """After slowing to 0.85, the bands above 6.8 kHz hold dither, not the rounding errors of silence."""
     model = build(corpus).train()
     loud = played(0.85, soundfile.read(corpus / "train0.wav", dtype="float32")[0])
     signal, length = torch.from_numpy(loud)[None], torch.tensor([len(loud)])

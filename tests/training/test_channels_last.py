@@ -1,4 +1,4 @@
-"""The fast layers give what NeMo's own give: outputs, gradients, running statistics, and the same `.nemo` files."""
+"""The fast layers give the same results as NeMo's: outputs, gradients, running statistics, and `.nemo` files."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ BANDS = 16
 
 
 def block(filters: int, kernel: int, **changes: object) -> dict:
-    """A block of a `jasper:` section."""
+    """Return a block of a `jasper:` section."""
     usual = {"repeat": 1, "stride": [1], "dilation": [1], "dropout": 0.0, "residual": False, "separable": True}
     return usual | {"filters": filters, "kernel": [kernel]} | changes
 
@@ -69,7 +69,7 @@ NETWORKS = {
 
 
 class Network(nn.Module):
-    """An encoder and a decoder, of the same weights each time."""
+    """An encoder and a decoder, with the same weights each time."""
 
     def __init__(self, blocks: list[dict], conv_mask: bool = True, **settings: object):
         super().__init__()
@@ -91,14 +91,14 @@ class Network(nn.Module):
 
 
 def pair(blocks: list[dict], **settings: object) -> tuple[Network, Network]:
-    """The same network as NeMo has it and made fast."""
+    """Return the same network twice: NeMo's own, and with fast layers."""
     fast = Network(blocks, **settings)
     assert channels_last.speed_up(fast) > 0
     return Network(blocks, **settings), fast
 
 
 def features(*lengths: int, frames: int = 0) -> tuple[Tensor, Tensor]:
-    """A batch of noise, zero where it is padding. (B, D, T) and (B,)."""
+    """Return a batch of noise with zeros in its padding, (B, D, T) and (B,)."""
     lengths = torch.tensor(lengths)
     frames = max(frames, int(lengths.max()))
     noise = torch.randn(len(lengths), BANDS, frames, generator=torch.Generator().manual_seed(1))
@@ -127,7 +127,7 @@ BATCHES = {
 @pytest.mark.parametrize("network", NETWORKS)
 def test_outputs_are_nemos(network: str, conv_mask: bool):
     if not conv_mask and network in ("asymmetric padding", "what has no fast layer"):
-        pytest.skip("NeMo has it with masked convolutions alone")
+        pytest.skip("NeMo has these layers with masked convolutions only")
     plain, fast = (one.eval() for one in pair(NETWORKS[network], conv_mask=conv_mask))
     for name, (signal, lengths) in BATCHES.items():
         with torch.inference_mode():
@@ -159,7 +159,7 @@ def test_training_steps_are_nemos(network: str, batch: str):
     for model in pair(NETWORKS[network]):
         model.train()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-        torch.manual_seed(6)  # a squeeze over part of an utterance draws which
+        torch.manual_seed(6)  # a squeeze over a part of an utterance draws that part
         for _ in range(2):
             signal = BATCHES[batch][0].clone().requires_grad_()
             log_probs, lengths = model(signal, BATCHES[batch][1])
@@ -255,7 +255,7 @@ def test_dropout_does_nothing_in_evaluation_or_with_a_share_of_zero():
 
 
 def spectrograms(signal: Tensor, lengths: Tensor, train: bool = False, **changes: object) -> tuple[Tensor, Tensor]:
-    """NeMo's mel spectrogram and the fast one; their lengths are the same."""
+    """Return NeMo's mel spectrogram and the fast one, after checking that their lengths are equal."""
     usual = {"normalize": "per_feature", "window_size": 0.02, "window_stride": 0.01, "n_fft": 512, "dither": 0.0}
     mels, frames = [], []
     for fast in (False, True):
@@ -273,7 +273,7 @@ def spectrograms(signal: Tensor, lengths: Tensor, train: bool = False, **changes
 
 
 def speech_like(*lengths: int) -> tuple[Tensor, Tensor]:
-    """Noise whose level rises and falls, (B, t) and (B,)."""
+    """Return noise whose level rises and falls, (B, t) and (B,)."""
     generator = torch.Generator().manual_seed(5)
     noise = torch.randn(len(lengths), max(lengths), generator=generator)
     level = 0.1 * torch.sin(torch.arange(max(lengths)) / 1500).square() + 1e-3
@@ -291,7 +291,7 @@ SETTINGS = {
     "no emphasis": {"preemph": None},
     "a guard of the type's own": {"log_zero_guard_value": "eps"},
     "dither": {"dither": 1e-3},
-    # What has no fast way:
+    # Without a fast implementation:
     "not normalised": {"normalize": None},
     "normalised over all bands": {"normalize": "all_features"},
     "no logarithm": {"log": False},

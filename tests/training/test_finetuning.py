@@ -1,7 +1,8 @@
-"""A model goes on learning from other recordings, in whole or in part, in its own alphabet or another one."""
+"""Fine-tuning on other recordings, of the whole model or a part, with its own alphabet or another one."""
 
 import json
 import os
+import re
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -9,7 +10,9 @@ import pytest
 import soundfile
 import soxr
 import torch
+from nemo.collections.asr.modules import ConvASREncoder
 from omegaconf import OmegaConf
+from torch import nn
 
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.data.espeak import Speaker, Voice
@@ -40,13 +43,13 @@ def config_of(model: Path, corpus: an4.Corpus, folder: Path, *overrides: str, **
 def tuned(
     model: Path, corpus: an4.Corpus, folder: Path, *overrides: str, **settings: object
 ) -> dict[str, torch.Tensor]:
-    """The weights after a fine-tuning."""
+    """Return the weights after a fine-tuning."""
     path = finetuning.train(config_of(model, corpus, folder, *overrides, **settings))
     return load_model(path).state_dict()
 
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], part: str, statistics: bool) -> bool:
-    """Whether weights, or the statistics of batch norm, have changed in a part of a model."""
+    """Return whether weights, or the running statistics of batch norm, have changed in a part of a model."""
     names = [
         name
         for name in before
@@ -91,7 +94,7 @@ def test_a_model_with_another_network_gives_no_weights(small_model: Path, small_
     base = load_model(small_model).cpu()
     config = finetuning.complete_config(config_of(small_model, small_corpus, tmp_path), base)
     config.model.encoder.jasper.pop(1)
-    with pytest.raises(InputError, match="don't have the same network"):
+    with pytest.raises(InputError, match="encoder"):
         finetuning.adopt(build_model(complete_config(config)), base)
 
 
@@ -99,11 +102,11 @@ def test_a_model_with_another_network_gives_no_weights(small_model: Path, small_
 def test_a_model_of_pieces_of_words_gives_its_encoder(
     model_of_pieces: Path, small_corpus: an4.Corpus, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    with pytest.raises(InputError, match="writes pieces of words.*give an alphabet: --vocabulary"):
+    with pytest.raises(InputError, match="--vocabulary"):
         finetuning.train(config_of(model_of_pieces, small_corpus, tmp_path))
     config = config_of(model_of_pieces, small_corpus, tmp_path, vocabulary=ENGLISH, freeze="encoder")
     tuned = load_model(finetuning.train(config))
-    assert "of 28 letters the decoder knows 0" in capsys.readouterr().out
+    assert "of 28 letters the decoder has 0" in capsys.readouterr().out
     assert alphabet(tuned) == [*ENGLISH]
     before = load_model(model_of_pieces).state_dict()
     assert not changed(before, tuned.state_dict(), "encoder.", statistics=False)
@@ -132,8 +135,24 @@ def test_what_is_frozen_stays_and_the_rest_learns(small_model: Path, small_corpu
         assert found == expected, freeze
 
 
+@pytest.mark.parametrize("what", ["encoder", "bn"])
+def test_frozen_parts_are_in_evaluation_mode_whatever_ran_between_two_steps(what: str):
+    block = {"filters": 4, "repeat": 1, "kernel": [3], "stride": [1], "dilation": [1], "dropout": 0.1}
+    blocks = OmegaConf.create([block | {"residual": False}])
+    model, frozen = nn.Module(), finetuning.Frozen(what)
+    model.encoder = ConvASREncoder(jasper=blocks, activation="relu", feat_in=4)
+    model.encoder.freeze()
+    model.encoder.unfreeze(partial=True)  # NeMo's `transcribe` ends with this
+    parts = frozen.modules(model)
+    assert parts
+    assert all(part.training for part in parts)
+    frozen.on_train_batch_start(None, model, None, 0)
+    assert not any(module.training for part in parts for module in part.modules())
+    assert model.training
+
+
 class Rates(pl.Callback):
-    """Notes the learning rates that the schedule begins with."""
+    """Keep the initial learning rates, by the number of weights in the parameter group."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         groups = trainer.optimizers[0].param_groups
@@ -161,11 +180,11 @@ def test_it_stops_when_dev_no_longer_gains(
     config = config_of(small_model, small_corpus, tmp_path, "trainer.max_epochs=9", *patience)
     model = finetuning.train(config)
     assert json.loads((model.parent / SUMMARY).read_text())["epochs"] == 3
-    assert "stopped after epoch 3: val_loss was not better 2 times in a row" in capsys.readouterr().out
+    assert "stopped after epoch 3: val_loss" in capsys.readouterr().out
     finetuning.train(config)
     assert "finished" in capsys.readouterr().out
 
-    with pytest.raises(InputError, match=r"early_stopping_callback_params: .*patiense"):
+    with pytest.raises(InputError, match=r"early_stopping_callback_params.*patiense"):
         finetuning.train(config_of(small_model, small_corpus, tmp_path, f"+{section}.patiense=2"))
 
 
@@ -176,10 +195,10 @@ def test_it_stops_when_dev_no_longer_gains(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"vocabulary": " abcdef"}, r"train_manifest\.json: its texts have 'g'.*--vocabulary LETTERS"),
-        ({"freeze": "everything"}, "finetuning.freeze=everything: expected one of none, encoder, bn"),
-        ({"frieze": "bn"}, "finetuning.frieze: no such setting; there are model, freeze"),
-        ({"learning_rates": {"head": 1}}, "finetuning.learning_rates.head=1: expected a factor"),
+        ({"vocabulary": " abcdef"}, r"train_manifest\.json.*'g'.*--vocabulary"),
+        ({"freeze": "everything"}, "finetuning.freeze=everything.*none, encoder, bn"),
+        ({"frieze": "bn"}, "finetuning.frieze.*model, freeze"),
+        ({"learning_rates": {"head": 1}}, "finetuning.learning_rates.head=1"),
     ],
 )
 def test_what_cant_be_followed_is_told(settings: dict, words: str, small_model, small_corpus, tmp_path: Path):
@@ -189,7 +208,7 @@ def test_what_cant_be_followed_is_told(settings: dict, words: str, small_model, 
 
 def test_a_config_of_a_fine_tuning_is_not_trained_from_scratch(small_corpus: an4.Corpus):
     config = load_config(CONFIGS, "finetune", [f"data_dir={small_corpus.folder}"])
-    with pytest.raises(InputError, match="use scripts/finetune.py"):
+    with pytest.raises(InputError, match="scripts/finetune.py"):
         train(config)
 
 
@@ -210,7 +229,7 @@ def test_a_fraction_is_drawn_by_the_seed(small_corpus: an4.Corpus, tmp_path: Pat
     assert drawn("fraction=0.25", "seed=1") != quarter
     assert len(drawn("fraction=0.001")) == 1
     for wrong in ("fraction=0", "fraction=1.5", "fraction=some"):
-        with pytest.raises(InputError, match="fraction=.*above 0 and up to 1"):
+        with pytest.raises(InputError, match=re.escape(wrong)):
             drawn(wrong)
 
 
@@ -221,7 +240,7 @@ GERMAN = ["fünf sechs", "dreißig", "sechs fünf", "grün und weiß", "fünf gr
 
 @pytest.fixture(scope="module")
 def german(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with manifests of a few German words, each by two voices."""
+    """A folder with manifests of a few German words, spoken by two voices."""
     folder = tmp_path_factory.mktemp("german")
     with Speaker() as speaker:
         for split, variant in (("train", "m3"), ("dev", "f2")):
@@ -240,15 +259,15 @@ def german(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_change_of_language_by_the_printed_commands(german: Path, small_model: Path, tmp_path: Path):
     train, dev = german / "train_manifest.json", german / "dev_manifest.json"
     data = ("--manifest", train, "--dev", dev)
-    refused = run_script("finetune.py", small_model, *data, cwd=tmp_path)
-    assert refused.returncode == 1
-    assert "its texts have 'ß' 'ü', which the alphabet" in refused.stderr
+    config = finetuning.load_config(train, dev, {"model": str(small_model)}, QUICK, CONFIGS)
+    with pytest.raises(InputError, match=r"train_manifest\.json.*'ß' 'ü'"):
+        finetuning.train(config)
 
     options = (*data, "--vocabulary", train, "--freeze", "bn", "trainer.max_epochs=6", "model.optim.lr=0.003")
     options += ("--output", "german.nemo")
     done = run_script("finetune.py", small_model, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "new are 'ß' 'ü'" in done.stdout
+    assert "new: 'ß' 'ü'" in done.stdout
     assert done.stdout.splitlines()[-1] == "model: german.nemo"
     model = (tmp_path / "german.nemo").resolve()
     assert model.parent.name.startswith("jasper_4x1_finetuned-")

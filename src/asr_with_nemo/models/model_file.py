@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from asr_with_nemo.data.archives import unpack_tar
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.models.nemo_internals import restoring, yaml_loader
 
 if TYPE_CHECKING:
     import torch
@@ -178,12 +179,11 @@ def _read_weights(file: Path, path: Path, device: str) -> dict:
 
 def _read_yaml(content: bytes, path: Path) -> object:
     import yaml
-    from omegaconf._utils import get_yaml_loader  # reads 1e-5 as the number that it is, and is a safe loader
 
     if len(content) > LARGEST_CONFIG:
         raise InputError(f"{path}: its config has over {LARGEST_CONFIG:,} bytes; refused")
     try:
-        return yaml.load(content.decode("utf-8"), Loader=get_yaml_loader())
+        return yaml.load(content.decode("utf-8"), Loader=yaml_loader())
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise InputError(f"{path}: its config can't be read as YAML ({error})") from error
 
@@ -392,11 +392,8 @@ def _build(
     kind = _class(config["target"], path)
     # As NeMo's restore_from does, but undone after an error too: until then no model in this process gets its data.
     AppState().model_restore_path = str(path.absolute())
-    kind._set_model_restore_state(is_being_restored=True, folder=folder and str(folder))
-    try:
+    with restoring(kind, folder):
         model = kind(cfg=OmegaConf.create(config))
-    finally:
-        kind._set_model_restore_state(is_being_restored=False)
     found = model.load_state_dict(weights, strict=False)
     # The window and the mel filters follow from the config; which of them are saved differs between versions.
     wrong = [name for name in (*found.missing_keys, *found.unexpected_keys) if not name.startswith("preprocessor.")]

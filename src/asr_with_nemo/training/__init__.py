@@ -1,4 +1,4 @@
-"""Training: configs, the training itself, fine-tuning and augmentation. These names are what a notebook needs."""
+"""Training, fine-tuning and augmentation. The names below are those that the notebooks use."""
 
 from asr_with_nemo.training.config import complete_config, fit_to_machine, load_config
 from asr_with_nemo.training.run import build_model, read_log, train

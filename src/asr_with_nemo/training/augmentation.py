@@ -1,6 +1,7 @@
-"""What happens to a recording between the disk and the model while training: kept in memory, and made to vary.
+"""Caching and augmentation of training audio: speed and vocal tract length perturbation.
 
-`register` gives NeMo's `augmentor` sections one more name, `resample`: speed perturbation that costs a millisecond.
+`register` adds a perturbation to NeMo's `augmentor` sections, `resample`: speed perturbation in about a millisecond for
+an utterance.
 """
 
 import random
@@ -16,19 +17,25 @@ from nemo.collections.asr.parts.submodules.spectr_augment import SpecCutout
 from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
+from asr_with_nemo.models import nemo_internals
+
 SHARE_OF_MEMORY = 0.25
-"""Of the memory that is free when training starts, for recordings that are kept."""
+"""The share of the memory that is available when training starts to use for the cache of recordings."""
 
 
 class Memory:
-    """Recordings as they were last made, up to a number of bytes; what comes when it is full isn't kept."""
+    """A cache of arrays up to a number of bytes; when it is full, further arrays aren't cached.
+
+    Args:
+        limit: bytes.
+    """
 
     def __init__(self, limit: int):
         self.left = limit
         self._kept: dict = {}
 
     def get_or_make(self, key, make):
-        """The array that is kept under `key`, or else what `make()` gives."""
+        """Return the array that is cached under `key`; without one, call `make()` and cache its result if it fits."""
         if key in self._kept:
             return self._kept[key]
         made = make()
@@ -45,24 +52,30 @@ class Resample(Perturbation):
     NeMo's own `speed` does the same with an FFT over the whole recording, at four times the cost.
 
     Args:
-        min_rate, max_rate: speeds, as a factor.
-        rates: how many speeds there are between the two, both of them included.
+        min_rate, max_rate: the lowest and the highest speed, as factors from 0.5 to 2.
+        rates: the number of speeds, evenly spaced from `min_rate` to `max_rate`.
+
+    Raises:
+        ValueError: these are no such speeds.
     """
 
     memory: Memory | None = None
 
     def __init__(self, min_rate: float = 0.9, max_rate: float = 1.1, rates: int = 3):
         if not 0.5 <= min_rate <= max_rate <= 2 or rates < 1:
-            raise ValueError(f"resample: min_rate={min_rate}, max_rate={max_rate}, rates={rates} make no sense")
+            raise ValueError(
+                f"resample: min_rate={min_rate}, max_rate={max_rate}, rates={rates}: expected "
+                "0.5 <= min_rate <= max_rate <= 2 and rates >= 1"
+            )
         step = (max_rate - min_rate) / max(1, rates - 1)
         self.rates = [round(min_rate + step * number, 4) for number in range(rates)]
 
     def max_augmentation_length(self, length):
-        """NeMo asks how long a recording can become."""
+        """Return the longest duration or number of samples that a recording can have afterwards; NeMo calls this."""
         return length / min(self.rates)
 
     def perturb(self, data: AudioSegment) -> None:
-        """Change a segment of sound in place."""
+        """Resample a segment of audio in place, by a speed that is drawn at random."""
         rate = random.choice(self.rates)
         if rate == 1:
             return
@@ -71,20 +84,20 @@ class Resample(Perturbation):
             return soxr.resample(data.samples, data.sample_rate * rate, data.sample_rate, quality="MQ")
 
         if self.memory is None:
-            data._samples = resampled()
+            nemo_internals.set_samples(data, resampled())
         else:
-            key = data._audio_file, data._offset, data._duration, rate
-            data._samples = self.memory.get_or_make(key, resampled).copy()
+            key = data.audio_file, data.offset, data.duration, rate
+            nemo_internals.set_samples(data, self.memory.get_or_make(key, resampled).copy())
 
 
 def register() -> None:
-    """Let NeMo know `resample` in the `augmentor` section of a dataset's config."""
+    """Make `resample` known to NeMo, for the `augmentor` section of a dataset's config."""
     if "resample" not in perturbation_types:
         register_perturbation("resample", Resample)
 
 
 def forget(dataset: DictConfig) -> None:
-    """Take what only this package knows out of a dataset's config: `resample` in its `augmentor`, and `vocal_tract`."""
+    """Remove the settings that NeMo doesn't have from a dataset's config: `augmentor.resample` and `vocal_tract`."""
     with open_dict(dataset):
         dataset.pop("vocal_tract", None)
         if dataset.get("augmentor"):
@@ -92,7 +105,7 @@ def forget(dataset: DictConfig) -> None:
 
 
 class _KeptInMemory(WaveformFeaturizer):
-    """NeMo's way from a file to samples, with each file read and decoded once."""
+    """NeMo's featurizer with a cache, so that each file is read and decoded once."""
 
     def __init__(self, featurizer: WaveformFeaturizer, memory: Memory):
         super().__init__(featurizer.sample_rate, featurizer.int_values, featurizer.augmentor)
@@ -112,9 +125,10 @@ class _KeptInMemory(WaveformFeaturizer):
 
 
 def warped_filters(featurizer: FilterbankFeatures, factor: float) -> Tensor:
-    """The mel filters of `featurizer` for a spectrum whose frequencies were multiplied by a factor, (D, F).
+    """Return the mel filters of `featurizer` for a spectrum whose frequencies are multiplied by a factor, (D, F).
 
-    Above 0.6 of the highest frequency the warp bends, so that it stays in place.
+    The warp is piecewise linear: above 0.6 of the highest frequency it bends, so that the highest frequency stays in
+    place.
 
     Source: N. Jaitly and G. Hinton, "Vocal tract length perturbation (VTLP) improves speech recognition", ICML
     workshop 2013.
@@ -131,10 +145,15 @@ def warped_filters(featurizer: FilterbankFeatures, factor: float) -> Tensor:
 
 
 def vary_vocal_tract(model: LightningModule, low: float, high: float, steps: int = 15) -> None:
-    """Let each utterance be heard, while training, as from a longer or shorter vocal tract: VTLP.
+    """Add vocal tract length perturbation (VTLP) to a model's training: each utterance sounds as from another speaker.
 
-    Each gets `warped_filters` of a factor drawn from `steps` between `low` and `high`. Unlike another speed, this
-    leaves pitch and tempo alone; and it costs nothing, since only the filters' weights differ.
+    In training mode, each utterance gets `warped_filters` of a random factor. Unlike speed perturbation this changes
+    neither pitch nor tempo, and it takes no extra time, as only the weights of the filters differ.
+
+    Args:
+        model: a NeMo model; hooks are added to its featurizer.
+        low, high: the lowest and the highest factor.
+        steps: the number of factors, evenly spaced from `low` to `high`.
     """
     featurizer = model.preprocessor.featurizer
     plain = featurizer.fb  # (1, D, F)
@@ -153,24 +172,24 @@ def vary_vocal_tract(model: LightningModule, low: float, high: float, steps: int
 
 
 def seed_cutout(model: LightningModule) -> None:
-    """Let Cutout, which in NeMo has random numbers of its own, follow the seed of the training like all else."""
+    """Let Cutout draw from the seed of the training; in NeMo it has a random number generator of its own."""
     for module in model.modules():
         if isinstance(module, SpecCutout):
-            module._rng = random
+            nemo_internals.set_random(module, random)
 
 
 def keep_in_memory(model: LightningModule) -> None:
-    """Let a NeMo model's training data be read, decoded and resampled once, as far as memory allows.
+    """Cache a NeMo model's training audio, decoded and resampled, as far as memory allows (`SHARE_OF_MEMORY`).
 
-    Only where the loader works in this very process: a worker process ends with the epoch, and what it kept with it.
+    Only where the loader runs in this process: a worker process ends with the epoch, and its cache with it.
     """
-    loader = getattr(model, "_train_dl", None)
+    loader = model.train_dataloader()
     dataset = getattr(loader, "dataset", None)
     featurizer = getattr(dataset, "featurizer", None)
     if type(featurizer) is not WaveformFeaturizer or loader.num_workers:
         return
     memory = Memory(int(SHARE_OF_MEMORY * psutil.virtual_memory().available))
     dataset.featurizer = _KeptInMemory(featurizer, memory)
-    first = next((perturbation for _, perturbation in featurizer.augmentor._pipeline), None)
-    if isinstance(first, Resample):  # after another perturbation, what it makes is never the same
+    first = next(iter(nemo_internals.perturbations(featurizer.augmentor)), None)
+    if isinstance(first, Resample):  # after another perturbation, its input differs each time and can't be cached
         first.memory = memory

@@ -1,4 +1,4 @@
-"""Lightning callbacks of a training: weight averaging, seeds, progress lines, and checkpoint writing."""
+"""Lightning callbacks of a training: weight averaging, gradient clipping, seeds, progress lines; and checkpoint I/O."""
 
 import math
 import os
@@ -10,19 +10,23 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from asr_with_nemo.base.files import replacing
+from asr_with_nemo.models import nemo_internals
 
 QUIET = 5.0
-"""Seconds for which a training need not say anything."""
+"""Seconds between two progress lines, at the least, where epochs are shorter."""
 
 
 class WeightAveraging(pl.Callback):
-    """Keep an exponential moving average of the weights; validate with it, and let checkpoints carry it.
+    """Keep an exponential moving average (EMA) of the weights, validate with it, and save it in checkpoints.
 
-    average ← d · average + (1 - d) · weights after each step, with d = min(decay, (1 + step) / (10 + step)), so that
-    the first, random weights are soon forgotten. Batch norm's running statistics are averaged along: they belong to the
-    weights. The plain weights are kept in the callback's own state, from which a training goes on.
+    After each step: average ← d · average + (1 - d) · weights, with d = min(decay, (1 + step) / (10 + step)), so that
+    the random initial weights soon lose their influence. Batch norm's running statistics are averaged too, as they
+    depend on the weights. A checkpoint also holds the plain weights, from which an interrupted training continues.
 
-    NeMo's own EMA callback averages the parameters alone and needs its own checkpoint class.
+    NeMo's own EMA callback averages only the parameters and needs its own checkpoint class.
+
+    Args:
+        decay: of the average, between 0 and 1; the closer to 1, the more steps it spans.
     """
 
     def __init__(self, decay: float):
@@ -39,7 +43,7 @@ class WeightAveraging(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         tensors = self._tensors(pl_module)
         if self._restored:
-            self._average = {name: tensors[name].clone() for name in tensors}  # a checkpoint holds the average
+            self._average = {name: tensors[name].clone() for name in tensors}  # the model's weights in a checkpoint
             with torch.no_grad():
                 for name, tensor in self._restored.items():
                     tensors[name].copy_(tensor)
@@ -54,7 +58,7 @@ class WeightAveraging(pl.Callback):
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         with torch.no_grad():
             now = self._tensors(pl_module)
-            torch._foreach_lerp_(list(self._average.values()), [now[name] for name in self._average], 1 - decay)
+            nemo_internals.interpolate(list(self._average.values()), [now[name] for name in self._average], 1 - decay)
 
     def _swap(self, pl_module: pl.LightningModule) -> None:
         with torch.no_grad():
@@ -73,12 +77,12 @@ class WeightAveraging(pl.Callback):
             self._swap(pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The model that the caller holds ends as the average."""
+        """Leave the average in the model that the caller holds."""
         self._swap(pl_module)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         if self._average and not self._swapped:
-            # What is restored as "the model" from a checkpoint is what was validated.
+            # `state_dict`, which is loaded as the model, holds the weights that were validated.
             weights = checkpoint["state_dict"]
             checkpoint["plain_weights"] = {name: weights[name] for name in self._average}
             checkpoint["state_dict"] = {**weights, **{name: t.clone() for name, t in self._average.items()}}
@@ -94,23 +98,27 @@ class WeightAveraging(pl.Callback):
 
 
 class FusedClipping(pl.Callback):
-    """Let Lightning clip the gradients of a fused optimiser where no loss scaling (fp16) forbids it.
+    """Let Lightning clip the gradients of a fused optimizer, except in fp16, where loss scaling rules it out.
 
-    A fused step is one pass over the weights instead of ten.
+    A fused optimizer updates the weights in one pass over them instead of ten.
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.precision != "16-mixed":
             for optimizer in trainer.optimizers:
-                optimizer._step_supports_amp_scaling = False
+                nemo_internals.let_clip(optimizer)
 
 
 class EpochSeeds(pl.Callback):
-    """Draw each epoch's randomness (order, dropout, augmentation) from the seed and the epoch's number alone.
+    """Seed each epoch's random numbers (order, dropout, augmentation) with the seed and the epoch's number alone.
 
-    So a training that was killed and goes on ends as one that was not. Random numbers are drawn when the loader's
-    iterator is made (at once, with worker processes) and in the steps. Lightning makes the iterator after
-    `on_train_epoch_start`, but that of a process's first epoch already after `on_fit_start`. Hence a seed before each.
+    A training that was killed and resumed then ends with the same weights as one that was not. Random numbers are drawn
+    when the loader's iterator is created (all at once, with worker processes) and in the steps. Lightning creates the
+    iterator after `on_train_epoch_start`, but that of a process's first epoch after `on_fit_start`. So both set a seed.
+
+    Args:
+        seed: of the training.
+        first_epoch: the epoch with which this process starts, from 0.
     """
 
     def __init__(self, seed: int, first_epoch: int):
@@ -122,7 +130,7 @@ class EpochSeeds(pl.Callback):
         pl.seed_everything(seed, workers=True, verbose=False)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        sampler = getattr(pl_module._train_dl, "sampler", None)
+        sampler = getattr(pl_module.train_dataloader(), "sampler", None)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(self.first_epoch)
         self._seed(self.first_epoch, 0)
@@ -133,13 +141,14 @@ class EpochSeeds(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx: int) -> None:
         if batch_idx == 0:
-            self._seed(trainer.current_epoch, 1, trainer.global_rank)  # each process drops and masks something else
+            self._seed(trainer.current_epoch, 1, trainer.global_rank)  # other dropout and masks in each process
 
 
 class EpochLines(pl.Callback):
-    """Print a line an epoch: losses, dev WER, seconds, and how much longer it will take; log what is of an epoch.
+    """Print a progress line for each epoch, and log the epoch's training loss, learning rate and throughput.
 
-    Where epochs take less than `QUIET` seconds, those without a look at the dev set are not told one by one.
+    The line has the losses, the dev WER, the seconds of the epoch and an estimate of the time left. Where epochs take
+    less than `QUIET` seconds, those without validation are printed no more often than that.
     """
 
     def __init__(self):
@@ -171,7 +180,7 @@ class EpochLines(pl.Callback):
         seconds = time.perf_counter() - self._started
         self.seconds += seconds
         self._here.append(seconds)
-        # NeMo logs the loss and the rate of every so many steps; over an epoch they stand beside the dev set's.
+        # NeMo logs the loss of single steps (`log_every_n_steps`); the mean of an epoch compares with the dev loss.
         train_loss = torch.stack(self._losses).mean()
         pl_module.log("train_loss_epoch", train_loss, sync_dist=True)
         pl_module.log("learning_rate", trainer.optimizers[0].param_groups[0]["lr"])
@@ -183,14 +192,14 @@ class EpochLines(pl.Callback):
         if not (self._validated or is_last) and time.perf_counter() - self._said < QUIET:
             return
         self._said = time.perf_counter()
-        metrics = trainer.callback_metrics if self._validated else {}  # else they are of an earlier epoch
+        metrics = trainer.callback_metrics if self._validated else {}  # else an earlier epoch's
         line = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  train loss {train_loss:.2f}"
         if "val_loss" in metrics:
             line += f"  dev loss {metrics['val_loss']:.2f}"
         if "val_wer" in metrics:
             line += f"  dev WER {metrics['val_wer']:.1%}"
         left = (trainer.max_epochs - trainer.current_epoch - 1) * sum(self._here) / len(self._here)
-        if trainer.max_steps != -1:  # the epochs are not what ends it
+        if trainer.max_steps != -1:  # the training ends by its steps, not by its epochs
             left = 0
         print(f"{line}  {seconds:.0f} s" + (f", about {left / 60:.1f} min left" if left > 0 else ""), flush=True)
 
@@ -202,9 +211,10 @@ class EpochLines(pl.Callback):
 
 
 class ReplacedCheckpoints(TorchCheckpointIO):
-    """Write a checkpoint beside its place, then rename it, so that a hard link to the one before stays what it was.
+    """Write a checkpoint to a temporary file next to its path, then rename it.
 
-    Lightning moves it there from the folder for temporary files: where that is on another disk, into the old file.
+    A hard link to the previous checkpoint keeps its content. Lightning's own writing moves a file from the system's
+    temporary folder: where that is on another disk, the previous file is overwritten in place.
     """
 
     def save_checkpoint(self, checkpoint: dict, path: str | os.PathLike, storage_options: object = None) -> None:

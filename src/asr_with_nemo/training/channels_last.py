@@ -1,16 +1,17 @@
-"""NeMo's convolutional models, several times faster on a CPU, with the same weights and the same results.
+"""Channels-last memory for NeMo's convolutional models: several times faster on a CPU, with the same results.
 
-PyTorch's CPU kernels for convolutions over (B, C, T) are far from what the machine can do, those for a depthwise one
-most of all. Over channels-last memory, (B, T, C), they are near it: a convolution as one of images that are a pixel
-wide or high, a 1x1 convolution as a matrix product, batch norm over the rows. One layer alone would gain nothing, since
-its neighbours then have to gather strided memory; so `speed_up` sets all layers of an encoder and decoder at once.
+PyTorch's CPU kernels for convolutions over (B, C, T) are far slower than the machine allows, above all those of
+depthwise convolutions. In channels-last memory, (B, T, C), they come close to its limit: a convolution computed as one
+over images one pixel wide or high, a 1x1 convolution as a matrix product, batch norm over rows. Changing a single layer
+gains nothing, as its neighbours then have to gather strided memory; so `speed_up` changes all layers of an encoder and
+decoder at once.
 
-Tensors keep NeMo's shape, (B, C, T), and only their strides change: NeMo's blocks, residuals, adapters and captured
-layers work as ever. The layers keep their class and parameters, so that a checkpoint or a `.nemo` file is an ordinary
-one. On a GPU, or in a kind of layer that isn't listed here, NeMo's own code runs.
+Tensors keep NeMo's shape, (B, C, T); only their strides change. NeMo's blocks, residuals, adapters and captured layers
+work unchanged. The layers keep their class and parameters, so that checkpoints and `.nemo` files are ordinary ones. On
+a GPU, and in types of layers that aren't listed here, NeMo's own code runs.
 
-What then costs most beside the matrix products is fresh memory: a step's tensors are megabytes each, and glibc gives
-them back to the system only to ask for them again in the next layer. `speed_up` tells it to keep them.
+After that, the largest cost next to the matrix products is the allocation of memory: a step's tensors have megabytes
+each, and glibc returns them to the system only to request them again in the next layer. `speed_up` makes it keep them.
 """
 
 import ctypes
@@ -27,13 +28,13 @@ from torch import Tensor, nn
 
 
 def speed_up(model: nn.Module) -> int:
-    """Let a model's convolutional encoder and decoder compute in channels-last memory wherever they run on a CPU.
+    """Make a model's convolutional encoder and decoder compute in channels-last memory when they run on a CPU.
 
     Args:
-        model: a NeMo model, or its encoder; it is changed in place, its weights are not.
+        model: a NeMo model, or its encoder; changed in place, except for its weights.
 
     Returns:
-        how many layers it changed: 0 for a model that isn't convolutional.
+        the number of layers that were changed: 0 for a model that isn't convolutional.
     """
     parts = [part for part in model.modules() if type(part) in (ConvASREncoder, ConvASRDecoder, FilterbankFeatures)]
     layers = [layer for part in parts for layer in part.modules() if type(layer) in _FASTER]
@@ -45,7 +46,7 @@ def speed_up(model: nn.Module) -> int:
 
 
 def _keep_memory() -> None:
-    """Let this process keep memory that was freed, where its C library is glibc: each fresh page costs a fault."""
+    """Make this process keep freed memory, where its C library is glibc, as each new page costs a page fault."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:
         for parameter, value in _MALLOPT:
@@ -60,13 +61,13 @@ def slow_down(model: nn.Module) -> None:
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(B, C, T) as (B, T, C), contiguous; costs nothing for a tensor that a fast layer made."""
+    """Return (B, C, T) as contiguous (B, T, C); the output of a fast layer is not copied."""
     return x.transpose(1, 2).contiguous()
 
 
 def _mask(lengths: Tensor, x: Tensor) -> Tensor | None:
-    """1 for a frame of the recording and 0 for padding, (B, 1, T), of x's type; None where nothing is padding."""
-    key = x.shape[2], x.dtype, torch.is_inference_mode_enabled()  # training can't use what inference made
+    """Return 1 for frames of the recording and 0 for padding, (B, 1, T), in x's type; None without any padding."""
+    key = x.shape[2], x.dtype, torch.is_inference_mode_enabled()  # training can't use tensors made in inference mode
     kept = lengths.__dict__.get("_mask")  # all layers of a block, and blocks without a stride, share their lengths
     if kept is None or kept[0] != key:
         inside = torch.arange(x.shape[2], device=x.device) < lengths[:, None]
@@ -75,7 +76,7 @@ def _mask(lengths: Tensor, x: Tensor) -> Tensor | None:
 
 
 def _zero_padding(x: Tensor, lengths: Tensor) -> Tensor:
-    """x with zeros where it is padding; made once for all layers that read the same x (a block and its residual)."""
+    """Return x with zeros in its padding; computed once for all layers with the same input (a block, its residual)."""
     mask = _mask(lengths, x)
     if mask is None:
         return x
@@ -89,17 +90,17 @@ def _zero_padding(x: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _image(rows: Tensor, wide: bool) -> Tensor:
-    """(B, T, C) as an image in channels-last memory, a pixel high, (B, C, 1, T), or a pixel wide, (B, C, T, 1)."""
-    # Unsqueezed elsewhere, the strides would no longer tell torch that this is channels-last memory.
+    """Return (B, T, C) as a channels-last image that is one pixel high, (B, C, 1, T), or one wide, (B, C, T, 1)."""
+    # With the new dimension elsewhere, torch could not recognize channels-last memory by the strides.
     return rows.unsqueeze(1 if wide else 2).permute(0, 3, 1, 2)
 
 
 class _Convolution(torch.autograd.Function):
-    """A convolution over (B, T, C), by the fastest of PyTorch's kernels for each of its products.
+    """A convolution over (B, T, C), with the fastest of PyTorch's kernels for the output and for each gradient.
 
-    The same kernel takes up to eight times as long over a high image as over a wide one, or the other way round. A
-    depthwise convolution is fast over a wide one, but for the gradient of its weights; an ordinary one over a high one,
-    with the same exception.
+    The same kernel can take up to eight times as long for an image one pixel wide as for one a pixel high, or the other
+    way round. A depthwise convolution is fast with `wide` images (`_image`), an ordinary one with the others; for the
+    gradient of the weights it is the opposite.
     """
 
     @staticmethod
@@ -125,7 +126,7 @@ class _Convolution(torch.autograd.Function):
         of_rows = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
             if wide and stride == 1 and padding < size and weight.shape[:2] == (groups, 1):
-                # As a convolution with the kernels turned round it is twice as fast.
+                # Twice as fast as a convolution with reversed kernels.
                 turned = weight.flip(2).unsqueeze(2)
                 of_rows = F.conv2d(_image(grad, True), turned, padding=(0, size - 1 - padding), groups=groups)
                 of_rows = of_rows.permute(0, 2, 3, 1).flatten(1, 2)
@@ -140,7 +141,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def _gradients(grad: Tensor, rows: Tensor, weight: Tensor, settings: tuple, wide: bool, which: tuple) -> tuple:
-    """PyTorch's own gradients of a convolution, of a wide or high image, with respect to it, the weights, the bias."""
+    """Return PyTorch's gradients of a convolution with respect to its image, weights and bias; None if not wanted."""
     stride, padding, groups = settings
     return torch.ops.aten.convolution_backward(
         _image(grad, wide),
@@ -158,7 +159,7 @@ def _gradients(grad: Tensor, rows: Tensor, weight: Tensor, settings: tuple, wide
 
 
 def _convolve(layer: nn.Conv1d, x: Tensor) -> Tensor:
-    """A convolution over (B, C, T) in channels-last memory."""
+    """Return a convolution over (B, C, T), computed in channels-last memory."""
     rows, weight, bias = _rows(x), layer.weight, layer.bias
     size, stride, dilation, groups = layer.kernel_size[0], layer.stride[0], layer.dilation[0], layer.groups
     padding = layer.padding[0]
@@ -167,8 +168,8 @@ def _convolve(layer: nn.Conv1d, x: Tensor) -> Tensor:
     if torch.is_autocast_enabled("cpu"):
         kind = torch.get_autocast_dtype("cpu")
         rows, weight, bias = rows.to(kind), weight.to(kind), None if bias is None else bias.to(kind)
-    # A depthwise convolution with a stride takes a slow path: it is made whole, and every so many frames taken. So does
-    # a dilation, of d: it looks at each d-th frame, so it is d convolutions without one, beside each other in a batch.
+    # A depthwise convolution with a stride has only a slow kernel: compute all frames and take each stride-th. So has a
+    # dilation d: as it reads each d-th frame, it equals d convolutions without dilation, stacked in the batch.
     taken = stride if groups > 1 or dilation > 1 else 1
     if dilation > 1:
         out_frames = rows.shape[1] + 2 * padding - dilation * (size - 1)
@@ -197,7 +198,7 @@ def _masked_conv(self: MaskedConv1d, x: Tensor, lens: Tensor) -> tuple[Tensor, T
         x = self.pad_layer(x)
     if self.heads == -1:
         return _convolve(self.conv, x), self.get_seq_len(lens)
-    out = _convolve(self.conv, x.reshape(-1, self.heads, x.shape[2]))  # channels share the kernels of a head
+    out = _convolve(self.conv, x.reshape(-1, self.heads, x.shape[2]))  # the channels of a head share kernels
     return out.reshape(x.shape[0], self.real_out_channels, -1), self.get_seq_len(lens)
 
 
@@ -213,7 +214,7 @@ def _batch_norm(self: nn.BatchNorm1d, x: Tensor) -> Tensor:
 
 
 def _group_shuffle(self: GroupShuffle, x: Tensor) -> Tensor:
-    return type(self).forward(self, x.contiguous())  # NeMo's own views it as ordinary memory
+    return type(self).forward(self, x.contiguous())  # NeMo's own code needs contiguous memory
 
 
 def _squeeze_excite(self: SqueezeExcite, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,8 +230,8 @@ def _squeeze_excite(self: SqueezeExcite, x: Tensor, lengths: Tensor) -> tuple[Te
 def _dropout(self: nn.Dropout, x: Tensor) -> Tensor:
     if not self.training or not self.p:
         return x
-    # Drawing a float for each element is slower than all else in the layer. A random byte does, and eight of them
-    # come at a time; so p is a multiple of 1/256, which is too coarse at the ends.
+    # Drawing a float for each element would take most of the layer's time. A random byte is enough, and a draw gives
+    # eight of them; p is then rounded to a multiple of 1/256, which is too coarse close to 0 and 1.
     dropped = round(self.p * 256)
     if x.device.type != "cpu" or not 4 <= dropped <= 252:
         return type(self).forward(self, x)
@@ -243,12 +244,12 @@ def _dropout(self: nn.Dropout, x: Tensor) -> Tensor:
 
 
 def _relu(self: nn.ReLU, x: Tensor) -> Tensor:
-    # In place on a view, as which fast layers give their output, autograd would copy more than it saves.
+    # The outputs of fast layers are views: in place on a view, autograd would copy more than it saves.
     return F.relu(x, inplace=self.inplace and x.device.type != "cpu")
 
 
 def _mel_spectrogram(self: FilterbankFeatures, x: Tensor, seq_len: Tensor, linear_spec: bool = False):
-    """NeMo's log-mel spectrogram in fewer passes over memory. (B, t) and (B,) to (B, D, T) and (B,)."""
+    """Compute NeMo's log-mel spectrogram in fewer passes over memory: (B, t) and (B,) to (B, D, T) and (B,)."""
     usual = self.normalize == "per_feature" and self.log and self.log_zero_guard_type == "add"
     unusual = self.exact_pad or self.frame_splicing > 1 or self.mag_power != 2 or self.use_grads or linear_spec
     if x.device.type != "cpu" or not usual or unusual or self.pad_to == "max" or self.nb_augmentation_prob:
@@ -261,21 +262,21 @@ def _mel_spectrogram(self: FilterbankFeatures, x: Tensor, seq_len: Tensor, linea
         x = torch.cat((x[:, :1], x[:, 1:] - self.preemph * x[:, :-1]), 1)
         x = x * (samples < seq_len[:, None])
     margin = self.n_fft // 2
-    # A window shorter than the transform stands in its middle; where it stands changes phases only, so that what the
-    # window makes zero need not be read.
+    # A window shorter than the transform is centered in it. Its position changes only phases, so that the samples for
+    # which the window is zero can be skipped.
     skipped = (self.n_fft - self.win_length) // 2
     windows = F.pad(x, (margin, margin))[:, skipped:].unfold(1, self.win_length, self.hop_length)
     windows = windows[:, : x.shape[1] // self.hop_length + 1]
     spectrum = torch.fft.rfft(windows * self.window, self.n_fft)  # (B, T, n_fft / 2 + 1)
     power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
-    with torch.autocast("cpu", enabled=False):  # as a bf16 product it would lose what little differs between frames
+    with torch.autocast("cpu", enabled=False):  # a bf16 product would lose small differences between frames
         mel = power @ self.fb.transpose(1, 2)  # (B, T, D)
     mel = torch.log(mel + self.log_zero_guard_value_fn(mel))
     inside = torch.arange(mel.shape[1]) < frames[:, None]  # (B, T)
     inside = inside.to(mel.dtype).unsqueeze(2)
     count = frames.clamp(min=1).view(-1, 1, 1)
     mel = (mel - (mel * inside).sum(1, keepdim=True) / count) * inside
-    deviation = (mel.square().sum(1, keepdim=True) / (count - 1)).sqrt().nan_to_num(0.0)  # of one frame: none
+    deviation = (mel.square().sum(1, keepdim=True) / (count - 1)).sqrt().nan_to_num(0.0)  # NaN for one frame
     mel = mel / (deviation + 1e-5)
     if self.pad_value:
         mel = mel + self.pad_value * (1 - inside)
@@ -285,9 +286,9 @@ def _mel_spectrogram(self: FilterbankFeatures, x: Tensor, seq_len: Tensor, linea
 
 # Parameters of mallopt(3), and bytes.
 _MALLOPT = (
-    (-1, 2**31 - 1),  # M_TRIM_THRESHOLD: how much may be free at the heap's end before it is given back
-    (-2, 2**26),  # M_TOP_PAD: the steps in which the heap grows
-    (-3, 2**30),  # M_MMAP_THRESHOLD: the size from which on a block comes from the system, and goes back to it
+    (-1, 2**31 - 1),  # M_TRIM_THRESHOLD: free memory at the heap's end above which it is returned
+    (-2, 2**26),  # M_TOP_PAD: the step by which the heap grows
+    (-3, 2**30),  # M_MMAP_THRESHOLD: size from which a block is mapped on its own, and unmapped when freed
 )
 _FASTER: dict[type[nn.Module], Callable] = {
     nn.Conv1d: _conv,

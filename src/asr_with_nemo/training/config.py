@@ -94,7 +94,10 @@ def _explain(error: Exception, file: Path) -> str:
     wrong = re.search(r"Could not override '([^']+)'", message)
     if not wrong:
         return f"{file}: {error}"
-    near = difflib.get_close_matches(wrong[1], all_keys(OmegaConf.load(file)), n=3)
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(file.parent), version_base=None):
+        near = difflib.get_close_matches(wrong[1], all_keys(compose(file.stem)), n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return f"{file} has no key {wrong[1]!r}{hint} (to add a new key, write +{wrong[1]}=...)"
 

@@ -1,8 +1,8 @@
-"""From a model and some recordings to a better model for these, with the same alphabet or another one.
+"""Fine-tuning: train a model further on other recordings, with the same alphabet or another one.
 
-A fine-tuning is a training (`training.train`) that begins with a model's weights instead of random ones. So it lives in
-a folder like any other, goes on after an interruption, and logs the same. What is special stands in the `finetuning:`
-section of its config: the model, what is frozen, and how fast its parts learn.
+A fine-tuning is a training (`training.train`) that starts from a model's weights instead of random ones. Like any
+other it has a run folder, resumes after an interruption, and logs to W&B. The `finetuning:` section of its config sets
+the rest: the model, the parts that are frozen, and the learning rates of the others.
 """
 
 import os
@@ -20,6 +20,7 @@ from torch import nn
 from asr_with_nemo.data import manifest
 from asr_with_nemo.data.archives import sha256_of
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.models import nemo_internals
 from asr_with_nemo.models.loading import alphabet, load_model, writes_letters
 from asr_with_nemo.models.names import model_path
 from asr_with_nemo.models.vocabulary import read_alphabet
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecCTCModel
 
 FREEZE = ("none", "encoder", "bn")
-"""What of a model stays as it is: nothing; the encoder with all that is in it; the statistics of batch norm."""
+"""Parts of a model that can be frozen: none; the whole encoder; the running statistics of batch norm."""
 PARTS = ("encoder", "decoder")
-"""The parts of a model that can learn at rates of their own."""
+"""Parts of a model that can have learning rates of their own."""
 DEFAULTS = {"model": None, "freeze": "none", "vocabulary": None, "keep_letters": True, "learning_rates": {}}
-"""Of a config's `finetuning:` section; configs/finetune.yaml says what they mean. `complete` adds a sha256."""
+"""Of a config's `finetuning:` section, which configs/finetune.yaml explains. `complete_config` adds a sha256."""
 
 
 # --- The config -------------------------------------------------------------------------------------------------------
@@ -53,10 +54,11 @@ def load_config(
     """Read the config of a fine-tuning.
 
     Args:
-        train_manifest, dev_manifest: the data.
-        settings: of the `finetuning:` section, such as {"model": "an4", "freeze": "bn"}; None leaves the config's.
-        overrides: Hydra's, as for `training.load_config`; those of `finetuning.` may be given whatever the config.
-        config_path, config_name: any training config.
+        train_manifest, dev_manifest: paths of the manifests.
+        settings: of the `finetuning:` section, such as {"model": "an4", "freeze": "bn"}; a value of None keeps the
+            config's.
+        overrides: Hydra's, as for `training.load_config`; those of `finetuning.` are accepted with any config.
+        config_path, config_name: of a training config.
 
     Raises:
         InputError: as `training.load_config`.
@@ -75,25 +77,28 @@ def load_config(
 
 
 def complete_config(config: DictConfig, base: "EncDecCTCModel") -> DictConfig:
-    """The training config of a fine-tuning: that of the training, with the network and the alphabet of a model.
+    """Complete the config of a fine-tuning with the network and the alphabet of the model that it starts from.
 
-    Preprocessor, encoder and decoder are the model's; data, augmentation, optimiser and all else are the config's.
+    Preprocessor, encoder and decoder are the model's; data, augmentation, optimizer and all else are the config's.
 
     Args:
         config: with a `finetuning:` section; it is not changed.
         base: the model that it starts from.
 
+    Returns:
+        the training config.
+
     Raises:
-        InputError: a setting of that section isn't known or can't be followed, or the texts have letters that the
-            alphabet lacks.
+        InputError: a setting of that section is unknown or invalid, or the transcripts have letters that the alphabet
+            lacks.
     """
     config = config.copy()
     settings = _settings(config)
     same = writes_letters(base) and settings["vocabulary"] is None
     if not same and settings["vocabulary"] is None:
         raise InputError(
-            f"{settings['model']}: writes pieces of words, and what is trained here writes letters; give an alphabet: "
-            "--vocabulary LETTERS, or a manifest, whose texts have them"
+            f"{settings['model']}: a subword model, and the models trained here write letters; set the alphabet: "
+            "--vocabulary LETTERS, or --vocabulary MANIFEST for the letters of its transcripts"
         )
     letters = alphabet(base) if same else read_alphabet(settings["vocabulary"])
     network = OmegaConf.to_container(base.cfg, resolve=True)
@@ -111,23 +116,23 @@ def complete_config(config: DictConfig, base: "EncDecCTCModel") -> DictConfig:
 
 
 def _settings(config: DictConfig) -> dict[str, object]:
-    """The `finetuning:` section of a config, complete and checked."""
+    """Return the `finetuning:` section of a config with all settings, checked."""
     section = OmegaConf.to_container(config.get("finetuning") or OmegaConf.create(), resolve=True)
     section.pop("sha256", None)
     unknown = sorted(section.keys() - DEFAULTS.keys())
     if unknown:
-        raise InputError(f"finetuning.{unknown[0]}: no such setting; there are {', '.join(DEFAULTS)}")
+        raise InputError(f"finetuning.{unknown[0]}: no such setting; expected one of {', '.join(DEFAULTS)}")
     settings = DEFAULTS | section
     if not settings["model"]:
-        raise InputError("finetuning.model: expected the model to start from, such as an4 or a .nemo file")
+        raise InputError("finetuning.model: not set; name the model to start from, such as an4 or a .nemo file")
     if settings["freeze"] not in FREEZE:
         raise InputError(f"finetuning.freeze={settings['freeze']}: expected one of {', '.join(FREEZE)}")
     rates = settings["learning_rates"] or {}
     for part, factor in rates.items():
         if part not in PARTS or not isinstance(factor, int | float) or factor < 0:
             raise InputError(
-                f"finetuning.learning_rates.{part}={factor}: expected a factor of model.optim.lr for one of "
-                f"{', '.join(PARTS)}; what shall not learn at all is frozen (finetuning.freeze)"
+                f"finetuning.learning_rates.{part}={factor}: expected a factor of model.optim.lr, 0 or more, for one "
+                f"of {', '.join(PARTS)}; to train a part not at all, set finetuning.freeze"
             )
     return settings | {"learning_rates": rates}
 
@@ -139,8 +144,9 @@ def _check_letters(config: DictConfig, letters: Sequence[str]) -> None:
             strange = sorted(set(manifest.letters_of([path])) - set(letters))
             if strange:
                 raise InputError(
-                    f"{path}: its texts have {' '.join(map(repr, strange))}, which the alphabet {''.join(letters)!r} "
-                    "lacks; give one that has them, --vocabulary LETTERS or --vocabulary MANIFEST, or change the texts"
+                    f"{path}: its transcripts have {' '.join(map(repr, strange))}, which the alphabet "
+                    f"{''.join(letters)!r} lacks; set one that has them with --vocabulary LETTERS or --vocabulary "
+                    "MANIFEST, or change the transcripts"
                 )
 
 
@@ -148,27 +154,27 @@ def _check_letters(config: DictConfig, letters: Sequence[str]) -> None:
 
 
 def adopt(model: "EncDecCTCModel", base: "EncDecCTCModel", keep_letters: bool = True) -> list[str]:
-    """Give a model the weights of another one with the same encoder, and of its decoder what still fits.
+    """Copy the weights of another model with the same encoder, and those of its decoder for the letters in common.
 
-    A decoder has a row of weights for each letter and one for the blank. Rows of letters that both models write are
-    kept, and so is that of the blank; the others stay as they are in `model`, which is random in a new one.
+    A decoder has a row of weights for each letter and one for the blank. The rows of the letters in both alphabets and
+    of the blank are copied; the other rows of `model` keep their values, which are random in a new model.
 
     Args:
-        model: is changed in place.
-        base: where the weights come from.
-        keep_letters: False makes the whole decoder new, as NeMo's `change_vocabulary` does.
+        model: the model to change, in place.
+        base: the model to copy from.
+        keep_letters: False leaves the whole decoder as it is, for a new one, as NeMo's `change_vocabulary` makes it.
 
     Returns:
-        the letters whose rows were kept.
+        the letters whose rows were copied.
 
     Raises:
-        InputError: the two don't have the same encoder.
+        InputError: the two encoders differ.
     """
     weights = {name: tensor for name, tensor in base.state_dict().items() if not name.startswith("decoder.")}
     try:
         model.load_state_dict(weights | model.decoder.state_dict(prefix="decoder."))
     except RuntimeError as error:
-        raise InputError(f"the two models don't have the same network: {error}") from error
+        raise InputError(f"the two models have different encoders: {error}") from error
     new, old = alphabet(model), alphabet(base) if writes_letters(base) else []
     same_shape = [tensor.shape[1:] for tensor in model.decoder.parameters()]
     if not keep_letters or same_shape != [tensor.shape[1:] for tensor in base.decoder.parameters()]:
@@ -183,25 +189,28 @@ def adopt(model: "EncDecCTCModel", base: "EncDecCTCModel", keep_letters: bool = 
 
 
 class Frozen(pl.Callback):
-    """Keep parts of a model as they are while all else learns.
+    """Freeze parts of a model while the rest is trained.
 
-    To ask for no gradients is not enough: batch norm renews its mean and variance whenever it is in training mode, and
-    into that mode Lightning and NeMo put the whole model, at the start and after each validation. So the mode is set
-    again before each step. The encoder's dropout is off then too: its weights have nothing to learn from it.
+    Switching gradients off is not enough: batch norm updates its running mean and variance whenever it is in training
+    mode, so the frozen parts have to be in evaluation mode. NeMo's `encoder.freeze()` calls `eval()`, and Lightning's
+    `fit` keeps the mode of each module (since 2.2). But code that runs between two steps can set it back: NeMo's
+    `transcribe()` ends with `encoder.unfreeze()`, which calls `train()`, and a helper that ends with
+    `model.train(was_training)` sets the mode of all modules. So the mode is set before each step. It also switches off
+    the dropout of a frozen encoder.
 
     Args:
-        what: "encoder", all of it; or "bn", the statistics of batch norm, which then are the model's and not those of
-            the batches; its scale and shift go on learning.
+        what: "encoder" for all of it; or "bn" for the running statistics of batch norm, which then normalizes with
+            those of the pretrained model instead of those of each batch; its scale and shift are still trained.
     """
 
     def __init__(self, what: str):
         self.what = what
 
     def modules(self, model: pl.LightningModule) -> list[nn.Module]:
-        """The modules whose state stays."""
+        """Return the modules to keep in evaluation mode."""
         if self.what == "encoder":
             return [model.encoder]
-        return [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        return [module for module in model.modules() if nemo_internals.is_batch_norm(module)]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.what == "encoder":
@@ -215,16 +224,16 @@ class Frozen(pl.Callback):
 # --- One fine-tuning --------------------------------------------------------------------------------------------------
 
 
-def train(config: DictConfig, bound: set[str] = frozenset(), callbacks: Sequence[pl.Callback] = ()) -> Path:
+def train(config: DictConfig, overridden: set[str] = frozenset(), callbacks: Sequence[pl.Callback] = ()) -> Path:
     """Fine-tune as a config says and return the path of the `.nemo` file.
 
     Args:
         config: as `load_config` gives it.
-        bound: the dotted keys that the machine's settings must not replace (`training.bound_keys`).
+        overridden: the dotted keys that the machine's settings must not replace (`training.overridden_keys`).
         callbacks: further ones for Lightning's Trainer.
 
     Raises:
-        InputError: the model, the data or the config can't be used, with what to change.
+        InputError: the model, the data or the config can't be used; the message names what to change.
     """
     name = _settings(config)["model"]
     base = load_model(name).cpu()
@@ -234,12 +243,12 @@ def train(config: DictConfig, bound: set[str] = frozenset(), callbacks: Sequence
     def begin(model: "EncDecCTCModel") -> None:
         kept, letters = adopt(model, base, settings.keep_letters), alphabet(model)
         new = [letter for letter in letters if letter not in kept]
-        say(f"starts from {name}; of {len(letters)} letters the decoder knows {len(kept)}{_listed(new)}")
+        say(f"starts from {name}; of {len(letters)} letters the decoder has {len(kept)}{_listed(new)}")
 
     if settings.freeze != "none":
         callbacks = [Frozen(settings.freeze), *callbacks]
-    return run.train(config, bound, callbacks, begin)
+    return run.train(config, overridden, callbacks, begin)
 
 
 def _listed(new: Sequence[str]) -> str:
-    return f", new are {' '.join(map(repr, new))}" if new else ""
+    return f", new: {' '.join(map(repr, new))}" if new else ""

@@ -1,0 +1,96 @@
+"""The private names of NeMo, PyTorch and OmegaConf that this package relies on, each in one small function.
+
+Read in NeMo 3.0.0, Lightning 2.4.0, PyTorch 2.13 and OmegaConf 2.3. `tests/models/test_nemo_internals.py` checks that
+each name still exists and has the same effect, so that an upgrade which changes one fails there.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    import yaml
+    from nemo.collections.asr.parts.preprocessing.perturb import AudioAugmentor, Perturbation
+    from nemo.collections.asr.parts.preprocessing.segment import AudioSegment
+    from nemo.collections.asr.parts.submodules.spectr_augment import SpecCutout
+    from nemo.core.classes import ModelPT
+
+
+def _set(owner: object, name: str, value: object) -> None:
+    """Replace an attribute that exists: setting one that a new version has renamed would have no effect."""
+    if not hasattr(owner, name):
+        raise AttributeError(f"{type(owner).__name__} has no {name}; {__name__} was written for another version")
+    setattr(owner, name, value)
+
+
+# --- NeMo 3.0.0 -------------------------------------------------------------------------------------------------------
+
+
+def set_samples(segment: "AudioSegment", samples: "np.ndarray") -> None:
+    """Replace the samples of a segment, (t,), in place; the public `samples` is a copy that can't be set."""
+    _set(segment, "_samples", samples)
+
+
+def perturbations(augmentor: "AudioAugmentor") -> "list[Perturbation]":
+    """Return the perturbations of an augmentor in the order in which it applies them."""
+    return [perturbation for _, perturbation in augmentor._pipeline]
+
+
+def set_random(cutout: "SpecCutout", generator: random.Random) -> None:
+    """Let Cutout draw from a generator: a `random.Random`, or the module `random`, which the training's seed sets."""
+    _set(cutout, "_rng", generator)
+
+
+@contextmanager
+def restoring(model_class: "type[ModelPT]", folder: Path | None = None) -> Iterator[None]:
+    """Build models without their data, as NeMo's `restore_from` does; the state is reset after an error too.
+
+    Args:
+        model_class: any of NeMo's model classes.
+        folder: of the unpacked `.nemo` file, in which a model finds its other files.
+    """
+    model_class._set_model_restore_state(is_being_restored=True, folder=None if folder is None else str(folder))
+    try:
+        yield
+    finally:
+        model_class._set_model_restore_state(is_being_restored=False)
+
+
+# --- PyTorch 2.13, and Lightning 2.4.0, which reads these names -------------------------------------------------------
+
+
+def let_clip(optimizer: "torch.optim.Optimizer") -> None:
+    """Let Lightning clip the gradients of a fused optimizer, which it refuses where the optimizer unscales them itself.
+
+    Only for trainings without loss scaling (fp16).
+    """
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer._step_supports_amp_scaling = False
+
+
+def interpolate(tensors: "Sequence[torch.Tensor]", ends: "Sequence[torch.Tensor]", weight: float) -> None:
+    """Move tensors towards others in place, tensor + weight · (end - tensor), all of them in one call."""
+    import torch
+
+    torch._foreach_lerp_(list(tensors), list(ends), weight)
+
+
+def is_batch_norm(module: "torch.nn.Module") -> bool:
+    """Return whether a module is a batch norm of any dimension."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    return isinstance(module, _BatchNorm)
+
+
+# --- OmegaConf 2.3 ----------------------------------------------------------------------------------------------------
+
+
+def yaml_loader() -> "type[yaml.SafeLoader]":
+    """Return OmegaConf's loader of YAML: a safe one, which reads 1e-5 as a number and not as a string."""
+    from omegaconf._utils import get_yaml_loader
+
+    return get_yaml_loader()
