@@ -161,7 +161,7 @@ def test_it_stops_when_dev_no_longer_gains(
     config = config_of(small_model, small_corpus, tmp_path, "trainer.max_epochs=9", *patience)
     model = finetuning.train(config)
     assert json.loads((model.parent / SUMMARY).read_text())["epochs"] == 3
-    assert "stopped after epoch 3: val_loss was not better 2 times in a row" in capsys.readouterr().out
+    assert "stopped after epoch 3: val_loss" in capsys.readouterr().out
     finetuning.train(config)
     assert "finished" in capsys.readouterr().out
 

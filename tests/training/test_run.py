@@ -101,8 +101,8 @@ def test_what_a_config_says_of_gpus_is_replaced_and_said_in_a_line(config):
 def test_what_the_command_line_says_binds(config):
     config.trainer.precision = "32-true"
     config.model.train_ds.num_workers = 1
-    bound = {"trainer.precision", "model.train_ds.num_workers"}
-    fitted, _ = fit_to_machine(config, bound)
+    overridden = {"trainer.precision", "model.train_ds.num_workers"}
+    fitted, _ = fit_to_machine(config, overridden)
     assert (fitted.trainer.precision, fitted.model.train_ds.num_workers) == ("32-true", 1)
     assert fit_to_machine(config, {"trainer"})[0].trainer.devices == config.trainer.devices
     OmegaConf.set_struct(config, False)
@@ -209,7 +209,7 @@ def test_a_wrong_model_or_trainer_setting_is_explained(config, tmp_path: Path):
         build_model(config)
     config.trainer.precision = "17-mixed"
     with pytest.raises(InputError, match="trainer: section"):
-        build_trainer(config, tmp_path, bound={"exp_manager.create_wandb_logger"})
+        build_trainer(config, tmp_path, overridden={"exp_manager.create_wandb_logger"})
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ class Training:
             InputError: a parameter is no key of the config, or training couldn't start.
         """
         self._config = load_config(config_path, config_name, overrides)
-        self._bound = overridden_keys(overrides) | {"trainer.devices"}
+        self._overridden = overridden_keys(overrides) | {"trainer.devices"}
         self._sweep = sweep
         config_file = Path(config_path) / f"{config_name.removesuffix('.yaml')}.yaml"
         self._keys = {parameter.name: self._key(parameter.name, config_file) for parameter in sweep.parameters}
@@ -99,13 +99,13 @@ class Training:
                 "group": report.group,
                 "name": run_name(self._sweep, report),
             }
-            if "exp_manager.wandb_logger_kwargs.log_model" not in self._bound:
+            if "exp_manager.wandb_logger_kwargs.log_model" not in self._overridden:
                 ours["log_model"] = False  # the checkpoints of each trial would soon fill a disk
             full.exp_manager.wandb_logger_kwargs = {**asked, **ours}
             full.trainer.devices = 1  # Lightning would start this very command once more for each further GPU
-        bound = self._bound | set(self._keys.values())
+        overridden = self._overridden | set(self._keys.values())
         try:
-            model = train(full, bound, [_Reporter(report, self._sweep.values(config))])
+            model = train(full, overridden, [_Reporter(report, self._sweep.values(config))])
         except optuna.TrialPruned:
             _drop_checkpoints(report.folder)
             raise

@@ -17,8 +17,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-from asr_with_nemo.data import manifest
 from asr_with_nemo.data.archives import sha256_of
+from asr_with_nemo.data.training_data import parse_manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import alphabet, load_model, writes_letters
 from asr_with_nemo.models.names import model_path
@@ -136,7 +136,7 @@ def _check_letters(config: DictConfig, letters: Sequence[str]) -> None:
     for name in DATASETS[:2]:
         path = (config.model.get(name) or {}).get("manifest_filepath")
         if isinstance(path, str) and Path(path).is_file():
-            strange = sorted(set(manifest.letters_of([path])) - set(letters))
+            strange = sorted(parse_manifest(path).letters - set(letters))
             if strange:
                 raise InputError(
                     f"{path}: its texts have {' '.join(map(repr, strange))}, which the alphabet {''.join(letters)!r} "
@@ -215,12 +215,12 @@ class Frozen(pl.Callback):
 # --- One fine-tuning --------------------------------------------------------------------------------------------------
 
 
-def train(config: DictConfig, bound: set[str] = frozenset(), callbacks: Sequence[pl.Callback] = ()) -> Path:
+def train(config: DictConfig, overridden: set[str] = frozenset(), callbacks: Sequence[pl.Callback] = ()) -> Path:
     """Fine-tune as a config says and return the path of the `.nemo` file.
 
     Args:
         config: as `load_config` gives it.
-        bound: the dotted keys that the machine's settings must not replace (`training.bound_keys`).
+        overridden: the dotted keys that the machine's settings must not replace (`training.overridden_keys`).
         callbacks: further ones for Lightning's Trainer.
 
     Raises:
@@ -238,7 +238,7 @@ def train(config: DictConfig, bound: set[str] = frozenset(), callbacks: Sequence
 
     if settings.freeze != "none":
         callbacks = [Frozen(settings.freeze), *callbacks]
-    return run.train(config, bound, callbacks, begin)
+    return run.train(config, overridden, callbacks, begin)
 
 
 def _listed(new: Sequence[str]) -> str:
