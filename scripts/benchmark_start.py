@@ -151,8 +151,8 @@ def main(
 ) -> None:
     """Measure the time and the memory from the start of a training to its first step.
 
-    The corpus has many recordings, hard links to a few synthetic ones. A training of one step (configs/small_corpus.yaml,
-    W&B offline) runs in a process of its own: with the package of `--source` if given, with this one, and with this one
+    The corpus has many recordings, hard links to a few synthetic ones. A training of one step (small_corpus.yaml, W&B
+    offline) runs in a process of its own: with the package of `--source` if given, with this one, and with this one
     again, when the digests of the recordings are cached.
 
     Examples:

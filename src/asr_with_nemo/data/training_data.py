@@ -119,7 +119,7 @@ class TrainingData:
         self._manifests: dict[str, ParsedManifest] = {}
         self._listings: dict[str, Listing] = {}
 
-    def manifest(self, path: str | os.PathLike) -> ParsedManifest:
+    def parsed(self, path: str | os.PathLike) -> ParsedManifest:
         """Return a manifest, parsed now if it has not been before.
 
         Raises:
@@ -141,7 +141,7 @@ class TrainingData:
         Raises:
             InputError: a recording is missing or unusable, or a transcript has other letters.
         """
-        parsed = self.manifest(path)
+        parsed = self.parsed(path)
         parsed.check_audio()
         if not parsed.letters <= set(labels):
             manifest.check_alphabet(path, parsed.utterances, labels)
@@ -157,7 +157,7 @@ class TrainingData:
         Raises:
             InputError: the two share a recording or a speaker.
         """
-        ours, theirs = self.manifest(training), self.manifest(held_out)
+        ours, theirs = self.parsed(training), self.parsed(held_out)
         kinds = {
             "recording": ours.real_recordings & theirs.real_recordings,
             "speaker": ours.speakers & theirs.speakers,
@@ -174,7 +174,7 @@ class TrainingData:
 
         Utterances that are cut out of longer files (`offset`) are left out.
         """
-        whole = [row for row in self.manifest(path).utterances if not row.get("offset")]
+        whole = [row for row in self.parsed(path).utterances if not row.get("offset")]
         return whole[:: max(1, len(whole) // count)][:count]
 
     def write(self, path: Path, utterances: list[manifest.Utterance]) -> None:

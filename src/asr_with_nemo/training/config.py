@@ -340,7 +340,7 @@ def take_fraction(config: DictConfig, data: TrainingData | None = None) -> DictC
     if config.get("fraction", 1) == 1:
         return config
     data = data or TrainingData()
-    utterances = data.manifest(config.model.train_ds.manifest_filepath).utterances
+    utterances = data.parsed(config.model.train_ds.manifest_filepath).utterances
     order = random.Random(config.get("seed") or 0).sample(range(len(utterances)), len(utterances))
     places = sorted(order[: max(1, round(config.fraction * len(utterances)))])
     drawn = [utterances[place] for place in places]
