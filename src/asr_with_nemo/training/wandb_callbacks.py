@@ -20,6 +20,7 @@ from asr_with_nemo.data import audio, manifest
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.tracking import artifacts
+from asr_with_nemo.tracking.corpus_artifacts import manifests_artifact
 from asr_with_nemo.tracking.versions import fetch_model, list_versions, log_model
 from asr_with_nemo.tracking.wandb_internals import log_input
 from asr_with_nemo.training.config import DATASETS, logger_settings, tracking_settings
@@ -138,11 +139,9 @@ class CorpusArtifact(pl.Callback):
         self._thread.start()
 
     def _make(self) -> None:
-        from asr_with_nemo.tracking.corpus_artifacts import manifests_artifact
-
         try:
             self._artifact = manifests_artifact(self._manifests, self._data, self._stopped.is_set)
-        except Exception as error:  # also of W&B; `_log` reports it
+        except Exception as error:  # of any type; `_log` reports it
             self._error = error
 
     def _log(self, run: "wandb.Run") -> None:
@@ -151,8 +150,9 @@ class CorpusArtifact(pl.Callback):
             if self._error:
                 raise self._error
             log_input(run, self._artifact)
-        except (OSError, InputError) as error:
+        except Exception as error:  # no training ends for its lineage
             print(_not_kept("the corpus", error), flush=True)
+        self._artifact = self._error = None  # of a large corpus, hundreds of MB
 
 
 class CheckpointArtifacts(Checkpoint):
@@ -287,7 +287,7 @@ def log_final(run: "wandb.Run", path: Path, summary: dict[str, object], metadata
         print(_not_kept(f"the model {path.name}", error), flush=True)
 
 
-def _not_kept(kind: str, error: OSError | InputError) -> str:
+def _not_kept(kind: str, error: Exception) -> str:
     file = getattr(error, "filename2", None) or getattr(error, "filename", None)
     reason = getattr(error, "strerror", None) or error
     return f"W&B: {kind} is not kept ({f'{file}: ' if file else ''}{reason}); the training goes on"
