@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Go on training a model with other recordings."""
+"""Fine-tune a model on other recordings."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +13,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 class Freeze(StrEnum):
-    """What of the model stays as it is."""
+    """The part of the model that is not trained."""
 
     none = "none"
     encoder = "encoder"
@@ -31,26 +31,26 @@ def main(
     vocabulary: Annotated[
         str | None,
         typer.Option(
-            help="Another alphabet: its letters, a file of them, or a manifest, whose texts have them.",
+            help="Another alphabet: its letters, a file of them, or a manifest whose transcripts have them.",
             metavar="FILE_OR_LETTERS",
         ),
     ] = None,
     freeze: Annotated[
-        Freeze | None, typer.Option(help="encoder: only the decoder learns. bn: batch norm keeps its statistics.")
+        Freeze | None, typer.Option(help="encoder: only the decoder is trained. bn: batch norm keeps its statistics.")
     ] = None,
     config_path: Annotated[Path, typer.Option(help="The folder of the config.")] = CONFIGS,
     config_name: Annotated[str, typer.Option(help="The config's name, with or without .yaml.")] = "finetune",
     output: Annotated[
-        Path | None, typer.Option(help="Let the model be found under this name too.", metavar="FILE.nemo")
+        Path | None, typer.Option(help="Link the model under this name too.", metavar="FILE.nemo")
     ] = None,
 ) -> None:
-    """Go on training a model with other recordings.
+    """Fine-tune a model on other recordings.
 
-    TRAIN and DEV are manifests, as scripts/prepare_corpus.py makes them of recordings of your own. Preprocessor,
-    encoder and alphabet are the model's; the rest is configs/finetune.yaml, or another training config. With another
-    alphabet the decoder keeps what it knows of the letters that both have. It stops when dev no longer gains.
-    Checkpoints, logs and W&B are as in scripts/train.py, and the same command again goes on where a killed one
-    was. The last line is `model: PATH`.
+    TRAIN and DEV are manifests, such as scripts/prepare_corpus.py makes from your own recordings. Preprocessor, encoder
+    and alphabet are the model's; the rest is configs/finetune.yaml, or another training config. With another alphabet,
+    the decoder keeps its weights for the letters that both have. Training stops when the dev set no longer improves.
+    Checkpoints, logs and W&B are as in scripts/train.py, and the same command again resumes a killed fine-tuning. The
+    last line is `model: PATH`.
 
     Examples:
 

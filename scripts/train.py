@@ -19,16 +19,16 @@ def main(
     config_path: Annotated[Path, typer.Option(help="The folder of the config.")] = CONFIGS,
     config_name: Annotated[str, typer.Option(help="The config's name, with or without .yaml.")] = "config",
     output: Annotated[
-        Path | None, typer.Option(help="Let the model be found under this name too.", metavar="FILE.nemo")
+        Path | None, typer.Option(help="Link the model under this name too.", metavar="FILE.nemo")
     ] = None,
 ) -> None:
     """Train a character CTC model from a NeMo config.
 
-    The default is configs/config.yaml, a Jasper 4x1 for AN4 that takes minutes on two CPU cores. What a config says of
-    GPUs, devices, strategy, precision and workers is replaced by what this machine has; what you give on the command
-    line binds. Metrics go to W&B (offline without an API key) and to a CSV file; the best and the last checkpoint are
-    kept, as versions of a W&B artifact too. The same command again goes on where a killed training was; another
-    training goes on from the checkpoint that exp_manager.resume_from_checkpoint names. The last line is `model: PATH`.
+    The default is configs/config.yaml, a Jasper 4x1 for AN4 that takes minutes on two CPU cores. The config's settings
+    of GPUs, devices, strategy, precision and workers are replaced by those for this machine, unless they are overridden
+    on the command line. Metrics go to W&B (offline without an API key) and to a CSV file. The best and the last
+    checkpoint are kept, and logged as versions of a W&B artifact. The same command again resumes a killed training;
+    exp_manager.resume_from_checkpoint starts from a checkpoint of another one. The last line is `model: PATH`.
 
     Examples:
 

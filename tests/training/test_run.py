@@ -1,4 +1,4 @@
-"""A config becomes a model, on whatever machine, and survives being killed."""
+"""Trainings: from a config to a model, on any machine, also after a kill."""
 
 import json
 import os
@@ -6,16 +6,22 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from asr_with_nemo.data import manifest
+from asr_with_nemo.data import manifest, sizes, training_data
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.names import SUMMARY
+from asr_with_nemo.tracking import wandb_internals
+from asr_with_nemo.training import run
+from asr_with_nemo.training.checkpoints import epoch_after, read_state
 from asr_with_nemo.training.config import complete_config, fit_to_machine, load_config, overridden_keys
 from asr_with_nemo.training.run import build_model, build_trainer, read_log
 from tests.conftest import ROOT, run_script
@@ -54,9 +60,9 @@ def test_overrides_are_hydras():
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("model.optim.lrr=1", "no key 'model.optim.lrr'; did you mean model.optim.lr"),
+        ("model.optim.lrr=1", "'model.optim.lrr'.* model.optim.lr"),
         ("model.optim.lr", "model.optim.lr"),
-        ("model.optim.lr=[1", "model.optim.lr"),
+        ("model.optim.lr=[1", r"model.optim.lr=\[1"),
     ],
 )
 def test_a_wrong_override_is_explained(override: str, words: str):
@@ -65,13 +71,13 @@ def test_a_wrong_override_is_explained(override: str, words: str):
 
 
 def test_a_config_that_is_not_there_or_is_none(tmp_path: Path):
-    with pytest.raises(InputError, match=r"nope.yaml: no such config; the folder holds config.yaml, finetune.yaml"):
+    with pytest.raises(InputError, match=r"nope.yaml: .* config.yaml, finetune.yaml"):
         load_config(CONFIGS, "nope")
     (tmp_path / "broken.yaml").write_text("model: [1, 2")
-    with pytest.raises(InputError, match="can't be read as YAML"):
+    with pytest.raises(InputError, match=r"broken.yaml: .*YAML"):
         load_config(tmp_path, "broken")
     (tmp_path / "other.yaml").write_text("name: something else")
-    with pytest.raises(InputError, match="no `model:` section"):
+    with pytest.raises(InputError, match=r"other.yaml: .*`model:`"):
         load_config(tmp_path, "other")
 
 
@@ -101,8 +107,8 @@ def test_what_a_config_says_of_gpus_is_replaced_and_said_in_a_line(config):
 def test_what_the_command_line_says_binds(config):
     config.trainer.precision = "32-true"
     config.model.train_ds.num_workers = 1
-    bound = {"trainer.precision", "model.train_ds.num_workers"}
-    fitted, _ = fit_to_machine(config, bound)
+    overridden = {"trainer.precision", "model.train_ds.num_workers"}
+    fitted, _ = fit_to_machine(config, overridden)
     assert (fitted.trainer.precision, fitted.model.train_ds.num_workers) == ("32-true", 1)
     assert fit_to_machine(config, {"trainer"})[0].trainer.devices == config.trainer.devices
     OmegaConf.set_struct(config, False)
@@ -127,19 +133,19 @@ def test_letters_outside_the_alphabet_are_named_before_training(config, tmp_path
 
 def test_missing_data_is_asked_for(config, tmp_path: Path):
     config.model.train_ds.manifest_filepath = str(tmp_path / "train_manifest.json")
-    with pytest.raises(InputError, match="no such manifest"):
+    with pytest.raises(InputError, match=r"train_manifest\.json"):
         complete_config(config)
     config.model.train_ds.manifest_filepath = "???"
-    with pytest.raises(InputError, match="give model.train_ds.manifest_filepath"):
+    with pytest.raises(InputError, match=r"model\.train_ds\.manifest_filepath="):
         complete_config(config)
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("model.labels=[1,2]", "expected a list of letters"),
-        ("model.train_ds.manifest_filepath=[a,b]", "expected one manifest file"),
-        ("+model.tokenizer={dir: x}", "not of a character CTC model"),
+        ("model.labels=[1,2]", r"model\.labels"),
+        ("model.train_ds.manifest_filepath=[a,b]", r"model\.train_ds.*manifest_filepath"),
+        ("+model.tokenizer={dir: x}", r"character CTC model.*model\.decoder"),
     ],
 )
 def test_a_config_that_cannot_be_trained_is_refused_before_any_time_is_lost(small_corpus, override: str, words: str):
@@ -160,7 +166,7 @@ def test_what_is_held_out_cannot_be_trained_on(config, small_corpus, tmp_path: P
         more = [held_out] if name == "train" else []
         manifest.write_manifest(tmp_path / f"{name}_manifest.json", [*utterances, *more])
     config.data_dir = str(tmp_path)
-    with pytest.raises(InputError, match=rf"shares 1 {stranger.split()[1]}\(s\) with the {split} set"):
+    with pytest.raises(InputError, match=rf"1 {stranger.split()[1]}\(s\).* {split} set"):
         complete_config(config)
 
 
@@ -172,13 +178,13 @@ def test_a_final_training_hears_dev_but_never_test(small_corpus, tmp_path: Path)
         files = {u["audio_filepath"] for u in manifest.read_manifest(small_corpus.manifest(split))}
         assert (files <= trained_on, bool(files & trained_on)) == (heard, heard), split
     assert config.trainer.limit_val_batches == 0, "what is trained on says nothing as a dev set"
-    with pytest.raises(InputError, match="test_manifest.json is neither"):
+    with pytest.raises(InputError, match=r"final=true.*test_manifest\.json"):
         complete_config(
             load_config(
                 CONFIGS, "config", [*overrides, f"model.train_ds.manifest_filepath={small_corpus.manifest('test')}"]
             )
         )
-    with pytest.raises(InputError, match="expected true or false"):
+    with pytest.raises(InputError, match="final=perhaps"):
         load_config(CONFIGS, "config", ["final=perhaps"])
 
 
@@ -190,7 +196,7 @@ def test_overrides_that_leave_no_config(override: str):
 
 def test_how_long_to_train_has_to_be_said(config):
     config.trainer.max_epochs = None
-    with pytest.raises(InputError, match="how long"):
+    with pytest.raises(InputError, match=r"trainer\.max_epochs"):
         fit_to_machine(config)
 
 
@@ -202,14 +208,14 @@ def test_a_folder_that_cannot_be_written_is_named(config, tmp_path: Path):
 
 def test_a_wrong_model_or_trainer_setting_is_explained(config, tmp_path: Path):
     config.model.encoder.jasper[0].kernel = ["wide"]
-    with pytest.raises(InputError, match="NeMo can't build this model"):
+    with pytest.raises(InputError, match="NeMo.*\n.*model:"):
         build_model(config)
     config.model.optim.sched.name = "CosineAnealing"
-    with pytest.raises(InputError, match="model.optim.sched.name=CosineAnealing: NeMo knows .*CosineAnnealing"):
+    with pytest.raises(InputError, match="model.optim.sched.name=CosineAnealing: .*CosineAnnealing"):
         build_model(config)
     config.trainer.precision = "17-mixed"
-    with pytest.raises(InputError, match="trainer: section"):
-        build_trainer(config, tmp_path, bound={"exp_manager.create_wandb_logger"})
+    with pytest.raises(InputError, match="trainer: .*17-mixed"):
+        build_trainer(config, tmp_path, overridden={"exp_manager.create_wandb_logger"})
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------
@@ -219,6 +225,17 @@ SHORT = ["trainer.max_epochs=4", "seed=3"]
 
 def train(folder: Path, data: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return run_script("train.py", f"data_dir={data}", *SHORT, *overrides, cwd=folder)
+
+
+def wait_for_checkpoint(folder: Path, epoch: int) -> None:
+    """Wait until the last checkpoint is that of the end of an epoch; checkpoints are replaced in one step."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for path in folder.glob("runs/*/checkpoints/last.ckpt"):
+            if epoch_after(read_state(path)) >= epoch:
+                return
+        time.sleep(0.05)
+    pytest.fail(f"no checkpoint of epoch {epoch}")
 
 
 def weights(model_path: Path) -> dict[str, torch.Tensor]:
@@ -274,7 +291,7 @@ def test_killed_and_started_again_it_ends_as_without(small_corpus, tmp_path: Pat
     )
     for line in process.stdout:
         if line.startswith("epoch 2/4"):
-            time.sleep(1.0)  # into the next epoch
+            wait_for_checkpoint(killed, epoch=2)
             process.send_signal(signal.SIGKILL)
             break
     process.wait()
@@ -282,7 +299,7 @@ def test_killed_and_started_again_it_ends_as_without(small_corpus, tmp_path: Pat
 
     again = train(killed, small_corpus.folder)
     assert again.returncode == 0, again.stderr
-    assert re.search("going on from the end of epoch [23]", again.stdout)
+    assert re.search("end of epoch [23]", again.stdout)
     paths = [result.stdout.splitlines()[-1].removeprefix("model: ") for result in (whole, again)]
     assert paths[0] == paths[1]
     expected, got = weights(straight / paths[0]), weights(killed / paths[1])
@@ -512,16 +529,79 @@ def test_nemos_own_configs_train_without_edits_beyond_manifests_and_batch_size(s
     assert json.loads((model.parent / SUMMARY).read_text())["steps"] == 2
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["trainer.accelerator=quantum"], "quantum"),
+        (["model.optim.name=sgdd"], "model.optim.name=sgdd"),
+        (["model.train_ds.manifest_filepath=nothing.json"], r"nothing\.json"),
+    ],
+)
+def test_what_can_not_be_trained_is_an_input_error(
+    small_corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], words: str
+):
+    monkeypatch.chdir(tmp_path)
+    overrides = [*overrides, "exp_manager.create_wandb_logger=false"]
+    config = load_config(CONFIGS, "config", [f"data_dir={small_corpus.folder}", *overrides])
+    with pytest.raises(InputError, match=words):
+        run.train(config, overridden_keys(overrides))
+
+
+def test_a_bad_command_is_one_error_line_and_no_traceback(tmp_path: Path):
+    done = run_script("train.py", "model.lr=1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.fullmatch("error: .*'model.lr'.*\n", done.stderr)
+
+
+# --- The data is read once --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Train in this process, with W&B offline, in the folder that is returned."""
+    monkeypatch.setattr(wandb_internals, "keep_artifacts", lambda: None)  # it would stay for other tests
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"MODE": "offline", "DIR": str(tmp_path), "DATA_DIR": str(tmp_path / "staging")}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    return tmp_path
+
+
 @pytest.mark.slow
-def test_a_bad_command_is_one_error_line_and_no_traceback(tmp_path: Path, small_corpus):
-    for arguments, words in (
-        (["model.lr=1"], "no key 'model.lr'"),
-        ([], "no such manifest"),
-        ([f"data_dir={small_corpus.folder}", "trainer.accelerator=quantum"], "quantum"),
-        ([f"data_dir={small_corpus.folder}", "model.optim.name=sgdd"], "sgdd"),
-    ):
-        done = run_script("train.py", *arguments, cwd=tmp_path)
-        assert done.returncode == 1, arguments
-        assert words in done.stderr
-        assert "Traceback" not in done.stderr
-        assert done.stderr.splitlines()[-1].strip() or done.stderr
+@pytest.mark.parametrize(
+    ("fraction", "splits"), [(1, ("train", "dev", "test", "train_all")), (0.5, ("train", "dev", "test"))]
+)
+def test_a_training_parses_each_manifest_once(
+    small_corpus, in_process: Path, monkeypatch: pytest.MonkeyPatch, fraction: float, splits: tuple[str, ...]
+):
+    parsed, read_manifest = Counter(), manifest.read_manifest
+
+    def counted(path: Path, *arguments, **options):
+        parsed[Path(path).resolve()] += 1
+        return read_manifest(path, *arguments, **options)
+
+    monkeypatch.setattr(manifest, "read_manifest", counted)
+    training_data._kept.clear()
+    sizes._sizes.cache_clear()
+    overrides = [f"data_dir={small_corpus.folder}", f"fraction={fraction}", "trainer.max_steps=2", "model.repeat=1"]
+    overrides += ["tracking.predictions_every=1", "model.width=16"]
+    config = load_config(CONFIGS, "small_corpus", overrides)
+    assert run.train(config, overridden_keys(overrides)).is_file()
+    # train_all is part of the W&B artifact.
+    assert parsed == {small_corpus.manifest(split).resolve(): 1 for split in splits}
+    assert not training_data._kept, "the rows are freed before the model is built"
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_leaves_no_thread(small_corpus, in_process: Path):
+    class Interruption(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch, place: int) -> None:
+            if place == 1:
+                raise KeyboardInterrupt
+
+    config = load_config(CONFIGS, "config", [f"data_dir={small_corpus.folder}"])
+    with pytest.raises(InputError, match=str(in_process) + "|runs/"):
+        run.train(config, callbacks=[Interruption()])
+    assert not [thread for thread in threading.enumerate() if thread.name == "corpus artifact"]
+    import wandb
+
+    wandb.finish()

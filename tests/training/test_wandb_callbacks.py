@@ -1,4 +1,4 @@
-"""A training's W&B run tells all of it, its models are found again, and none of that changes what is learnt."""
+"""The W&B run of a training is complete, its models can be fetched, and nothing of that changes the weights."""
 
 import json
 import subprocess
@@ -246,21 +246,20 @@ def test_a_full_disk_where_models_are_staged_costs_no_training(small_corpus: Cor
     (tmp_path / "full/models").touch()  # no folder can be made there
     done = train(tmp_path, small_corpus, WANDB_DATA_DIR=str(tmp_path / "full"))
     assert model_of(tmp_path, done).is_file()
-    told = [line for line in done.stdout.splitlines() if "is not kept" in line]
-    assert len(told) == 2  # of four checkpoints the first, and the model
-    assert told[0].startswith("W&B: the checkpoint of epoch 1 is not kept (")
-    assert told[0].endswith("; the training goes on")
+    lines = [line for line in done.stdout.splitlines() if "is not kept" in line]
+    assert len(lines) == 2  # of four checkpoints the first, and the model
+    assert lines[0].startswith("W&B: the checkpoint of epoch 1 is not kept (")
     assert len([row for row in of_kind(read_back(tmp_path), "history") if "val_wer" in row["item"]]) == 4
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("tracking.keep_checkpoints=0", "tracking.keep_checkpoints=0: expected a whole number, 1 or more"),
-        ("tracking.predictions_every=often", "tracking.predictions_every=often: expected a whole number, 0 or more"),
-        ("+tracking.keep=3", "expected no settings but keep_checkpoints, predictions_every, prediction_rows"),
-        ("tracking=3", "expected no settings but"),
-        ("exp_manager.wandb_logger_kwargs.log_model=some", "log_model=some: expected all, true or false"),
+        ("tracking.keep_checkpoints=0", "tracking.keep_checkpoints=0: .* 1 or more"),
+        ("tracking.predictions_every=often", "tracking.predictions_every=often: .* 0 or more"),
+        ("+tracking.keep=3", "tracking=.*keep_checkpoints, predictions_every, prediction_rows"),
+        ("tracking=3", "tracking=3"),
+        ("exp_manager.wandb_logger_kwargs.log_model=some", "log_model=some"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(override: str, words: str):
@@ -278,7 +277,7 @@ def test_a_training_goes_on_from_a_fetched_checkpoint(trained: tuple[Path, Path]
     name = f"wandb:{model.parent.name}:latest"
     done = train(project, small_corpus, f"exp_manager.resume_from_checkpoint={name}", "trainer.max_epochs=6")
     longer = model_of(project, done)
-    assert "going on from the end of epoch 4" in done.stdout
+    assert "from the end of epoch 4" in done.stdout
     assert longer.parent.name != model.parent.name
     assert [row["epoch"] for row in read_log(longer.parent)] == [4, 5]
     assert summary(longer)["epochs"] == 6
@@ -293,13 +292,13 @@ def test_a_training_goes_on_from_a_fetched_checkpoint(trained: tuple[Path, Path]
 @pytest.mark.parametrize(
     ("start", "override", "words"),
     [
-        ("CKPT", "trainer.max_epochs=4", "is of the end of epoch 4; give trainer.max_epochs above 4"),
-        ("CKPT", "model.optim.name=novograd", "model.optim.name is adamw there, novograd by this config"),
-        ("CKPT", "model.repeat=2", r"is of another model; encoder\.\S+ is not there, \("),
-        ("NEMO", "seed=0", "a .nemo file holds weights, but not the state of their training; give a .ckpt"),
-        ("no.ckpt", "seed=0", "no such file; expected a checkpoint"),
-        ("MANIFEST", "seed=0", "can't be read as a checkpoint"),
-        ("wandb:nothing:best", "seed=0", "no such model in the project ASR of the runs kept in .*; there are: jasper"),
+        ("CKPT", "trainer.max_epochs=4", r"trainer\.max_epochs above 4"),
+        ("CKPT", "model.optim.name=novograd", r"model\.optim\.name.* adamw.* novograd"),
+        ("CKPT", "model.repeat=2", r"encoder\.\S+"),
+        ("NEMO", "seed=0", r"\.nemo .*\.ckpt"),
+        ("no.ckpt", "seed=0", r"no\.ckpt"),
+        ("MANIFEST", "seed=0", r"dev_manifest\.json"),
+        ("wandb:nothing:best", "seed=0", r"wandb:nothing:best|nothing:best.*jasper"),
     ],
 )
 def test_what_it_can_not_go_on_from_is_told_before_training(

@@ -11,7 +11,7 @@ import math
 import os
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import soundfile
@@ -144,27 +144,6 @@ def shared_with(utterances: Iterable[Utterance], others: Iterable[Utterance]) ->
     return {kind: sorted(ours[kind] & theirs[kind]) for kind in ours if ours[kind] & theirs[kind]}
 
 
-def check_held_out(
-    training: str | os.PathLike, utterances: Sequence[Utterance], held_out: str | os.PathLike, split: str
-) -> None:
-    """Make sure that nothing of a held-out set is in a training set: no recording, and no speaker where both name them.
-
-    Args:
-        training: a manifest.
-        utterances: what `read_manifest` gives for it.
-        held_out: another manifest.
-        split: what the held-out set is called: "dev", "test".
-
-    Raises:
-        InputError: the two share a recording or a speaker.
-    """
-    for kind, shared in shared_with(utterances, read_manifest(held_out, check_audio=False)).items():
-        raise InputError(
-            f"{training}: shares {len(shared)} {kind}(s) with the {split} set {held_out} ({shared[0]}); a model "
-            f"that was trained on the {split} set can't be measured on it"
-        )
-
-
 def check_alphabet(manifest: str | os.PathLike, utterances: Iterable[Utterance], labels: Iterable[str]) -> None:
     """Make sure that a model can spell every transcript.
 
@@ -187,7 +166,11 @@ def check_recordings(manifest: str | os.PathLike, utterances: Iterable[Utterance
     Raises:
         InputError: a file isn't sound, is empty, has several channels, or another rate than `sample_rate` in Hz.
     """
+    checked = set()  # several utterances can be cut out of one file
     for number, utterance in enumerate(utterances, 1):
+        if utterance["audio_filepath"] in checked:
+            continue
+        checked.add(utterance["audio_filepath"])
         where = f"{manifest}, utterance {number}: {utterance['audio_filepath']}"
         try:
             info = soundfile.info(utterance["audio_filepath"])

@@ -1,7 +1,7 @@
-"""Sizes that follow the data: what `configs/small_corpus.yaml` asks of the corpus it is trained on.
+"""Sizes of a model and its training that follow from the corpus, for configs such as `configs/small_corpus.yaml`.
 
-`${corpus:${data_dir},KEY}` in a config is one of `sizes`: the letters of the corpus, the width of the network, how
-many epochs. All of it comes from the manifests, so it holds for any folder that has them, AN4's too.
+`${corpus:${data_dir},KEY}` in a config is one of `sizes`: the letters of the corpus, the width of the network, the
+number of epochs. All of it follows from the manifests, so it works for any folder that has them, AN4's too.
 """
 
 import json
@@ -15,48 +15,49 @@ import soundfile
 from omegaconf import OmegaConf
 
 from asr_with_nemo.data import manifest
+from asr_with_nemo.data.training_data import parse_manifest
 from asr_with_nemo.errors import InputError
 
-SPLITS = ("train", "dev", "test")
-STEPS = 2_500  # of a training, at the least
-HOURS = 80  # of speech in all epochs together, from which on more hardly helps, and costs
-FEWEST, MOST = 15, 150  # epochs
-BATCH_SECONDS = 40  # of speech in a batch, about
+_SPLITS = ("train", "dev", "test")
+_STEPS = 2_500  # of a training, at least
+_HOURS = 80  # of speech in all epochs together; more costs time and hardly improves the model
+_FEWEST, _MOST = 15, 150  # epochs
+_BATCH_SECONDS = 40  # of speech in a batch, about
 
 
 def register() -> None:
-    """Let configs say `${corpus:FOLDER,KEY}`."""
+    """Register the resolver of `${corpus:FOLDER,KEY}` with OmegaConf."""
     OmegaConf.register_new_resolver("corpus", _look_up, replace=True)
 
 
 def _look_up(folder: str, key: str) -> object:
     known = sizes(folder)
     if key not in known:
-        raise InputError(f"${{corpus:{folder},{key}}}: no such size; there are {', '.join(known)}")
+        raise InputError(f"${{corpus:{folder},{key}}}: no such size; expected one of {', '.join(known)}")
     return known[key]
 
 
 def sizes(folder: str | os.PathLike) -> dict[str, object]:
-    """What a model and its training should be like for the corpus whose manifests lie in a folder.
+    """Return the sizes of a model and its training for the corpus whose manifests are in a folder.
 
     Returns:
-        labels: the letters of all transcripts, a space among them.
-        sample_rate: Hz, of the WAVs.
-        highest: Hz, above which there is nothing to hear (telephone speech); None for half the sample rate.
+        labels: the letters of all transcripts and the space.
+        sample_rate: of the WAVs, in Hz.
+        highest: the highest frequency of the recordings in Hz (telephone speech); None for half the sample rate.
         width: channels of the network.
         repeat: sub-blocks in each of its blocks.
-        dropout: the smaller the corpus, the more.
-        batch_size: utterances, about `BATCH_SECONDS` together.
-        epochs, check_every: of the training, and from a look at the dev set to the next.
-        average: the decay of the average of the weights.
+        dropout: higher for a smaller corpus.
+        batch_size: utterances, about 40 seconds of speech together.
+        epochs, check_every: of the training, and from one validation to the next.
+        average: the decay of the moving average of the weights.
         longest: seconds of the longest utterance.
-        use_cer: whether the dev set is judged by its characters: where words have no spaces between them.
+        use_cer: whether to validate by CER, for languages that write no spaces between words.
 
     Raises:
-        InputError: the folder has no such manifests.
+        InputError: the folder has no train or dev manifest, or one of them can't be used.
     """
     folder = Path(folder)
-    stamps = tuple(_stamp(folder / f"{split}_manifest.json") for split in SPLITS)
+    stamps = tuple(_stamp(folder / f"{split}_manifest.json") for split in _SPLITS)
     return dict(_sizes(folder.absolute(), stamps))
 
 
@@ -66,26 +67,18 @@ def _stamp(path: Path) -> int:
 
 @lru_cache(maxsize=4)
 def _sizes(folder: Path, stamps: tuple[int, ...]) -> Mapping[str, object]:
-    letters: set[str] = {" "}
-    utterances = seconds = longest = words = characters = 0
-    rate = None
-    for split in SPLITS:
-        path = folder / f"{split}_manifest.json"
-        if split == "test" and not path.is_file():
-            continue
-        for utterance in manifest.read_manifest(path, check_audio=False):
-            letters.update(utterance["text"])
-            longest = max(longest, utterance["duration"])
-            if split == "train":
-                rate = rate or _rate_of(utterance["audio_filepath"])
-                utterances += 1
-                seconds += utterance["duration"]
-                words += len(utterance["text"].split())
-                characters += len(utterance["text"])
+    paths = {split: folder / f"{split}_manifest.json" for split in _SPLITS}
+    parsed = {split: parse_manifest(path) for split, path in paths.items() if split != "test" or path.is_file()}
+    letters = {" "}.union(*(one.letters for one in parsed.values()))
+    longest = max(row["duration"] for one in parsed.values() for row in one.utterances)
+    train = parsed["train"].utterances
+    rate = _rate_of(train[0]["audio_filepath"])
+    utterances, seconds = len(train), sum(row["duration"] for row in train)
+    words, characters = sum(len(row["text"].split()) for row in train), sum(len(row["text"]) for row in train)
     hours = seconds / 3600
-    batch_size = min(32, max(4, 2 ** round(math.log2(BATCH_SECONDS * utterances / seconds))))
+    batch_size = min(32, max(4, 2 ** round(math.log2(_BATCH_SECONDS * utterances / seconds))))
     steps = math.ceil(utterances / batch_size)
-    epochs = min(MOST, max(FEWEST, round(HOURS / hours), math.ceil(STEPS / steps)))
+    epochs = min(_MOST, max(_FEWEST, round(_HOURS / hours), math.ceil(_STEPS / steps)))
     return {
         "labels": sorted(letters),
         "sample_rate": rate,
@@ -107,11 +100,11 @@ def _rate_of(path: str) -> int:
     try:
         return soundfile.info(path).samplerate
     except soundfile.LibsndfileError as error:
-        raise InputError(f"{path}: can't be read ({error.error_string}), though a manifest names it") from error
+        raise InputError(f"{path}: a manifest names it, but it can't be read ({error.error_string})") from error
 
 
 def _highest(folder: Path, rate: int) -> int | None:
-    """Half the lowest rate at which much of the speech was recorded, if that is less than the model could hear."""
+    """Half of the lowest source rate of at least 20% of the speech, if that rate is lower than the WAVs'."""
     try:
         note = json.loads((folder / manifest.CORPUS_NOTES).read_text(encoding="utf-8"))
         rates = {int(source): seconds for source, seconds in note.get("source_rates", {}).items()}

@@ -1,69 +1,88 @@
 """The corpus as W&B artifacts: recordings by reference with their digests, and the manifests."""
 
+import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asr_with_nemo.data import an4, manifest
+from asr_with_nemo.data.digests import file_digests
+from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.tracking import artifacts
-from asr_with_nemo.tracking.wandb_internals import log_input
+from asr_with_nemo.tracking.wandb_internals import add_reference, log_input
 
 if TYPE_CHECKING:
     import wandb
 
 
-def recordings_artifact(manifests: Sequence[str | os.PathLike]) -> "wandb.Artifact":
-    """The raw recordings that manifests lead to, each with its digest; for AN4 the SPHERE files, with the transcripts.
+class Stopped(Exception):
+    """An artifact was not made because it is no longer needed."""
 
-    The manifests beside them count too, as in `manifests_artifact`. The files themselves aren't sent: W&B notes where
-    they lie, and by the digest anybody can tell that theirs are the same.
+
+def recordings_artifact(manifests: Sequence[str | os.PathLike], data: TrainingData | None = None) -> "wandb.Artifact":
+    """Make an artifact of the raw recordings of some manifests; for AN4 the SPHERE files, with the transcripts.
+
+    The manifests in the same folder count too, as in `manifests_artifact`. The files are not uploaded: W&B stores their
+    paths and MD5 digests, by which other copies of them can be checked.
+
+    Args:
+        manifests: the paths.
+        data: the manifests that have been parsed already.
 
     Raises:
-        InputError: a manifest can't be used, or a recording isn't there.
+        InputError: a manifest can't be used, or a recording is missing.
     """
-    folder = _folder(manifests)
-    manifests = _with_those_beside(manifests, folder)
+    folder, data = _folder(manifests), data or TrainingData()
     raw = []
-    for recording in _recordings(manifests):
+    for recording in _recordings(_with_neighbors(manifests, folder, data), data):
         sphere = recording.with_suffix(".sph")
         raw.append(sphere if sphere.is_file() else recording)
     artifact = _artifact(folder, "recordings", "what was recorded, before any processing", len(raw))
     return _refer(artifact, [*raw, *sorted(folder.glob("etc/*.transcription"))], folder)
 
 
-def manifests_artifact(manifests: Sequence[str | os.PathLike]) -> "wandb.Artifact":
-    """Manifests, with the digests of the sound files they lead to, and what `an4.prepare` noted of their origin.
+def manifests_artifact(
+    manifests: Sequence[str | os.PathLike],
+    data: TrainingData | None = None,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> "wandb.Artifact":
+    """Make an artifact of manifests and of the notes on their origin, with references to their sound files.
 
-    Those that lie beside them (`*_manifest.json`) are a part of it too, where their recordings are there: so the same
-    files are the same artifact, whichever of a corpus's manifests are asked for, and the input of a training is what
+    The other manifests in the same folder (`*_manifest.json`) are included if their recordings exist. So the artifact
+    is the same whichever manifests of a corpus it is made for, and the input of a training is the artifact that
     `log_corpus` logged.
 
+    Args:
+        manifests: the paths.
+        data: the manifests that have been parsed already.
+        is_stopped: called for each recording; True ends the work.
+
     Raises:
-        InputError: a manifest can't be used, or a recording isn't there.
+        InputError: a manifest can't be used, or a recording is missing.
+        Stopped: `is_stopped` returned True.
     """
-    folder = _folder(manifests)
-    manifests = _with_those_beside(manifests, folder)
-    recordings = _recordings(manifests)
+    folder, data = _folder(manifests), data or TrainingData()
+    manifests = _with_neighbors(manifests, folder, data)
+    recordings = _recordings(manifests, data)
     artifact = _artifact(folder, "manifests", "what a model is trained and measured on", len(recordings))
-    artifact.metadata["utterances"] = {
-        Path(path).name: len(manifest.read_manifest(path, check_audio=False)) for path in manifests
-    }
-    for path in [*map(Path, manifests), folder / manifest.CORPUS_NOTES]:
+    artifact.metadata["utterances"] = {path.name: data.listing(path).utterances for path in manifests}
+    for path in [*manifests, folder / manifest.CORPUS_NOTES]:
         if path.is_file():
-            artifact.add_file(str(path), name=_name(path.absolute(), folder))
-    return _refer(artifact, recordings, folder)
+            artifact.add_file(str(path), name=_name(path, folder))
+    return _refer(artifact, recordings, folder, is_stopped)
 
 
 def log_corpus(run: "wandb.Run", manifests: Sequence[str | os.PathLike]) -> "wandb.Artifact":
     """Log a corpus as two artifacts, the manifests made of the recordings, and return the second.
 
     Raises:
-        InputError: a manifest can't be used, or a recording isn't there.
+        InputError: a manifest can't be used, or a recording is missing.
     """
-    log_input(run, recordings_artifact(manifests))
-    made = manifests_artifact(manifests)
+    data = TrainingData()
+    log_input(run, recordings_artifact(manifests, data))
+    made = manifests_artifact(manifests, data)
     run.log_artifact(made)
     return made
 
@@ -72,21 +91,25 @@ def _folder(manifests: Sequence[str | os.PathLike]) -> Path:
     return Path(manifests[0]).absolute().parent
 
 
-def _with_those_beside(manifests: Sequence[str | os.PathLike], folder: Path) -> list[Path]:
+def _with_neighbors(manifests: Sequence[str | os.PathLike], folder: Path, data: TrainingData) -> list[Path]:
     given = [Path(path).absolute() for path in manifests]
+    for path in given:
+        if not data.listing(path).has_audio:
+            manifest.read_manifest(path)  # raises the error, with the line
     for path in sorted(folder.glob("*_manifest.json")):
         if path not in given:
             try:
-                manifest.read_manifest(path)
-            except InputError:  # it is nothing that was asked for
+                usable = data.listing(path).has_audio
+            except InputError:  # the caller did not ask for this one
                 continue
-            given.append(path)
+            if usable:
+                given.append(path)
     return sorted(given)
 
 
-def _recordings(manifests: Sequence[str | os.PathLike]) -> list[Path]:
-    utterances = (utterance for path in manifests for utterance in manifest.read_manifest(path))
-    return [Path(file) for file in dict.fromkeys(utterance["audio_filepath"] for utterance in utterances)]
+def _recordings(manifests: Iterable[Path], data: TrainingData) -> list[Path]:
+    files = (file for path in manifests for file in data.listing(path).recordings)
+    return [Path(file) for file in dict.fromkeys(files)]
 
 
 def _artifact(folder: Path, kind: str, description: str, recordings: int) -> "wandb.Artifact":
@@ -98,10 +121,14 @@ def _artifact(folder: Path, kind: str, description: str, recordings: int) -> "wa
     return wandb.Artifact(name, type="dataset", description=f"{corpus}: {description}", metadata=metadata)
 
 
-def _refer(artifact: "wandb.Artifact", files: Iterable[Path], folder: Path) -> "wandb.Artifact":
-    for file in files:
-        file = Path(os.path.abspath(file))
-        artifact.add_reference(file.as_uri(), name=_name(file, folder))  # notes its MD5 and size
+def _refer(
+    artifact: "wandb.Artifact", files: Iterable[Path], folder: Path, is_stopped: Callable[[], bool] = lambda: False
+) -> "wandb.Artifact":
+    with contextlib.closing(file_digests(files, folder)) as digests:
+        for file, size, md5 in digests:
+            if is_stopped():
+                raise Stopped
+            add_reference(artifact, _name(file, folder), file.as_uri(), size, md5)
     return artifact
 
 

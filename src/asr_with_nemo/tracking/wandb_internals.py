@@ -3,6 +3,7 @@
 Read in wandb 0.31 and lightning 2.4; tests/tracking/test_wandb_internals.py checks that each name still exists.
 """
 
+import base64
 import functools
 import os
 from collections.abc import Sequence
@@ -51,6 +52,22 @@ def keep_artifacts() -> None:
             settings.mode = mode
 
     wandb.Run._log_artifact = log_as_offline
+
+
+def add_reference(artifact: "wandb.Artifact", name: str, uri: str, size: int, md5: bytes) -> None:
+    """Add a file to an artifact by reference, as `artifact.add_reference` does, with a digest that is known already.
+
+    Args:
+        artifact: not yet logged.
+        name: of the file in the artifact.
+        uri: of the file.
+        size: of the file, in bytes.
+        md5: its digest, 16 bytes.
+    """
+    from wandb.sdk.artifacts.artifact_manifest_entry import ArtifactManifestEntry
+
+    digest = base64.b64encode(md5).decode()
+    artifact.manifest.add_entry(ArtifactManifestEntry(path=name, ref=uri, size=size, digest=digest))
 
 
 def log_input(run: "wandb.Run", artifact: "wandb.Artifact", aliases: Sequence[str] = ("latest",)) -> None:

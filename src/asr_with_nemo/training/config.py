@@ -1,4 +1,4 @@
-"""Training configs: read them, apply overrides, fit them to this machine, and check them before any time is lost."""
+"""Training configs: read, apply overrides, adapt to the machine, and check before the training starts."""
 
 import difflib
 import hashlib
@@ -18,12 +18,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from asr_with_nemo.base.machine import has_working_gpu, usable_cores
 from asr_with_nemo.base.values import is_number, is_whole
-from asr_with_nemo.data import manifest, sizes
+from asr_with_nemo.data import sizes
+from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
 
 DATASETS = ("train_ds", "validation_ds", "test_ds")
-GIVEN = ("seed", "final", "fraction", "exp_manager.resume_from_checkpoint")
-"""Keys that can be given on the command line whether the config has them or not."""
+_ALWAYS_ALLOWED = ("seed", "final", "fraction", "exp_manager.resume_from_checkpoint")
+"""Keys that can be overridden even if the config doesn't have them, as NeMo's own configs don't."""
 
 
 def load_config(
@@ -31,10 +32,16 @@ def load_config(
 ) -> DictConfig:
     """Read a NeMo config and apply Hydra overrides (`model.optim.lr=0.01`, `+new.key=1`, `~key`).
 
-    `GIVEN`, which NeMo's own configs lack, can always be given.
+    `seed`, `final`, `fraction` and `exp_manager.resume_from_checkpoint`, which NeMo's own configs lack, can always be
+    overridden.
+
+    Args:
+        config_path: the folder of the config.
+        config_name: its name, with or without `.yaml`.
+        overrides: those of the command line.
 
     Raises:
-        InputError: no such config, an override that can't be read, or one of a key that doesn't exist.
+        InputError: the config doesn't exist or is invalid, or an override can't be parsed or has an unknown key.
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -45,29 +52,31 @@ def load_config(
     file = folder / f"{config_name.removesuffix('.yaml')}.yaml"
     if not file.is_file():
         texts = {path.name: path.read_text(encoding="utf-8", errors="ignore") for path in folder.glob("*.yaml")}
-        # Others are of sweeps, studies and machines.
-        there = sorted(name for name, text in texts.items() if re.search(r"^(model|defaults):", text, re.MULTILINE))
-        raise InputError(f"{file}: no such config; the folder holds {', '.join(there) or 'no config at all'}")
+        # The other files describe sweeps, studies and machines.
+        configs = sorted(name for name, text in texts.items() if re.search(r"^(model|defaults):", text, re.MULTILINE))
+        raise InputError(f"{file}: no such config; the folder has {', '.join(configs) or 'none'}")
     for item in overrides:
         try:
             OverridesParser.create().parse_override(item)
         except HydraException as error:
             reason = str(error).splitlines()[0]
-            raise InputError(f"{item!r}: not an override ({reason}); expected key=value, +key=value or ~key") from error
+            raise InputError(
+                f"{item!r}: can't be parsed as an override ({reason}); expected key=value, +key=value or ~key"
+            ) from error
     try:
         with initialize_config_dir(str(folder), version_base=None):
             name = config_name.removesuffix(".yaml")
-            given = [f"++{item}" if item.split("=")[0] in GIVEN else item for item in overrides]
+            given = [f"++{item}" if item.split("=")[0] in _ALWAYS_ALLOWED else item for item in overrides]
             config = compose(name, overrides=given)
-        OmegaConf.to_container(config, resolve=True)  # a reference to nothing is found here
+        OmegaConf.to_container(config, resolve=True)  # finds references to missing keys
     except (HydraException, OmegaConfBaseException) as error:
-        if told := _input_error(error):  # what the config asks of the corpus can't be told
-            raise told from None
+        if ours := _input_error(error):  # of `${corpus:...}`
+            raise ours from None
         raise InputError(_explain(error, file)) from error
-    except Exception as error:  # of the YAML parser, which differs between versions
+    except Exception as error:  # the YAML parser's errors differ between versions
         raise InputError(f"{file}: can't be read as YAML: {error}") from error
     if not isinstance(config.get("model"), DictConfig):
-        raise InputError(f"{file}: has no `model:` section, so it is no NeMo training config")
+        raise InputError(f"{file}: has no `model:` section, so it isn't a NeMo training config")
     if not isinstance(config.get("seed", 0), int):
         raise InputError(f"seed={config.seed}: expected a whole number")
     if not isinstance(config.get("final", False), bool):
@@ -75,21 +84,21 @@ def load_config(
     fraction = config.get("fraction", 1)
     if not is_number(fraction) or not 0 < fraction <= 1:
         raise InputError(
-            f"fraction={fraction}: expected the part of the training utterances to take, above 0 and up to 1"
+            f"fraction={fraction}: expected the fraction of the training utterances to use, above 0 and at most 1"
         )
     check_tracking(config)
     return config
 
 
 def _input_error(error: BaseException | None) -> InputError | None:
-    """The error of ours that a library has wrapped into its own, if there is one."""
+    """Return the InputError that a library has wrapped into an error of its own, if there is one."""
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
     return error
 
 
 def _explain(error: Exception, file: Path) -> str:
-    """Hydra's complaint about an override, with the nearest keys that do exist."""
+    """Return Hydra's message about an override, with the most similar keys of the config."""
     message = str(error).splitlines()[0]
     wrong = re.search(r"Could not override '([^']+)'", message)
     if not wrong:
@@ -103,7 +112,12 @@ def _explain(error: Exception, file: Path) -> str:
 
 
 def all_keys(config: DictConfig, prefix: str = "") -> list[str]:
-    """Every dotted key of a config."""
+    """Return all dotted keys of a config.
+
+    Example:
+        >>> all_keys(OmegaConf.create({"model": {"optim": {"lr": 0.01}}, "seed": 0}))
+        ['model', 'model.optim', 'model.optim.lr', 'seed']
+    """
     keys = []
     for key in config:
         keys.append(f"{prefix}{key}")
@@ -114,23 +128,34 @@ def all_keys(config: DictConfig, prefix: str = "") -> list[str]:
 
 
 def overridden_keys(overrides: Sequence[str]) -> set[str]:
-    """The dotted keys that were given on the command line, and that nothing may replace."""
+    """Return the dotted keys that were given on the command line, which nothing may replace.
+
+    Example:
+        >>> sorted(overridden_keys(["model.optim.lr=0.01", "+model.new=1", "~seed"]))
+        ['model.new', 'model.optim.lr']
+    """
     return {item.lstrip("+").split("=", 1)[0] for item in overrides if not item.startswith("~")}
 
 
-def is_overridden(key: str, bound: set[str]) -> bool:
-    """Whether a dotted key, or a section that it lies in, was given on the command line."""
+def is_overridden(key: str, overridden: set[str]) -> bool:
+    """Return whether a dotted key, or a section that contains it, was given on the command line.
+
+    Example:
+        >>> is_overridden("trainer.precision", {"trainer"}), is_overridden("trainer.precision", {"trainer.devices"})
+        (True, False)
+    """
     parts = key.split(".")
-    return any(".".join(parts[:end]) in bound for end in range(1, len(parts) + 1))
+    return any(".".join(parts[:end]) in overridden for end in range(1, len(parts) + 1))
 
 
 def machine_settings(gpu: bool) -> dict[str, object]:
-    """What a Trainer and the data loaders should use here: one process on a CPU, or every GPU.
+    """Return the settings of the Trainer and the data loaders for this machine: one process on a CPU, or all GPUs.
 
-    bf16 where the hardware has it (the weights stay fp32). Apple's GPU has no CTC loss, so a Mac trains on its CPU.
+    The precision is bf16-mixed where the hardware has bf16 (the weights stay fp32). Apple's GPU has no CTC loss, so a
+    Mac trains on its CPU.
     """
     if gpu:
-        # In a notebook's kernel CUDA is in use already, and processes can't be started from there.
+        # A notebook's kernel has initialised CUDA already, so it can't start further processes.
         devices = 1 if hasattr(sys, "ps1") or "ipykernel" in sys.modules else torch.cuda.device_count()
         return {
             "accelerator": "gpu",
@@ -141,7 +166,7 @@ def machine_settings(gpu: bool) -> dict[str, object]:
             "num_workers": min(8, usable_cores()),
             "pin_memory": True,
         }
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older torch: none known, so fp32
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older torch: fp32
     bf16 = capabilities.get("avx512_bf16", False)
     return {
         "accelerator": "cpu",
@@ -149,31 +174,32 @@ def machine_settings(gpu: bool) -> dict[str, object]:
         "num_nodes": 1,
         "strategy": "auto",
         "precision": "bf16-mixed" if bf16 else "32-true",
-        # Reading AN4's WAVs takes 1% of a step, and workers would take the cores that compute.
+        # Reading AN4's WAVs takes 1% of a step, and worker processes would compete for the cores.
         "num_workers": 0,
         "pin_memory": False,
     }
 
 
-def fit_to_machine(config: DictConfig, bound: set[str] = frozenset()) -> tuple[DictConfig, str]:
-    """Replace what a config says of GPUs, devices, strategy, precision and workers by what this machine has.
+def fit_to_machine(config: DictConfig, overridden: set[str] = frozenset()) -> tuple[DictConfig, str]:
+    """Replace a config's settings of GPUs, devices, strategy, precision and workers by those for this machine.
 
-    Trainer settings that Lightning no longer knows (old configs have `gpus`, `amp_level`) are left out.
+    Trainer settings that Lightning no longer has (`gpus` and `amp_level` of old configs) are removed.
 
     Args:
         config: a NeMo training config; it is not changed.
-        bound: dotted keys that stay as they are: those of the command line.
+        overridden: dotted keys given on the command line, which are not replaced.
 
     Returns:
-        the config for this machine, and one line that says what it uses and what was replaced.
+        the config for this machine, and one line that lists the settings used and those replaced.
 
     Raises:
-        InputError: a trainer setting given on the command line is none of Lightning's.
+        InputError: a trainer setting given on the command line is unknown to Lightning, or the config gives neither
+            epochs nor steps.
     """
     config = config.copy()
     with open_dict(config):
         config.trainer = config.get("trainer") or {}
-    on_cpu = is_overridden("trainer.accelerator", bound) and config.trainer.get("accelerator") == "cpu"
+    on_cpu = is_overridden("trainer.accelerator", overridden) and config.trainer.get("accelerator") == "cpu"
     machine = machine_settings(gpu=not on_cpu and has_working_gpu())
     known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
     replaced = []
@@ -181,48 +207,55 @@ def fit_to_machine(config: DictConfig, bound: set[str] = frozenset()) -> tuple[D
         trainer = config.trainer
         for key in list(trainer):
             if key not in known:
-                if is_overridden(f"trainer.{key}", bound):
-                    raise InputError(f"trainer.{key}: Lightning's Trainer has no such setting; it has {sorted(known)}")
+                if is_overridden(f"trainer.{key}", overridden):
+                    raise InputError(
+                        f"trainer.{key}: Lightning's Trainer has no such setting; expected one of {sorted(known)}"
+                    )
                 replaced.append(f"trainer.{key}={trainer.pop(key)}")
         if trainer.get("max_steps", -1) is None:
             trainer.max_steps = -1
         if trainer.get("max_epochs") is None and trainer.get("max_steps", -1) == -1:
-            raise InputError("the config doesn't say how long to train: give trainer.max_epochs or trainer.max_steps")
+            raise InputError("the length of the training is missing: give trainer.max_epochs or trainer.max_steps")
         for key in ("accelerator", "devices", "num_nodes", "strategy", "precision"):
-            _replace(trainer, "trainer", key, machine[key], bound, replaced)
-        if trainer.devices in (1, "1") and not is_overridden("trainer.strategy", bound):
+            _replace(trainer, "trainer", key, machine[key], overridden, replaced)
+        if trainer.devices in (1, "1") and not is_overridden("trainer.strategy", overridden):
             trainer.strategy = "auto"
         for name in DATASETS:
             dataset = config.model.get(name)
             if dataset is not None:
                 for key in ("num_workers", "pin_memory"):
-                    _replace(dataset, f"model.{name}", key, machine[key], bound, replaced)
+                    _replace(dataset, f"model.{name}", key, machine[key], overridden, replaced)
     line = f"machine: {trainer.accelerator}, {trainer.devices} device(s), precision {trainer.precision}"
     line += f" ({torch.cuda.get_device_name()})" if machine["accelerator"] == "gpu" else f", {usable_cores()} cores"
     return config, line + (f"; replaced {', '.join(replaced)}" if replaced else "")
 
 
-def _replace(section: DictConfig, prefix: str, key: str, value: object, bound: set[str], replaced: list[str]) -> None:
-    said = section.get(key)
-    if said == value or (is_overridden(f"{prefix}.{key}", bound) and said is not None):
+def _replace(
+    section: DictConfig, prefix: str, key: str, value: object, overridden: set[str], replaced: list[str]
+) -> None:
+    old = section.get(key)
+    if old == value or (is_overridden(f"{prefix}.{key}", overridden) and old is not None):
         return
-    # "auto" and the values that mean the same are no news to the reader.
-    if said not in (None, "auto", 32):
-        replaced.append(f"{prefix}.{key}={said}")
+    if old not in (None, "auto", 32):  # to report the replacement of a default would only be noise
+        replaced.append(f"{prefix}.{key}={old}")
     section[key] = value
 
 
-def complete_config(config: DictConfig) -> DictConfig:
-    """Check the data that a config names, and put `labels` and `sample_rate` where NeMo 3 looks for them.
+def complete_config(config: DictConfig, data: TrainingData | None = None) -> DictConfig:
+    """Check a config and the data that it names, and put `labels` and `sample_rate` where NeMo 3 expects them.
 
-    With `final: true` the training is one whose recipe has been chosen: it gets the dev set too (`train_all`), reads no
-    dev set and keeps the last epoch.
+    With `final: true`, for a training whose settings have been chosen, the dev set is part of the training set
+    (`train_all`), nothing is validated, and the last epoch is kept.
+
+    Args:
+        config: a NeMo training config; it is not changed.
+        data: keeps the parsed manifests.
 
     Raises:
-        InputError: a manifest isn't given, isn't there, or holds letters that the model can't spell or recordings that
-            it can't hear; data that has to stay held out would be trained on; the config isn't of a character CTC
-            model.
+        InputError: a manifest is not given or missing, or has letters that the model can't spell or recordings that it
+            can't be trained on; held-out data is in the training set; the config is not of a character CTC model.
     """
+    data = data or TrainingData()
     config = config.copy()
     model = config.model
     with open_dict(config):
@@ -230,19 +263,18 @@ def complete_config(config: DictConfig) -> DictConfig:
             _make_final(config)
         epochs, every = (config.get("trainer", {}).get(key) for key in ("max_epochs", "check_val_every_n_epoch"))
         if every and 0 < (epochs or 0) < every:
-            config.trainer.check_val_every_n_epoch = epochs  # a short training looks at the dev set at its end
+            config.trainer.check_val_every_n_epoch = epochs  # a short training is validated at its end
         decoder = model.get("decoder") or {}
         if "tokenizer" in model or "joint" in model or not decoder:
             raise InputError("the config is not of a character CTC model (model.decoder with a vocabulary of letters)")
         labels = model.get("labels") or config.get("labels") or decoder.get("vocabulary")
         if not labels or any(not isinstance(letter, str) or len(letter) != 1 for letter in labels):
-            raise InputError(f"model.labels is {labels}; expected a list of letters, a character each")
+            raise InputError(f"model.labels is {labels}; expected a list of letters, one character each")
         preprocessor = model.get("preprocessor") or {}
         model.labels = labels
         model.sample_rate = model.get("sample_rate") or preprocessor.get("sample_rate")
         if not preprocessor or not model.sample_rate:
             raise InputError("the config has no model.preprocessor with a sample_rate")
-        read = {}
         for name in DATASETS[:2]:
             dataset = model.get(name)
             if dataset is None or OmegaConf.is_missing(dataset, "manifest_filepath") or not dataset.manifest_filepath:
@@ -251,10 +283,9 @@ def complete_config(config: DictConfig) -> DictConfig:
             path = dataset.manifest_filepath
             if not isinstance(path, str) or dataset.get("is_tarred"):
                 raise InputError(f"model.{name}: expected one manifest file in manifest_filepath, and no tarred audio")
-            utterances = read[name] = read_training_manifest(path)
-            manifest.check_alphabet(path, utterances, model.labels)
-            manifest.check_recordings(path, utterances, model.sample_rate)
-        _check_held_out(config, read["train_ds"])
+            _check_manifest(path)
+            data.check_recordings(path, model.labels, model.sample_rate)
+        _check_held_out(config, data)
     return config
 
 
@@ -262,15 +293,27 @@ def _make_final(config: DictConfig) -> None:
     path = config.model.train_ds.manifest_filepath
     folder, name = os.path.split(path)
     if name not in ("train_manifest.json", "train_all_manifest.json"):
-        raise InputError(f"final=true trains on train_all_manifest.json, beside train_manifest.json; {path} is neither")
+        raise InputError(
+            f"final=true trains on the train_all_manifest.json in the folder of train_manifest.json; {path} is neither"
+        )
     config.model.train_ds.manifest_filepath = os.path.join(folder, "train_all_manifest.json")
     config.trainer.limit_val_batches = 0
 
 
-def _check_held_out(config: DictConfig, utterances: Sequence[manifest.Utterance]) -> None:
-    """Make sure that no recording and no speaker of the dev and test sets is trained on.
+def _check_manifest(path: str) -> None:
+    """Point a user without AN4 to the built-in corpus, if that is there."""
+    folder, other = Path(path).parent, Path(path).parent.with_name("synthetic")
+    if not Path(path).is_file() and folder.name == "an4" and (other / Path(path).name).is_file():
+        raise InputError(
+            f"{path}: no such manifest, but the built-in corpus exists: add data_dir={other}, or get AN4 with "
+            "scripts/prepare_an4.py --source an4"
+        )
 
-    The test set is the one that the config names, and the one beside the training manifest.
+
+def _check_held_out(config: DictConfig, data: TrainingData) -> None:
+    """Make sure that no recording and no speaker of the dev and test sets is in the training set.
+
+    The test set is the one that the config names, and the one in the folder of the training manifest.
     """
     path = Path(config.model.train_ds.manifest_filepath)
     others = {Path(config.model.validation_ds.manifest_filepath): "dev", path.with_name("test_manifest.json"): "test"}
@@ -281,31 +324,34 @@ def _check_held_out(config: DictConfig, utterances: Sequence[manifest.Utterance]
         if split == "dev" and config.get("final"):
             continue
         if other.is_file():
-            manifest.check_held_out(path, utterances, other, split)
+            data.check_held_out(path, other, split)
 
 
-def take_fraction(config: DictConfig) -> DictConfig:
-    """Let a training with `fraction: 0.1` read that part of its utterances.
+def take_fraction(config: DictConfig, data: TrainingData | None = None) -> DictConfig:
+    """Replace the training manifest of a config with `fraction: 0.1` by that fraction of its utterances.
 
-    The seed draws them; with the same seed, those of a smaller fraction are among those of a larger one. Their manifest
-    goes below the folder of trainings.
+    They are drawn by the seed; for the same seed, a smaller fraction is a subset of a larger one. The new manifest is
+    written below the folder of trainings.
 
     Args:
         config: a complete training config; it is not changed.
+        data: keeps the parsed manifests.
 
     Raises:
         InputError: the manifest can't be written.
     """
     if config.get("fraction", 1) == 1:
         return config
-    utterances = read_training_manifest(config.model.train_ds.manifest_filepath)
+    data = data or TrainingData()
+    utterances = data.parsed(config.model.train_ds.manifest_filepath).utterances
     order = random.Random(config.get("seed") or 0).sample(range(len(utterances)), len(utterances))
-    drawn = sorted(order[: max(1, round(config.fraction * len(utterances)))])
-    named = hashlib.sha256(json.dumps([utterances[place] for place in drawn]).encode()).hexdigest()[:12]
-    path = Path((config.get("exp_manager") or {}).get("exp_dir") or "runs") / "parts" / f"{named}.json"
+    places = sorted(order[: max(1, round(config.fraction * len(utterances)))])
+    drawn = [utterances[place] for place in places]
+    digest = hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:12]
+    path = Path((config.get("exp_manager") or {}).get("exp_dir") or "runs") / "parts" / f"{digest}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        manifest.write_manifest(path, [utterances[place] for place in drawn])
+        data.write(path, drawn)
     except OSError as error:
         raise InputError(f"{path}: can't be written ({error.strerror}); set exp_manager.exp_dir") from error
     config = config.copy()
@@ -313,34 +359,25 @@ def take_fraction(config: DictConfig) -> DictConfig:
     return config
 
 
-def read_training_manifest(path: str) -> list[manifest.Utterance]:
-    folder, other = Path(path).parent, Path(path).parent.with_name("synthetic")
-    if not Path(path).is_file() and folder.name == "an4" and (other / Path(path).name).is_file():
-        raise InputError(
-            f"{path}: no such manifest, but the built-in corpus is there: add data_dir={other}, or get AN4 with "
-            "scripts/prepare_an4.py --source an4"
-        )
-    return manifest.read_manifest(path)
-
-
 def checkpoint_settings(config: DictConfig) -> dict[str, object]:
+    """Return the metric by which the best checkpoint is chosen (`monitor`), and `mode`, "min" or "max"."""
     asked = (config.get("exp_manager") or {}).get("checkpoint_callback_params") or {}
     return {"monitor": asked.get("monitor", "val_wer"), "mode": asked.get("mode", "min")}
 
 
-DEFAULTS = {"keep_checkpoints": 3, "predictions_every": 5, "prediction_rows": 8}
-"""Of a config's `tracking:` section, which NeMo's own configs lack; configs/config.yaml says what they mean."""
+_TRACKING = {"keep_checkpoints": 3, "predictions_every": 5, "prediction_rows": 8}
+"""Defaults of a config's `tracking:` section, which NeMo's own configs lack; configs/config.yaml explains them."""
 
 
 def check_tracking(config: DictConfig) -> None:
-    """Check the settings of a training config that are about W&B.
+    """Check the W&B settings of a training config.
 
     Raises:
-        InputError: there is one that is not known, or has a value that it can't have.
+        InputError: a setting is unknown, or its value is invalid.
     """
     section = config.get("tracking") or OmegaConf.create()
-    if not isinstance(section, DictConfig) or section.keys() - DEFAULTS:
-        raise InputError(f"tracking={section}: expected no settings but {', '.join(DEFAULTS)}")
+    if not isinstance(section, DictConfig) or section.keys() - _TRACKING:
+        raise InputError(f"tracking={section}: expected no settings other than {', '.join(_TRACKING)}")
     for key, value in tracking_settings(config).items():
         least = 1 if key == "keep_checkpoints" else 0
         if not is_whole(value) or value < least:
@@ -351,9 +388,10 @@ def check_tracking(config: DictConfig) -> None:
 
 
 def tracking_settings(config: DictConfig) -> dict[str, int]:
-    return DEFAULTS | OmegaConf.to_container(config.get("tracking") or OmegaConf.create(), resolve=True)
+    """Return the `tracking:` section of a config, with the defaults of what is missing."""
+    return _TRACKING | OmegaConf.to_container(config.get("tracking") or OmegaConf.create(), resolve=True)
 
 
 def logger_settings(config: DictConfig) -> DictConfig | dict:
-    """What a config says of W&B's logger where NeMo looks for it."""
+    """Return the config's settings of W&B's logger, from where NeMo has them."""
     return (config.get("exp_manager") or {}).get("wandb_logger_kwargs") or {}

@@ -17,8 +17,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
-from asr_with_nemo.data import manifest
 from asr_with_nemo.data.archives import sha256_of
+from asr_with_nemo.data.training_data import parse_manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models import nemo_internals
 from asr_with_nemo.models.loading import alphabet, load_model, writes_letters
@@ -141,7 +141,7 @@ def _check_letters(config: DictConfig, letters: Sequence[str]) -> None:
     for name in DATASETS[:2]:
         path = (config.model.get(name) or {}).get("manifest_filepath")
         if isinstance(path, str) and Path(path).is_file():
-            strange = sorted(set(manifest.letters_of([path])) - set(letters))
+            strange = sorted(parse_manifest(path).letters - set(letters))
             if strange:
                 raise InputError(
                     f"{path}: its transcripts have {' '.join(map(repr, strange))}, which the alphabet "

@@ -1,11 +1,11 @@
-"""Training a NeMo model from a config, on whatever machine it is.
+"""Train a NeMo model from a config.
 
-A training lives in one folder, named for its config: the resolved config, checkpoints (the best and the last), a CSV
-log, and, at the end, the `.nemo` file. The same config again finds that folder: a training that was killed goes on, one
-that is finished is not done twice.
+Each training has a folder, named for its config: the resolved config, the best and the last checkpoint, a CSV log and,
+at the end, the `.nemo` file. The same config leads to the same folder: a killed training is resumed, and a finished one
+is not repeated.
 
-A W&B run notes of it: the config, the corpus that it is made from, metrics, a few transcripts while it learns, the
-checkpoints as versions of an artifact, and the `.nemo` file.
+A W&B run has the config, the corpus, metrics, a few hypotheses during the training, the checkpoints as versions of an
+artifact, and the `.nemo` file.
 """
 
 import hashlib
@@ -24,6 +24,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from asr_with_nemo.base.files import replacing, write_if_changed
 from asr_with_nemo.base.machine import quieten
+from asr_with_nemo.data.archives import sha256_of
+from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.names import SUMMARY
 from asr_with_nemo.tracking.session import configure_wandb, describe_mode, project_name
@@ -49,108 +51,123 @@ from asr_with_nemo.training.config import (
 from asr_with_nemo.training.wandb_callbacks import log_final, wandb_run
 
 
-def run_folder(config: DictConfig, start: Path | None = None) -> Path:
-    """The folder of a training: named for its config and its data, so that the same training finds it again.
+def _run_folder(config: DictConfig, digest: str) -> Path:
+    """Return the folder of a training, named for its config and its data so that the same training finds it again.
 
     Args:
         config: a complete training config.
-        start: the checkpoint of another training that this one goes on from.
+        digest: of the training (`_digest`).
     """
     place = config.get("exp_manager") or {}
-    folder = Path(place.get("exp_dir") or "runs") / f"{config.get('name') or 'model'}-{_digest(config, start)[:8]}"
+    folder = Path(place.get("exp_dir") or "runs") / f"{config.get('name') or 'model'}-{digest[:8]}"
     if place.get("resume_if_exists", True) or not folder.exists():
         return folder
     takes = [folder.with_name(f"{folder.name}-{n}") for n in range(2, 10_000)]
     new = next(number for number, take in enumerate(takes) if not take.exists())
-    # The processes of the other GPUs start when the first has made its folder.
+    # The processes of the other GPUs start after the first one has made its folder.
     return takes[new] if rank_zero_only.rank == 0 else [folder, *takes][new]
 
 
 def _digest(config: DictConfig, start: Path | None) -> str:
-    """SHA-256 of all that decides what a training ends with."""
+    """Return the SHA-256 of all that determines the trained weights.
+
+    Args:
+        config: a complete training config.
+        start: the checkpoint of another training that this one continues.
+    """
     settings = OmegaConf.to_container(config, resolve=True)
     place = settings.pop("exp_manager", None) or {}
     settings.pop("tracking", None)
-    parts = [json.dumps([settings, place.get("ema")], sort_keys=True).encode()]
-    parts += [Path(config.model[name].manifest_filepath).read_bytes() for name in DATASETS[:2]]
-    parts += [start.read_bytes()] if start else []
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+    digest = hashlib.sha256(json.dumps([settings, place.get("ema")], sort_keys=True).encode())
+    for file in [*(config.model[name].manifest_filepath for name in DATASETS[:2]), *([start] if start else [])]:
+        digest.update(b"\0")
+        with open(file, "rb") as content:
+            while block := content.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def train(
     config: DictConfig,
-    bound: set[str] = frozenset(),
+    overridden: set[str] = frozenset(),
     callbacks: Sequence[pl.Callback] = (),
     begin: Callable[[pl.LightningModule], None] | None = None,
 ) -> Path:
-    """Train as a config says and return the path of the `.nemo` file.
+    """Train a model from a config and return the path of the `.nemo` file.
 
     Args:
-        config: a complete NeMo training config, as `load_config` gives it.
-        bound: the dotted keys that the machine's settings must not replace (`bound_keys`).
-        callbacks: further ones for Lightning's Trainer.
-        begin: called with the model before its first step, to set the weights that it starts from, say. What it does
-            has to follow from the config, by which a finished training is known again.
+        config: a complete NeMo training config, as `load_config` returns it.
+        overridden: the dotted keys that the machine's settings must not replace (`overridden_keys`).
+        callbacks: further callbacks for Lightning's Trainer.
+        begin: called with the model before the first step, for example to set the initial weights. Its effect must
+            follow from the config, since a finished training is recognised by that.
 
     Raises:
-        InputError: the data or the config can't be used, with what to change.
+        InputError: the data or the config can't be used, with the next step.
     """
     quieten()
     if config.get("finetuning") and begin is None:
-        raise InputError("the config is of a fine-tuning, which begins with a model's weights; use scripts/finetune.py")
-    config, machine_line = fit_to_machine(take_fraction(complete_config(config)), bound)
-    if not is_overridden("exp_manager.resume_if_exists", bound) and config.get("exp_manager"):
+        raise InputError("the config is for fine-tuning, which starts from a model's weights; use scripts/finetune.py")
+    data = TrainingData()
+    config, machine_line = fit_to_machine(take_fraction(complete_config(config, data), data), overridden)
+    if not is_overridden("exp_manager.resume_if_exists", overridden) and config.get("exp_manager"):
         with open_dict(config):
-            config.exp_manager.resume_if_exists = True  # NeMo's configs say false; to go on loses nothing
+            config.exp_manager.resume_if_exists = True  # false in NeMo's configs; resuming loses nothing
     start = starting_point(config)
-    folder = run_folder(config, start)
+    digest = _digest(config, start)
+    folder = _run_folder(config, digest)
     model_path = folder / f"{config.get('name') or 'model'}.nemo"
-    say = rank_zero_only(print)
-    say(machine_line)
+    log = rank_zero_only(print)
+    log(machine_line)
     if (folder / SUMMARY).is_file() and model_path.is_file():
-        say(f"{folder} holds this very training, finished; exp_manager.resume_if_exists=false would do it again")
+        log(f"{folder} has this training, finished; exp_manager.resume_if_exists=false trains it again")
+        data.release()
         return model_path
 
     seed = config.get("seed") or 0
     pl.seed_everything(seed, workers=True, verbose=False)
     last = folder / "checkpoints" / "last.ckpt"
-    own_start = last if last.is_file() else start  # killed and begun again, it is further than where it started from
+    own_start = last if last.is_file() else start  # of a killed training, the last checkpoint is the later one
     first_epoch = epoch_after(read_state(own_start)) if own_start else 0
-    origin = _origin(config, folder, start)
-    trainer, own = build_trainer(config, folder, first_epoch, bound, callbacks, origin)
+    origin = {"training": folder.name, "config": digest, "dev": _dev_digest(config)}
+    trainer, own = build_trainer(config, folder, first_epoch, overridden, callbacks, origin, data)
+    data.release()  # NeMo's dataset now takes that memory
     model = build_model(config, trainer)
     if begin:
         begin(model)
     weights = sum(parameter.numel() for parameter in model.parameters())
-    say(f"{config.get('name')}: {weights / 1e6:.1f} M weights, seed {seed}; all about this training is in {folder}")
+    log(f"{config.get('name')}: {weights / 1e6:.1f} M weights, seed {seed}; checkpoints and logs are in {folder}")
     if start:
         check_same_model(config, start, model)
     if first_epoch:
-        say(f"going on from the end of epoch {first_epoch}")
+        log(f"resuming from the end of epoch {first_epoch}")
     if trainer.is_global_zero:
         OmegaConf.save(config, folder / "config.yaml", resolve=True)
     if run := wandb_run(trainer):
         wandb_callbacks.start(run, config)
     try:
         trainer.fit(model, ckpt_path=str(own_start) if own_start else None)
-    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the one into the other
-        raise InputError(f"interrupted; the same command goes on from {folder}") from error
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
+        raise InputError(f"interrupted; the same command resumes from {folder}") from error
+    finally:
+        if not trainer.state.finished:
+            own["corpus"].cancel()
     if "stopping" in own and own["stopping"].stopped_epoch:
         patience, monitor = own["stopping"].patience, own["stopping"].monitor
-        say(f"stopped after epoch {trainer.current_epoch}: {monitor} was not better {patience} times in a row")
+        log(f"stopped after epoch {trainer.current_epoch}: {monitor} did not improve in {patience} validations")
     return _finish(config, trainer, model, model_path, own, origin)
 
 
 def check_alias(path: Path) -> None:
-    """Make sure, before a training, that its model can be given a name (`make_alias`).
+    """Make sure, before a training, that `make_alias` can give its model a second name.
 
     Raises:
-        InputError: it can't.
+        InputError: the name doesn't end in .nemo, is that of a file, or its folder can't be written to.
     """
     if path.suffix != ".nemo":
-        raise InputError(f"--output {path}: expected a name that ends with .nemo")
+        raise InputError(f"--output {path}: expected a name that ends in .nemo")
     if path.exists() and not path.is_symlink():
-        raise InputError(f"--output {path}: a file is there already; name another, or move it away")
+        raise InputError(f"--output {path}: the file already exists; give another name, or move it away")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -159,7 +176,7 @@ def check_alias(path: Path) -> None:
 
 @rank_zero_only
 def make_alias(model: Path, path: Path) -> None:
-    """Let a model be found under another name too: a link, which the next training may turn to its own model.
+    """Give a model a second name: a symbolic link, which the next training may point at its own model.
 
     Raises:
         InputError: the link can't be written.
@@ -171,17 +188,15 @@ def make_alias(model: Path, path: Path) -> None:
         raise InputError(f"--output {path}: can't be written ({error.strerror}); the model is {model}") from error
 
 
-def _origin(config: DictConfig, folder: Path, start: Path | None) -> dict[str, object]:
-    """Which training a model is of, and which dev set has measured it, for the metadata of an artifact."""
-    dev = hashlib.sha256(Path(config.model.validation_ds.manifest_filepath).read_bytes()).hexdigest()
-    return {"training": folder.name, "config": _digest(config, start), "dev": dev}
+def _dev_digest(config: DictConfig) -> str:
+    return sha256_of(Path(config.model.validation_ds.manifest_filepath))
 
 
 def build_model(config: DictConfig, trainer: pl.Trainer | None = None):
     """Build the NeMo model that a config describes (an `EncDecCTCModel`).
 
     Raises:
-        InputError: NeMo can't, with its reason.
+        InputError: NeMo can't build it, with NeMo's reason.
     """
     from nemo.collections.asr.models import EncDecCTCModel
 
@@ -192,7 +207,7 @@ def build_model(config: DictConfig, trainer: pl.Trainer | None = None):
     augmentation.register()
     try:
         model = EncDecCTCModel(cfg=config.model, trainer=trainer)
-    except Exception as error:  # NeMo, Hydra and torch raise of every kind for a wrong setting
+    except Exception as error:  # NeMo, Hydra and torch raise errors of any type for an invalid setting
         reason = str(error.__cause__ or error).strip()
         raise InputError(f"NeMo can't build this model: {reason}\nLook at the model: section of the config.") from error
     augmentation.seed_cutout(model)
@@ -204,7 +219,7 @@ def build_model(config: DictConfig, trainer: pl.Trainer | None = None):
 
 
 def _check_names(config: DictConfig) -> None:
-    """Make sure that NeMo knows the optimiser and the schedule, which it looks up only when training starts."""
+    """Make sure that NeMo knows the optimizer and the schedule, which it looks up only when training starts."""
     from nemo.core.optim.lr_scheduler import AVAILABLE_SCHEDULERS
     from nemo.core.optim.optimizers import AVAILABLE_OPTIMIZERS
 
@@ -215,29 +230,34 @@ def _check_names(config: DictConfig) -> None:
     ):
         name = section.get("name")
         if name is not None and str(name).lower() not in {str(one).lower() for one in known}:
-            raise InputError(f"{key}={name}: NeMo knows {', '.join(sorted(map(str, known)))}")
+            raise InputError(f"{key}={name}: unknown to NeMo; expected one of {', '.join(sorted(map(str, known)))}")
 
 
 def build_trainer(
     config: DictConfig,
     folder: Path,
     first_epoch: int = 0,
-    bound: set[str] = frozenset(),
+    overridden: set[str] = frozenset(),
     more: Sequence[pl.Callback] = (),
     origin: dict[str, object] | None = None,
+    data: TrainingData | None = None,
 ) -> tuple[pl.Trainer, dict[str, pl.Callback]]:
-    """A Lightning Trainer with the callbacks and loggers of the config's `exp_manager`, writing into `folder`.
+    """Build a Lightning Trainer with the callbacks and loggers of the config's `exp_manager`.
 
     Args:
         config: a complete training config.
-        folder: of the training.
-        first_epoch: from which it goes on.
-        bound: as for `train`.
+        folder: of the training, for checkpoints and logs.
+        first_epoch: the number of epochs that are finished already.
+        overridden: as for `train`.
         more: further callbacks.
         origin: metadata of the models that the training logs.
+        data: the manifests of the training.
 
     Returns:
         the trainer, and its callbacks by name ("checkpoint", "lines" and others).
+
+    Raises:
+        InputError: a setting is invalid, or the folder can't be written to.
     """
     manager = config.get("exp_manager") or {}
     asked = checkpoint_settings(config)
@@ -253,7 +273,7 @@ def build_trainer(
             mode=asked["mode"],
             save_top_k=1,
             save_last=True,
-            save_on_train_epoch_end=True,  # where a training can go on; also in epochs without validation
+            save_on_train_epoch_end=True,  # to resume from; also in epochs without validation
             enable_version_counter=False,
         ),
     }
@@ -269,8 +289,8 @@ def build_trainer(
     if os.isatty(2):
         callbacks["bar"] = TQDMProgressBar(leave=False)
     settings = OmegaConf.to_container(config.trainer, resolve=True)
-    settings.pop("logger", None)  # NeMo's configs say false and leave it to exp_manager
-    callbacks |= wandb_callbacks.callbacks(config, folder.name, origin or {})
+    settings.pop("logger", None)  # false in NeMo's configs, which leave it to exp_manager
+    callbacks |= wandb_callbacks.callbacks(config, folder.name, origin or {}, data or TrainingData())
     settings.update(
         callbacks=[*callbacks.values(), *more],
         enable_checkpointing=True,
@@ -280,20 +300,20 @@ def build_trainer(
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return pl.Trainer(**settings, logger=make_loggers(config, folder, bound)), callbacks
+        return pl.Trainer(**settings, logger=_make_loggers(config, folder, overridden)), callbacks
     except OSError as error:
         raise InputError(f"{folder}: can't be written to ({error.strerror}); set exp_manager.exp_dir") from error
     except InputError:
         raise
-    except Exception as error:  # Lightning raises its own, ValueError and TypeError for a wrong setting
+    except Exception as error:  # MisconfigurationException, ValueError or TypeError for an invalid setting
         raise InputError(f"the trainer: section of the config: {error}") from error
 
 
-def make_loggers(config: DictConfig, folder: Path, bound: set[str] = frozenset()) -> list[Logger]:
-    """The CSV log that always lies beside a training, and W&B's, offline where there is no key."""
+def _make_loggers(config: DictConfig, folder: Path, overridden: set[str]) -> list[Logger]:
+    """Return the CSV logger, and W&B's unless it is disabled; W&B's is offline without an API key."""
     loggers: list[Logger] = [CSVLogger(folder, name="csv", flush_logs_every_n_steps=1)]
     manager = config.get("exp_manager") or {}
-    if is_overridden("exp_manager.create_wandb_logger", bound) and not manager.get("create_wandb_logger"):
+    if is_overridden("exp_manager.create_wandb_logger", overridden) and not manager.get("create_wandb_logger"):
         return loggers
     mode = configure_wandb()
     if mode == "disabled":
@@ -305,8 +325,8 @@ def make_loggers(config: DictConfig, folder: Path, bound: set[str] = frozenset()
     logger = wandb_callbacks.RunLogger(
         project=project,
         name=asked.get("name") or folder.name,
-        group=asked.get("group") or folder.name,  # the parts of an interrupted training belong together
-        # Offline, W&B can't go on with a run; and one that was just killed may still be held by its service.
+        group=asked.get("group") or folder.name,  # groups the runs of an interrupted training
+        # Offline, W&B can't resume a run, and its service may still hold one that was just killed.
         id=kept.read_text() if mode == "online" and kept.is_file() else None,
         resume="allow" if mode == "online" else None,
         save_dir=os.environ["WANDB_DIR"],
@@ -317,20 +337,24 @@ def make_loggers(config: DictConfig, folder: Path, bound: set[str] = frozenset()
             write_if_changed(kept, logger.experiment.id)
         except OSError:
             raise
-        except Exception as error:  # W&B raises of every kind when its server can't be reached or refuses
-            raise InputError(f"W&B can't start a run ({error}); WANDB_MODE=offline keeps it here instead") from error
+        except Exception as error:  # W&B raises errors of any type if its server can't be reached or refuses
+            raise InputError(f"W&B can't start a run ({error}); WANDB_MODE=offline stores it locally") from error
     return [*loggers, logger]
 
 
 def read_log(folder: str | os.PathLike) -> list[dict[str, float]]:
-    """The CSV log of a training, one row an epoch, over all its restarts: `epoch`, `val_wer`, `train_loss_epoch`..."""
+    """Return the CSV log of a training over all its restarts, one row per epoch: `epoch`, `val_wer`, and so on.
+
+    Raises:
+        InputError: the folder has no such log.
+    """
     import pandas
 
     files = sorted(Path(folder).glob("csv/version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
     if not files:
-        raise InputError(f"{folder}: holds no log of a training (csv/version_*/metrics.csv)")
+        raise InputError(f"{folder}: has no log of a training (csv/version_*/metrics.csv)")
     log = pandas.concat([pandas.read_csv(file) for file in files])
-    # What an interrupted epoch had logged is replaced by what its second run logged.
+    # The rows of an interrupted epoch are replaced by those of its repetition.
     by_epoch = log.groupby("epoch").last().reset_index()
     return by_epoch.to_dict("records")
 
@@ -343,7 +367,7 @@ def _finish(
     callbacks: dict[str, pl.Callback],
     origin: dict[str, object],
 ) -> Path:
-    """Write the `.nemo` file of the best epoch; the summary that marks the training as finished comes last."""
+    """Write the `.nemo` file of the best epoch, then the summary that marks the training as finished."""
     from asr_with_nemo.training import augmentation
 
     best = best_checkpoint(callbacks["checkpoint"])
@@ -351,7 +375,7 @@ def _finish(
     if best:
         checkpoint = torch.load(best, map_location="cpu", weights_only=False)
         model.load_state_dict(checkpoint["state_dict"])
-    augmentation.forget(model.cfg.train_ds)  # what is saved is for anybody's NeMo
+    augmentation.forget(model.cfg.train_ds)  # so that NeMo without this package can load the file
     if trainer.is_global_zero:
         with replacing(path, keep_suffix=True) as partial:
             model.save_to(str(partial))
@@ -371,6 +395,8 @@ def _finish(
         }
         write_if_changed(path.parent / SUMMARY, json.dumps(summary, indent=1) + "\n")
     run = wandb_run(trainer)
+    if run:
+        callbacks["corpus"].finish(run)
     if run and logger_settings(config).get("log_model", True):
         log_final(run, path, summary, origin, checkpoint_settings(config)["mode"])
     for logger in trainer.loggers:

@@ -1,11 +1,11 @@
-"""What a W&B run holds of a training, beside its metrics.
+"""Log a training to W&B: config, corpus, predictions, checkpoints and the final model, next to the metrics.
 
-The config, once; the corpus that it is made from; every few epochs, a table of what the model makes of a few dev
-utterances, so that one can watch it learn; its checkpoints as versions of an artifact; and the model that it ends with.
-None of it changes what a training ends with, and a disk that is full costs no training.
+The corpus is an input artifact of the run. Every few epochs a table has the hypotheses for a few dev utterances. The
+checkpoints are versions of an artifact. Nothing here changes the trained weights, and a full disk ends no training.
 """
 
 import math
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,49 +17,40 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from omegaconf import DictConfig, OmegaConf
 
 from asr_with_nemo.data import audio, manifest
+from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.tracking import artifacts
+from asr_with_nemo.tracking.corpus_artifacts import manifests_artifact
 from asr_with_nemo.tracking.versions import fetch_model, list_versions, log_model
 from asr_with_nemo.tracking.wandb_internals import log_input
-from asr_with_nemo.training.config import logger_settings, tracking_settings
+from asr_with_nemo.training.config import DATASETS, logger_settings, tracking_settings
 
 if TYPE_CHECKING:
     import wandb
 
-METRICS = ("val_wer", "val_loss", "train_loss_epoch")
-"""Of an epoch, in the metadata of its checkpoint."""
+_METRICS = ("val_wer", "val_loss", "train_loss_epoch")
+"""Metrics of an epoch in the metadata of its checkpoint."""
 
 
-# --- While it runs ----------------------------------------------------------------------------------------------------
+# --- During the training ----------------------------------------------------------------------------------------------
 
 
 class RunLogger(WandbLogger):
-    """W&B's logger for a run whose config `start` gives it whole: the model's part of it isn't given once more."""
+    """W&B's logger for a run whose whole config `start` logs: the model's part is not logged again."""
 
     def log_hyperparams(self, params: object) -> None:
         """Do nothing."""
 
 
 def wandb_run(trainer: pl.Trainer) -> "wandb.Run | None":
-    """The W&B run of a training; None where there is none, and in all its processes but the first."""
+    """Return the W&B run of a training; None if there is none, and in all processes but the first."""
     loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
     return loggers[0].experiment if loggers and trainer.is_global_zero else None
 
 
 def start(run: "wandb.Run", config: DictConfig) -> None:
-    """Note in a run what its training is made from: config, corpus, and the model or checkpoint that it goes on from.
-
-    Raises:
-        InputError: a manifest can't be used.
-    """
-    from asr_with_nemo.tracking.corpus_artifacts import manifests_artifact
-
+    """Log the config of a training to its run, and the model or checkpoint that it starts from as an input."""
     run.config.update(OmegaConf.to_container(config, resolve=True), allow_val_change=True)
-    manifests = [config.model[name].manifest_filepath for name in ("train_ds", "validation_ds")]
-    try:
-        log_input(run, manifests_artifact(manifests))
-    except OSError as error:
-        print(_not_kept("the corpus", error), flush=True)
     others = (
         (config.get("exp_manager") or {}).get("resume_from_checkpoint"),
         (config.get("finetuning") or {}).get("model"),
@@ -69,17 +60,26 @@ def start(run: "wandb.Run", config: DictConfig) -> None:
             fetch_model(name.removeprefix(artifacts.PREFIX))
 
 
-def callbacks(config: DictConfig, training: str, metadata: dict[str, object]) -> dict[str, pl.Callback]:
-    """The callbacks that a config asks for, by name.
+def callbacks(
+    config: DictConfig, training: str, metadata: dict[str, object], data: TrainingData
+) -> dict[str, pl.Callback]:
+    """Return the callbacks for the W&B settings of a config, by name.
 
     Args:
         config: a complete training config.
         training: the name of the training, and of the artifact with its checkpoints unless the config names another.
-        metadata: of each of their versions.
+        metadata: of each version of that artifact.
+        data: the manifests of the training.
+
+    Raises:
+        InputError: a manifest can't be used.
     """
-    settings, found = tracking_settings(config), {}
+    manifests = [config.model[name].manifest_filepath for name in DATASETS[:2]]
+    found: dict[str, pl.Callback] = {"corpus": CorpusArtifact(manifests, data)}
+    settings = tracking_settings(config)
     if settings["predictions_every"] and settings["prediction_rows"]:
-        found["predictions"] = PredictionTable(settings["predictions_every"], settings["prediction_rows"])
+        utterances = data.sample(manifests[1], settings["prediction_rows"])
+        found["predictions"] = PredictionTable(settings["predictions_every"], utterances)
     asked = logger_settings(config)
     if asked.get("log_model") == "all":
         name = artifacts.valid_name(asked.get("checkpoint_name") or training)
@@ -87,16 +87,84 @@ def callbacks(config: DictConfig, training: str, metadata: dict[str, object]) ->
     return found
 
 
+class CorpusArtifact(pl.Callback):
+    """Log the manifests of a training and the digests of their recordings as an input of its run.
+
+    Training does not wait for it: a thread that starts after the first step makes the artifact. It is logged after the
+    first step for which it is ready, or else by `finish`.
+
+    Args:
+        manifests: the paths.
+        data: has them parsed.
+    """
+
+    def __init__(self, manifests: list[str], data: TrainingData):
+        self._manifests = manifests
+        self._data = data
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self._artifact: wandb.Artifact | None = None
+        self._error: Exception | None = None
+        self._is_done = False
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
+        if self._is_done:
+            return
+        run = wandb_run(trainer)
+        if run is None:
+            self._is_done = True
+        elif self._thread is None:
+            self._start()
+        elif not self._thread.is_alive():
+            self._log(run)
+
+    def finish(self, run: "wandb.Run") -> None:
+        """Log the artifact if it has not been logged yet."""
+        if self._is_done:
+            return
+        if self._thread is None:
+            self._start()
+        self._thread.join()
+        self._log(run)
+
+    def cancel(self) -> None:
+        """End the thread, when a training ends early."""
+        self._is_done = True
+        self._stopped.set()
+        if self._thread:
+            self._thread.join()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._make, name="corpus artifact", daemon=True)
+        self._thread.start()
+
+    def _make(self) -> None:
+        try:
+            self._artifact = manifests_artifact(self._manifests, self._data, self._stopped.is_set)
+        except Exception as error:  # of any type; `_log` reports it
+            self._error = error
+
+    def _log(self, run: "wandb.Run") -> None:
+        self._is_done = True
+        try:
+            if self._error:
+                raise self._error
+            log_input(run, self._artifact)
+        except Exception as error:  # no training ends for its lineage
+            print(_not_kept("the corpus", error), flush=True)
+        self._artifact = self._error = None  # of a large corpus, hundreds of MB
+
+
 class CheckpointArtifacts(Checkpoint):
     """Log the checkpoints as versions of a W&B artifact: the newest is `latest`, that of the best epoch `best`.
 
-    One for each epoch that was validated, with its metrics. Lightning's own way to do this, `log_model="all"`, makes
-    two of an epoch that is both the best and the last, copies each, and keeps them all. This is a `Checkpoint` because
-    Lightning calls those last, and in their order: when it is called, the epoch's checkpoint has been written.
+    Each validated epoch is one version, with its metrics. Lightning's own `log_model="all"` logs an epoch that is both
+    the best and the last one twice, copies each checkpoint, and keeps all copies. This class is a `Checkpoint` because
+    Lightning calls those last, in their order: so the epoch's checkpoint has been written when it is called.
 
     Args:
         name: of the artifact.
-        keep: of so many versions, and of the best, the files stay on this machine.
+        keep: the number of versions whose files stay on this machine, in addition to the best.
         metadata: of every version.
     """
 
@@ -118,8 +186,8 @@ class CheckpointArtifacts(Checkpoint):
         if run is None or not (is_best or is_validated or epoch == trainer.max_epochs):
             return
         self._best = saved.best_model_path
-        metrics = {name: float(trainer.callback_metrics[name]) for name in METRICS if name in trainer.callback_metrics}
-        # The best one's file is linked to as long as it is the best, so that it takes no space of its own.
+        metrics = {name: float(trainer.callback_metrics[name]) for name in _METRICS if name in trainer.callback_metrics}
+        # The best checkpoint is a hard link while it is the best, so that it takes no extra space.
         file = saved.best_model_path if is_best else saved.last_model_path
         aliases = [artifacts.BEST] if is_best else []
         try:
@@ -130,38 +198,35 @@ class CheckpointArtifacts(Checkpoint):
             self._lacks_space = True
 
     def close(self) -> None:
-        """Once the run has ended: what it could send is sent."""
+        """Remove staged files after the run has ended and sent what it could."""
         artifacts.drop_staged(self.name, self.keep)
 
 
 class PredictionTable(pl.Callback):
-    """Log every few epochs what the model makes of a few dev utterances, as a W&B table with players.
+    """Log a W&B table with the hypotheses for a few dev utterances, and audio players, every few epochs.
 
     Args:
-        every: epochs, from the first that is validated on; the last one has its table too.
-        rows: utterances, spread over the manifest, so that they are of several speakers.
+        every: epochs from one table to the next, from the first validated epoch on; the last epoch has one too.
+        utterances: of the dev set.
     """
 
-    def __init__(self, every: int, rows: int):
+    def __init__(self, every: int, utterances: list[manifest.Utterance]):
         self.every = every
-        self.rows = rows
+        self.utterances = utterances
         self._next = 1  # epoch
         self._lacks_space = False
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         is_due = epoch >= self._next or epoch == trainer.max_epochs
-        if trainer.sanity_checking or not is_due or wandb_run(trainer) is None:
+        if trainer.sanity_checking or not is_due or not self.utterances or wandb_run(trainer) is None:
             return
         self._next = epoch + self.every
-        chosen = self._choose(pl_module)
-        if not chosen:
-            return
         from asr_with_nemo.tracking import explore
 
         try:
-            with isolate_rng():  # the training's random numbers go on as if nothing had been
-                table = explore.wandb_table(self._read(trainer, pl_module, chosen), progress=False)
+            with isolate_rng():  # keeps the training's random numbers as they would be without the table
+                table = explore.wandb_table(self._transcribe(trainer, pl_module), progress=False)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
                     logger.log_metrics({"predictions": table}, trainer.global_step)
@@ -170,28 +235,23 @@ class PredictionTable(pl.Callback):
                 print(_not_kept(f"the table of epoch {epoch}", error), flush=True)
             self._lacks_space = True
 
-    def _choose(self, pl_module: pl.LightningModule) -> list[manifest.Utterance]:
-        utterances = manifest.read_manifest(pl_module.cfg.validation_ds.manifest_filepath)
-        whole = [utterance for utterance in utterances if not utterance.get("offset")]
-        return whole[:: max(1, len(whole) // self.rows)][: self.rows]
-
-    def _read(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, chosen: list[manifest.Utterance]
-    ) -> list[dict[str, object]]:
-        """What the model, in the state in which it is validated, makes of the utterances: rows for `wandb_table`."""
+    def _transcribe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[dict[str, object]]:
+        """Return rows for `wandb_table` with the hypotheses of the model as it is validated."""
         from nemo.collections.asr.metrics.wer import word_error_rate
 
         rate = pl_module.cfg.sample_rate
-        signals = [torch.from_numpy(audio.load_audio(utterance["audio_filepath"], rate)) for utterance in chosen]
+        signals = [
+            torch.from_numpy(audio.load_audio(utterance["audio_filepath"], rate)) for utterance in self.utterances
+        ]
         batch = torch.nn.utils.rnn.pad_sequence(signals, batch_first=True).to(pl_module.device)  # (B, t)
         lengths = torch.tensor([len(signal) for signal in signals], device=pl_module.device)
         with trainer.precision_plugin.val_step_context():
             log_probs, frames, _ = pl_module(input_signal=batch, input_signal_length=lengths)
             found = pl_module.decoding.ctc_decoder_predictions_tensor(log_probs, decoder_lengths=frames)
         rows = []
-        for utterance, hypothesis in zip(chosen, found, strict=True):
+        for utterance, hypothesis in zip(self.utterances, found, strict=True):
             reference, path = utterance["text"], Path(utterance["audio_filepath"])
-            # A beam search gives one list of hypotheses an utterance, the best first.
+            # A beam search returns a list of hypotheses for each utterance, the best first.
             text = (hypothesis[0] if isinstance(hypothesis, list) else hypothesis).text
             wer = round(word_error_rate([text], [reference]), 4) if reference.split() else None
             rows.append({"File": path.name, "Audio": path, "Reference": reference, "Hypothesis": text, "WER": wer})
@@ -199,16 +259,16 @@ class PredictionTable(pl.Callback):
 
 
 def log_final(run: "wandb.Run", path: Path, summary: dict[str, object], metadata: dict[str, object], mode: str) -> None:
-    """Log a finished training's model under its config's name.
+    """Log the model of a finished training as an artifact with the config's name.
 
-    `best` goes to it if no other of that name did better on the same dev set.
+    It gets the alias `best` if no other version of that artifact is better on the same dev set.
 
     Args:
-        run: the training's.
+        run: of the training.
         path: the .nemo file.
-        summary: of the training, as it lies in its folder.
+        summary: of the training, as in its folder.
         metadata: of the training's models.
-        mode: "min" or "max": which is better, less or more of what was monitored.
+        mode: whether lower ("min") or higher ("max") values of the monitored metric are better.
     """
     name, monitor, score = artifacts.valid_name(path.stem), summary["monitor"], summary["best"]
     metadata = metadata | {"epoch": summary["best_epoch"]} | ({} if score is None else {monitor: score})
@@ -218,7 +278,7 @@ def log_final(run: "wandb.Run", path: Path, summary: dict[str, object], metadata
         sign = -1 if mode == "max" else 1
         if score is not None and all(sign * score <= sign * other.get(monitor, sign * math.inf) for other in rivals):
             aliases.append(artifacts.BEST)
-    except InputError:  # the server can't be asked: then nobody knows
+    except InputError:  # the server can't be reached, so it is unknown which version is best
         pass
     try:
         log_model(run, path, name, aliases, metadata)
@@ -227,6 +287,7 @@ def log_final(run: "wandb.Run", path: Path, summary: dict[str, object], metadata
         print(_not_kept(f"the model {path.name}", error), flush=True)
 
 
-def _not_kept(what: str, error: OSError) -> str:
-    where = f"{error.filename2 or error.filename}: " if error.filename else ""
-    return f"W&B: {what} is not kept ({where}{error.strerror or error}); the training goes on"
+def _not_kept(kind: str, error: Exception) -> str:
+    file = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    reason = getattr(error, "strerror", None) or error
+    return f"W&B: {kind} is not kept ({f'{file}: ' if file else ''}{reason}); the training goes on"
