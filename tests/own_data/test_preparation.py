@@ -572,7 +572,7 @@ def test_errors_of_the_command_have_no_traceback(tmp_path: Path, command, argume
     assert "Traceback" not in error
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path):
     output = tmp_path / "results.json"
     sizes = ["--sizes", "500", "--sizes", "2000", "--seconds", "0.3"]

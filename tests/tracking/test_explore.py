@@ -380,6 +380,7 @@ def test_utterances_cut_out_of_longer_files_are_refused(small_corpus: Corpus, tm
 # --- The benchmark ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.proof
 def test_the_benchmark_compares_the_two_ways_to_draw_in_one_run(small_archive: Path, tmp_path: Path):
     options = ["--part", "pictures", "--figures", "2", "--repeats", "1"]
     done = run_script("benchmarks/data.py", "--archive", small_archive, *options, cwd=tmp_path)

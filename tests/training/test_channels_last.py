@@ -397,7 +397,7 @@ def test_a_model_saved_after_it_is_an_ordinary_nemo_file(small_corpus, tmp_path:
 # --- The benchmark ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_benchmark_measures_both_ways_in_one_run(small_corpus, tmp_path: Path):
     arguments = ["--data-dir", small_corpus.folder, "--quick", "--output", "figures.json"]
     done = run_script("benchmarks/training.py", *arguments, cwd=tmp_path)

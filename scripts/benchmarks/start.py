@@ -21,7 +21,7 @@ from tqdm import tqdm
 from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 UTTERANCES = 60  # synthetic recordings, of which all rows are hard links
 PHASES = (
     "imports",
@@ -159,9 +159,9 @@ def main(
 
         git worktree add ../before COMMIT
 
-        python scripts/benchmark_start.py --source ../before/src --output results/start.json
+        python scripts/benchmarks/start.py --source ../before/src --output results/start.json
 
-        python scripts/benchmark_start.py --rows 1000
+        python scripts/benchmarks/start.py --rows 1000
     """
     if child:
         train(child)
@@ -190,7 +190,7 @@ def main(
             f"the peak memory by {grown:,.0f} MiB. The digests of the recordings, for the W&B artifact, are computed "
             "after the first step."
         )
-        command = ["python", "scripts/benchmark_start.py", f"--rows={rows}"]
+        command = ["python", "scripts/benchmarks/start.py", f"--rows={rows}"]
         command += ["--source=../before/src"] if source else []
         save_measurement(output, "The start of a training", about, found, shlex.join(command))
         typer.echo(f"results: {output}")
