@@ -27,7 +27,7 @@ def stage(script: str, *arguments: str) -> str:
         InputError: the command failed.
     """
     command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     lines = []
     for line in process.stdout:
         print("   ", line, end="", flush=True)
@@ -64,7 +64,6 @@ def main(
 
         python scripts/tools/run_study.py patience
     """
-    results = results.absolute()  # the stages run in the course's folder
     studies = OmegaConf.to_container(OmegaConf.load(file))
     if study not in studies:
         raise InputError(f"{file}: has no study {study!r}; it has {', '.join(studies)}")

@@ -213,9 +213,22 @@ def test_the_synthetic_corpus_of_another_seed_replaces_the_first(tmp_path: Path)
 # --- Interrupted ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("source", ["an4", "synthetic"])
-def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_files(archive: Path, tmp_path: Path, source: str):
-    arguments = ["--source", source] + (["--archive", str(archive)] if source == "an4" else ["--utterances", "200"])
+@pytest.mark.parametrize(
+    ("source", "whole_corpus", "shares"),
+    [
+        ("an4", False, (0.6, 0.8)),
+        ("synthetic", False, (0.6, 0.8)),
+        pytest.param("an4", True, (0.35, 0.5, 0.6, 0.7, 0.8, 0.9), marks=pytest.mark.proof),
+        pytest.param("synthetic", True, (0.35, 0.5, 0.6, 0.7, 0.8, 0.9), marks=pytest.mark.proof),
+    ],
+)
+def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_files(
+    archive: Path, small_archive: Path, tmp_path: Path, source: str, whole_corpus: bool, shares: tuple[float, ...]
+):
+    size = ["--archive", str(archive if whole_corpus else small_archive)]
+    if source == "synthetic":
+        size = ["--utterances", "200" if whole_corpus else "60"]
+    arguments = ["--source", source, *size]
     started = time.monotonic()
     whole = run_script("prepare_an4.py", "--data-dir", tmp_path / "whole", *arguments, cwd=tmp_path)
     seconds = time.monotonic() - started
@@ -224,7 +237,7 @@ def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_files(archive: P
     killed = tmp_path / "killed"
     command = [sys.executable, str(ROOT / "scripts/prepare_an4.py"), "--data-dir", str(killed), *arguments]
     kills = 0
-    for share in (0.35, 0.5, 0.6, 0.7, 0.8, 0.9):
+    for share in shares:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             process.wait(share * seconds)

@@ -43,13 +43,13 @@ def test_a_study_is_run_once_and_ends_in_a_table(
     study.parent.mkdir()
     study.write_text(STUDY.format(arpa=arpa, model=small_model, manifest=small_corpus.manifest("test")))
     arguments = ["tried", "--file", study, "--data-dir", small_corpus.folder, "--results", tmp_path / "results"]
-    done = run_script("tools/run_study.py", *arguments, cwd=ROOT, WANDB_MODE="disabled")
+    done = run_script("tools/run_study.py", *arguments, cwd=tmp_path, WANDB_MODE="disabled")
     assert done.returncode == 0, done.stdout + done.stderr
 
     files = {path.name for path in (tmp_path / "results" / "tried").iterdir()}
     names = ("one-epoch-seed0-greedy", "one-epoch-seed0-beam", "two-epochs-made-before")
     assert files == {f"{name}.{suffix}" for name in names for suffix in ("json", "tsv")}
-    again = run_script("tools/run_study.py", *arguments, cwd=ROOT)
+    again = run_script("tools/run_study.py", *arguments, cwd=tmp_path)
     assert (again.returncode, again.stdout.count("is there")) == (0, 2)
 
     monkeypatch.chdir(tmp_path)
@@ -105,7 +105,7 @@ def test_a_run_may_start_from_anothers_model(small_corpus: an4.Corpus, tmp_path:
     study.parent.mkdir()
     study.write_text(STARTS.format(data=tmp_path / "data"))
     arguments = ["starts", "--file", study, "--data-dir", small_corpus.folder, "--results", folder]
-    done = run_script("tools/run_study.py", *arguments, cwd=ROOT, WANDB_MODE="disabled")
+    done = run_script("tools/run_study.py", *arguments, cwd=tmp_path, WANDB_MODE="disabled")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("starts from runs/jasper_4x1-") == 1
 
