@@ -287,7 +287,7 @@ def test_transcripts_are_read_with_and_without_sentence_marks(tmp_path: Path):
     transcripts, problems = an4.read_transcripts(path)
     assert transcripts == {"a-1": "enter six", "a-2": "rubout g m", "a-3": "yes", "a-4": ""}
     assert len(problems) == 1
-    assert "line 6: the id a-1 stands there twice" in problems[0]
+    assert "line 6: " in problems[0] and "a-1" in problems[0]
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_an_archive_that_would_write_elsewhere_is_refused(small_archive: Path, t
         member = tarfile.TarInfo("../escaped.txt")
         member.size = 3
         tar.addfile(member, io.BytesIO(b"boo"))
-    with pytest.raises(InputError, match="outside of the folder"):
+    with pytest.raises(InputError, match=r"\.\./escaped\.txt"):
         an4.prepare(tmp_path / "data", archive=str(bad), progress=False)
     assert not (tmp_path / "escaped.txt").exists()
 
@@ -339,10 +339,10 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, small_archive: Path):
 
 
 def test_an_unknown_source_and_a_corpus_too_small(tmp_path: Path):
-    with pytest.raises(InputError, match="expected auto, an4 or synthetic"):
+    with pytest.raises(InputError, match="librispeech"):
         an4.prepare(tmp_path, source="librispeech")
     for count in (3, 5000):
-        with pytest.raises(InputError, match=f"{count} utterances: expected 20 .* to 1078"):
+        with pytest.raises(InputError, match=f"{count} .*20 .*1078"):
             an4.prepare(tmp_path, source="synthetic", utterances=count)
 
 

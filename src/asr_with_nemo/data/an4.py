@@ -24,12 +24,12 @@ PLACES = (
 )
 """Places that are known to have served the archive."""
 ARCHIVE_NAME = "an4_sphere.tar.gz"
-GIVE_UP_AFTER = 30.0
+_GIVE_UP_AFTER = 30.0
 """Seconds after which a machine without a network goes on without AN4."""
 SPLITS = {"train": "an4_clstk", "test": "an4test_clstk"}
 """Split → the folder of its recordings below wav/."""
-TRAIN_UTTERANCES, DEV_UTTERANCES = 948, 100
-DEV_SEED = 0  # fixed, so that everybody's dev set is the same, whatever the seed of a training
+_TRAIN_UTTERANCES, _DEV_UTTERANCES = 948, 100
+_DEV_SEED = 0  # fixed, so that everybody's dev set is the same, whatever the seed of a training
 _TRANSCRIPT = re.compile(r"(?P<words>.*?)\s*\((?P<id>[^()\s]+)\)\s*")
 
 
@@ -177,7 +177,7 @@ def read_transcripts(path: str | os.PathLike) -> tuple[dict[str, str], list[str]
     return transcripts, problems
 
 
-def fetch_archive(data_dir: Path, archive: str | None = None, progress: bool = True) -> Path:
+def _fetch_archive(data_dir: Path, archive: str | None = None, progress: bool = True) -> Path:
     """AN4's archive as a file: the one that was named, the one in `data_dir`, or a download into `data_dir`.
 
     Raises:
@@ -207,7 +207,7 @@ def _download(kept: Path, progress: bool) -> None:
     reasons = []
     while places:
         try:
-            served = download.download_first(places, kept, give_up_after=GIVE_UP_AFTER, progress=progress)
+            served = download.download_first(places, kept, give_up_after=_GIVE_UP_AFTER, progress=progress)
         except download.DownloadError as error:
             reasons.append(str(error))
             break
@@ -231,7 +231,7 @@ def _prepare_an4(data_dir: Path, archive: str | None, utterances: int | None, pr
     is_url = bool(archive and _is_url(archive))
     named = {"archive": archive} if is_url else {}
     if archive and not is_url:
-        named = {"sha256": archives.sha256_of(fetch_archive(data_dir, archive))}
+        named = {"sha256": archives.sha256_of(_fetch_archive(data_dir, archive))}
     same_archive = bool(state) and all(state.get(key) == value for key, value in named.items())
     if same_archive and _is_whole(folder, state, request):
         return Corpus("an4", folder, state["utterances"], changed=False, limit=utterances)
@@ -241,7 +241,7 @@ def _prepare_an4(data_dir: Path, archive: str | None, utterances: int | None, pr
     # With an archive at hand, what was damaged is unpacked again.
     damaged = bool(state and state["problems"]) and bool(archive or (data_dir / ARCHIVE_NAME).is_file())
     if origin is None or damaged or not _tree_is_whole(folder, state):
-        path = fetch_archive(data_dir, archive, progress)
+        path = _fetch_archive(data_dir, archive, progress)
         origin = {
             "archive": archive if is_url else path.name,
             "sha256": named.get("sha256") or archives.sha256_of(path),
@@ -331,7 +331,7 @@ def _finish(folder: Path, request: dict, progress: bool) -> Corpus:
         ]
         splits[split] = [(recordings[name], text) for name, text in transcripts.items() if name in recordings]
     if request["limit"] and request["name"] == "an4":  # the synthetic corpus was made in that size
-        train = round(request["limit"] * TRAIN_UTTERANCES / synthetic.FULL_SIZE)
+        train = round(request["limit"] * _TRAIN_UTTERANCES / synthetic.FULL_SIZE)
         splits = {"train": _spread(splits["train"], train), "test": _spread(splits["test"], request["limit"] - train)}
 
     wanted = [sphere for rows in splits.values() for sphere, _ in rows]
@@ -357,8 +357,8 @@ def _finish(folder: Path, request: dict, progress: bool) -> Corpus:
     for split, split_rows in rows.items():
         if not split_rows:
             raise InputError("\n".join([f"{folder}: no usable utterance in the {split} set", *corpus.problems]))
-    held_out = round(len(rows["train"]) * DEV_UTTERANCES / TRAIN_UTTERANCES)
-    train, dev = manifest.hold_out_speakers(rows["train"], max(1, held_out), DEV_SEED)
+    held_out = round(len(rows["train"]) * _DEV_UTTERANCES / _TRAIN_UTTERANCES)
+    train, dev = manifest.hold_out_speakers(rows["train"], max(1, held_out), _DEV_SEED)
     for split, split_rows in {"train": train, "dev": dev, "train_all": rows["train"], "test": rows["test"]}.items():
         path = corpus.manifest(split)
         manifest.write_manifest(path, split_rows)
