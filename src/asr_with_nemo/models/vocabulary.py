@@ -44,7 +44,7 @@ def read_alphabet(given: str) -> list[str]:
         what = "expected each letter once"
         if not path.is_file():
             what += f", or the name of a file or of a model that ships ({', '.join(BUILT_IN)})"
-        raise InputError(f"{given}: {' '.join(map(repr, sorted(twice)))} occurs twice; {what}")
+        raise InputError(f"{given}: {' '.join(map(repr, sorted(twice)))} comes twice; {what}")
     if len(letters) < 2:
         raise InputError(f"{given!r}: not an alphabet; expected two letters or more")
     return letters
