@@ -21,9 +21,7 @@ class Source(StrEnum):
 
 
 def main(
-    data_dir: Annotated[Path, typer.Option(help="Destination; the corpus is in an4/ or synthetic/ below it.")] = Path(
-        "data"
-    ),
+    data_dir: Annotated[Path, typer.Option(help="Destination: an4/ or synthetic/ in this folder.")] = Path("data"),
     source: Annotated[
         Source, typer.Option(help="auto: AN4 if it is available, else the built-in corpus of synthesised speech.")
     ] = Source.auto,
