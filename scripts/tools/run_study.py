@@ -80,7 +80,7 @@ def main(
             }
             missing = {decoder: target for decoder, target in targets.items() if again or not target.is_file()}
             if not missing:
-                print(f"{results / study / slug}: is there")
+                print(f"{results / study / slug}: exists, skipped")
                 continue
             print(f"{study}: {planned['name']}, seed {seed}", flush=True)
             script, arguments = training_of(plan, planned, seed, data_dir)
@@ -97,7 +97,7 @@ def main(
             target = results / study / f"{slug_of(planned['name'])}.json"
             about = {"study": study, "name": planned["name"], "seed": None, "split": split}
             if target.is_file() and not again:
-                print(f"{target}: is there")
+                print(f"{target}: exists, skipped")
             else:
                 measure(planned["command"], target, about)
 
