@@ -189,7 +189,7 @@ def main(
         nemo, grown = (last[PHASES[place]][part] - last[PHASES[place - 1]][part] for part in (1, 2))
         about = (
             f"A training of one step on a manifest of {rows:,} recordings, configs/small_corpus.yaml, W&B offline. "
-            "Peak memory is the RSS of the process up to the end of the phase; on a machine with other work, compare CPU "
+            "Peak memory is the RSS of the process up to the end of the phase. On a busy machine, compare the CPU "
             "seconds. To build the model and NeMo's own dataset takes "
             f"{nemo:.0f} of the {last[PHASES[FIRST_STEP]][1]:.0f} CPU seconds to the first step and raises "
             f"the peak memory by {grown:,.0f} MiB. The digests of the recordings, for the W&B artifact, are computed "
