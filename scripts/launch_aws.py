@@ -83,8 +83,6 @@ def launch(
         python scripts/launch_aws.py launch --dry-run
 
         python scripts/launch_aws.py launch --instance-type g5.xlarge --spot --max-hours 4
-
-        python scripts/launch_aws.py launch --instance-type p2.xlarge --force
     """
     wanted = aws.Cloud(region, profile, say=typer.echo)
     wanted.check_gpu(instance_type, force)

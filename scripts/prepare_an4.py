@@ -13,7 +13,7 @@ from asr_with_nemo.data import an4
 
 
 class Source(StrEnum):
-    """Which corpus."""
+    """Name of a corpus."""
 
     auto = "auto"
     an4 = "an4"
@@ -21,23 +21,23 @@ class Source(StrEnum):
 
 
 def main(
-    data_dir: Annotated[Path, typer.Option(help="Where everything goes: an4/ or synthetic/ below it.")] = Path("data"),
+    data_dir: Annotated[Path, typer.Option(help="Destination: an4/ or synthetic/ in this folder.")] = Path("data"),
     source: Annotated[
-        Source, typer.Option(help="auto: AN4 if it can be had, else the built-in corpus of synthesised speech.")
+        Source, typer.Option(help="auto: AN4 if it is available, else the built-in corpus of synthesised speech.")
     ] = Source.auto,
     archive: Annotated[
         str | None,
         typer.Option(help="AN4's archive, a file or a URL.", envvar="AN4_ARCHIVE", metavar="FILE_OR_URL"),
     ] = None,
-    utterances: Annotated[int | None, typer.Option(help="Take only so many, for a quick try.")] = None,
+    utterances: Annotated[int | None, typer.Option(help="Limit of the number of utterances, for a quick try.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the built-in corpus.")] = 0,
 ) -> None:
     """Get AN4, turn it into WAVs, and write NeMo manifests.
 
     AN4's archive is taken from --archive or AN4_ARCHIVE, else from the data folder, else downloaded. Each SPHERE file
-    is checked against its own checksum and becomes a 16-bit, 16 kHz, mono WAV beside it. The manifests train (848
+    is checked against its own checksum and converted to a 16-bit, 16 kHz, mono WAV next to it. The manifests train (848
     utterances), dev (100, of speakers held out of train), train_all (948) and test (130) have paths relative to
-    themselves, so the folder can be moved. Running it again changes nothing; after an interruption it carries on.
+    themselves, so the folder can be moved. Running it again changes nothing; after an interruption it continues.
 
     Examples:
 
@@ -59,7 +59,7 @@ def main(
     for name, count in corpus.utterances.items():
         typer.echo(f"  {name:26} {count:5} utterances")
     if corpus.problems:
-        typer.echo(f"error: {len(corpus.problems)} problem(s), named above; all else is done", err=True)
+        typer.echo(f"error: {len(corpus.problems)} problem(s), named above; everything else is done", err=True)
         raise typer.Exit(1)
     override = "" if corpus.folder == Path("data/an4") else f" data_dir={corpus.folder}"
     typer.echo(f"next: python scripts/train.py{override}")

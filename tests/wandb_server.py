@@ -1,15 +1,15 @@
-"""A stand-in for W&B's server, on loopback, that the real client talks to over HTTP and that keeps what it gets.
+"""A fake of W&B's server on loopback: the real client talks to it over HTTP, and tests read what it received.
 
-It answers what wandb 0.31 asks when it logs runs, media and artifacts, when an agent runs a sweep, and when the public
-API reads all that back. An operation, a field or an argument that it does not know is an error to the client, and
-is kept in `problems`, on which `close` fails: a test never passes because the stand-in guessed.
+It answers the requests of wandb 0.31 for logging runs, media and artifacts, for an agent of a sweep, and for reading
+them by the public API. An unknown operation, field or argument is an error to the client and is kept in `problems`, on
+which `close` fails: a test never passes because the fake guessed.
 
     with WandbServer() as server:
         subprocess.run([...], env=os.environ | server.environment(folder))
         run = server.run("name or id")
         assert run.history[-1]["val_wer"] == 0.5
 
-What W&B's service does on top (permissions, quotas, its own search methods of a sweep, drawing a report) is not here.
+W&B's permissions, quotas, own search methods of a sweep, and the drawing of reports are left out.
 """
 
 import base64
@@ -61,7 +61,7 @@ FEATURES = (
 
 @dataclass
 class Run:
-    """What arrived of one run."""
+    """The received part of one run."""
 
     id: str
     project: str
@@ -121,7 +121,7 @@ class Artifact:
 
 @dataclass
 class Sweep:
-    """A sweep: its config as YAML gave it, and what was handed out."""
+    """A sweep: its config as parsed from YAML, and its trials."""
 
     id: str
     project: str
@@ -180,7 +180,7 @@ class WandbServer:
         return f"http://127.0.0.1:{self._port}"
 
     def environment(self, folder: str | os.PathLike, key: str | None = None) -> dict[str, str]:
-        """Variables for a process that shall use this server, with its settings and home in `folder`."""
+        """Return environment variables for a process that uses this server, with its settings in `folder`."""
         return {
             "WANDB_BASE_URL": self.url,
             "WANDB_API_KEY": self.key if key is None else key,
@@ -191,7 +191,7 @@ class WandbServer:
         }
 
     def run(self, name: str) -> Run:
-        """The one run with that id or display name."""
+        """Return the only run with that id or display name."""
         found = [run for run in self.runs.values() if name in (run.id, run.display_name)]
         if len(found) != 1:
             raise KeyError(
@@ -200,14 +200,14 @@ class WandbServer:
         return found[0]
 
     def artifact(self, name: str) -> Artifact:
-        """A committed artifact by `collection:alias` or `collection:vN`."""
+        """Return a committed artifact by `collection:alias` or `collection:vN`."""
         found = self._find_artifact(None, name)
         if not found:
             raise KeyError(f"{name}: not among {[f'{a.collection}:v{a.version} {a.aliases}' for a in self.artifacts]}")
         return found
 
     def content(self, artifact: Artifact) -> dict[str, bytes]:
-        """Every file of an artifact, by its path; each is checked against the manifest's digest.
+        """Return every file of an artifact by its path, each checked against the manifest's digest.
 
         Raises:
             AssertionError: a file never arrived, or not as the manifest says.
@@ -221,7 +221,7 @@ class WandbServer:
         self._faults.append((on, status))
 
     def hang(self, on: str = "/") -> None:
-        """Take such requests and answer none of them, until `recover`."""
+        """Accept requests whose path starts with `on` and don't answer, until `recover`."""
         self._recovered.clear()
         self._faults.append((on, HANG))
 
@@ -230,7 +230,7 @@ class WandbServer:
         self._recovered.set()
 
     def die(self) -> None:
-        """Stop listening and cut all connections; what arrived is kept, and `revive` takes the same port again."""
+        """Stop listening and cut all connections; received data stays, and `revive` uses the same port."""
         if self._http:
             self._http.shutdown()
             self._http.server_close()
@@ -243,10 +243,10 @@ class WandbServer:
         threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def wait_until(self, condition: Callable[[], Any], seconds: float = 30) -> None:
-        """Wait for something to arrive.
+        """Wait until a condition is true.
 
         Raises:
-            TimeoutError: it did not.
+            TimeoutError: it isn't after `seconds`.
         """
         end = time.monotonic() + seconds
         while not condition():
@@ -258,7 +258,7 @@ class WandbServer:
         self.recover()
         self.die()
         if self.problems:
-            raise AssertionError("the client asked what this server does not know:\n" + "\n".join(self.problems))
+            raise AssertionError("the client sent unknown requests:\n" + "\n".join(self.problems))
 
     def __enter__(self) -> Self:
         return self
@@ -269,17 +269,17 @@ class WandbServer:
         except AssertionError as problem:
             if error_type is None:
                 raise
-            print(problem)  # beside the test's own error
+            print(problem)  # in addition to the test's own error
 
     # HTTP.
 
     def fault(self, path: str) -> int | None:
-        """The HTTP status that a fault of a test puts in place of the answer."""
+        """Return the HTTP status that the test set for a path; None for a normal answer."""
         for start, status in self._faults:
             if path.startswith(start):
                 if status == HANG:
                     self._recovered.wait()
-                    return 503  # nobody waits for it any more
+                    return 503  # the client no longer waits
                 return status
         return None
 
@@ -711,7 +711,7 @@ class WandbServer:
         }
 
     def _set_aliases(self, artifact: Artifact, aliases: list[str]) -> None:
-        """An alias belongs to one version of a collection: it leaves the one that had it."""
+        """Set aliases; each belongs to one version of a collection and is removed from the others."""
         for other in self.artifacts:
             if (other.project, other.collection) == (artifact.project, artifact.collection):
                 other.aliases = [alias for alias in other.aliases if alias not in aliases]
@@ -994,7 +994,7 @@ class WandbServer:
         return {"agent": self._agent_node(id), "commands": json.dumps(commands)}
 
     def _sample(self, sweep: Sweep) -> dict[str, Any] | None:
-        """The next trial: of the grid in its order, else by chance (bayes too: W&B's own search is not here)."""
+        """Return the next trial: in the grid's order, else random (also for bayes)."""
         if len(sweep.trials) >= sweep.config.get("run_cap", math.inf):
             return None
         if sweep.config["method"] == "grid":
@@ -1078,7 +1078,7 @@ def read_back(folder: Path) -> list[dict[str, Any]]:
 
 
 class _RefusedError(Exception):
-    """W&B's server would say no."""
+    """W&B's server would refuse the request."""
 
     def __init__(self, message: str, status: int = 200) -> None:
         super().__init__(message)
@@ -1137,7 +1137,7 @@ def _grid(parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _field_of(run: Run, name: str) -> Any:
-    """A run's value by the name that W&B's filters and orders give it."""
+    """Return a run's value by its name in W&B's filters and orders."""
     first, _, rest = name.partition(".")
     if first in ("config", "summary_metrics"):
         value = run.config if first == "config" else run.summary
@@ -1150,7 +1150,7 @@ def _field_of(run: Run, name: str) -> Any:
 
 
 def _filter(runs: Iterable[Run], filters: str | None) -> list[Run]:
-    """The runs that a filter in MongoDB's language lets through."""
+    """Return the runs that match a filter in MongoDB's query language."""
     compare = {
         "$eq": lambda a, b: a == b,
         "$ne": lambda a, b: a != b,
@@ -1206,7 +1206,7 @@ class _Document:
         }
 
     def select(self, node: Any, selections: Iterable[SelectionNode], variables: Mapping[str, Any]) -> Any:
-        """What the selections pick from a node: a dict of fields, or a list of nodes.
+        """Return the selected fields of a node: a dict of fields, or a list of nodes.
 
         Raises:
             KeyError: a field that the node doesn't have.
@@ -1249,7 +1249,7 @@ def _arguments(selection: SelectionNode, directive: str, variables: Mapping[str,
 
 
 def _values(arguments: Iterable[ArgumentNode], variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments with the variables in them; one that has no value is left out, as GraphQL has it."""
+    """Return arguments with variables filled in; one without a value is left out, as GraphQL specifies."""
     values = {node.name.value: value_from_ast_untyped(node.value, variables) for node in arguments or ()}
     return _without_nulls(values)
 
@@ -1279,7 +1279,7 @@ class _Http(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: socket.socket, client_address: Any) -> None:
-        """A client that went away, or that was cut off, is nothing to report."""
+        """Ignore a client that disconnected."""
 
     def cut(self) -> None:
         for connection in list(self._open):
@@ -1310,4 +1310,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = _answer
 
     def log_message(self, *_: object) -> None:
-        """The requests are kept in `WandbServer.requests`."""
+        """Do nothing: requests are kept in `WandbServer.requests`."""

@@ -56,7 +56,7 @@ def main(
     if output:
         about = (
             "The same network, greedy, a recording at a time. sherpa-onnx computes the mel features itself, and "
-            "can't be told the length of their windows."
+            "has no setting for the length of their windows."
         )
         command = shlex.join(["python", "scripts/tools/evaluate_sherpa.py", model, str(manifest)])
         save_measurement(output, "Another runtime, with its own features", about, lines, command)

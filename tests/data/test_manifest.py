@@ -50,12 +50,12 @@ GOOD = '{"audio_filepath": "a.wav", "duration": 1.5, "text": "go"}'
         ("", "the manifest is empty"),
         ("\n\n", "the manifest is empty"),
         (f"{GOOD}\nnot json", "line 2: not JSON"),
-        ('{"audio_filepath": "a.wav", "text": "go"}', "line 1: lacks 'duration'"),
+        ('{"audio_filepath": "a.wav", "text": "go"}', "line 1: .*'duration'"),
         ('["a.wav", 1.5, "go"]', "line 1: expected a JSON object"),
-        ('{"audio_filepath": "a.wav", "duration": "1.5", "text": "go"}', "'duration' is '1.5', which is no number"),
-        ('{"audio_filepath": "a.wav", "duration": 0, "text": "go"}', "expected seconds above zero"),
-        ('{"audio_filepath": "a.wav", "duration": 1, "text": null}', "'text' is None, which is no text"),
-        (GOOD, "a.wav isn't there"),
+        ('{"audio_filepath": "a.wav", "duration": "1.5", "text": "go"}', "line 1: 'duration' is '1.5'"),
+        ('{"audio_filepath": "a.wav", "duration": 0, "text": "go"}', "line 1: 'duration' is 0"),
+        ('{"audio_filepath": "a.wav", "duration": 1, "text": null}', "line 1: 'text' is None"),
+        (GOOD, r"line 1: .*a\.wav"),
     ],
 )
 def test_what_is_wrong_in_a_manifest_is_named_with_its_line(tmp_path: Path, text: str, words: str):
@@ -67,7 +67,7 @@ def test_what_is_wrong_in_a_manifest_is_named_with_its_line(tmp_path: Path, text
 
 
 def test_a_manifest_that_is_not_there(tmp_path: Path):
-    with pytest.raises(InputError, match="no such manifest"):
+    with pytest.raises(InputError, match=r"none\.json"):
         manifest.read_manifest(tmp_path / "none.json")
 
 
@@ -90,7 +90,7 @@ def test_the_dev_set_is_of_whole_speakers_and_always_the_same():
 
 
 def test_one_speaker_cannot_be_held_out():
-    with pytest.raises(InputError, match="at least two speakers"):
+    with pytest.raises(InputError, match="two speakers"):
         manifest.hold_out_speakers(_utterances(20, 1), 5)
 
 
@@ -112,7 +112,7 @@ def test_recordings_that_a_model_cannot_be_trained_on_are_named(tmp_path: Path, 
 
 def test_a_recording_that_is_no_sound_is_named(tmp_path: Path):
     (tmp_path / "a.wav").write_text("no sound")
-    with pytest.raises(InputError, match="not a sound file"):
+    with pytest.raises(InputError, match=r"m\.json, utterance 1: .*a\.wav"):
         manifest.check_recordings("m.json", [{"audio_filepath": str(tmp_path / "a.wav")}], 16_000)
 
 

@@ -288,7 +288,9 @@ def test_what_is_too_much_is_refused(caplog: pytest.LogCaptureFixture):
             one.close()
         server.wait_until_accepted(0)
         assert server.post(wav(np.zeros(RATE))).status_code == 200
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    # run_server silences what python_multipart says of broken uploads.
+    loud = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record for record in loud if not record.name.startswith("python_multipart")] == []
 
 
 def test_an_upload_that_takes_too_long_is_refused():

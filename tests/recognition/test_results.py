@@ -43,14 +43,14 @@ def test_a_study_is_run_once_and_ends_in_a_table(
     study.parent.mkdir()
     study.write_text(STUDY.format(arpa=arpa, model=small_model, manifest=small_corpus.manifest("test")))
     arguments = ["tried", "--file", study, "--data-dir", small_corpus.folder, "--results", tmp_path / "results"]
-    done = run_script("tools/run_study.py", *arguments, cwd=ROOT, WANDB_MODE="disabled")
+    done = run_script("tools/run_study.py", *arguments, cwd=tmp_path, WANDB_MODE="disabled")
     assert done.returncode == 0, done.stdout + done.stderr
 
     files = {path.name for path in (tmp_path / "results" / "tried").iterdir()}
     names = ("one-epoch-seed0-greedy", "one-epoch-seed0-beam", "two-epochs-made-before")
     assert files == {f"{name}.{suffix}" for name in names for suffix in ("json", "tsv")}
-    again = run_script("tools/run_study.py", *arguments, cwd=ROOT)
-    assert (again.returncode, again.stdout.count("is there")) == (0, 2)
+    again = run_script("tools/run_study.py", *arguments, cwd=tmp_path)
+    assert (again.returncode, again.stdout.count("skipped")) == (0, 2)
 
     monkeypatch.chdir(tmp_path)
     rows = read_results("tried")
@@ -90,10 +90,10 @@ def test_a_study_is_run_once_and_ends_in_a_table(
 STARTS = """
 starts:
   title: Two starts
-  overrides: [exp_manager.create_wandb_logger=false, trainer.max_epochs=1]
-  before: [[prepare_an4.py, --source, synthetic, --utterances, "60", --data-dir, {data}]]
+  overrides: [trainer.max_epochs=1]
+  before: [[build_lm.py, {train}, {arpa}]]
   runs:
-    - {{name: the start, overrides: [data_dir={data}/synthetic], seeds: [0]}}
+    - {{name: the start, overrides: [], seeds: [0]}}  # the training of the study above, if that was run
     - {{name: "from scratch, 50%", overrides: [fraction=0.5], seeds: [1]}}
     - {{name: "from the start, 50%", from: the start, overrides: [fraction=0.5], seeds: [1]}}
 """
@@ -103,11 +103,13 @@ starts:
 def test_a_run_may_start_from_anothers_model(small_corpus: an4.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     study, folder = tmp_path / "configs" / "study.yaml", tmp_path / "results"
     study.parent.mkdir()
-    study.write_text(STARTS.format(data=tmp_path / "data"))
+    arpa = tmp_path / "before.arpa"
+    study.write_text(STARTS.format(train=small_corpus.manifest("train"), arpa=arpa))
     arguments = ["starts", "--file", study, "--data-dir", small_corpus.folder, "--results", folder]
-    done = run_script("tools/run_study.py", *arguments, cwd=ROOT, WANDB_MODE="disabled")
+    done = run_script("tools/run_study.py", *arguments, cwd=tmp_path, WANDB_MODE="disabled")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("starts from runs/jasper_4x1-") == 1
+    assert arpa.is_file()
 
     monkeypatch.chdir(tmp_path)
     start, scratch, tuned = read_results("starts")

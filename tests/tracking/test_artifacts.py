@@ -166,7 +166,7 @@ def test_a_version_whose_file_is_gone_or_changed_is_named(kept: Path, here: None
     content = file.read_text()
     file.write_text("another")
     try:
-        with pytest.raises(InputError, match="checkpoints-1:v0: .*ckpt.* MD5"):
+        with pytest.raises(InputError, match="checkpoints-1:v0: .*ckpt.*MD5"):
             fetch_model("checkpoints-1:best")
     finally:
         file.write_text(content)

@@ -352,7 +352,7 @@ def test_a_recording_that_is_missing_damaged_or_empty_is_named(tmp_path: Path):
     wavs = [tmp_path / f"{name}.wav" for name in ("good", "bad")]
     audio.write_wav(wavs[0], (tone(440) * 9000).astype(np.int16))
     manifest.write_manifest(path, [{"audio_filepath": str(wav), "duration": 1.0, "text": "a"} for wav in wavs])
-    with pytest.raises(InputError, match=r"mine_manifest.json, line 2: .*bad.wav"):
+    with pytest.raises(InputError, match=r"mine_manifest.json, line 2: .*bad\.wav"):
         explore.dataset_rows([path], progress=False)
     for content in (b"RIFF no sound", b""):
         wavs[1].write_bytes(content)

@@ -92,7 +92,7 @@ def test_a_recipe_repeats_nothing_that_its_base_sets(name: str):
                 base = leaves(OmegaConf.to_container(file)) | base
     mine = leaves(OmegaConf.to_container(own))
     assert base
-    repeated = {key for key, value in mine.items() if base.get(key) == value and value != "???"}
+    repeated = {key for key, value in mine.items() if key in base and base[key] == value and value != "???"}
     assert not repeated
 
 

@@ -585,8 +585,8 @@ def test_a_training_parses_each_manifest_once(
     monkeypatch.setattr(manifest, "read_manifest", counted)
     training_data._kept.clear()
     sizes._sizes.cache_clear()
-    overrides = [f"data_dir={small_corpus.folder}", f"fraction={fraction}", "trainer.max_steps=2", "model.repeat=1"]
-    overrides += ["tracking.predictions_every=1", "model.width=16"]
+    overrides = [f"data_dir={small_corpus.folder}", f"fraction={fraction}", "trainer.max_steps=2"]
+    overrides += ["tracking.predictions_every=1"]
     config = load_config(CONFIGS, "small_corpus", overrides)
     assert run.train(config, overridden_keys(overrides)).is_file()
     # train_all is part of the W&B artifact.

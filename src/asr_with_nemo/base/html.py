@@ -98,7 +98,7 @@ def html_table(
     """
     columns = columns_of(rows)
     if sort and sort not in columns:
-        raise InputError(f"no column {sort!r} to sort by; expected one of {', '.join(columns)}")
+        raise InputError(f"no column {sort!r} to sort by; there are {', '.join(columns)}")
     if sort:
         known = [row for row in rows if row[sort] is not None]
         rows = sorted(known, key=lambda row: row[sort], reverse=descending) + [r for r in rows if r[sort] is None]

@@ -1,7 +1,7 @@
-"""AN4, the corpus of the course: where it comes from, and how it becomes WAVs and manifests.
+"""AN4, the corpus of the course: download, conversion to WAVs, and manifests.
 
-AN4 (also "Census") was recorded at Carnegie Mellon University in 1991: people who spell names, say numbers, dates,
-addresses and commands. 948 utterances to train with and 130 to test with, by other speakers.
+AN4 (also "Census") was recorded at Carnegie Mellon University in 1991: speakers spell names and say numbers, dates,
+addresses and commands. It has 948 training utterances and 130 test utterances, by other speakers.
 Source: A. Acero, "Acoustical and Environmental Robustness in Automatic Speech Recognition", Kluwer, 1993.
 """
 
@@ -22,28 +22,28 @@ PLACES = (
     "https://huggingface.co/datasets/espnet/an4/resolve/main/an4_sphere.tar.gz",  # ESPnet's copy
     "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz",  # CMU itself, often down
 )
-"""Places that are known to have served the archive."""
+"""URLs that are known to have served the archive."""
 ARCHIVE_NAME = "an4_sphere.tar.gz"
-GIVE_UP_AFTER = 30.0
-"""Seconds after which a machine without a network goes on without AN4."""
+_GIVE_UP_AFTER = 30.0
+"""Seconds after which a machine without a network continues without AN4."""
 SPLITS = {"train": "an4_clstk", "test": "an4test_clstk"}
 """Split → the folder of its recordings below wav/."""
-TRAIN_UTTERANCES, DEV_UTTERANCES = 948, 100
-DEV_SEED = 0  # fixed, so that everybody's dev set is the same, whatever the seed of a training
+_TRAIN_UTTERANCES, _DEV_UTTERANCES = 948, 100
+_DEV_SEED = 0  # fixed, so that the dev set is always the same, whatever the seed of a training
 _TRANSCRIPT = re.compile(r"(?P<words>.*?)\s*\((?P<id>[^()\s]+)\)\s*")
 
 
 @dataclass
 class Corpus:
-    """A prepared corpus: what `prepare` made, and what was wrong with it.
+    """A corpus that `prepare` made.
 
     Attributes:
         name: "an4" or "synthetic".
-        folder: where its `etc`, `wav` and manifests lie.
-        utterances: how many each manifest holds, by its file name.
-        limit: how many utterances were asked for; None for the whole corpus.
-        problems: what is damaged or missing, one message each; empty for a whole corpus.
-        changed: whether this call had to do anything.
+        folder: folder of its `etc`, `wav` and manifests.
+        utterances: number of utterances of each manifest, by its file name.
+        limit: number of utterances requested; None for the whole corpus.
+        problems: damaged or missing files, one message each; empty for a complete corpus.
+        changed: whether this call changed any file.
     """
 
     name: str
@@ -54,14 +54,14 @@ class Corpus:
     limit: int | None = None
 
     def manifest(self, split: str) -> Path:
-        """The path of a manifest: "train", "dev", "train_all" or "test"."""
+        """Return the path of a split's manifest: "train", "dev", "train_all" or "test"."""
         return self.folder / f"{split}_manifest.json"
 
     @property
     def example(self) -> Path:
-        """The recording that the course looks at: cen2-mgah-b, a man who spells G L E N N; in the stand-in, a like one.
+        """The recording that the course uses as an example, a SPHERE file; its WAV is next to it.
 
-        A SPHERE file; its WAV lies beside it under the same name.
+        cen2-mgah-b, in which a man spells G L E N N; in the synthetic corpus, another spelled first name.
         """
         folder = self.folder / "wav" / SPLITS["train"]
         spelled_in_an4 = folder / "mgah" / "cen2-mgah-b.sph"
@@ -71,7 +71,7 @@ class Corpus:
 
     @property
     def title(self) -> str:
-        """What a picture or a result says it shows."""
+        """The corpus's name for pictures and results."""
         title = "AN4" if self.name == "an4" else "synthetic stand-in, not AN4"
         return title if self.limit is None else f"{title} ({self.limit} utterances of it)"
 
@@ -84,21 +84,21 @@ def prepare(
     seed: int = 0,
     progress: bool = True,
 ) -> Corpus:
-    """Make a corpus ready to train with: recordings as WAVs, and manifests for train, dev, train_all and test.
+    """Prepare a corpus for training: recordings as WAVs, and manifests for train, dev, train_all and test.
 
-    What an earlier call has made is kept; an interrupted one is carried on with.
+    Files of an earlier call are kept; an interrupted call is continued.
 
     Args:
-        data_dir: where everything goes: `an4/` or `synthetic/` below it.
-        source: "an4", "synthetic", or "auto": AN4 if it can be had, else the synthetic corpus.
-        archive: AN4's archive, a file or a URL; by default the environment variable `AN4_ARCHIVE`, then what is already
-            in `data_dir`, then `PLACES`.
-        utterances: take only so many (train and test in AN4's proportion), for a quick try.
-        seed: for the synthetic corpus.
+        data_dir: destination; the corpus is in `an4/` or `synthetic/` below it.
+        source: "an4", "synthetic", or "auto": AN4 if it is available, else the synthetic corpus.
+        archive: AN4's archive, a file or a URL; by default the environment variable `AN4_ARCHIVE`, then the archive in
+            `data_dir`, then `PLACES`.
+        utterances: limit of the number of utterances (train and test in AN4's proportion), for a quick try.
+        seed: of the synthetic corpus.
         progress: show progress bars.
 
     Raises:
-        InputError: the archive can't be had, is damaged or isn't AN4; `data_dir` can't be written.
+        InputError: the archive is unavailable, damaged or isn't AN4's; `data_dir` can't be written.
     """
     if source not in ("auto", "an4", "synthetic"):
         raise InputError(f"source {source!r}: expected auto, an4 or synthetic")
@@ -110,38 +110,38 @@ def prepare(
     archive = archive or os.environ.get("AN4_ARCHIVE") or None
     stand_in = data_dir / "synthetic"
     settled = not archive and not (data_dir / "an4").exists() and not (data_dir / ARCHIVE_NAME).exists()
-    # With the stand-in made already, the places aren't asked again on every run; --source an4 asks them.
+    # If the synthetic corpus exists, the URLs aren't tried again on every run; --source an4 tries them.
     if source == "synthetic" or (source == "auto" and settled and _read_state(stand_in)):
         return _prepare_synthetic(data_dir, utterances, seed, progress)
     try:
         return _prepare_an4(data_dir, archive, utterances, progress)
     except CorpusUnreachable as error:
         if source == "an4" or archive or (data_dir / "an4" / "etc").is_dir():
-            raise  # a stand-in for an AN4 that is there, but not whole, would surprise
-        print(f"AN4 can't be had here: {error}")
+            raise  # an incomplete AN4 must not be replaced silently
+        print(f"AN4 is not available here: {error}")
         return _prepare_synthetic(data_dir, utterances, seed, progress)
 
 
 class CorpusUnreachable(InputError):
-    """None of the places that serve AN4 answered."""
+    """Raised where none of the URLs of `PLACES` delivered AN4."""
 
 
 def locate(data_dir: str | os.PathLike = "data") -> Corpus:
-    """Find the corpus that `prepare` has made in `data_dir`: AN4 if it is there, else the synthetic one.
+    """Return the corpus that `prepare` made in `data_dir`: AN4 if it exists, else the synthetic one.
 
     Raises:
-        InputError: neither is there.
+        InputError: neither exists.
     """
     for name in ("an4", "synthetic"):
         state = _read_state(Path(data_dir) / name)
         if state:
             folder = Path(data_dir) / name
             return Corpus(name, folder, state["utterances"], state["problems"], False, state.get("limit"))
-    raise InputError(f"{data_dir}: holds no prepared corpus; run scripts/prepare_an4.py first")
+    raise InputError(f"{data_dir}: has no prepared corpus; run scripts/prepare_an4.py first")
 
 
 def corpus_of(manifest_path: str | os.PathLike) -> str:
-    """The name of the corpus that a manifest belongs to: what `prepare` noted beside it, else its folder's name."""
+    """Return the name of a manifest's corpus: from the notes of `prepare` next to it, else its folder's name."""
     folder = Path(manifest_path).absolute().parent
     state = _read_state(folder)
     return state["name"] if state else folder.name
@@ -151,7 +151,7 @@ def read_transcripts(path: str | os.PathLike) -> tuple[dict[str, str], list[str]
     """Read an AN4 transcription: lines of `WORDS (id)` or `<s> WORDS </s> (id)`.
 
     Returns:
-        id → transcript in lower case, in the file's order; and the lines that can't be read, one message each.
+        id → transcript in lower case, in the file's order; and one message for each line that can't be parsed.
 
     Raises:
         InputError: the file can't be read.
@@ -170,19 +170,19 @@ def read_transcripts(path: str | os.PathLike) -> tuple[dict[str, str], list[str]
             problems.append(f"{path}, line {number}: no id in brackets at the end of {line!r}")
             continue
         if match["id"] in transcripts:
-            problems.append(f"{path}, line {number}: the id {match['id']} stands there twice")
+            problems.append(f"{path}, line {number}: duplicate id {match['id']}")
             continue
         words = [word for word in match["words"].split() if word not in ("<s>", "</s>")]
         transcripts[match["id"]] = " ".join(words).lower()
     return transcripts, problems
 
 
-def fetch_archive(data_dir: Path, archive: str | None = None, progress: bool = True) -> Path:
-    """AN4's archive as a file: the one that was named, the one in `data_dir`, or a download into `data_dir`.
+def _fetch_archive(data_dir: Path, archive: str | None = None, progress: bool = True) -> Path:
+    """Return the path of AN4's archive: the given one, the one in `data_dir`, or a download into `data_dir`.
 
     Raises:
-        InputError: the named file isn't there.
-        CorpusUnreachable: none of the known places answered.
+        InputError: the given file is missing.
+        CorpusUnreachable: none of the known URLs delivered it.
     """
     kept = data_dir / ARCHIVE_NAME
     if archive and _is_url(archive):
@@ -202,12 +202,12 @@ def _is_url(archive: str) -> bool:
 
 
 def _download(kept: Path, progress: bool) -> None:
-    """Fetch the archive from the first of the places that has it, and not a page of some gateway in between."""
+    """Download the archive from the first URL that delivers it; a login page of a gateway is not taken for it."""
     places = list(PLACES)
     reasons = []
     while places:
         try:
-            served = download.download_first(places, kept, give_up_after=GIVE_UP_AFTER, progress=progress)
+            served = download.download_first(places, kept, give_up_after=_GIVE_UP_AFTER, progress=progress)
         except download.DownloadError as error:
             reasons.append(str(error))
             break
@@ -227,21 +227,21 @@ def _prepare_an4(data_dir: Path, archive: str | None, utterances: int | None, pr
     folder = data_dir / "an4"
     request = {"name": "an4", "limit": utterances}
     state = _read_state(folder)
-    # A file or URL that was named counts before what is there; its digest tells whether it is the same archive.
+    # A given file or URL takes precedence; its digest shows whether it is the same archive.
     is_url = bool(archive and _is_url(archive))
     named = {"archive": archive} if is_url else {}
     if archive and not is_url:
-        named = {"sha256": archives.sha256_of(fetch_archive(data_dir, archive))}
+        named = {"sha256": archives.sha256_of(_fetch_archive(data_dir, archive))}
     same_archive = bool(state) and all(state.get(key) == value for key, value in named.items())
     if same_archive and _is_whole(folder, state, request):
         return Corpus("an4", folder, state["utterances"], changed=False, limit=utterances)
 
     _make_writable(data_dir)
     origin = {key: state[key] for key in ("archive", "sha256") if key in state} if same_archive else None
-    # With an archive at hand, what was damaged is unpacked again.
+    # With an archive available, damaged files are unpacked again.
     damaged = bool(state and state["problems"]) and bool(archive or (data_dir / ARCHIVE_NAME).is_file())
     if origin is None or damaged or not _tree_is_whole(folder, state):
-        path = fetch_archive(data_dir, archive, progress)
+        path = _fetch_archive(data_dir, archive, progress)
         origin = {
             "archive": archive if is_url else path.name,
             "sha256": named.get("sha256") or archives.sha256_of(path),
@@ -250,12 +250,12 @@ def _prepare_an4(data_dir: Path, archive: str | None, utterances: int | None, pr
             _unpack(path, folder, progress)
         finally:
             if is_url:
-                path.unlink()  # not the one that is found in the data folder when none is named
+                path.unlink()  # only the default archive is kept in the data folder
     return _finish(folder, request | origin, progress)
 
 
 def _unpack(archive: Path, folder: Path, progress: bool) -> None:
-    """Unpack the archive beside its place and move its tree in, file by file, replacing what differs."""
+    """Unpack the archive next to `folder` and move its tree in, file by file, replacing files that differ."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -272,13 +272,13 @@ def _unpack(archive: Path, folder: Path, progress: bool) -> None:
 
 
 def _move_tree(source: Path, folder: Path) -> None:
-    """Put a tree in the place of an earlier one in `folder`: recordings that change take their WAVs along."""
+    """Replace the tree in `folder` by another; the WAVs of changed recordings are removed."""
     if not folder.exists():
         os.replace(source, folder)
         return
     if not folder.is_dir():
         raise InputError(f"{folder}: a file, where the folder of the corpus was expected; move it away")
-    (folder / manifest.CORPUS_NOTES).unlink(missing_ok=True)  # from here on it isn't whole
+    (folder / manifest.CORPUS_NOTES).unlink(missing_ok=True)  # from here on the corpus is incomplete
     for old in (folder / "wav").rglob("*.sph"):
         if not (source / old.relative_to(folder)).exists():
             old.with_suffix(".wav").unlink(missing_ok=True)
@@ -304,17 +304,22 @@ def _prepare_synthetic(data_dir: Path, utterances: int | None, seed: int, progre
     _make_writable(data_dir)
     with replacing(folder) as partial:
         synthetic.make_corpus(partial, utterances=utterances or synthetic.FULL_SIZE, seed=seed, progress=progress)
-        shutil.rmtree(folder, ignore_errors=True)  # all of it was made by an earlier call, with another seed or size
+        shutil.rmtree(folder, ignore_errors=True)  # made by an earlier call, with another seed or size
     return _finish(folder, request, progress)
 
 
 def _spread(rows: list, count: int) -> list:
-    """`count` of the rows, evenly over them all: they are sorted by speaker."""
+    """Return `count` of the rows, evenly spaced, because they are sorted by speaker.
+
+    Example:
+        >>> _spread(["a", "b", "c", "d"], 2)
+        ['a', 'c']
+    """
     return [rows[number * len(rows) // count] for number in range(min(count, len(rows)))]
 
 
 def _finish(folder: Path, request: dict, progress: bool) -> Corpus:
-    """From an unpacked tree to WAVs and manifests; the note of what was made comes last."""
+    """Make WAVs and manifests of an unpacked tree, and last the notes that mark the corpus as complete."""
     corpus = Corpus(request["name"], folder, limit=request["limit"])
     splits = {}
     for split, wav_folder in SPLITS.items():
@@ -331,7 +336,7 @@ def _finish(folder: Path, request: dict, progress: bool) -> Corpus:
         ]
         splits[split] = [(recordings[name], text) for name, text in transcripts.items() if name in recordings]
     if request["limit"] and request["name"] == "an4":  # the synthetic corpus was made in that size
-        train = round(request["limit"] * TRAIN_UTTERANCES / synthetic.FULL_SIZE)
+        train = round(request["limit"] * _TRAIN_UTTERANCES / synthetic.FULL_SIZE)
         splits = {"train": _spread(splits["train"], train), "test": _spread(splits["test"], request["limit"] - train)}
 
     wanted = [sphere for rows in splits.values() for sphere, _ in rows]
@@ -357,8 +362,8 @@ def _finish(folder: Path, request: dict, progress: bool) -> Corpus:
     for split, split_rows in rows.items():
         if not split_rows:
             raise InputError("\n".join([f"{folder}: no usable utterance in the {split} set", *corpus.problems]))
-    held_out = round(len(rows["train"]) * DEV_UTTERANCES / TRAIN_UTTERANCES)
-    train, dev = manifest.hold_out_speakers(rows["train"], max(1, held_out), DEV_SEED)
+    held_out = round(len(rows["train"]) * _DEV_UTTERANCES / _TRAIN_UTTERANCES)
+    train, dev = manifest.hold_out_speakers(rows["train"], max(1, held_out), _DEV_SEED)
     for split, split_rows in {"train": train, "dev": dev, "train_all": rows["train"], "test": rows["test"]}.items():
         path = corpus.manifest(split)
         manifest.write_manifest(path, split_rows)
@@ -373,7 +378,7 @@ def _samples_said(sphere: Path) -> int:
     try:
         return audio.read_sphere_header(sphere).fields.get("sample_count", -2)
     except InputError:
-        return -2  # never equal to what a WAV holds: converting it tells what is wrong
+        return -2  # never equal to a WAV's: the conversion reports the error
 
 
 def _read_state(folder: Path) -> dict | None:
@@ -386,14 +391,14 @@ def _read_state(folder: Path) -> dict | None:
 
 
 def _tree_is_whole(folder: Path, state: dict | None) -> bool:
-    """Whether the unpacked recordings and transcriptions are still there."""
+    """Return whether the unpacked recordings and transcriptions still exist."""
     if not state or not all((folder / "etc" / f"an4_{split}.transcription").is_file() for split in SPLITS):
         return False
     return len(list((folder / "wav").rglob("*.sph"))) >= state["recordings"]
 
 
 def _is_whole(folder: Path, state: dict | None, request: dict) -> bool:
-    """Whether `folder` holds, without a problem, all that `request` would make."""
+    """Return whether `folder` already has the complete corpus of `request`, without problems."""
     if not state or state["problems"] or any(state.get(key) != value for key, value in request.items()):
         return False
     try:
@@ -403,7 +408,7 @@ def _is_whole(folder: Path, state: dict | None, request: dict) -> bool:
             for utterance in manifest.read_manifest(folder / f"{split}_manifest.json", check_audio=False)
         ]
     except InputError:
-        return False  # damaged: it is written anew
+        return False  # damaged: it is written again
     return all(
         audio.wav_samples(utterance["audio_filepath"]) == round(utterance["duration"] * audio.SAMPLE_RATE)
         for utterance in utterances
@@ -421,9 +426,9 @@ def _make_writable(folder: Path) -> None:
 
 
 def splits_of(path: str | os.PathLike) -> set[str]:
-    """Which held-out sets a manifest has recordings or speakers of: "dev", "test", both or neither.
+    """Return the held-out sets that share recordings or speakers with a manifest: "dev", "test", both or neither.
 
-    The held-out sets are the `dev_manifest.json` and `test_manifest.json` beside this manifest and at the root of each
+    The held-out sets are the `dev_manifest.json` and `test_manifest.json` next to this manifest and at the root of each
     recording's corpus, and for AN4 the folder of the test recordings.
 
     Raises:

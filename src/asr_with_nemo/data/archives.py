@@ -1,4 +1,4 @@
-"""Archives: their digest, and unpacking them without trusting what is inside."""
+"""Archives: digests, and safe unpacking of untrusted files."""
 
 import bz2
 import hashlib
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from asr_with_nemo.errors import InputError
 
-# gzip is unpacked by a thread of its own, twice as fast as by zlib: the files are written meanwhile.
+# gzip is decompressed in a thread, twice as fast as by zlib, while the files are written.
 _OPENERS = {b"\x1f\x8b": igzip_threaded.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _NOT_TAR = {
     b"<": "an HTML or XML page, perhaps an error page of the server",
@@ -26,13 +26,13 @@ _NOT_TAR = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself",
 }
 _READ_SIZE = 1 << 20  # bytes
-_HEADERS_PER_FILE = 4096  # bytes of headers and padding that a member may bring besides its content
+_HEADERS_PER_FILE = 4096  # bytes of headers and padding that a member may have besides its content
 _NEXT = "Delete it and download it again, or give another archive."
-_LINK_RULE = "links must stay inside of the archive and lead to something that is in it"
+_LINK_RULE = "links must point to a member of the archive"
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 digest of a file, as 64 hexadecimal digits."""
+    """Return the SHA-256 digest of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -49,25 +49,25 @@ def unpack_tar(
 ) -> list[Path]:
     """Unpack a tar archive (plain, gzip, bzip2 or xz) into `folder`, which must be new or empty.
 
-    Owners, times and permission bits of the archive are left behind: what is written belongs to the user, with the
-    permissions of any new file (0644 and 0755 under the usual umask).
+    Owners, times and permission bits of the archive are ignored: the files belong to the user, with the permissions of
+    new files (0644 and 0755 under the usual umask).
 
     Args:
         archive: the file.
-        folder: where its members go.
-        max_bytes: the most that it may unpack to.
-        max_files: the most members that it may have.
-        links: whether it may have links, which never lead out of it.
-        on_file: called with each file as soon as it is written, while the others are still to come.
-        progress: show a progress bar, if it takes longer.
+        folder: destination.
+        max_bytes: limit of the unpacked size.
+        max_files: limit of the number of members.
+        links: allow links, which may only point into the archive.
+        on_file: called with each file as soon as it is written, before the next one.
+        progress: show a progress bar if it takes longer than a second.
 
     Returns:
         The files and links that were written, in the order of the archive.
 
     Raises:
-        InputError: The archive is missing, damaged, cut short or not a tar; a member would land outside of `folder`,
-            is a device, a pipe or a link that leads elsewhere or isn't wanted; there are more than `max_files` members
-            or `max_bytes` bytes. Nothing of what was unpacked is left.
+        InputError: The archive is missing, damaged, truncated or not a tar; a member would be written outside of
+            `folder`, or is a device, a pipe or a link that points elsewhere or isn't allowed; there are more than
+            `max_files` members or `max_bytes` bytes. All unpacked files are removed.
     """
     check_looks(archive)
     with _all_or_nothing(folder), _explained(archive, folder), archive.open("rb") as packed:
@@ -97,11 +97,11 @@ def _unpack(
             path = folder / _safe_name(archive, member)
             declared += member.size
             if count > max_files or declared > max_bytes or member.size < 0:
-                raise _refusal(archive, member, f"brings it over {max_bytes:,} bytes or {max_files:,} members")
+                raise _refusal(archive, member, f"exceeds the limit of {max_bytes:,} bytes or {max_files:,} members")
             if member.isdir():
                 path.mkdir(parents=True, exist_ok=True)
             elif member.isfile():
-                # tarfile's own extract takes as long as all the rest; names were checked, and links come last.
+                # tarfile's own extract takes as long as everything else; names were checked, and links come last.
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with tar.extractfile(member) as content, path.open("wb") as file:
                     shutil.copyfileobj(content, file, _READ_SIZE)
@@ -123,7 +123,7 @@ def _unpack(
 
 
 def check_looks(archive: Path) -> None:
-    """Raise an InputError for what the first bytes tell not to be a tar archive: a web page, nothing at all."""
+    """Raise an InputError if a file is empty, or its first bytes are those of another format, such as a web page."""
     try:
         with archive.open("rb") as file:
             head = file.read(64)
@@ -145,7 +145,7 @@ def _decompressed(packed: io.BufferedReader) -> io.BufferedIOBase:
 
 
 class _Forward:
-    """What tarfile reads from: only ever forward, no more than `limit` bytes, and no header of a monstrous size."""
+    """The stream that tarfile reads: forward only, at most `limit` bytes, and no oversized headers."""
 
     def __init__(self, source: io.BufferedIOBase, limit: int) -> None:
         self._source = source
@@ -168,13 +168,13 @@ class _Forward:
 
     def seek(self, position: int) -> None:
         if position < self._position:
-            raise tarfile.ReadError("its headers lead backwards")
+            raise tarfile.ReadError("its headers point backwards")
         while self._position < position:
             if not self.read(min(_READ_SIZE, position - self._position)):
                 raise EOFError
 
     def finish(self) -> None:
-        """Check the end: tarfile takes a broken header for it, and leaves the compressor's checksum unread."""
+        """Check the end: tarfile mistakes a broken header for it, and leaves the compressor's checksum unread."""
         if self._last != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("cut short or damaged: the end-of-archive mark is missing")
         while self.read(_READ_SIZE):
@@ -191,11 +191,11 @@ def _safe_name(archive: Path, member: tarfile.TarInfo) -> PurePosixPath:
 
 
 def _make_links(archive: Path, folder: Path, links: dict[Path, tarfile.TarInfo]) -> None:
-    """Make all links, then look where each really leads: one link can bend the path of another."""
+    """Make all links, then check where each one resolves to: a link can change the path of another."""
     top = folder.resolve()
     for path, link in links.items():
         target = PurePosixPath(link.linkname)
-        # A symbolic link's target is seen from its own folder, a hard link's from the top.
+        # A symbolic link's target is relative to its own folder, a hard link's to the top.
         if target.is_absolute() or (link.islnk() and (".." in target.parts or not (folder / target).is_file())):
             raise _refusal(archive, link, f"links to {target}: {_LINK_RULE}")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ def _make_links(archive: Path, folder: Path, links: dict[Path, tarfile.TarInfo])
     for path, link in links.items():
         try:
             inside = path.resolve(strict=True).is_relative_to(top)
-        except (OSError, RuntimeError):  # it leads nowhere, or round in a circle
+        except (OSError, RuntimeError):  # a broken link, or a loop
             inside = False
         if not inside:
             raise _refusal(archive, link, f"links to {link.linkname}: {_LINK_RULE}")
@@ -221,15 +221,15 @@ def _refusal(archive: Path, member: tarfile.TarInfo, reason: str) -> InputError:
 
 @contextmanager
 def _explained(archive: Path, folder: Path) -> Iterator[None]:
-    """Turn what tarfile, the decompressors and the file system raise into one InputError."""
+    """Raise an InputError in place of the exceptions of tarfile, the decompressors and the file system."""
     try:
         yield
     except EOFError as error:
-        raise InputError(f"{archive} is cut short: it ends in the middle. {_NEXT}") from error
+        raise InputError(f"{archive} is cut short. {_NEXT}") from error
     except (tarfile.TarError, zlib.error, isal_zlib.error, lzma.LZMAError, RecursionError, ValueError) as error:
         raise InputError(f"{archive} is not a whole tar archive ({error}). {_NEXT}") from error
     except OSError as error:
-        if error.errno is None:  # gzip and bz2 tell of damaged data so
+        if error.errno is None:  # gzip's and bz2's exception for damaged data
             raise InputError(f"{archive} is damaged ({error}). {_NEXT}") from error
         where = f"{error.filename}: " if error.filename else ""
         raise InputError(
@@ -239,14 +239,12 @@ def _explained(archive: Path, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _all_or_nothing(folder: Path) -> Iterator[None]:
-    """Make `folder` if it isn't there; after an error it is as it was."""
+    """Make `folder` if needed; after an error, restore its former state."""
     was_there = folder.is_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
-            raise InputError(
-                f"The folder to unpack into, {folder}, is not empty. Remove what is in it, then run again."
-            )
+            raise InputError(f"The folder to unpack into, {folder}, is not empty. Remove its content, then run again.")
     except OSError as error:
         raise InputError(f"Cannot write to {folder}: {error.strerror}. Check the path and its permissions.") from error
     try:

@@ -1,7 +1,7 @@
-"""Sound files: NIST SPHERE headers and their checksums, conversion to WAV, and reading anything else.
+"""Audio files: NIST SPHERE headers and checksums, conversion to WAV, and reading of other formats.
 
 SPHERE is the format of many classic speech corpora: an ASCII header of 1,024 bytes (or a multiple), then the samples.
-libsndfile reads its plain PCM flavour; SoX is the way for what libsndfile can't read.
+libsndfile reads its plain PCM variant; SoX reads the others.
 """
 
 import io
@@ -21,10 +21,10 @@ from asr_with_nemo.base.files import replacing
 from asr_with_nemo.errors import InputError
 
 SAMPLE_RATE = 16_000
-"""Samples per second that the course's models are fed with."""
-SPHERE_MAGIC = b"NIST_1A"
-# Converting a file mostly waits for the disk; more threads than this only wait for the interpreter.
-THREADS = 2
+"""Sample rate of the course's models, in Hz."""
+_SPHERE_MAGIC = b"NIST_1A"
+# Conversion mostly waits for the disk; more threads would only wait for the interpreter's lock.
+_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def read_sphere_header(path: str | os.PathLike) -> SphereHeader:
     """Read the header of a SPHERE file.
 
     Raises:
-        InputError: the file isn't there, is empty, or has no complete SPHERE header.
+        InputError: the file is missing or empty, or has no complete SPHERE header.
     """
     path = Path(path)
     convert = {"i": int, "r": float, "s": str}
@@ -56,8 +56,8 @@ def read_sphere_header(path: str | os.PathLike) -> SphereHeader:
             start = file.read(16)
             if not start:
                 raise InputError(f"{path}: the file is empty; expected a SPHERE file")
-            if start[:7] != SPHERE_MAGIC:
-                raise InputError(f"{path}: not a SPHERE file (it starts with {start[:7]!r}, not {SPHERE_MAGIC!r})")
+            if start[:7] != _SPHERE_MAGIC:
+                raise InputError(f"{path}: not a SPHERE file (it starts with {start[:7]!r}, not {_SPHERE_MAGIC!r})")
             size = int(start[8:16])
             text = (start + file.read(size - 16)).decode("latin-1")
         if "\nend_head" not in text or len(text) < size:
@@ -68,7 +68,7 @@ def read_sphere_header(path: str | os.PathLike) -> SphereHeader:
                 name, kind, value = line.split(maxsplit=2)
                 fields[name] = convert[kind[1]](value)
         if any(not isinstance(fields.get(name, 0), int) for name in ("sample_count", "sample_rate", "sample_checksum")):
-            raise ValueError("a count, rate or checksum that is no whole number")
+            raise ValueError("a count, rate or checksum that is not an integer")
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from error
     except (ValueError, KeyError, IndexError) as error:
@@ -77,7 +77,12 @@ def read_sphere_header(path: str | os.PathLike) -> SphereHeader:
 
 
 def sphere_checksum(samples: np.ndarray) -> int:
-    """SPHERE's `sample_checksum`: the sum of the 16-bit samples as unsigned words, modulo 65,536."""
+    """Return SPHERE's `sample_checksum`: the sum of the 16-bit samples as unsigned words, modulo 65,536.
+
+    Example:
+        >>> sphere_checksum(np.array([1, -1, 5]))
+        5
+    """
     return int(samples.astype(np.int16).view(np.uint16).sum(dtype=np.uint64) % 65_536)
 
 
@@ -95,36 +100,39 @@ def read_sphere(path: str | os.PathLike) -> tuple[np.ndarray, int]:
     try:
         samples, rate = soundfile.read(path, dtype="int16")
     except soundfile.LibsndfileError:
-        # Shorten-compressed and other flavours that libsndfile doesn't know.
+        # Shorten-compressed and other variants that libsndfile can't read.
         samples, rate = read_with_sox(path)
     expected = header.fields.get("sample_count")
     if expected is not None and expected != len(samples):
-        raise InputError(f"{path}: holds {len(samples):,} samples where its header says {expected:,}; get it again")
+        raise InputError(f"{path}: has {len(samples):,} samples, its header says {expected:,}; get it again")
     if len(samples) == 0:
-        raise InputError(f"{path}: holds no samples")
+        raise InputError(f"{path}: has no samples")
     checksum = header.fields.get("sample_checksum")
     if checksum is not None and checksum != sphere_checksum(samples):
         raise InputError(
-            f"{path}: its samples add up to {sphere_checksum(samples)} where its header's sample_checksum says "
-            f"{checksum}: the sound is damaged; get it again"
+            f"{path}: the checksum of its samples is {sphere_checksum(samples)}, its header's sample_checksum "
+            f"{checksum}: the audio is damaged; get it again"
         )
     return samples, rate
 
 
 def sox_is_here() -> bool:
-    """Whether the SoX program, which the `sox` package drives, is installed."""
+    """Return whether the program SoX, which the package `sox` calls, is installed."""
     return shutil.which("sox") is not None
 
 
 def read_with_sox(path: str | os.PathLike, seconds: float | None = None) -> tuple[np.ndarray, int]:
-    """Let SoX decode a file, or its first seconds. Returns int16 samples, (T,) or (T, channels), and the rate in Hz.
+    """Decode a file, or its first `seconds`, with SoX.
+
+    Returns:
+        int16 samples, (T,) or (T, channels), and the sample rate in Hz.
 
     Raises:
-        InputError: SoX isn't installed, or can't.
+        InputError: SoX isn't installed, or can't read the file.
     """
     if not sox_is_here():
         raise InputError(
-            f"{path}: libsndfile can't read this kind of file, and SoX, which may, isn't installed; "
+            f"{path}: libsndfile can't read this format, and SoX, which may, isn't installed; "
             "install it (Debian: apt install sox libsox-fmt-all; macOS: brew install sox) and run again"
         )
     import sox
@@ -136,13 +144,13 @@ def read_with_sox(path: str | os.PathLike, seconds: float | None = None) -> tupl
         if seconds is not None:
             transformer.trim(0, seconds)
         return transformer.build_array(input_filepath=str(path)), rate
-    except Exception as error:  # pysox raises its own and plain ones, with SoX's words in them
+    except Exception as error:  # pysox raises its own and built-in ones, with SoX's message
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f"{path}: neither libsndfile nor SoX can read it ({reason})") from error
 
 
 def write_wav(path: str | os.PathLike, samples: np.ndarray, rate: int = SAMPLE_RATE) -> None:
-    """Write int16 samples as a 16-bit WAV that appears under its name only when it is complete."""
+    """Write int16 samples as a 16-bit WAV, atomically."""
     # In memory first: libsndfile writes in small pieces, which takes the disk three times as long.
     complete = io.BytesIO()
     soundfile.write(complete, samples, rate, subtype="PCM_16", format="WAV")
@@ -151,10 +159,10 @@ def write_wav(path: str | os.PathLike, samples: np.ndarray, rate: int = SAMPLE_R
 
 
 def convert_sphere(path: str | os.PathLike, wav: str | os.PathLike) -> float:
-    """Turn one SPHERE file into a 16-bit, 16 kHz, mono WAV with exactly the same samples. Returns its seconds.
+    """Convert a SPHERE file to a 16-bit, 16 kHz, mono WAV with the same samples, and return its seconds.
 
     Raises:
-        InputError: the file is damaged, or isn't 16-bit, 16 kHz, mono (nothing is changed silently).
+        InputError: the file is damaged, or isn't 16-bit, 16 kHz, mono (it is never resampled silently).
     """
     fields = read_sphere_header(path).fields
     if str(fields.get("sample_coding", "pcm")).startswith("pcm") and fields.get("sample_n_bytes", 2) != 2:
@@ -168,17 +176,17 @@ def convert_sphere(path: str | os.PathLike, wav: str | os.PathLike) -> float:
 
 
 class Converter:
-    """Converts SPHERE files in the background, each to a WAV beside it; a damaged file doesn't stop the others.
+    """Convert SPHERE files in the background, each to a WAV next to it; a damaged file doesn't stop the others.
 
-    Used as a context manager, it waits at its end until all are done.
+    As a context manager, it waits at the end until all are done.
     """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(THREADS)
+        self._pool = ThreadPoolExecutor(_THREADS)
         self._results: list[Future[str | None]] = []
 
     def add(self, path: Path) -> None:
-        """Convert a file if it is a SPHERE file by its name."""
+        """Convert a file if its name ends in .sph."""
         if path.suffix == ".sph":
             self._results.append(self._pool.submit(self._convert, path))
 
@@ -193,7 +201,7 @@ class Converter:
         return None
 
     def problems(self, progress: bool = True) -> list[str]:
-        """Wait, and return what went wrong, one message a damaged file, in the order in which they were added."""
+        """Wait for all files, and return the errors, one message a damaged file, in the order of `add`."""
         results = tqdm(self._results, "SPHERE to WAV", unit="file", delay=1, disable=not progress)
         return [message for result in results if (message := result.result())]
 
@@ -205,7 +213,7 @@ class Converter:
 
 
 def wav_samples(path: str | os.PathLike) -> int:
-    """How many 16-bit samples a mono WAV that `write_wav` wrote holds, by its size alone; -1 if it isn't there."""
+    """Return the number of samples of a mono WAV of `write_wav`, from its size alone; -1 if the file is missing."""
     try:
         return (os.stat(path).st_size - 44) // 2
     except FileNotFoundError:
@@ -213,19 +221,19 @@ def wav_samples(path: str | os.PathLike) -> int:
 
 
 def load_audio(path: str | os.PathLike, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Read any sound file as mono float32 in [-1, 1], (T,), resampled to `sample_rate` if it has another rate.
+    """Read an audio file as mono float32 in [-1, 1], (T,), resampled to `sample_rate` if it has another rate.
 
     Raises:
-        InputError: the file isn't there, isn't sound, or is empty.
+        InputError: the file is missing, isn't audio, or is empty.
     """
     blocks = list(stream_audio(path, sample_rate))
     return np.concatenate(blocks)
 
 
 def load_through(path: str | os.PathLike, line_rate: int, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
-    """Read a sound file as it would come through a line of another rate in Hz: what is above half of that is lost.
+    """Read an audio file as transmitted at `line_rate` in Hz: frequencies above half of it are lost.
 
-    A telephone line has 8,000 Hz. As `load_audio` otherwise.
+    A telephone line has 8,000 Hz. Otherwise as `load_audio`.
     """
     return soxr.resample(load_audio(path, line_rate), line_rate, sample_rate)
 
@@ -233,13 +241,13 @@ def load_through(path: str | os.PathLike, line_rate: int, sample_rate: int = SAM
 def stream_audio(
     path: str | os.PathLike, sample_rate: int = SAMPLE_RATE, block_seconds: float = 30.0
 ) -> Iterator[np.ndarray]:
-    """Read any sound file piece by piece, so that memory doesn't grow with its length.
+    """Read an audio file in blocks, so that memory doesn't grow with its length.
 
     Yields:
         mono float32 samples at `sample_rate`, (t,), of about `block_seconds` each.
 
     Raises:
-        InputError: the file isn't there, isn't sound, or holds no samples.
+        InputError: the file is missing, isn't audio, or has no samples.
     """
     path = Path(path)
     if not path.is_file():
@@ -257,11 +265,11 @@ def stream_audio(
         heard += len(mono)
         yield mono
     if heard == 0:
-        raise InputError(f"{path}: holds no sound (zero samples)")
+        raise InputError(f"{path}: has no audio (zero samples)")
 
 
 def resampled(blocks: Iterable[np.ndarray], rate: int, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
-    """Blocks of samples at one rate, (t,) or (t, channels), as mono float32 blocks, (t,), at another."""
+    """Convert blocks of samples, (t,) or (t, channels), at `rate` to mono float32 blocks, (t,), at `sample_rate`."""
     resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32") if rate != sample_rate else None
     for block in blocks:
         mono = block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32)
@@ -321,10 +329,10 @@ def quietest_place(samples: np.ndarray, size: int, count: int) -> int:
 def cut_at_pauses(
     blocks: Iterable[np.ndarray], sample_rate: int, whole: float, longest: float, shortest: float
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """Cut a stream of samples into pieces that a model can take, each cut where it is quietest.
+    """Split a stream of samples at pauses into segments that fit a model.
 
-    A stream of up to `whole` seconds stays in one piece. A longer one is cut between `shortest` and `longest` seconds
-    after the start of each piece, in the middle of the quietest 0.3 s there.
+    A stream of up to `whole` seconds stays in one segment. A longer one is cut between `shortest` and `longest` seconds
+    after the start of each segment, at the centre of the quietest 0.3 s there.
 
     Yields:
         (start in seconds, mono samples (t,)).
@@ -333,7 +341,7 @@ def cut_at_pauses(
     window = 15  # frames, 0.3 s
     buffer = np.zeros(0, np.float32)
     start = 0
-    enough = whole  # seconds in the buffer, from which on it is cut
+    enough = whole  # seconds in the buffer above which it is cut
     for block in blocks:
         buffer = np.concatenate([buffer, block]) if len(buffer) else block
         if len(buffer) > enough * sample_rate:

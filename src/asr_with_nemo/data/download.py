@@ -30,7 +30,7 @@ TIMEOUT = 30.0
 RETRIES = 5
 """How often a download is tried again; counted anew whenever new bytes have arrived."""
 FIRST_PAUSE = 0.5  # seconds before the first retry; doubled each time
-LONGEST_PAUSE = 60.0  # seconds, also where a server asks for a longer one
+_LONGEST_PAUSE = 60.0  # seconds, also where a server asks for a longer one
 
 
 class DownloadError(InputError):
@@ -193,7 +193,7 @@ class _Transfer:
         asked = error.asked_pause if isinstance(error, _Unfinished) else None
         if asked is None:
             asked = FIRST_PAUSE * 2 ** (self.failures - 1)
-        return min(asked, LONGEST_PAUSE)
+        return min(asked, _LONGEST_PAUSE)
 
     def log_retry(self, state: RetryCallState) -> None:
         reason = state.outcome.exception().reason

@@ -1,6 +1,6 @@
-"""Speech from text: the few calls of espeak-ng that the built-in corpus needs, through ctypes.
+"""Text to speech: the calls of espeak-ng that the built-in corpus needs, through ctypes.
 
-The library and its voices come in the wheel `espeakng-loader`, so nothing has to be installed beside pip's packages.
+The library and its voices come in the wheel `espeakng-loader`, so pip's packages suffice.
 Function names and numbers are those of espeak-ng's `speak_lib.h` (API revision 12).
 """
 
@@ -26,7 +26,7 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes
 
 @dataclass(frozen=True)
 class Voice:
-    """How a text is said: espeak-ng's language and variant, and its parameters in its own units."""
+    """A voice of espeak-ng: language, variant, and parameters in espeak-ng's units."""
 
     language: str  # an accent: "en-us", "en-gb-scotland" ...
     variant: str  # a person: "m3", "f2" ...
@@ -37,14 +37,14 @@ class Voice:
 
 
 class Speaker:
-    """A running espeak-ng; use it as a context manager.
+    """An instance of espeak-ng; use it as a context manager.
 
-    What espeak-ng says depends a little on what it said before (the phase of its flutter) and on the clock (the noise
-    of breath). Each Speaker therefore loads a copy of the library, whose memory starts afresh, and seeds the noise:
-    the same calls in the same order give the same samples, however many Speakers there were before.
+    The samples of espeak-ng depend a little on earlier calls (the phase of its flutter) and on the clock (the noise of
+    breath). Each Speaker therefore loads its own copy of the library, with fresh memory, and seeds the noise: the same
+    calls in the same order give the same samples, however many Speakers there were before.
 
     Attributes:
-        rate: samples per second of what `say` returns.
+        rate: sample rate of `say`, in Hz.
 
     Raises:
         InputError: espeak-ng can't be loaded here.
@@ -60,7 +60,7 @@ class Speaker:
         except (ImportError, OSError, RuntimeError, AttributeError) as error:  # AttributeError: another build of it
             self._folder.cleanup()
             raise InputError(
-                f"espeak-ng, which speaks the built-in corpus, can't be loaded: {error}. It comes with the package "
+                f"espeak-ng, the voice of the built-in corpus, can't be loaded: {error}. It comes with the package "
                 "espeakng-loader for Linux and macOS: install it with `pip install -r requirements.txt`, or use the "
                 "real recordings (`--archive FILE_OR_URL`, or the environment variable AN4_ARCHIVE)."
             ) from error
@@ -86,17 +86,17 @@ class Speaker:
         return 0  # go on
 
     def say(self, text: str, voice: Voice) -> np.ndarray:
-        """Speaks `text`, in which `[[...]]` holds espeak-ng's phoneme names.
+        """Synthesise `text`, in which `[[...]]` encloses espeak-ng's phoneme names.
 
         Returns:
             The samples, int16, shape (samples,), at `rate`.
 
         Raises:
-            InputError: espeak-ng has no such voice, or nothing came of the text.
+            InputError: espeak-ng has no such voice, or the text gives no sound.
         """
         name = f"{voice.language}+{voice.variant}"
         if name != self._voice:
-            # A variant that isn't there is no error to espeak-ng: it would speak with the language's own voice.
+            # A missing variant is no error to espeak-ng: it would use the language's own voice.
             variant = Path(self._folder.name, "espeak-ng-data", "voices", "!v", voice.variant)
             if not variant.is_file() or self._library.espeak_SetVoiceByName(name.encode()) != 0:
                 raise InputError(
@@ -117,7 +117,7 @@ class Speaker:
         encoded = text.encode()
         failed = self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8_WITH_PHONEMES, None, None)
         if failed or not any(self._samples):
-            raise InputError(f"espeak-ng said nothing for {text!r} (error {failed}). Give it words to say.")
+            raise InputError(f"espeak-ng gave no sound for {text!r} (error {failed}). Give a text with words.")
         return np.frombuffer(bytes(self._samples), dtype=np.int16)
 
     def close(self) -> None:

@@ -20,18 +20,18 @@ from asr_with_nemo.base.files import read_text, replacing
 from asr_with_nemo.errors import InputError
 
 CORPUS_NOTES = "corpus.json"
-"""How a corpus was made, beside its manifests."""
-REQUIRED = {"audio_filepath": str, "duration": (int, float), "text": str}
+"""The file next to a corpus's manifests that describes how the corpus was made."""
+_REQUIRED = {"audio_filepath": str, "duration": (int, float), "text": str}
 Utterance = dict
-"""One line of a manifest: audio_filepath, duration in seconds, text, and what else it holds (speaker)."""
+"""A line of a manifest: audio_filepath, duration in seconds, text, and further keys such as speaker."""
 
 
 def read_manifest(path: str | os.PathLike, check_audio: bool = True) -> list[Utterance]:
-    """Read a manifest; `audio_filepath` comes back absolute.
+    """Read a manifest, with each `audio_filepath` made absolute.
 
     Raises:
-        InputError: the manifest isn't there or is empty, a line isn't JSON or lacks a key (with its number), or, when
-            `check_audio` is set, a sound file is missing.
+        InputError: the manifest is missing or empty, a line (named by its number) isn't JSON or lacks a key, or, with
+            `check_audio`, an audio file is missing.
     """
     path = Path(path)
     missing = "no such manifest; scripts/prepare_corpus.py makes one, or scripts/prepare_an4.py for AN4"
@@ -45,33 +45,33 @@ def read_manifest(path: str | os.PathLike, check_audio: bool = True) -> list[Utt
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from error
         except RecursionError as error:
-            raise InputError(f"{path}, line {number}: not an utterance, but JSON nested without end") from error
+            raise InputError(f"{path}, line {number}: not an utterance: its JSON is nested too deeply") from error
         _check(utterance, f"{path}, line {number}")
         audio = path.parent.absolute() / utterance["audio_filepath"]  # an absolute path stays as it is
         if check_audio and not audio.is_file():
-            raise InputError(f"{path}, line {number}: the sound file {audio} isn't there")
+            raise InputError(f"{path}, line {number}: the audio file {audio} is missing")
         utterances.append(utterance | {"audio_filepath": str(audio)})
     if not utterances:
-        raise InputError(f"{path}: the manifest is empty; expected a JSON object a line, one an utterance")
+        raise InputError(f"{path}: the manifest is empty; expected a JSON object per utterance, one a line")
     return utterances
 
 
 def _check(utterance: object, where: str) -> None:
     if not isinstance(utterance, dict):
-        raise InputError(f"{where}: expected a JSON object with {', '.join(REQUIRED)}")
-    for key, kind in REQUIRED.items():
+        raise InputError(f"{where}: expected a JSON object with {', '.join(_REQUIRED)}")
+    for key, kind in _REQUIRED.items():
         if key not in utterance:
-            raise InputError(f"{where}: lacks {key!r}; expected {', '.join(REQUIRED)}")
+            raise InputError(f"{where}: lacks {key!r}; expected {', '.join(_REQUIRED)}")
         if not isinstance(utterance[key], kind) or isinstance(utterance[key], bool):
             raise InputError(
-                f"{where}: {key!r} is {utterance[key]!r}, which is no {'text' if kind is str else 'number'}"
+                f"{where}: {key!r} is {utterance[key]!r}, expected a {'text' if kind is str else 'number'}"
             )
     if not 0 < utterance["duration"] < math.inf:
         raise InputError(f"{where}: 'duration' is {utterance['duration']}; expected seconds above zero")
 
 
 def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> None:
-    """Write utterances as a manifest with paths relative to it. A file that already says the same is left untouched."""
+    """Write utterances as a manifest with paths relative to it; a file with the same content is left untouched."""
     path = Path(path)
     folder = path.parent.absolute()
     lines = (
@@ -80,22 +80,22 @@ def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> 
     )
     with contextlib.suppress(FileExistsError), replacing(path) as partial:
         with open(partial, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(lines)  # one by one: a large corpus need not fit into memory
+            file.writelines(lines)  # one by one: a large corpus may not fit into memory
         if path.is_file() and filecmp.cmp(partial, path, shallow=False):
-            raise FileExistsError  # the same, so its date stays
+            raise FileExistsError  # same content: keep the file's date
 
 
 def hold_out_speakers(
     utterances: list[Utterance], count: int, seed: int = 0, tries: int = 2_000
 ) -> tuple[list[Utterance], list[Utterance]]:
-    """Split into (kept, held out) by whole speakers, about `count` utterances held out.
+    """Split utterances into (kept, held out) by whole speakers, with about `count` utterances held out.
 
-    Of `tries` random draws of speakers, the one that comes nearest to `count`, and among those to the whole's share of
-    each group of speakers (the first letter of the speaker's name: AN4 names women f..., men m...), is taken. The order
-    of the utterances is kept, and the same input gives the same split.
+    Of `tries` random draws of speakers, the best is the one nearest to `count`; among equals, the one whose shares of
+    speaker groups are nearest to the whole set's (a group is the first letter of the speaker's name: AN4 names women
+    f..., men m...). The order of the utterances is kept, and the same input gives the same split.
 
     Raises:
-        InputError: fewer than two speakers: nothing can be held out.
+        InputError: fewer than two speakers, so none can be held out.
     """
     by_speaker = defaultdict(int)
     for utterance in utterances:
@@ -118,7 +118,7 @@ def hold_out_speakers(
     for _ in range(tries):
         order = generator.sample(sorted(by_speaker), len(by_speaker))
         held, total = [], 0
-        for speaker in order[:-1]:  # somebody has to be left to train on
+        for speaker in order[:-1]:  # one speaker must be left for training
             if not held or total + by_speaker[speaker] <= count:
                 held.append(speaker)
                 total += by_speaker[speaker]
@@ -131,9 +131,14 @@ def hold_out_speakers(
 
 
 def shared_with(utterances: Iterable[Utterance], others: Iterable[Utterance]) -> dict[str, list[str]]:
-    """What two sets of utterances have in common: `{"recording": [...], "speaker": [...]}`, without what is empty.
+    """Return the recordings and speakers that two sets share: `{"recording": [...], "speaker": [...]}`.
 
-    A recording is the same by its real path, a speaker by the name where both sets have names.
+    Recordings are compared by their real paths, speakers by their names. A key without shared items is left out.
+
+    Example:
+        >>> train, test = {"audio_filepath": "/a.wav", "speaker": "ann"}, {"audio_filepath": "/b.wav", "speaker": "ann"}
+        >>> shared_with([train], [test])
+        {'speaker': ['ann']}
     """
 
     def keys(rows: list[Utterance]) -> dict[str, set[str]]:
@@ -145,10 +150,10 @@ def shared_with(utterances: Iterable[Utterance], others: Iterable[Utterance]) ->
 
 
 def check_alphabet(manifest: str | os.PathLike, utterances: Iterable[Utterance], labels: Iterable[str]) -> None:
-    """Make sure that a model can spell every transcript.
+    """Check that every transcript uses only the model's alphabet.
 
     Raises:
-        InputError: a transcript has letters outside `labels`, which NeMo would leave out silently.
+        InputError: a transcript has characters outside `labels`, which NeMo would drop silently.
     """
     allowed = set(labels)
     for number, utterance in enumerate(utterances, 1):
@@ -161,10 +166,10 @@ def check_alphabet(manifest: str | os.PathLike, utterances: Iterable[Utterance],
 
 
 def check_recordings(manifest: str | os.PathLike, utterances: Iterable[Utterance], sample_rate: int) -> None:
-    """Make sure, by the headers alone, that a model can be trained on the recordings.
+    """Check, by the headers alone, that a model can be trained on the recordings.
 
     Raises:
-        InputError: a file isn't sound, is empty, has several channels, or another rate than `sample_rate` in Hz.
+        InputError: a file isn't audio, is empty, has several channels, or another rate than `sample_rate` in Hz.
     """
     checked = set()  # several utterances can be cut out of one file
     for number, utterance in enumerate(utterances, 1):
@@ -175,9 +180,9 @@ def check_recordings(manifest: str | os.PathLike, utterances: Iterable[Utterance
         try:
             info = soundfile.info(utterance["audio_filepath"])
         except soundfile.LibsndfileError as error:
-            raise InputError(f"{where}: not a sound file that can be read ({error.error_string})") from error
+            raise InputError(f"{where}: not a readable audio file ({error.error_string})") from error
         if info.frames == 0:
-            raise InputError(f"{where}: holds no sound (zero samples); leave it out")
+            raise InputError(f"{where}: has no audio (zero samples); remove the line")
         if info.channels != 1 or info.samplerate != sample_rate:
             raise InputError(
                 f"{where}: {info.samplerate:,} Hz with {info.channels} channel(s), where the model expects "
@@ -186,7 +191,7 @@ def check_recordings(manifest: str | os.PathLike, utterances: Iterable[Utterance
 
 
 def letters_of(manifests: Iterable[str | os.PathLike]) -> list[str]:
-    """The letters of the texts of some manifests, the space first, then as Unicode orders them.
+    """Return the characters of the texts of manifests, sorted by code point, so that the space is first.
 
     Raises:
         InputError: a manifest can't be read.

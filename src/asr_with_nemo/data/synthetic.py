@@ -1,7 +1,7 @@
 # ruff: noqa: SIM905 (lists of words read better as text)
-"""The built-in corpus: AN4's layout and sentence kinds, spoken by espeak-ng. It stands in where AN4 can't be had.
+"""The built-in corpus: AN4's layout and sentence kinds, spoken by espeak-ng. It replaces AN4 where AN4 is unavailable.
 
-What is said follows the session that each AN4 speaker went through: five commands (YES, ENTER SEVENTY ONE, RUBOUT
+The texts follow the session of each AN4 speaker: five commands (YES, ENTER SEVENTY ONE, RUBOUT
 G M E F THREE NINE), then surname, first name, house number, street, city, zip code, phone number and date of birth.
 """
 
@@ -38,7 +38,7 @@ the same files again.
 """
 
 
-# ---- What is said -------------------------------------------------------------------------------------------------
+# ---- Texts --------------------------------------------------------------------------------------------------------
 
 
 _DIGITS = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE".split()
@@ -106,7 +106,12 @@ def _draw(rng: random.Random, weights: dict[str, float]) -> str:
 
 
 def _cardinal(number: int) -> list[str]:
-    """The words of a number from 0 to 99."""
+    """Return the words of a number from 0 to 99.
+
+    Example:
+        >>> _cardinal(42)
+        ['FORTY', 'TWO']
+    """
     if number < 10:
         return [_DIGITS[number]]
     if number < 20:
@@ -120,12 +125,12 @@ def _digits(rng: random.Random, digits: str) -> list[str]:
 
 
 def _pair(rng: random.Random, number: int) -> list[str]:
-    """The last two digits of a house number or a year: SEVENTEEN, OH THREE."""
+    """Return the words of the last two digits of a house number or a year: SEVENTEEN, OH THREE."""
     return _digits(rng, f"{number:02d}") if 0 < number < 10 else ["HUNDRED"] if number == 0 else _cardinal(number)
 
 
 def _in_full(rng: random.Random, number: int) -> list[str]:
-    """FOUR THOUSAND SEVEN HUNDRED (AND) TWENTY THREE, up to 99,999."""
+    """Return the words of a number up to 99,999: FOUR THOUSAND SEVEN HUNDRED (AND) TWENTY THREE."""
     thousands, hundreds, rest = number // 1000, number // 100 % 10, number % 100
     words = [*_cardinal(thousands), "THOUSAND"] if thousands else []
     words += [_DIGITS[hundreds], "HUNDRED"] if hundreds else []
@@ -135,7 +140,7 @@ def _in_full(rng: random.Random, number: int) -> list[str]:
 
 
 def _number(rng: random.Random, length: int) -> list[str]:
-    """A number of `length` digits (1 to 5), said in one of the ways in which people say it."""
+    """Return the words of a random number of `length` digits (1 to 5), in one of the usual readings."""
     number = rng.randrange(10 ** (length - 1) if length > 1 else 0, 10**length)
     if length == 1:
         return _digits(rng, str(number))
@@ -236,13 +241,13 @@ _SESSION = _COMMANDS_PER_SPEAKER + 2 + len(_CENSUS)  # 13 utterances
 
 
 def speaker_session(rng: random.Random, sex: str, surname: str) -> dict[str, list[str]]:
-    """One speaker's 13 utterances in AN4's order: name of the utterance (`an`, `cen1` ...) → words."""
+    """Return one speaker's 13 utterances in AN4's order: name of the utterance (`an1`, `cen1` ...) → words."""
     said = {f"an{number}": _command(rng) for number in range(1, _COMMANDS_PER_SPEAKER + 1)}
     said |= {"cen1": _spell(surname), "cen2": _spell(rng.choice(_FIRST_NAMES[sex]))}
     return said | {name: make(rng) for name, make in _CENSUS.items()}
 
 
-# ---- Who says it --------------------------------------------------------------------------------------------------
+# ---- Speakers ----------------------------------------------------------------------------------------------------
 
 
 # Accents of English, as often as they are drawn: AN4's speakers are mostly American.
@@ -274,7 +279,7 @@ class _Person:
 
 
 def _people(rng: random.Random, trainers: int, testers: int) -> list[_Person]:
-    """The speakers, no two with the same voice and accent, sorted by split and name as in AN4's lists."""
+    """Return the speakers, each with another voice or accent, sorted by split and name as in AN4's lists."""
     sexes = [
         "f" if place < round(count * share) else "m"
         for count, share in ((trainers, 21 / 74), (testers, 3 / 10))  # AN4's shares of women
@@ -312,7 +317,7 @@ def _people(rng: random.Random, trainers: int, testers: int) -> list[_Person]:
     return sorted(people, key=lambda person: (person.test, person.name))
 
 
-# ---- How it sounds ------------------------------------------------------------------------------------------------
+# ---- Sound --------------------------------------------------------------------------------------------------------
 
 
 # Where espeak-ng would read a letter as a word: A as the article, I as the pronoun, both weak.
@@ -320,11 +325,15 @@ _SPOKEN = {"A": "[['eI]]", "I": "[['aI]]", "RUBOUT": "rub out"}
 
 
 def spoken(words: Sequence[str], hesitates: Callable[[], bool] = lambda: False) -> str:
-    """What espeak-ng is given so that single letters are said by their names.
+    """Return the text for espeak-ng in which single letters are spoken by their names.
 
     Args:
         words: a transcript's words, upper case.
-        hesitates: asked wherever letters begin or end; True puts a pause there.
+        hesitates: called wherever letters begin or end; True adds a pause there.
+
+    Example:
+        >>> spoken(["ENTER", "B", "SIX"])
+        'enter B six'
     """
     text: list[str] = []
     was_letter = False
@@ -339,7 +348,7 @@ def spoken(words: Sequence[str], hesitates: Callable[[], bool] = lambda: False) 
 
 
 def _recording(speaker: Speaker, person: _Person, words: Sequence[str], rng: random.Random) -> np.ndarray:
-    """One utterance as a close-talking microphone would give it: int16, shape (samples,), at RATE."""
+    """Return one utterance as of a close-talking microphone: int16, shape (samples,), at RATE."""
     voice = replace(
         person.voice,
         words_per_minute=round(person.voice.words_per_minute * rng.uniform(0.93, 1.07)),
@@ -357,16 +366,16 @@ def _recording(speaker: Speaker, person: _Person, words: Sequence[str], rng: ran
     return np.clip(np.rint(signal), -32768, 32767).astype(np.int16)
 
 
-# ---- The files ----------------------------------------------------------------------------------------------------
+# ---- Files --------------------------------------------------------------------------------------------------------
 
 
 def write_sphere(path: Path, samples: np.ndarray, rate: int) -> None:
-    """Writes 16-bit mono samples as a NIST SPHERE file with the header fields of AN4's files.
+    """Write 16-bit mono samples as a NIST SPHERE file with the header fields of AN4's files.
 
     Args:
         path: the file to write.
         samples: int16, shape (samples,).
-        rate: samples per second.
+        rate: sample rate in Hz.
 
     Raises:
         InputError: the samples are not int16 in one channel, or there are none.
@@ -392,7 +401,7 @@ def write_sphere(path: Path, samples: np.ndarray, rate: int) -> None:
 
 
 def _sizes(utterances: int) -> Iterator[tuple[int, int]]:
-    """(utterances, speakers) of train and of test, in AN4's proportions."""
+    """Yield (utterances, speakers) of train and of test, in AN4's proportions."""
     for share, speakers, fewest in ((948, 74, 3), (130, 10, 1)):
         count = round(utterances * share / FULL_SIZE)
         yield count, max(fewest, -(-count // _SESSION), round(count * speakers / share))
@@ -403,15 +412,14 @@ def _shares(count: int, speakers: int) -> list[int]:
 
 
 def make_corpus(folder: Path, *, utterances: int = FULL_SIZE, seed: int = 0, progress: bool = True) -> None:
-    """Writes the built-in corpus as a tree like that of AN4's archive: `etc/`, `wav/`, `README`.
+    """Write the built-in corpus as a tree like that of AN4's archive: `etc/`, `wav/`, `README`.
 
     The speakers of train and test differ in voice. The same `utterances` and `seed` give the same bytes.
 
     Args:
-        folder: where the tree goes; made if it isn't there, else it must be empty. Transcripts come last, so a tree
-            that was cut short has none.
-        utterances: of train and test together, 88% of them train; as many as AN4 has by default.
-        seed: of all that is drawn: names, numbers, voices, noise.
+        folder: destination, new or empty. Transcripts are written last, so an interrupted tree has none.
+        utterances: of train and test together, 88% of them train; by default as many as AN4 has.
+        seed: of all random choices: names, numbers, voices, noise.
         progress: show a progress bar.
 
     Raises:
@@ -420,12 +428,12 @@ def make_corpus(folder: Path, *, utterances: int = FULL_SIZE, seed: int = 0, pro
     """
     if not SMALLEST_SIZE <= utterances <= FULL_SIZE:
         raise InputError(
-            f"The built-in corpus has {SMALLEST_SIZE} to {FULL_SIZE} utterances, {utterances} were asked for. "
-            "Ask for a number between them."
+            f"The built-in corpus has {SMALLEST_SIZE} to {FULL_SIZE} utterances, {utterances} were requested. "
+            "Choose a number in this range."
         )
     if seed < 0:
         raise InputError(f"The built-in corpus takes a seed of 0 or more, got {seed}.")
-    with Speaker() as speaker:  # first, so that nothing is written where it is missing
+    with Speaker() as speaker:  # first, so that nothing is written if espeak-ng is missing
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):

@@ -1,13 +1,13 @@
-"""A model as one ONNX file that needs neither NeMo nor torch: sound in, log-probabilities out.
+"""Export a model as one ONNX file that needs neither NeMo nor torch: audio in, log-probabilities out.
 
-NeMo's own `model.export` leaves out the mel features, and switches off the masks by which a network doesn't hear the
-padding of a batch, so that padded batches come out wrong. Here features, masks and all go into the file, and what comes
-out is checked against NeMo before the file appears.
+NeMo's own `model.export` leaves out the mel features, and switches off the masks that hide a batch's padding from the
+network, so that the outputs of padded batches are wrong. Here the file includes features and masks, and its outputs are
+compared with NeMo's before it is written.
 
     input   sound (B, t), float32 at the model's rate; lengths (B,), int64, samples of each recording
-    output  log_probs (B, T, V); frames (B,), how many of the T each recording has
+    output  log_probs (B, T, V); frames (B,), the number of valid frames of each recording
 
-The metadata say what the numbers mean: `labels` (a JSON list), `sample_rate`, `seconds_per_frame` and `card`.
+The metadata describe the outputs: `labels` (a JSON list), `sample_rate`, `seconds_per_frame` and `card`.
 """
 
 import contextlib
@@ -44,39 +44,39 @@ from asr_with_nemo.recognition import decoding, transcripts
 from asr_with_nemo.recognition.transcripts import Sound
 
 TOLERANCE = 1e-3
-"""The largest difference of a log-probability that NeMo's rounding and ours may make."""
-PADDED_BATCH = 16
-"""Recordings of all lengths that are put together to check how padding is treated."""
-CHECK_SECONDS = (0.001, 0.02, 0.3, 0.75, 1.5, 3.0, 4.2, 7.0, 12.0)
-"""Lengths of the noises that an export is checked with where there are no recordings."""
+"""The largest difference between NeMo's log-probabilities and the exported model's that counts as rounding."""
+_PADDED_BATCH = 16
+"""Recordings of different lengths per batch, to check the masks."""
+_CHECK_SECONDS = (0.001, 0.02, 0.3, 0.75, 1.5, 3.0, 4.2, 7.0, 12.0)
+"""Lengths of the noise that replaces recordings in the check of an export."""
 
 
-# --- From sound to log-probs, as torch.export can follow it -----------------------------------------------------------
+# --- From audio to log-probs, traceable by torch.export ---------------------------------------------------------------
 
 
 class _Features(nn.Module):
-    """NeMo's log-mel features at inference, without complex numbers, which few ONNX runtimes know.
+    """NeMo's log-mel features at inference, without complex numbers, which few ONNX runtimes support.
 
-    The Fourier transform is a matrix product. Its power doesn't depend on where the window stands, so it is taken
-    around the window's middle, to both sides of which the window is the same: a product with cosines of what both sides
-    have in common and one with sines of the rest do, each of half a window.
+    The Fourier transform is a matrix product. Its power doesn't depend on the origin of time, which is put at the
+    window's centre. The window is symmetric around it, so a frame's even part needs only cosines, its odd part only
+    sines, and each product has half a window's length.
     """
 
     def __init__(self, featurizer: FilterbankFeatures):
         super().__init__()
         if featurizer.exact_pad or featurizer.frame_splicing > 1 or featurizer.pad_value:
-            raise InputError("this preprocessor has exact_pad, frame_splicing or pad_value, which export can't do")
+            raise InputError("export doesn't support a preprocessor with exact_pad, frame_splicing or pad_value")
         if featurizer.normalize not in ("per_feature", "all_features", None, False):
-            raise InputError(f"this preprocessor normalises by {featurizer.normalize!r}, which export can't do")
+            raise InputError(f"export doesn't support a preprocessor with normalize: {featurizer.normalize!r}")
         if featurizer.win_length % 2:
             raise InputError(
-                f"this preprocessor has a window of {featurizer.win_length} samples; export wants them even"
+                f"the preprocessor's window has {featurizer.win_length} samples; export needs an even number"
             )
         self.featurizer = featurizer
         self.half = featurizer.win_length // 2
         window = featurizer.window if featurizer.window is not None else torch.ones(featurizer.win_length)
         filters = featurizer.fb[0]  # (D, F)
-        bins = torch.nonzero(filters.sum(0))[:, 0]  # those that any filter hears
+        bins = torch.nonzero(filters.sum(0))[:, 0]  # those in any filter
         turns = (torch.arange(self.half).double() + 0.5)[:, None] * bins.double() / featurizer.n_fft
         weights = window[self.half :].double()[:, None].to(turns)
         self.register_buffer("cosines", (weights * torch.cos(2 * math.pi * turns)).float())  # (half, F)
@@ -84,7 +84,7 @@ class _Features(nn.Module):
         self.register_buffer("filters", filters[:, bins].T.contiguous())  # (F, D)
 
     def forward(self, sound: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, t) and (B,) to (B, D, T) and (B,)."""
+        """Compute features, (B, D, T), and their numbers of frames, (B,), from audio, (B, t), and lengths, (B,)."""
         spec = self.featurizer
         frames = lengths // spec.hop_length
         if spec.preemph is not None:
@@ -109,9 +109,9 @@ class _Features(nn.Module):
         return (mel * inside).transpose(1, 2), frames
 
     def _sides(self, sound: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-        """What lies after the middle of each window and, read backwards, before it: (B, T, half) each."""
+        """Return the halves of each window after its centre and, reversed, before it: (B, T, half) each."""
         hop = self.featurizer.hop_length
-        # Strided slices copy whole stretches at a time, where a gather would copy sample by sample.
+        # Strided slices copy contiguous stretches; a gather would copy sample by sample.
         size = math.gcd(hop, self.half)
         step, parts = hop // size, self.half // size
         needed = ((frames - 1) * step + 2 * parts) * size
@@ -123,7 +123,7 @@ class _Features(nn.Module):
 
 
 class _SoundToLogProbs(nn.Module):
-    """The whole of a model, from (B, t) and (B,) to (B, T, V) and (B,)."""
+    """A whole model, from audio (B, t) and lengths (B,) to log-probs (B, T, V) and frames (B,)."""
 
     def __init__(self, model: EncDecCTCModel):
         super().__init__()
@@ -133,8 +133,8 @@ class _SoundToLogProbs(nn.Module):
     def forward(self, sound: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         features, frames = self.features(sound, lengths)
         if type(self.encoder) is ConvASREncoder:
-            # As images a pixel high, (B, C, 1, T), onnxruntime computes convolutions in blocks of channels: on a CPU
-            # with AVX-512 a QuartzNet took three quarters of the time.
+            # For images of height 1, (B, C, 1, T), onnxruntime computes convolutions in blocks of channels: on a CPU
+            # with AVX-512, a QuartzNet took three quarters of the time.
             (*_, encoded), frames = self.encoder.encoder(([features.unsqueeze(2)], frames))
             encoded = encoded.squeeze(2)
         else:
@@ -143,15 +143,15 @@ class _SoundToLogProbs(nn.Module):
 
 
 def _masked(x: Tensor, lengths: Tensor) -> Tensor:
-    """(B, C, 1, T) with zeros where it is padding."""
+    """Set the padding of x, (B, C, 1, T), to zero."""
     inside = torch.arange(x.shape[3], device=x.device) < lengths[:, None]
-    # As a convolution the mask comes in the same blocks of channels as x, which is spared a change of layout.
+    # As a convolution, the mask has x's blocks of channels, which avoids a change of layout.
     return x * F.conv2d(inside[:, None, None].to(x.dtype), x.new_ones(x.shape[1], 1, 1, 1))
 
 
 def _masked_conv(self: MaskedConv1d, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
     layer = self.conv
-    if self.use_mask and layer.kernel_size[0] > 1:  # a kernel of 1 doesn't look at its neighbours
+    if self.use_mask and layer.kernel_size[0] > 1:  # a kernel of 1 doesn't see its neighbours
         x = _masked(x, lens)
     if self.pad_layer is not None:
         x = F.pad(x, self.pad_layer.padding)
@@ -183,7 +183,7 @@ def _group_shuffle(self: GroupShuffle, x: Tensor) -> Tensor:
 
 def _squeeze_excite(self: SqueezeExcite, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     if self.context_window >= 0:
-        raise InputError("this model has squeeze-and-excite over a part of the utterance, which export can't do")
+        raise InputError("export doesn't support squeeze-and-excite over a part of the utterance (context_window)")
     x = _masked(x, lengths)
     mean = x.sum((2, 3)) / lengths.clamp(min=1)[:, None].to(x.dtype)  # (B, C)
     return x * torch.sigmoid(self.fc(mean))[:, :, None, None], lengths
@@ -203,7 +203,7 @@ _CONVOLUTIONAL: dict[type[nn.Module], Callable] = {
 
 
 def _relative_positions(self: RelPositionalEncoding, x: Tensor, cache_len: int = 0) -> tuple[Tensor, Tensor]:
-    """NeMo's own, computed for as many frames as there are: its table would make long recordings impossible."""
+    """As NeMo's, but computed for the actual number of frames: its table would limit the length of recordings."""
     if self.xscale:
         x = x * self.xscale
     frames = x.shape[1]
@@ -215,10 +215,10 @@ def _relative_positions(self: RelPositionalEncoding, x: Tensor, cache_len: int =
 
 @contextlib.contextmanager
 def _exportable(model: EncDecCTCModel) -> Iterator[None]:
-    """Let layers compute in a way that torch.export can follow for any batch and length; afterwards all is as before.
+    """Make the layers traceable by torch.export for any batch and length while the context lasts.
 
     Raises:
-        InputError: the encoder is of a kind that this can't do.
+        InputError: the encoder isn't supported.
     """
     replaced: list[tuple[nn.Module, str, object]] = []
 
@@ -239,8 +239,8 @@ def _exportable(model: EncDecCTCModel) -> Iterator[None]:
         if isinstance(encoder, ConformerEncoder):
             what += f" with {encoder.self_attention_model} attention"
         raise InputError(
-            f"a model with a {what} can't be exported; those with a ConvASREncoder (Jasper, QuartzNet, Citrinet) or a "
-            "ConformerEncoder with rel_pos attention can"
+            f"export doesn't support a model with a {what}; it supports those with a ConvASREncoder (Jasper, "
+            "QuartzNet, Citrinet) or a ConformerEncoder with rel_pos attention"
         )
     try:
         with torch.no_grad():
@@ -258,14 +258,14 @@ def _exportable(model: EncDecCTCModel) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Equality:
-    """How far an exported model is from NeMo's, over some recordings.
+    """The comparison of an exported model with NeMo's over some recordings.
 
     Attributes:
-        recordings: how many there were.
-        seconds: of sound.
-        alone: the largest difference of a log-probability, each recording alone.
-        padded: the same with recordings of all lengths in a batch, most of which is padding.
-        same_texts: how many recordings have the same greedy text both ways as with NeMo.
+        recordings: their number.
+        seconds: of audio.
+        alone: the largest difference of a log-probability, for single recordings.
+        padded: the same for batches of very different lengths, which are mostly padding.
+        same_texts: the number of recordings whose greedy texts, alone and padded, equal NeMo's.
     """
 
     recordings: int
@@ -276,7 +276,7 @@ class Equality:
 
     @property
     def holds(self) -> bool:
-        """Whether the two are the same but for rounding."""
+        """Whether the two are the same except for rounding."""
         return max(self.alone, self.padded) <= TOLERANCE and self.same_texts == self.recordings
 
     def __str__(self) -> str:
@@ -292,35 +292,35 @@ def export(
     sounds: Sequence[Sound] = (),
     card: Mapping[str, object] | None = None,
 ) -> Equality:
-    """Write a model as an ONNX file, after it was found to give what the model gives.
+    """Export a model to an ONNX file, which is written only if its outputs equal the model's.
 
     Args:
-        model: as `decoding.load_model` gives it; it is left as it is.
+        model: as `loading.load_model` returns it; it isn't changed.
         path: ends in .onnx.
-        sounds: recordings to compare with NeMo on; by default noises of several lengths.
-        card: what the file shall say of the model, beside what can be read off it (`card_of`).
+        sounds: recordings to compare with NeMo on; by default noise of several lengths.
+        card: facts on the model that can't be read from it (`card_of`), for the file's metadata.
 
     Raises:
-        InputError: the model is of a kind that can't be exported, the file can't be written, or gives something else.
+        InputError: the model isn't supported, the file can't be written, or its outputs differ from the model's.
     """
     path = Path(path)
     if path.suffix != ".onnx":
         raise InputError(f"{path}: expected a name that ends in .onnx")
     if not writes_letters(model):
-        raise InputError("a model that writes pieces of words can't be exported; those that write letters can")
+        raise InputError("export doesn't support models that write pieces of words; give one that writes letters")
     proto, facts = _to_onnx(model), _described(model) | dict(card or {})
     with _written(path) as partial:
         partial.write_bytes(_with_facts(proto, model, facts))
         equality = compare(model, runtime.Recognizer(partial), sounds or noises(sample_rate(model)))
         if not equality.holds:
-            raise InputError(f"{path}: not written, since it would not be the model that was given: {equality}")
+            raise InputError(f"{path}: not written, since its outputs differ from the model's: {equality}")
         partial.write_bytes(_with_facts(proto, model, facts | {"equality": asdict(equality)}))
     return equality
 
 
 @contextlib.contextmanager
 def _written(path: Path) -> Iterator[Path]:
-    """As `replacing`, with the errors of the file system as InputError; makes the folder."""
+    """As `replacing`, but creates the folder, and raises the file system's errors as InputError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
@@ -330,7 +330,7 @@ def _written(path: Path) -> Iterator[Path]:
 
 
 def compare(model: EncDecCTCModel, recognizer: runtime.Recognizer, sounds: Sequence[Sound]) -> Equality:
-    """Compare an exported model with NeMo's, each recording alone and in batches of the shortest with the longest.
+    """Compare an exported model with NeMo's, on single recordings and in batches of short and long ones.
 
     Raises:
         InputError: a recording can't be read.
@@ -341,8 +341,8 @@ def compare(model: EncDecCTCModel, recognizer: runtime.Recognizer, sounds: Seque
     by_length = sorted(range(len(samples)), key=lambda index: len(samples[index]))
     mixed = [index for pair in zip(by_length, reversed(by_length), strict=True) for index in pair][: len(samples)]
     padded: dict[int, np.ndarray] = {}
-    for first in range(0, len(mixed), PADDED_BATCH):
-        batch = mixed[first : first + PADDED_BATCH]
+    for first in range(0, len(mixed), _PADDED_BATCH):
+        batch = mixed[first : first + _PADDED_BATCH]
         padded.update(zip(batch, recognizer.run([samples[index] for index in batch]), strict=True))
     outputs = list(zip(theirs, alone, (padded[index] for index in range(len(samples))), strict=True))
     return Equality(
@@ -361,17 +361,21 @@ def _difference(ours: np.ndarray, nemos: np.ndarray) -> float:
 
 
 def noises(rate: int) -> list[np.ndarray]:
-    """Sound to check an export with where there are no recordings: noises that swell and fade, the same each time."""
+    """Return noise that swells and fades, for the check of an export without recordings; the same at each call.
+
+    Args:
+        rate: in Hz.
+    """
     random = np.random.default_rng(0)
     sounds = []
-    for seconds in CHECK_SECONDS:
+    for seconds in _CHECK_SECONDS:
         samples = random.normal(0, 0.1, int(seconds * rate))
         sounds.append((samples * np.sin(np.arange(len(samples)) / rate * 7) ** 2).astype(np.float32))
     return sounds
 
 
 def _described(model: EncDecCTCModel) -> dict[str, object]:
-    """What can be read off a model, for its card."""
+    """Return the facts that can be read from a model, for its card."""
     return {
         "network": f"{type(model.encoder).__name__} with CTC",
         "weights": sum(weights.numel() for weights in model.parameters()),
@@ -382,10 +386,10 @@ def _described(model: EncDecCTCModel) -> dict[str, object]:
 
 
 def card_of(path: str | os.PathLike) -> dict[str, object]:
-    """What the files beside a model's file say of it, for its card.
+    """Return the facts in the files next to a model's file, for its card.
 
-    `source`, its name and SHA-256; `training`, what scripts/train.py noted; and `about`, the text of the README.md
-    beside it if that is about a model of this name.
+    `source` has the file's name and SHA-256; `training`, the summary that scripts/train.py wrote; `about`, the text of
+    README.md if it describes a model of this name.
     """
     path = model_path(path)
     card: dict[str, object] = {"source": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}}
@@ -399,7 +403,7 @@ def card_of(path: str | os.PathLike) -> dict[str, object]:
 
 
 def _to_onnx(model: EncDecCTCModel) -> onnx.ModelProto:
-    """The model as an ONNX graph, without the metadata."""
+    """Convert the model to an ONNX graph, without metadata."""
     rate, device = sample_rate(model), model.device
     example = torch.zeros(2, 2 * rate, device=device), torch.tensor([2 * rate, rate], device=device)
     with _exportable(model), _quiet(), warnings.catch_warnings():
@@ -416,12 +420,12 @@ def _to_onnx(model: EncDecCTCModel) -> onnx.ModelProto:
             )
         except InputError:
             raise
-        except Exception as error:  # torch.export and the translation to ONNX raise of every kind
+        except Exception as error:  # torch.export and the ONNX translation raise many types
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(f"this model can't be exported: {reason}") from error
+            raise InputError(f"export of this model failed: {reason}") from error
     proto = program.model_proto
     for node in proto.graph.node:
-        del node.metadata_props[:]  # lines of this machine's Python files
+        del node.metadata_props[:]  # paths of this machine's Python files
     for info in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         del info.metadata_props[:]
     del proto.graph.metadata_props[:]
@@ -431,7 +435,7 @@ def _to_onnx(model: EncDecCTCModel) -> onnx.ModelProto:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's words about packages that aren't there and that nobody needs."""
+    """Silence the exporter's warnings on missing optional packages."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -444,7 +448,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _with_facts(proto: onnx.ModelProto, model: EncDecCTCModel, card: Mapping[str, object]) -> bytes:
-    """The bytes of a file, with the metadata by which `runtime` knows what the numbers mean."""
+    """Serialise a graph, with the metadata that `runtime` reads."""
     onnx.helper.set_model_props(
         proto,
         {
@@ -458,19 +462,19 @@ def _with_facts(proto: onnx.ModelProto, model: EncDecCTCModel, card: Mapping[str
     return proto.SerializeToString(deterministic=True)
 
 
-# --- Smaller ----------------------------------------------------------------------------------------------------------
+# --- Quantization -----------------------------------------------------------------------------------------------------
 
 
 def quantize(path: str | os.PathLike, output: str | os.PathLike, sounds: Sequence[Sound]) -> None:
-    """Turn the weights and what flows through the network into whole numbers of 8 bits: a third of the size.
+    """Quantize an exported model's weights and activations to 8-bit integers: a third of the size.
 
-    How large the numbers become at each place is learned from recordings (static quantisation), so that what comes out
-    doesn't depend on what shares a batch. Features, normalisation and the last layer stay as they are.
+    The activations' ranges are calibrated on recordings (static quantization), so that outputs don't depend on the rest
+    of the batch. Features, normalisation and the last layer keep float32.
 
     Args:
         path: a file that `export` wrote.
         output: ends in .onnx.
-        sounds: some dozens of recordings such as the model will hear, of the training set for instance.
+        sounds: some dozens of typical recordings for the calibration, of the training set for instance.
 
     Raises:
         InputError: a file or a recording can't be read, or the output can't be written.
@@ -487,7 +491,7 @@ def quantize(path: str | os.PathLike, output: str | os.PathLike, sounds: Sequenc
             return None if samples is None else {"sound": samples[None], "lengths": np.array([len(samples)])}
 
     with _written(Path(output)) as partial, _quiet(), tempfile.TemporaryDirectory() as scratch:
-        folded = Path(scratch) / "folded.onnx"  # batch norm in the weights before it, and weights as they are used
+        folded = Path(scratch) / "folded.onnx"  # with batch norm folded into the weights
         every_size = {"input_size_limit": 2**31, "output_size_limit": 2**31}
         onnx.save(optimizer.optimize(onnx.load(recognizer.path), onnx_shape_inference=False, **every_size), folded)
         quantization.quantize_static(
@@ -505,11 +509,11 @@ def quantize(path: str | os.PathLike, output: str | os.PathLike, sounds: Sequenc
 
 
 def _inside_the_encoder(graph: onnx.GraphProto) -> list[str]:
-    """The nodes that can be computed in 8 bits: all from the first convolution on, up to the decoder's weights."""
-    encoders = {node.input[1] for node in graph.node if node.op_type == "Conv"}  # the features have none
+    """Return the names of the nodes to quantize: from the first convolution up to the decoder."""
+    encoders = {node.input[1] for node in graph.node if node.op_type == "Conv"}  # the features have no Conv
     decoders = {tensor.name for tensor in graph.initializer if tensor.name.startswith("decoder.")}
     names = []
-    for node in graph.node:  # in the order in which they are computed
+    for node in graph.node:  # in order of computation
         if encoders.intersection(node.input) and not decoders.intersection(node.input):
             encoders.update(node.output)
             if node.op_type in ("Conv", "MatMul", "Gemm", "Add", "Mul", "Relu"):

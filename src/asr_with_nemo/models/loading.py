@@ -1,4 +1,4 @@
-"""Loading a model for inference, and the properties that every caller asks of it."""
+"""Load a model for inference, and read its alphabet, frame length and sample rate."""
 
 import os
 from typing import TYPE_CHECKING
@@ -11,38 +11,37 @@ if TYPE_CHECKING:
 
 
 def load_model(model: str | os.PathLike) -> "EncDecCTCModel":
-    """Load a CTC model, ready for inference: of letters (AN4's, QuartzNet) or of pieces of words (FastConformer).
+    """Load a CTC model in evaluation mode: of letters (AN4's, QuartzNet) or of subwords (FastConformer).
 
     Nothing in its file is executed (`model_file.load`). It is on the GPU if this torch can use one, else on the CPU.
 
     Args:
-        model: all that `pretrained.model_path` takes: "an4", a `.nemo` or `.ckpt` file, "QuartzNet15x5Base-En"...
+        model: as for `names.model_path`: "an4", a `.nemo` or `.ckpt` file, "QuartzNet15x5Base-En"...
 
     Raises:
-        InputError: there is no such model, it can't be had, its file is damaged or isn't of a CTC model, or it asks for
-            more than to be a network.
+        InputError: unknown model, the download failed, or the file is damaged, unsafe or not of a CTC model.
     """
     return model_file.load(model_path(model))
 
 
 def alphabet(model: "EncDecCTCModel") -> list[str]:
-    """What a model writes with, in the order of its outputs; CTC's blank is the output after the last.
+    """Return a model's vocabulary in the order of its outputs; CTC's blank is the output after the last.
 
-    Letters, or pieces of words as SentencePiece writes them, in which ▁ is the space before a word.
+    Letters, or SentencePiece subwords, in which ▁ is the space before a word.
     """
     return list(model.decoder.vocabulary)
 
 
 def writes_letters(model: "EncDecCTCModel") -> bool:
-    """Whether a model writes letters, and not pieces of words."""
+    """Return whether a model's vocabulary is letters, not subwords."""
     return not hasattr(model, "tokenizer")
 
 
 def seconds_per_frame(model: "EncDecCTCModel") -> float:
-    """Seconds between two outputs of a model."""
+    """Return the stride of a model's outputs, in seconds per frame."""
     return float(model.cfg.preprocessor.window_stride * model.encoder.subsampling_factor)
 
 
 def sample_rate(model: "EncDecCTCModel") -> int:
-    """Samples per second of the sound that a model takes."""
+    """Return the sample rate of a model's input, in Hz."""
     return int(model.cfg.preprocessor.sample_rate)

@@ -1,18 +1,18 @@
-"""Model files, `.nemo` and `.ckpt`, read as what they are: data from strangers.
+"""Load model files, `.nemo` and `.ckpt`, as untrusted data.
 
-NeMo's `restore_from` trusts a file with more than its weights. What is in one, and what becomes of it here:
+NeMo's `restore_from` trusts more than the weights of a file. Its contents, and how they are read here:
 
-- A `.nemo` is a tar, which can write anywhere: it is unpacked by `archives`, without links and within bounds.
-- Weights are a pickle, which can call anything: nothing but tensors is read, whatever the environment says.
-- The config names the model's class (`target`) and a callable for each part (`_target_`, in old files `cls`), wherever
-  it stands. NeMo 3 has a list of what it may call, functions that write files among them, and imports whatever an
-  adapter names before it looks; older ones called anything. Here nothing outside of NeMo and torch may be named, and
-  what is built must be a class of network modules.
-- Sections about data, optimiser or profiling wait in the config for the day when somebody trains: a data set may be
-  a `pipe:` that runs a command. They are left out.
-- Tokenizers and language models are paths: here only files that come in the archive are read.
+- A `.nemo` is a tar, which can write anywhere: `archives` unpacks it, without links and within limits.
+- Weights are a pickle, which can call anything: only tensors are read, whatever the environment sets.
+- The config names the model's class (`target`) and a callable for each part (`_target_`, in old files `cls`), at any
+  depth. NeMo 3 has a list of allowed callables, which includes functions that write files, and imports whatever an
+  adapter names before it checks; older versions called anything. Here only names in NeMo and torch are allowed, and
+  each part must be a class of network modules.
+- Sections about data, optimiser or profiling take effect in a later training: a data set may be a `pipe:` that runs a
+  command. They are dropped.
+- Tokenizers and language models are paths: only files in the archive are read.
 
-Files of NeMo 1.x are brought up to date on the way.
+Files of NeMo 1.x are converted to NeMo 3's format.
 """
 
 import inspect
@@ -35,29 +35,29 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
 PARTS = ("preprocessor", "spec_augment", "encoder", "decoder")
-"""The sections of a config that are built by the class that they name."""
-KEPT = (*PARTS, "target", "tokenizer", "decoding", "interctc", "ctc_reduction", "use_cer", "log_prediction")
-"""All that is read of a config."""
-LARGEST_CONFIG = 2 * 1024**2  # bytes; that of a model with a thousand tokens has 20,000
-MOST_VALUES = 1_000_000  # of a config, once aliases and references are followed
-MOST_FILES = 1_000  # in a .nemo
-GROWTH, SLACK = 20, 64 * 1024**2  # it may unpack to that many times its size, and that many bytes; weights don't shrink
+"""Sections of a config that name the class that builds them."""
+_KEPT = (*PARTS, "target", "tokenizer", "decoding", "interctc", "ctc_reduction", "use_cer", "log_prediction")
+"""Keys of a config that are read; all others are dropped."""
+_LARGEST_CONFIG = 2 * 1024**2  # bytes; that of a model with a thousand tokens has 20,000
+_MOST_VALUES = 1_000_000  # of a config, once aliases and references are followed
+_MOST_FILES = 1_000  # in a .nemo
+_GROWTH, _SLACK = 20, 64 * 1024**2  # unpacked size: at most 20 times the file's, plus 64 MiB; weights barely compress
 _NAMESPACES = re.compile(r"(nemo|torch)(\.\w+)+")
 _FILE_KEYS = re.compile(r"path|file|dir|_model$")
 
 
 def load(path: Path) -> "EncDecCTCModel":
-    """The CTC model in a `.nemo` file or a Lightning checkpoint (`.ckpt`), ready for inference.
+    """Load the CTC model of a `.nemo` file or a Lightning checkpoint (`.ckpt`), in evaluation mode.
 
-    It is on the GPU if this torch can use one, else on the CPU. Nothing in the file is executed. The model's config is
-    without data, optimiser and the like, and in NeMo 3's terms.
+    The model is on the GPU if this torch can use one, else on the CPU. Nothing in the file is executed. The model's
+    config is in NeMo 3's format, without sections such as data and optimiser.
 
     Args:
-        path: what is in the file decides, not its name.
+        path: the file; its content decides the format, not its name.
 
     Raises:
-        InputError: the file isn't there, isn't a model file, is damaged, isn't of a CTC model, or asks for more than to
-            be a network: for code, for files that aren't in it, for a place outside of its folder.
+        InputError: the file is missing, damaged or not a model file, isn't of a CTC model, or its content is unsafe: it
+            references code, files outside of the archive, or paths outside of its folder.
     """
     if not path.is_file():
         reason = "a folder" if path.is_dir() else "no such file"
@@ -67,7 +67,7 @@ def load(path: Path) -> "EncDecCTCModel":
     elif zipfile.is_zipfile(path):
         read = _load_checkpoint
     elif path.suffix == ".onnx":
-        raise InputError(f"{path}: an export, which has no weights for NeMo; give the .nemo file that it was made from")
+        raise InputError(f"{path}: an ONNX export, which NeMo can't load; give the .nemo file that it comes from")
     else:
         raise InputError(
             f"{path}: not a model file, or cut short; expected a .nemo file (a tar with model_config.yaml and "
@@ -77,24 +77,24 @@ def load(path: Path) -> "EncDecCTCModel":
         return read(path).eval()
     except InputError:
         raise
-    except Exception as error:  # NeMo, Hydra and torch raise of every kind
+    except Exception as error:  # NeMo, Hydra and torch raise exceptions of many types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: can't be loaded as a NeMo model: {reason}") from error
 
 
 def read_alphabet(path: Path) -> list[str]:
-    """The letters that the model in a `.nemo` file writes, without building it.
+    """Return the alphabet of the model in a `.nemo` file, without building the model.
 
     Raises:
-        InputError: the file isn't there, isn't a model file or is damaged, or its model doesn't write letters.
+        InputError: the file is missing, damaged or not a model file, or its model has no alphabet of letters.
     """
     try:
         with tarfile.open(path) as archive:
             members = [one for one in archive if PurePosixPath(one.name).name == CONFIG and one.isfile()]
             if not members:
-                raise InputError(f"{path}: a tar without {CONFIG}, so it is no .nemo file")
+                raise InputError(f"{path}: a tar without {CONFIG}, so not a .nemo file")
             with archive.extractfile(members[0]) as file:
-                config = _read_yaml(file.read(LARGEST_CONFIG + 1), path)
+                config = _read_yaml(file.read(_LARGEST_CONFIG + 1), path)
     except (OSError, tarfile.TarError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"not a model file ({error})"
         raise InputError(f"{path}: {reason}; expected a .nemo file, as scripts/train.py makes one") from error
@@ -107,7 +107,7 @@ def read_alphabet(path: Path) -> list[str]:
 
 
 def _device() -> str:
-    """Where a model goes. What this imports takes ten seconds, and a wrong file should be told before."""
+    """Return the device of a model. The imports take ten seconds, so this runs after the file was checked."""
     from asr_with_nemo.base.machine import has_working_gpu, quieten
 
     quieten()
@@ -117,11 +117,11 @@ def _device() -> str:
 def _load_nemo(path: Path) -> "EncDecCTCModel":
     with tempfile.TemporaryDirectory(prefix="nemo-") as scratch:
         folder = Path(scratch)
-        largest = GROWTH * path.stat().st_size + SLACK
-        unpack_tar(path, folder, max_bytes=largest, max_files=MOST_FILES, links=False)
+        largest = _GROWTH * path.stat().st_size + _SLACK
+        unpack_tar(path, folder, max_bytes=largest, max_files=_MOST_FILES, links=False)
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
-                raise InputError(f"{path}: a tar without {name}, so it is no .nemo file")
+                raise InputError(f"{path}: a tar without {name}, so not a .nemo file")
         device = _device()
         config = _checked(_read_yaml((folder / CONFIG).read_bytes(), path), path, folder)
         return _build(config, _read_weights(folder / WEIGHTS, path, device), path, folder).to(device)
@@ -144,10 +144,10 @@ def _load_checkpoint(path: Path) -> "EncDecCTCModel":
 
 
 def _read_weights(file: Path, path: Path, device: str) -> dict:
-    """The tensors of a file that torch saved, and the settings beside them; no other kind of object.
+    """Read the tensors and settings of a file that torch saved, and no other types of objects.
 
     Raises:
-        InputError: it holds another kind, which unpickling would have to call.
+        InputError: the file has objects of another type, whose unpickling would call code.
     """
     import typing
     from collections import defaultdict
@@ -156,7 +156,7 @@ def _read_weights(file: Path, path: Path, device: str) -> dict:
     from omegaconf import DictConfig, ListConfig, nodes
     from omegaconf.base import ContainerMetadata, Metadata
 
-    # What NeMo's config is made of in a Lightning checkpoint.
+    # The types of NeMo's config in a Lightning checkpoint.
     settings = [DictConfig, ListConfig, ContainerMetadata, Metadata, typing.Any, defaultdict, dict, list, int]
     settings += [nodes.AnyNode, nodes.StringNode, nodes.IntegerNode, nodes.FloatNode, nodes.BooleanNode]
     try:
@@ -164,13 +164,13 @@ def _read_weights(file: Path, path: Path, device: str) -> dict:
             weights = torch.load(file, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)|(?:function|class|instantiate) ([\w.]+)", str(error))
-        wants = f"{asked[1] or asked[2]}, which is no weight" if asked else "more than weights"
+        wants = f"{asked[1] or asked[2]}, which isn't a tensor" if asked else "more than tensors"
         raise InputError(
-            f"{path}: can't be loaded: its weights call for {wants}; refused, because a file that is unpickled can run "
-            "any code. Get the model from a place that you trust."
+            f"{path}: can't be loaded: the checkpoint references {wants}; refused, because unpickling can run "
+            "arbitrary code. Get the model from a source that you trust."
         ) from error
     if not isinstance(weights, dict):
-        raise InputError(f"{path}: can't be loaded: it holds a {type(weights).__name__}, not the weights of a model")
+        raise InputError(f"{path}: can't be loaded: it contains a {type(weights).__name__}, not the weights of a model")
     return weights
 
 
@@ -180,8 +180,8 @@ def _read_weights(file: Path, path: Path, device: str) -> dict:
 def _read_yaml(content: bytes, path: Path) -> object:
     import yaml
 
-    if len(content) > LARGEST_CONFIG:
-        raise InputError(f"{path}: its config has over {LARGEST_CONFIG:,} bytes; refused")
+    if len(content) > _LARGEST_CONFIG:
+        raise InputError(f"{path}: its config has over {_LARGEST_CONFIG:,} bytes; refused")
     try:
         return yaml.load(content.decode("utf-8"), Loader=yaml_loader())
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -189,46 +189,46 @@ def _read_yaml(content: bytes, path: Path) -> object:
 
 
 def _checked(config: object, path: Path, folder: Path | None = None) -> dict:
-    """What is needed of a model's config, in NeMo 3's terms, with all that it would do made sure of.
+    """Return the needed keys of a model's config, in NeMo 3's format, checked to be safe.
 
     Args:
-        config: plain, as it was read.
+        config: as read from the file.
         path: of the model, for messages.
-        folder: where the files lie that came with it; None for none.
+        folder: folder of the archive's other files; None without any.
 
     Raises:
-        InputError: it isn't of a CTC model, or asks for more.
+        InputError: the config isn't of a CTC model, or is unsafe.
     """
     if isinstance(config, dict) and isinstance(config.get("model"), dict):  # a whole training config
         root, config = config, config["model"]
     else:
         root = config
     if not isinstance(config, dict):
-        raise InputError(f"{path}: its config is no mapping, so it is no NeMo model")
-    # All of it, also what is left out below: who hides something there is not to be trusted with the rest.
+        raise InputError(f"{path}: its config is not a mapping, so not a NeMo model")
+    # All keys, also those that are dropped below: a file with something unsafe there can't be trusted.
     for key, value in _values(config, path):
         if key in ("_target_", "cls", "target") and value is not None and not _NAMESPACES.fullmatch(str(value)):
             raise _refusal(path, f"{key}: {value}", "is neither NeMo's nor torch's, and would be called")
-    config = {key: _modern(_resolved(config[key], root, path)) for key in KEPT if config.get(key) is not None}
+    config = {key: _modern(_resolved(config[key], root, path)) for key in _KEPT if config.get(key) is not None}
     kind = _model_class(config, path)
     for part in PARTS:
         if part in config:
             config[part] = _checked_part(part, config[part], path)
         elif part != "spec_augment":
-            raise InputError(f"{path}: its config has no {part}, so it is no CTC model")
+            raise InputError(f"{path}: its config has no {part}, so not a CTC model")
     for key, value in _values(config.get("decoding"), path):
         if _FILE_KEYS.search(str(key)) and isinstance(value, str) and value:
-            raise _refusal(path, f"decoding.{key}: {value}", "is a file that isn't in it")
+            raise _refusal(path, f"decoding.{key}: {value}", "is a file outside of the archive")
     letters = config["decoder"].get("vocabulary")
     if "tokenizer" in config:
         config["tokenizer"] = _checked_tokenizer(config["tokenizer"], path, folder)
         config["validation_ds"] = {"use_start_end_token": False}  # NeMo's transcribe looks for it there
     elif isinstance(letters, list) and letters and all(isinstance(letter, str) for letter in letters):
-        config["labels"] = letters  # without them here, NeMo 3 takes a default alphabet for data
+        config["labels"] = letters  # without this key, NeMo 3 uses a default alphabet for data
         config["decoder"]["num_classes"] = len(letters)
     else:
         raise InputError(f"{path}: its decoder has no vocabulary; expected a CTC model of letters, or with a tokenizer")
-    # NeMo's own defaults, for those who read them in the config.
+    # NeMo's own defaults, for code that reads them from the config.
     config["preprocessor"] = {"sample_rate": 16_000, "window_stride": 0.01} | config["preprocessor"]
     config["sample_rate"] = config["preprocessor"]["sample_rate"]
     config["target"] = f"{kind.__module__}.{kind.__name__}"
@@ -236,17 +236,19 @@ def _checked(config: object, path: Path, folder: Path | None = None) -> dict:
 
 
 def _refusal(path: Path, what: str, why: str) -> InputError:
-    return InputError(f"{path}: refused, because its config has {what}, which {why}; get a model that you can trust")
+    return InputError(
+        f"{path}: refused, because its config has {what}, which {why}; get the model from a source you trust"
+    )
 
 
 def _values(value: object, path: Path, key: object = None) -> Iterator[tuple[object, object]]:
-    """Each value in a config with its key; what aliases share is counted each time, so that it can't grow for ever."""
-    waiting, left = [(key, value)], MOST_VALUES
+    """Yield each value of a config with its key; aliased values count each time, so that their number is limited."""
+    waiting, left = [(key, value)], _MOST_VALUES
     while waiting:
         key, value = waiting.pop()
         left -= 1
         if left < 0:
-            raise InputError(f"{path}: refused, because its config has more than {MOST_VALUES:,} values")
+            raise InputError(f"{path}: refused, because its config has more than {_MOST_VALUES:,} values")
         if isinstance(value, dict):
             waiting += value.items()
         elif isinstance(value, list):
@@ -257,14 +259,14 @@ def _values(value: object, path: Path, key: object = None) -> Iterator[tuple[obj
 
 
 def _resolved(section: object, root: dict, path: Path) -> object:
-    """A section with OmegaConf's references (`${model.dropout}`) followed; what would be computed is refused."""
-    left = MOST_VALUES
+    """Return a section with OmegaConf's references (`${model.dropout}`) resolved; resolvers are refused."""
+    left = _MOST_VALUES
 
     def follow(value: object, within: tuple[str, ...] = ()) -> object:
         nonlocal left
         left -= 1
         if left < 0:
-            raise InputError(f"{path}: refused, because its config has more than {MOST_VALUES:,} values")
+            raise InputError(f"{path}: refused, because its config has more than {_MOST_VALUES:,} values")
         if isinstance(value, dict):
             return {key: follow(item, within) for key, item in value.items()}
         if isinstance(value, list):
@@ -273,11 +275,11 @@ def _resolved(section: object, root: dict, path: Path) -> object:
             return value
         reference = re.fullmatch(r"\$\{([\w.]+)\}", value)
         if not reference or value in within:
-            raise _refusal(path, value, "is no plain reference to another value")
+            raise _refusal(path, value, "is not a plain reference to another value")
         found = root
         for name in reference[1].split("."):
             if not isinstance(found, dict) or name not in found:
-                raise InputError(f"{path}: its config refers to {value}, which isn't there")
+                raise InputError(f"{path}: its config refers to {value}, which is missing")
             found = found[name]
         return follow(found, (*within, value))
 
@@ -285,7 +287,12 @@ def _resolved(section: object, root: dict, path: Path) -> object:
 
 
 def _modern(section: object) -> object:
-    """NeMo 1.0's `cls: ..., params: {...}` as `_target_: ...` with the parameters beside it."""
+    """Convert NeMo 1.0's `cls: ..., params: {...}` to `_target_: ...` with the parameters as keys next to it.
+
+    Example:
+        >>> _modern({"cls": "nemo.Encoder", "params": {"feat_in": 64}})
+        {'feat_in': 64, '_target_': 'nemo.Encoder'}
+    """
     if not isinstance(section, dict):
         return section
     section = dict(section)
@@ -297,10 +304,10 @@ def _modern(section: object) -> object:
 
 
 def _class(name: str, path: Path) -> type:
-    """A class of NeMo's or torch's, by its name. Imports nothing else.
+    """Import a class of NeMo or torch by its name, and nothing else.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there is no such class.
     """
     from hydra.utils import get_class
 
@@ -309,7 +316,7 @@ def _class(name: str, path: Path) -> type:
     try:
         found = inspect.unwrap(get_class(name))
     except Exception as error:  # Hydra's, and those of what it imports
-        raise _refusal(path, name, "is no class of this NeMo's or torch's") from error
+        raise _refusal(path, name, "is not a class of this NeMo or torch") from error
     if not _NAMESPACES.fullmatch(f"{found.__module__}.{found.__name__}"):  # os.system by way of a module that uses os
         raise _refusal(path, name, f"is {found.__module__}.{found.__name__}, neither NeMo's nor torch's")
     return found
@@ -324,53 +331,53 @@ def _model_class(config: dict, path: Path) -> "type[EncDecCTCModel]":
     found = _class(name, path)
     if not issubclass(found, EncDecCTCModel):
         raise InputError(
-            f"{path}: holds a {name.rpartition('.')[2]}; expected a CTC model, an EncDecCTCModel (letters) or "
+            f"{path}: contains a {name.rpartition('.')[2]}; expected a CTC model, an EncDecCTCModel (letters) or "
             "EncDecCTCModelBPE (pieces of words)"
         )
     return found
 
 
 def _checked_part(part: str, section: object, path: Path) -> dict:
-    """A section that is built, without what its class no longer takes and that was switched off anyway.
+    """Return a section of `PARTS`, without parameters that its class no longer takes if they were off.
 
     Raises:
-        InputError: it, or something in it, isn't a network module of NeMo or torch.
+        InputError: the section, or something in it, isn't a network module of NeMo or torch.
     """
     from nemo.core import ModelPT
     from torch import nn
 
     if not isinstance(section, dict) or "_target_" not in section:
-        raise InputError(f"{path}: its config doesn't say what its {part} is (_target_), so it is no NeMo model")
+        raise InputError(f"{path}: its config doesn't name the class of its {part} (_target_), so not a NeMo model")
     for key, value in _values(section, path):
         if key in ("_target_", "cls", "target"):
             found = _class(str(value), path)
             if not issubclass(found, nn.Module) or issubclass(found, ModelPT):
-                raise _refusal(path, f"{part}: {value}", "is no part of a network")
+                raise _refusal(path, f"{part}: {value}", "is not a network module")
     takes = inspect.signature(_class(section["_target_"], path).__init__).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         return section
     unknown = {key: value for key, value in section.items() if key not in takes and key != "_target_"}
     for key, value in unknown.items():
         if value not in (None, False):
-            raise InputError(f"{path}: its {part} asks for {key}={value}, which this NeMo no longer knows")
+            raise InputError(f"{path}: its {part} has {key}={value}, which this NeMo no longer supports")
     return {key: value for key, value in section.items() if key not in unknown}
 
 
 def _checked_tokenizer(section: object, path: Path, folder: Path | None) -> dict:
-    """The settings of a SentencePiece tokenizer whose files came in the archive.
+    """Return the settings of a SentencePiece tokenizer whose files are in the archive.
 
     Raises:
-        InputError: it is of another kind, or its files are elsewhere.
+        InputError: the tokenizer is of another type, or its files are elsewhere.
     """
     kind = section.get("type") if isinstance(section, dict) else section
     if kind != "bpe" or "custom_tokenizer" in section or not section.get("model_path"):
-        raise InputError(f"{path}: its tokenizer is of the kind {kind}; expected one of SentencePiece (bpe)")
-    # A key without a file has to be there too: NeMo looks for a default one instead.
+        raise InputError(f"{path}: its tokenizer is of type {kind}; expected SentencePiece (bpe)")
+    # Keys without a file are needed too: NeMo uses a default otherwise.
     checked = {"type": kind, "dir": "", "model_path": None, "vocab_path": None, "spe_tokenizer_vocab": None}
     for key in ("model_path", "vocab_path", "spe_tokenizer_vocab"):
         name = PurePosixPath(str(section.get(key) or "").removeprefix("nemo:")).name  # early files have the whole path
         if name and (folder is None or not (folder / name).is_file()):
-            raise _refusal(path, f"tokenizer.{key}: {section[key]}", "is a file that isn't in it")
+            raise _refusal(path, f"tokenizer.{key}: {section[key]}", "is a file outside of the archive")
         checked[key] = f"nemo:{name}" if name else None
     return checked
 
@@ -381,16 +388,16 @@ def _checked_tokenizer(section: object, path: Path, folder: Path | None) -> dict
 def _build(
     config: dict, weights: "dict[str, torch.Tensor]", path: Path, folder: Path | None = None
 ) -> "EncDecCTCModel":
-    """The model of a checked config with the weights of its file.
+    """Build the model of a checked config, with the weights of its file.
 
     Raises:
-        InputError: the weights aren't those of this model.
+        InputError: the weights don't fit this model.
     """
     from nemo.utils.app_state import AppState
     from omegaconf import OmegaConf
 
     kind = _class(config["target"], path)
-    # As NeMo's restore_from does, but undone after an error too: until then no model in this process gets its data.
+    # As NeMo's restore_from does, but also undone after an error: until then no model in this process gets its data.
     AppState().model_restore_path = str(path.absolute())
     with restoring(kind, folder):
         model = kind(cfg=OmegaConf.create(config))
@@ -398,5 +405,5 @@ def _build(
     # The window and the mel filters follow from the config; which of them are saved differs between versions.
     wrong = [name for name in (*found.missing_keys, *found.unexpected_keys) if not name.startswith("preprocessor.")]
     if wrong:
-        raise InputError(f"{path}: its weights aren't those of its config; {wrong[0]} is in one of them only")
+        raise InputError(f"{path}: its weights don't fit its config; only one of them has {wrong[0]}")
     return model

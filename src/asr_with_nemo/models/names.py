@@ -165,7 +165,7 @@ def _from_ngc(name: str, progress: bool) -> Path:
             near = difflib.get_close_matches(name, [*BUILT_IN, *FORGOTTEN, *known], n=3)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise InputError(
-                f"{name}: unknown model; {hint}available: {', '.join(BUILT_IN)}, built in; NeMo's CTC models such as "
+                f"{name}: no such model; {hint}available: {', '.join(BUILT_IN)}, built in; NeMo's CTC models such as "
                 "stt_en_fastconformer_ctc_large, Hugging Face's such as nvidia/parakeet-ctc-0.6b; your own as "
                 "a .nemo or .ckpt file, as scripts/train.py writes, or as wandb:NAME:ALIAS"
             )

@@ -1,4 +1,4 @@
-"""Reading the alphabet of a model from a `.nemo` file, a config or a list of letters."""
+"""Read an alphabet from a `.nemo` file, a manifest or a list of letters."""
 
 import json
 from collections import Counter
@@ -10,15 +10,19 @@ from asr_with_nemo.errors import InputError
 
 
 def read_alphabet(given: str) -> list[str]:
-    """An alphabet from the command line: a file, a model's, or the letters themselves.
+    """Read the alphabet that a command-line option names: by a file, by a model, or as letters.
 
     Args:
         given: a manifest, whose texts have the letters; a JSON list of letters; a text file with a letter a line, or
-            all of them in one; a model that ships, or a `.nemo` file; or the letters, one after the other. A space is a
-            letter too.
+            all in one line; a model that ships, or a `.nemo` file; or the letters themselves, without separators. A
+            space is a letter too.
 
     Raises:
-        InputError: the file can't be read or isn't there, or a letter comes twice.
+        InputError: the file is missing or can't be read, or a letter occurs twice.
+
+    Example:
+        >>> read_alphabet("ab ")
+        ['a', 'b', ' ']
     """
     from asr_with_nemo.models import model_file
     from asr_with_nemo.models.names import BUILT_IN, model_path

@@ -80,11 +80,7 @@ KINDS = {
     "annotation": Kind("a remark in brackets, which isn't spoken", "remove it from the transcript", fix="removed"),
     "mixed scripts": Kind("a word mixes letters of two scripts", "write it in one", fix="corrected"),
     "symbol": Kind("a symbol that is spoken as a word", "write the word"),
-    "digits": Kind(
-        "digits, while other transcripts spell numbers out",
-        "--digits spell --language CODE",
-        fix="spelled, with --language",
-    ),
+    "digits": Kind("digits, while other transcripts spell numbers out", "--digits spell --language CODE"),
     "rare letter": Kind(
         f"a character in fewer than {_RARE} transcripts can't be learned", "replace it, or drop the row"
     ),

@@ -1,4 +1,4 @@
-"""The course's diagrams and pictures of sound, drawn by code, so that they follow what they show."""
+"""Diagrams of the course, and plots of audio, model output and beam search."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from omegaconf import DictConfig
 
-from asr_with_nemo.data import audio
 from asr_with_nemo.recognition.beam import Hypothesis
 
-LEARNED, GIVEN, PLAIN = "#cfe3f7", "#fbe3c4", "#eeeeee"
+_LEARNED, _GIVEN, _PLAIN = "#cfe3f7", "#fbe3c4", "#eeeeee"
 
 
 def _box(axes: Axes, x: float, y: float, text: str, color: str, width: float = 1.5, height: float = 0.62) -> None:
@@ -38,21 +37,21 @@ def _canvas(width: float, height: float, size: tuple[float, float]) -> tuple[Fig
 
 
 def pipelines() -> Figure:
-    """The traditional recogniser, with its parts built one by one, above the end-to-end one."""
+    """Draw the traditional speech recognition pipeline, with separately built parts, above the end-to-end one."""
     figure, axes = _canvas(11, 3.6, (10, 3.4))
     axes.text(0.1, 3.4, "traditional: argmax Pr(audio | transcript) · Pr(transcript)", fontsize=10, weight="bold")
     top = 2.0
     for x, text, color in (
-        (0.9, "recording", PLAIN),
-        (2.8, "features\n(MFCC)", GIVEN),
-        (5.6, "search", GIVEN),
-        (9.9, "transcript", PLAIN),
+        (0.9, "recording", _PLAIN),
+        (2.8, "features\n(MFCC)", _GIVEN),
+        (5.6, "search", _GIVEN),
+        (9.9, "transcript", _PLAIN),
     ):
         _box(axes, x, top, text, color)
     for x, y, text, color in (
-        (3.9, top + 0.95, "acoustic model:\nsounds ← phonemes", LEARNED),
-        (5.95, top + 0.95, "lexicon:\nphonemes ← words", GIVEN),
-        (8.0, top + 0.95, "language model:\nwords ← words", LEARNED),
+        (3.9, top + 0.95, "acoustic model:\nsounds ← phonemes", _LEARNED),
+        (5.95, top + 0.95, "lexicon:\nphonemes ← words", _GIVEN),
+        (8.0, top + 0.95, "language model:\nwords ← words", _LEARNED),
     ):
         _box(axes, x, y, text, color, width=1.9)
         _arrow(axes, (x, y - 0.34), (5.6 + (x - 5.95) / 4, top + 0.34))
@@ -60,10 +59,10 @@ def pipelines() -> Figure:
         _arrow(axes, (start, top), (end, top))
     axes.text(0.1, 1.15, "end to end: argmax Pr(transcript | audio)", fontsize=10, weight="bold")
     for x, text, color, width in (
-        (0.9, "recording", PLAIN, 1.5),
-        (2.8, "mel\nspectrogram", GIVEN, 1.5),
-        (6.2, "one neural network,\ntrained on recordings and their transcripts", LEARNED, 4.6),
-        (9.9, "transcript", PLAIN, 1.5),
+        (0.9, "recording", _PLAIN, 1.5),
+        (2.8, "mel\nspectrogram", _GIVEN, 1.5),
+        (6.2, "one neural network,\ntrained on recordings and their transcripts", _LEARNED, 4.6),
+        (9.9, "transcript", _PLAIN, 1.5),
     ):
         _box(axes, x, 0.5, text, color, width=width)
     for start, end in ((1.68, 2.02), (3.58, 3.87), (8.53, 9.12)):
@@ -73,24 +72,20 @@ def pipelines() -> Figure:
 
 
 def waveform(axes: Axes, samples: np.ndarray, sample_rate: int) -> None:
-    """Draw mono samples, (T,), over seconds."""
+    """Draw the waveform of mono samples, (t,), over seconds."""
     librosa.display.waveshow(samples, sr=sample_rate, ax=axes, color="#3b6ea5")
     axes.set(xlabel="seconds", ylabel="amplitude")
 
 
 def loud_spans(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Where speech is: all that is less than 20 dB below the loudest part. (N, 2) starts and ends in seconds."""
-    size, hop = sample_rate // 20, 160
-    powers = np.maximum(audio.frame_powers(np.pad(samples, size // 2), size, hop), 1e-10)  # around every hop
-    loud = np.pad(powers > 0.01 * powers.max(), 1)
-    spans = np.flatnonzero(loud[1:] != loud[:-1]).reshape(-1, 2) * hop
-    return np.minimum(spans, len(samples)) / sample_rate
+    """Find the speech: all audio less than 20 dB below the loudest part, as (N, 2) starts and ends in seconds."""
+    return librosa.effects.split(samples, top_db=20, frame_length=sample_rate // 20, hop_length=160) / sample_rate
 
 
 def mark_spans(axes: Axes, spans: Sequence[tuple[float, float]], names: Sequence[str], strong: Sequence[int]) -> None:
-    """Lay named spans of seconds over a picture whose x axis is time; those numbered in `strong` in another colour.
+    """Mark named spans of seconds in a plot over time; those with an index in `strong` in another colour.
 
-    Where there are not as many spans as names (letters that run into one another), nothing is marked.
+    If the numbers of spans and names differ (letters that run into one another), nothing is marked.
     """
     if len(spans) != len(names):
         return
@@ -109,7 +104,7 @@ def mark_spans(axes: Axes, spans: Sequence[tuple[float, float]], names: Sequence
 
 
 def spectrogram(axes: Axes, decibels: np.ndarray, sample_rate: int, hop: int, y_axis: str, top: float = 8000) -> None:
-    """Draw a (mel) spectrogram in dB, (bins, frames), with seconds below and a scale beside it."""
+    """Draw a (mel) spectrogram in dB, (bins, frames), with a time axis in seconds and a colour bar."""
     image = librosa.display.specshow(
         decibels, sr=sample_rate, hop_length=hop, x_axis="time", y_axis=y_axis, fmax=top, ax=axes
     )
@@ -118,9 +113,9 @@ def spectrogram(axes: Axes, decibels: np.ndarray, sample_rate: int, hop: int, y_
 
 
 def mel_spectrograms(pictures: Mapping[str, np.ndarray], frame_seconds: float = 0.01) -> Figure:
-    """Draw what a model is fed, (D, T) each, one below the other by name: the same colours and the same seconds.
+    """Draw mel spectrograms, (D, T) each, by name below each other, with the same colour scale and time axis.
 
-    The few lowest and highest values are not told apart, or else one of them could darken all the rest.
+    The lowest and highest few values are clipped, since a single outlier could darken all the rest.
     """
     figure, panels = plt.subplots(
         len(pictures), 1, figsize=(8, 1.5 * len(pictures)), sharex=True, squeeze=False, layout="constrained"
@@ -136,13 +131,13 @@ def mel_spectrograms(pictures: Mapping[str, np.ndarray], frame_seconds: float = 
 
 
 def letters_over_time(axes: Axes, log_probs: np.ndarray, letters: Sequence[str], frame_seconds: float) -> None:
-    """Draw what a model gives each letter over time.
+    """Draw a model's probability of each letter over time.
 
     Args:
-        axes: where to draw.
+        axes: the axes to draw in.
         log_probs: natural logs, (T, V).
-        letters: a name a column, V of them; those that never reach 1% are left out.
-        frame_seconds: from a row to the next.
+        letters: V names of the columns; letters that never reach 1% are left out.
+        frame_seconds: seconds per row.
     """
     probabilities = np.exp(log_probs)
     used = [column for column in range(len(letters)) if probabilities[:, column].max() >= 0.01]
@@ -158,16 +153,15 @@ def letters_over_time(axes: Axes, log_probs: np.ndarray, letters: Sequence[str],
 
 
 def rivals(axes: Axes, steps: Sequence[Sequence[Hypothesis]], ends: Sequence[Hypothesis], frame_seconds: float) -> None:
-    """Draw how far the hypotheses that a beam search ends with were behind the best one, all along.
+    """Draw how far the final hypotheses of a beam search were behind the best one, frame by frame.
 
-    Until two texts part they share a line. A line ends where the beam no longer held what led to it, as it may where a
-    text came back by another way.
+    Texts share a line while they have the same prefix. A line has a gap where the beam held no prefix of its text.
 
     Args:
-        axes: where to draw.
-        steps: the hypotheses after each frame, as `BeamSearch.follow` gives them.
-        ends: hypotheses of the end, the best first, as `BeamSearch.decode` gives them; a line each.
-        frame_seconds: from a frame to the next.
+        axes: the axes to draw in.
+        steps: the hypotheses after each frame, from `BeamSearch.follow`.
+        ends: the final hypotheses, the best first, from `BeamSearch.decode`; one line each.
+        frame_seconds: seconds per frame.
     """
     seconds = [frame_seconds * number for number in range(1, len(steps) + 2)]
     for end in ends:
@@ -175,7 +169,7 @@ def rivals(axes: Axes, steps: Sequence[Sequence[Hypothesis]], ends: Sequence[Hyp
         for hypotheses in steps:
             led_here = [one.total for one in hypotheses if f"{end.text} ".startswith(one.text)]
             behind.append(max(led_here, default=np.nan) - hypotheses[0].total)
-        # The end itself counts too: the last word and the end of the utterance have their probability.
+        # The final score includes the probabilities of the last word and of the utterance's end.
         axes.plot(
             seconds, [*behind, end.total - ends[0].total], label=end.text or "(nothing)", marker="o", markevery=[-1]
         )
@@ -184,13 +178,13 @@ def rivals(axes: Axes, steps: Sequence[Sequence[Hypothesis]], ends: Sequence[Hyp
 
 
 def letter_confusions(axes: Axes, pairs: Mapping[tuple[str, str], int], groups: Sequence[str] = ()) -> None:
-    """Draw which letters were taken for which, a square a pair, with its count.
+    """Draw the confusion matrix of spelled letters, with counts.
 
     Args:
-        axes: where to draw.
-        pairs: (said, heard) → times; other words than single letters share a row and a column, "…", and what is
-            nothing (a letter missed, or heard where none was) has "–".
-        groups: letters that sound alike, which stand together in a frame.
+        axes: the axes to draw in.
+        pairs: (reference, hypothesis) → times; words of several characters share the row and column "…", deletions and
+            insertions have "–".
+        groups: letters that sound alike, placed together in a frame.
     """
     counts: Counter[tuple[str, str]] = Counter()
     for (said, heard), times in pairs.items():
@@ -219,11 +213,11 @@ def _as_letter(word: str) -> str:
 
 
 def jasper(config: DictConfig) -> Figure:
-    """Draw the blocks of a Jasper or QuartzNet config (`model.encoder.jasper`), in at the bottom, out at the top."""
+    """Draw the blocks of a Jasper or QuartzNet config (`model.encoder.jasper`), from the input at the bottom to CTC."""
     blocks = config.model.encoder.jasper
     height = len(blocks) + 3.2
     figure, axes = _canvas(10, height, (9, 0.55 * height))
-    rows = [("mel spectrogram, every 10 ms", PLAIN, "")]
+    rows = [("mel spectrogram, every 10 ms", _PLAIN, "")]
     for block in blocks:
         convolution = "separable convolution" if block.get("separable") else "convolution"
         text = f"{block.repeat} × {convolution}, kernel {block.kernel[0]}, {block.filters} filters"
@@ -233,9 +227,9 @@ def jasper(config: DictConfig) -> Figure:
             "squeeze-and-excite" if block.get("se") else "",
             f"dropout {block.dropout}" if block.dropout else "",
         ]
-        rows.append((text, LEARNED, ", ".join(extra for extra in extras if extra)))
-    rows.append((f"decoder: 1×1 convolution to {len(config.model.labels)} letters + blank", LEARNED, ""))
-    rows.append(("CTC", PLAIN, ""))
+        rows.append((text, _LEARNED, ", ".join(extra for extra in extras if extra)))
+    rows.append((f"decoder: 1×1 convolution to {len(config.model.labels)} letters + blank", _LEARNED, ""))
+    rows.append(("CTC", _PLAIN, ""))
     for level, (text, color, extra) in enumerate(rows):
         y = 0.6 + level
         _box(axes, 4, y, text, color, width=5.6)

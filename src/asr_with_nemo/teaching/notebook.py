@@ -1,4 +1,4 @@
-"""What the course's notebooks share: where they stand, and how they show pictures and sound."""
+"""Notebook helpers: working folder, figures with alt texts, audio players, and live training curves."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from asr_with_nemo.data import an4
 from asr_with_nemo.errors import InputError
 
-STYLE = {
+_STYLE = {
     "figure.dpi": 80,
     "figure.figsize": (9, 3),
     "axes.spines.top": False,
@@ -26,33 +26,33 @@ STYLE = {
 
 
 def start() -> None:
-    """Work from the course's own folder, so that the paths in a notebook are those of the commands in the README.
+    """Change to the course's folder, so that paths in a notebook are those of the commands in the README.
 
-    Pictures get the course's style, and tables show their texts whole.
+    Also set the course's plot style, and show texts in tables in full.
 
     Raises:
-        InputError: the notebook doesn't lie in the course's folder.
+        InputError: the notebook isn't in the course's folder.
     """
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "configs" / "config.yaml").is_file() and (folder / "src" / "asr_with_nemo").is_dir():
             os.chdir(folder)
-            plt.rcParams.update(STYLE)
+            plt.rcParams.update(_STYLE)
             pd.set_option("display.max_colwidth", None)
             return
-    raise InputError(f"{here}: not inside of the course's folder; open the notebook from a clone of the repository")
+    raise InputError(f"{here}: not in the course's folder; open the notebook from a clone of the repository")
 
 
-def mark_stand_in(figure: Figure, corpus: an4.Corpus) -> None:
-    """Say in the picture itself when its sound is synthesised and not AN4's."""
+def _mark_stand_in(figure: Figure, corpus: an4.Corpus) -> None:
+    """Label a figure whose audio is synthetic, not AN4's."""
     if corpus.name != "an4":
         figure.text(0.995, 0.005, corpus.title, ha="right", va="bottom", fontsize=8, color="firebrick")
 
 
 def _bundle(figure: Figure, alt: str, corpus: an4.Corpus | None) -> dict:
-    """A figure as what IPython's `display` takes: a small PNG, and a text for those who can't see it."""
+    """Convert a figure to arguments of IPython's `display`: a small PNG with alt text."""
     if corpus:
-        mark_stand_in(figure, corpus)
+        _mark_stand_in(figure, corpus)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", bbox_inches="tight")
     plt.close(figure)
@@ -61,12 +61,12 @@ def _bundle(figure: Figure, alt: str, corpus: an4.Corpus | None) -> dict:
 
 
 def show(figure: Figure | None, alt: str, corpus: an4.Corpus | None = None) -> None:
-    """Display a figure as a small PNG with a text for those who can't see it, and close it.
+    """Display a figure as a small PNG with alt text, and close it.
 
     Args:
-        figure: what to show; None where there was too little to draw, which is said instead.
-        alt: what is to be seen, in a sentence.
-        corpus: where the sound is from; a stand-in for AN4 is named in the picture.
+        figure: the figure; None if there was too little to draw, which prints a message instead.
+        alt: alt text, a sentence that describes the figure.
+        corpus: source of the audio; a stand-in for AN4 is named in the figure.
     """
     if figure is None:
         print(f"Too little to draw a picture of: {alt}")
@@ -76,12 +76,12 @@ def show(figure: Figure | None, alt: str, corpus: an4.Corpus | None = None) -> N
 
 
 def play(samples: np.ndarray, sample_rate: int) -> None:
-    """Display a player for mono samples, (T,); it doesn't start by itself."""
+    """Display an audio player for mono samples, (t,), without autoplay."""
     display(Audio(samples, rate=sample_rate))
 
 
 class LiveCurves(pl.Callback):
-    """Draw the losses and the dev WER while a model trains, a point an epoch, in place."""
+    """Draw the losses and the dev WER during training, a point per epoch, and update the plot in place."""
 
     def __init__(self, corpus: an4.Corpus | None = None):
         self.corpus = corpus
@@ -103,7 +103,7 @@ class LiveCurves(pl.Callback):
 
 
 def draw_curves(points: list[Mapping[str, float]]) -> Figure:
-    """Draw what `training.read_log` or `LiveCurves` gathered: losses on the left, dev WER on the right."""
+    """Draw the points of `training.read_log` or `LiveCurves`: losses on the left, dev WER on the right."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8))
     for name, title in (("train_loss_epoch", "train"), ("val_loss", "dev")):
         rows = [(point["epoch"], point[name]) for point in points if name in point]
