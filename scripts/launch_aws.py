@@ -13,6 +13,7 @@ from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.places import aws
 from asr_with_nemo.places.plan import TAG, describe_instance, load_settings
+from asr_with_nemo.places.ssh import open_ssh
 
 ABOUT = """Start, reach, stop and terminate a GPU instance on AWS with the course on it.
 
@@ -153,7 +154,7 @@ def connect(
     command = wanted.ssh(wanted.the_instance(name), key_file)
     typer.echo(" ".join(command))
     if not show:
-        aws.open_ssh(command)
+        open_ssh(command)
 
 
 def stop(name: Name = "course", region: Region = None, profile: Profile = None) -> None:

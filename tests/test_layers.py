@@ -10,7 +10,7 @@ from importlinter import cli
 from tests.conftest import ROOT, run_script
 
 MODULES = sorted((ROOT / "src" / "asr_with_nemo").rglob("*.py"))
-LONGEST_MODULE, LONGEST_FUNCTION = 620, 80
+LONGEST_MODULE, LONGEST_FUNCTION = 600, 80
 LONG_FUNCTIONS = {
     "create_app": "FastAPI's routes are closures over the service",
 }

@@ -6,10 +6,6 @@ instance is left running: an interrupted launch terminates its own, and an insta
 
 import contextlib
 import json
-import os
-import signal
-import subprocess
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +27,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.places.interruptions import Interruptions
 from asr_with_nemo.places.plan import (
     ALIVE,
     LAUNCH_TAG,
@@ -45,6 +42,7 @@ from asr_with_nemo.places.plan import (
     tags,
 )
 from asr_with_nemo.places.repository import SETTING, is_placeholder, repository_url
+from asr_with_nemo.places.ssh import ssh_keygen
 
 ADDRESS_SERVICE = "https://checkip.amazonaws.com"  # AWS's; returns the caller's address
 _SIGN_IN = "the credentials are invalid or expired. Set new ones with `aws configure` or `aws sso login`"
@@ -313,7 +311,7 @@ class Cloud:
         if plan.spot:
             request["InstanceMarketOptions"] = {"MarketType": "spot"}
         # From here on, an instance may run and cost money: no signal may separate the request from its response.
-        with _Interruptions(self.say) as interruptions:
+        with Interruptions(self.say) as interruptions:
             started = None
             try:
                 with self.explained("RunInstances"):
@@ -333,7 +331,7 @@ class Cloud:
             KeyboardInterrupt: it was interrupted.
         """
         ids = [instance["InstanceId"]]
-        with _Interruptions(self.say) as interruptions:
+        with Interruptions(self.say) as interruptions:
             with self.explained("StartInstances"):
                 self._ec2.start_instances(InstanceIds=ids)
             try:
@@ -344,7 +342,7 @@ class Cloud:
                 self.say(f"stopped {ids[0]} again")
                 raise
 
-    def _wait_until_running(self, instance_id: str, interruptions: "_Interruptions", seconds: float = 600) -> dict:
+    def _wait_until_running(self, instance_id: str, interruptions: "Interruptions", seconds: float = 600) -> dict:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with self.explained("DescribeInstances"):
@@ -402,12 +400,12 @@ class Cloud:
         if not file.exists():
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Made here, so that the private key never leaves this machine; ssh-keygen gives it the mode 0600.
-            _ssh_keygen("-q", "-t", "ed25519", "-N", "", "-C", plan.key_name, "-f", str(file))
+            ssh_keygen("-q", "-t", "ed25519", "-N", "", "-C", plan.key_name, "-f", str(file))
             file.with_name(file.name + ".pub").unlink()
             self.say(f"made the key {file}")
         elif file.stat().st_mode & 0o077:
             file.chmod(0o600)
-        public = _ssh_keygen("-y", "-P", "", "-f", str(file)).split()[:2]
+        public = ssh_keygen("-y", "-P", "", "-f", str(file)).split()[:2]
         if found:
             if found[0].get("PublicKey", "").split()[:2] not in ([], public):
                 raise InputError(
@@ -539,40 +537,6 @@ class Cloud:
         )
 
 
-class _Interruptions:
-    """Defers Ctrl-C, SIGTERM and SIGHUP until `check` or `wait` raises KeyboardInterrupt.
-
-    A request that is cut off from its response may have started an instance whose id is lost.
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def __init__(self, say: Callable[[str], None]):
-        self._say = say
-        self._came = threading.Event()
-
-    def __enter__(self) -> "_Interruptions":
-        def note(number: int, frame: object) -> None:
-            if not self._came.is_set():
-                self._say("interrupted: ending the instance ...")
-            self._came.set()
-
-        self._before = {number: signal.signal(number, note) for number in self.SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def check(self) -> None:
-        if self._came.is_set():
-            raise KeyboardInterrupt
-
-    def wait(self, seconds: float) -> None:
-        self._came.wait(seconds)
-        self.check()
-
-
 def own_address() -> str:
     """Return this machine's public IPv4 address, as AWS's address service reports it.
 
@@ -589,16 +553,6 @@ def own_address() -> str:
     return check_address(answer.text.strip())
 
 
-def _ssh_keygen(*arguments: str) -> str:
-    try:
-        done = subprocess.run(["ssh-keygen", *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    except FileNotFoundError as error:
-        raise InputError("ssh-keygen isn't installed; install OpenSSH's client (Debian: openssh-client)") from error
-    if done.returncode != 0:
-        raise InputError(f"ssh-keygen: {done.stderr.strip()}; give another file with --key-file")
-    return done.stdout
-
-
 def _group_name(name: str) -> str:
     return f"{TAG}-{name}"
 
@@ -611,16 +565,3 @@ def _is_refusal(error: BaseException | None) -> bool:
 def _code_of(error: ClientError) -> str:
     """Return the error code of AWS's response."""
     return error.response["Error"]["Code"]
-
-
-def open_ssh(command: list[str]) -> None:
-    """Replace this process by the SSH session, which first prints JupyterLab's address.
-
-    Raises:
-        InputError: ssh isn't installed.
-    """
-    remote = "course; exec bash --login"
-    try:
-        os.execvp(command[0], [command[0], "-t", *command[1:], remote])
-    except FileNotFoundError as error:
-        raise InputError("ssh isn't installed; install OpenSSH's client (Debian: openssh-client)") from error
