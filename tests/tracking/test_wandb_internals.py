@@ -1,5 +1,6 @@
 """The private names of W&B's client and of Lightning that the package uses still exist in the installed versions."""
 
+import hashlib
 import inspect
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import wandb
 
-from asr_with_nemo.tracking.wandb_internals import drop_deprecated_settings, inspect_command
+from asr_with_nemo.tracking.wandb_internals import add_reference, drop_deprecated_settings, inspect_command
 
 
 def test_the_public_api_asks_its_env_module_for_a_folder():
@@ -31,6 +32,17 @@ def test_a_run_hands_artifacts_to_its_interface():
     parameters = inspect.signature(InterfaceBase.publish_artifact).parameters
     for name in ("run", "artifact", "aliases", "is_user_created", "use_after_commit"):
         assert name in parameters, f"InterfaceBase.publish_artifact({name})"
+
+
+def test_a_reference_with_a_known_digest_is_the_one_that_wandb_makes(tmp_path: Path):
+    file = tmp_path / "sound.wav"
+    file.write_bytes(b"any sound")
+    theirs, ours = (wandb.Artifact("corpus", type="dataset") for _ in range(2))
+    theirs.add_reference(file.as_uri(), name="sound.wav")
+    md5 = hashlib.md5(file.read_bytes(), usedforsecurity=False).digest()
+    add_reference(ours, "sound.wav", file.as_uri(), file.stat().st_size, md5)
+    assert ours.digest == theirs.digest
+    assert ours.manifest.to_manifest_json() == theirs.manifest.to_manifest_json()
 
 
 def test_the_folder_of_staged_files_and_the_core_program():
