@@ -144,7 +144,7 @@ ask_server() {
     "${VENV:-.venv}/bin/python" - "$work/said.wav" <<'PYTHON'
 import sys
 import soundfile
-from asr_with_nemo.speech import Speaker, Voice
+from asr_with_nemo.data.espeak import Speaker, Voice
 
 with Speaker() as speaker:
     soundfile.write(sys.argv[1], speaker.say("enter five six", Voice("en-us", "m3", words_per_minute=140)), speaker.rate)
