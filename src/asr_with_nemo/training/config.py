@@ -302,7 +302,8 @@ def _make_final(config: DictConfig) -> None:
 
 def _check_manifest(path: str) -> None:
     """Point a user without AN4 to the built-in corpus, if that is there."""
-    folder, other = Path(path).parent, Path(path).parent.with_name("synthetic")
+    folder = Path(path).parent
+    other = folder.parent / "synthetic"
     if not Path(path).is_file() and folder.name == "an4" and (other / Path(path).name).is_file():
         raise InputError(
             f"{path}: no such manifest, but the built-in corpus exists: add data_dir={other}, or get AN4 with "
