@@ -25,7 +25,7 @@ from asr_with_nemo.training import run
 from asr_with_nemo.training.config import load_config, overridden_keys
 from asr_with_nemo.training.run import read_log
 from tests.conftest import ROOT, run_script
-from tests.tracking.test_artifacts import copied, run_program, sync
+from tests.tracking.test_artifacts import copied, run_program
 from tests.wandb_server import WandbServer, read_back
 
 SHORT = ("trainer.max_epochs=4", "tracking.predictions_every=2", "tracking.prediction_rows=3")
@@ -177,7 +177,7 @@ def test_all_of_a_training_is_on_the_other_side_after_sync(
 ):
     folder, model = trained
     project = copied(folder, tmp_path / "project")
-    done = sync(project, server)
+    done = run_script("sync.py", cwd=project, **server.environment(project))
     assert done.returncode == 0, done.stderr
     (run,) = server.runs.values()
     assert run.config == resolved_config(model)
