@@ -155,6 +155,8 @@ class Output:
 
 def _runs(path: np.ndarray) -> Iterator[tuple[int, range]]:
     """Yield each run of equal values in a path (T,), with its frames."""
+    if not len(path):  # audio shorter than a frame
+        return
     starts = np.flatnonzero(np.diff(path, prepend=path[:1] - 1))
     for value, first, after in zip(
         path[starts].tolist(), starts.tolist(), [*starts[1:].tolist(), len(path)], strict=True
