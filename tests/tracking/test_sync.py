@@ -207,7 +207,9 @@ def test_a_server_that_goes_away_while_runs_are_sent(
 ):
     for name, value in server.environment(project).items():
         monkeypatch.setenv(name, value)
+    assert session.server_refusal() is None  # httpx is imported now, which takes longer than the time below
     monkeypatch.setattr(tracking_sync, "PATIENCE_SECONDS", 2)
+    monkeypatch.setattr(tracking_sync, "ANSWER_SECONDS", 0.5)
     monkeypatch.setattr(session, "ANSWER_SECONDS", 0.5)
     server.fail(500, on="/storage/artifact")  # it answers, but for this
     threading.Thread(target=die_when_files_are_asked_for, args=(server,), daemon=True).start()
