@@ -1,8 +1,10 @@
 """Read and write files: atomic writes, and errors that name the file."""
 
 import contextlib
+import filecmp
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +32,9 @@ def read_text(path: str | os.PathLike, kind: str, missing: str, encoding: str = 
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike, shared: bool = False, keep_suffix: bool = False) -> Iterator[Path]:
+def replacing(
+    path: str | os.PathLike, shared: bool = False, keep_suffix: bool = False, only_if_changed: bool = False
+) -> Iterator[Path]:
     """Write a file or a folder atomically: under a temporary name, renamed to `path` when the block ends.
 
     If the block raises, the temporary file is removed and `path` stays as it was. Leftovers of a killed process
@@ -41,6 +45,7 @@ def replacing(path: str | os.PathLike, shared: bool = False, keep_suffix: bool =
         shared: several processes may write this path at once; each uses a temporary name of its own.
         keep_suffix: keep the suffix, for writers that choose the format by it. By default the temporary name ends in
             `.partial`, so that no pattern such as `*.json` matches it.
+        only_if_changed: leave a file with the same content untouched, its date included.
 
     Yields:
         the path to write to, in the same folder.
@@ -62,7 +67,10 @@ def replacing(path: str | os.PathLike, shared: bool = False, keep_suffix: bool =
     _remove(partial)
     try:
         yield partial
-        os.replace(partial, path)
+        if only_if_changed and path.is_file() and filecmp.cmp(partial, path, shallow=False):
+            partial.unlink()
+        else:
+            os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):  # the first error is the one to raise
             _remove(partial)
@@ -76,10 +84,6 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-class _Probed(Exception):
-    """Raised to end `check_output`'s trial write."""
-
-
 def write_if_changed(path: Path, content: str | bytes) -> None:
     """Write a file atomically, text as UTF-8; a file with the same content is left untouched."""
     data = content.encode() if isinstance(content, str) else content
@@ -87,6 +91,17 @@ def write_if_changed(path: Path, content: str | bytes) -> None:
         return
     with replacing(path) as partial:
         partial.write_bytes(data)
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder if there is none, and check that a file can be written into it.
+
+    Raises:
+        OSError: it can't be made or written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def check_output(path: str | os.PathLike) -> None:
@@ -99,9 +114,6 @@ def check_output(path: str | os.PathLike) -> None:
     if path.suffix != ".json":
         raise InputError(f"{path}: a results file's name ends in .json; the utterances are written next to it, as .tsv")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(_Probed), replacing(path) as partial:
-            partial.touch()
-            raise _Probed
+        make_writable(path.parent)
     except OSError as error:
         raise InputError(f"{path}: can't be written to ({error.strerror})") from error

@@ -13,7 +13,7 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from asr_with_nemo.base.files import replacing, write_if_changed
+from asr_with_nemo.base.files import make_writable, replacing, write_if_changed
 from asr_with_nemo.data import archives, audio, download, manifest, synthetic
 from asr_with_nemo.errors import InputError
 
@@ -417,10 +417,7 @@ def _is_whole(folder: Path, state: dict | None, request: dict) -> bool:
 
 def _make_writable(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        make_writable(folder)
     except OSError as error:
         raise InputError(f"{folder}: can't be written to ({error.strerror}); choose another with --data-dir") from error
 

@@ -4,8 +4,6 @@ Paths are relative to the manifest, so that a folder with its manifests can be m
 NeMo ignores them.
 """
 
-import contextlib
-import filecmp
 import json
 import math
 import os
@@ -78,11 +76,8 @@ def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> 
         json.dumps(u | {"audio_filepath": os.path.relpath(u["audio_filepath"], folder)}, ensure_ascii=False) + "\n"
         for u in utterances
     )
-    with contextlib.suppress(FileExistsError), replacing(path) as partial:
-        with open(partial, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(lines)  # one by one: a large corpus may not fit into memory
-        if path.is_file() and filecmp.cmp(partial, path, shallow=False):
-            raise FileExistsError  # same content: keep the file's date
+    with replacing(path, only_if_changed=True) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines)  # one by one: a large corpus may not fit into memory
 
 
 def hold_out_speakers(

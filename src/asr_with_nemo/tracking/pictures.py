@@ -7,7 +7,6 @@ written directly as the pixels of a PNG with a palette.
 import hashlib
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from isal import isal_zlib
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from asr_with_nemo.base.files import replacing
+from asr_with_nemo.base.files import make_writable, replacing
 from asr_with_nemo.base.machine import usable_cores
 from asr_with_nemo.data import audio
 from asr_with_nemo.errors import InputError
@@ -259,7 +258,7 @@ def make_pictures(
     digest = hashlib.sha256(repr((_LAYOUT, settings)).encode()).hexdigest()[:8]
     folder = _writable(Path(folder) / digest)
     different = list(dict.fromkeys(files))
-    with ThreadPoolExecutor(usable_cores()) as pool:  # _FFT and compression release the GIL
+    with ThreadPoolExecutor(usable_cores()) as pool:  # the FFT and compression release the GIL
         made = pool.map(lambda file: _picture(file, folder, settings), different)
         bar = tqdm(made, "pictures", total=len(different), unit="file", delay=1, disable=not progress)
         try:
@@ -272,9 +271,7 @@ def make_pictures(
 
 def _writable(folder: Path) -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        make_writable(folder)
     except OSError as error:
         raise InputError(
             f"{folder}: pictures can't be written there ({error.strerror}); choose another folder"
