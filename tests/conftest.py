@@ -57,7 +57,10 @@ def run_script(name: str, *arguments: str | Path, cwd: Path, **environment: str)
     kept = {key: value for key, value in os.environ.items() if key != "AN4_ARCHIVE" and not key.startswith("WANDB_")}
     command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
     # Files, since what a command leaves running (W&B's service) may hold a pipe open.
-    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as stdout,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as stderr,
+    ):
         done = subprocess.run(
             command,
             cwd=cwd,

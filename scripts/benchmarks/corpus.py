@@ -59,7 +59,7 @@ def _measure(folder: Path, out: Path, workers: int) -> dict[str, float]:
     """
     command = [sys.executable, str(_SCRIPT), str(folder), "--out", str(out), "--workers", str(workers)]
     peak = peak_main = 0
-    with tempfile.TemporaryFile("w+") as output:  # not a pipe, which would fill up
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:  # not a pipe, which would fill up
         started = time.perf_counter()
         process = psutil.Popen(command, stdout=output, stderr=output)
         while process.poll() is None:

@@ -29,7 +29,7 @@ def the_articles_way(archive: Path, folder: Path) -> None:
     for sphere in tqdm(spheres, "SoX, a process a file", delay=1):
         sox.Transformer().build(str(sphere), str(sphere.with_suffix(".wav")))
     for split, name in an4.SPLITS.items():
-        with open(folder / f"an4/{split}_manifest.json", "w") as out:
+        with open(folder / f"an4/{split}_manifest.json", "w", encoding="utf-8") as out:
             lines = (folder / f"an4/etc/an4_{split}.transcription").read_text().splitlines()
             for line in tqdm(lines, f"{split} manifest", delay=1):
                 text, _, file_id = line.removesuffix(")").rpartition("(")

@@ -71,7 +71,7 @@ def measure(source: Path, corpus: Path, folder: Path) -> dict[str, tuple[float, 
     folder.mkdir()
     environment = os.environ | {"PYTHONPATH": str(source), "WANDB_MODE": "offline"}
     environment.pop("WANDB_DIR", None)
-    with open(folder / "log", "w+") as log:
+    with open(folder / "log", "w+", encoding="utf-8") as log:
         command = [sys.executable, str(Path(__file__).resolve()), "--child", str(corpus)]
         if subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=log).returncode:
             log.seek(0)
@@ -120,7 +120,7 @@ def train(corpus: Path) -> None:
     config = load_config(ROOT / "configs", "small_corpus", [f"data_dir={corpus}", *OVERRIDES])
     training.train(config, overridden_keys(OVERRIDES), [Marks()])
     mark(PHASES[6])
-    Path("phases.json").write_text(json.dumps(phases))
+    Path("phases.json").write_text(json.dumps(phases), encoding="utf-8")
 
 
 def table(measured: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> list[dict[str, str]]:

@@ -1,12 +1,15 @@
 """Command-line options that scripts share, and `run`, which parses the command line and reports errors."""
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated
 
 import typer
 
+from asr_with_nemo.base.files import is_full, reason_of
 from asr_with_nemo.errors import InputError
 
 Model = Annotated[
@@ -42,6 +45,9 @@ Maximize = Annotated[bool, typer.Option("--maximize", help="Rank the largest val
 def run(*mains: Callable[..., None], bare: Mapping[str, str] | None = None, about: str | None = None) -> None:
     """Run a script's `main` with Typer; an `InputError` is printed without a traceback, with exit status 1.
 
+    The same holds for a full disk. Text is UTF-8 whatever the locale, and SIGTERM ends the script as Ctrl-C does: what
+    it has begun is removed, its processes end.
+
     Args:
         mains: functions whose parameters are the command line's; of several, each is a subcommand by its name.
         bare: options with an optional value, and the suffix that a value must have: with {"--lm": ".arpa"},
@@ -49,6 +55,7 @@ def run(*mains: Callable[..., None], bare: Mapping[str, str] | None = None, abou
             `--lm=VALUE` takes any value.
         about: the help text above several subcommands.
     """
+    _use_utf8()
     app = typer.Typer(
         add_completion=False,
         rich_markup_mode="markdown",
@@ -59,12 +66,42 @@ def run(*mains: Callable[..., None], bare: Mapping[str, str] | None = None, abou
     for main in mains:
         app.command()(main)
     try:
-        app(_with_values(sys.argv[1:], bare or {}))
+        with _sigterm_exits():
+            app(_with_values(sys.argv[1:], bare or {}))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:  # the reader, such as `| head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        print(f"error: {error.filename or 'a file'}: can't be written ({reason_of(error)})", file=sys.stderr)
+        sys.exit(1)
+
+
+def _use_utf8() -> None:
+    """Read and write text as UTF-8: in a locale of another encoding (LC_ALL=C), by starting Python again.
+
+    Libraries open files in the encoding of the locale. What can't be printed, such as half a character in the name of a
+    file, is printed as an escape.
+    """
+    if sys.getfilesystemencoding() != "utf-8" or (os.name == "nt" and not sys.flags.utf8_mode):
+        os.environ["PYTHONUTF8"] = "1"  # for the processes that are started from here
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """Let SIGTERM, by which machines and containers stop a process, raise SystemExit, so that clean-up runs."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _with_values(arguments: Sequence[str], bare: Mapping[str, str]) -> list[str]:

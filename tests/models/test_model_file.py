@@ -1,5 +1,6 @@
 """A model file is data: it gives a model, or is refused with the reason, and nothing in it is ever run."""
 
+import contextlib
 import io
 import re
 import tarfile
@@ -163,6 +164,10 @@ def test_weights_that_run_code(members: dict, sprung: Path, tmp_path: Path, monk
     assert not sprung.exists()
 
 
+def nested(levels: int) -> list:
+    return [nested(levels - 1)] if levels else []
+
+
 WRITES = "nemo.collections.asr.parts.utils.manifest_utils.write_manifest"
 HOSTILE = {
     "a callable": lambda c, file: c.update(encoder={"_target_": "builtins.open", "file": file, "mode": "w"}),
@@ -182,6 +187,31 @@ HOSTILE = {
     "computed": lambda c, file: c["encoder"].update(activation="${oc.env:HOME}"),
     "a language model": lambda c, file: c["decoding"].update(strategy="beam", beam={"ngram_lm_model": file}),
     "another's tokenizer": lambda c, file: c.update(tokenizer={"type": "bpe", "model_path": "/etc/passwd"}),
+    "a class that loads a model by itself": lambda c, file: c.update(
+        spec_augment={
+            "_target_": "nemo.collections.tts.metrics.frechet_codec_distance.FrechetCodecDistance",
+            "codec_name": file,
+        }
+    ),
+    "a decoder that opens a file": lambda c, file: c.update(
+        decoder={"_target_": "nemo.collections.asr.modules.BeamSearchDecoderWithLM", "lm_path": file}
+    ),
+    "an encoder as a preprocessor": lambda c, file: c["preprocessor"].update(
+        _target_="nemo.collections.asr.modules.ConvASREncoder"
+    ),
+    "Hydra's own keys": lambda c, file: c["encoder"].update(_args_=[file], _partial_=True),
+    "a path as an option": lambda c, file: c["encoder"].update(activation=file),
+    "a mapping as an option": lambda c, file: c["encoder"].update(init_mode={"_target_": WRITES, "output_path": file}),
+    "deep in a mapping that is allowed": lambda c, file: c["preprocessor"].update(
+        normalize={"fixed_mean": [0.0], "fixed_std": {"_target_": WRITES, "output_path": file}}
+    ),
+    "a loss within": lambda c, file: c.update(interctc={"loss_weights": {"_target_": WRITES, "output_path": file}}),
+    "all of the memory": lambda c, file: c["preprocessor"].update(n_fft=10**9),
+    "a tiny stride": lambda c, file: c["preprocessor"].update(window_stride=1e-9),
+    "more layers than it has weights": lambda c, file: c["encoder"]["jasper"].extend(
+        [{**c["encoder"]["jasper"][0], "filters": 60_000, "kernel": [5], "separable": False}] * 2
+    ),
+    "no end of levels": lambda c, file: c["encoder"].update(x=nested(200)),
     "code for a tokenizer": lambda c, file: c.update(tokenizer={"type": "wpe", "hf_kwargs": {"trust_remote_code": 1}}),
 }
 
@@ -190,7 +220,10 @@ HOSTILE = {
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_a_config_that_asks_for_more_than_a_network(hostile: str, members: dict, sprung: Path, tmp_path: Path):
     path = with_config(members, tmp_path / "model.nemo", lambda config: HOSTILE[hostile](config, str(sprung)))
-    refused(path, "refused|wpe")
+    refused(path, "refused|wpe|doesn't support")
+    assert not sprung.exists()
+    with contextlib.suppress(InputError):  # the alphabet is read without building anything
+        model_file.read_alphabet(path)
     assert not sprung.exists()
 
 

@@ -174,7 +174,7 @@ def test_quartznet_comes_over_a_bad_line_and_is_then_there_without_one(
     assert hub.ranges_asked() == ["bytes=100000-"]  # goes on where it ended
     assert file.read_bytes() == content
     digest = hashlib.sha256(content).hexdigest()
-    assert Path(f"{file}.sha256").read_text() == f"{digest}  QuartzNet15x5Base-En.nemo\n"
+    assert Path(f"{file}.sha256").read_text(encoding="utf-8") == f"{digest}  QuartzNet15x5Base-En.nemo\n"
     assert sorted(path.name for path in file.parent.iterdir()) == [file.name, f"{file.name}.sha256"]
 
     hub.files.clear()
@@ -253,7 +253,10 @@ def test_a_model_on_hugging_face_is_kept_like_any_other(
     file = model_path("tester/parakeet-1.1b", progress=False)
     assert file == cache / "tester" / "parakeet-1.1b" / "parakeet-1.1b.nemo"
     assert file.read_bytes() == b"a bird"
-    assert Path(f"{file}.sha256").read_text().split() == [hashlib.sha256(b"a bird").hexdigest(), file.name]
+    assert Path(f"{file}.sha256").read_text(encoding="utf-8").split() == [
+        hashlib.sha256(b"a bird").hexdigest(),
+        file.name,
+    ]
     hugging_face.files.clear()
     hugging_face.asked.clear()
     assert model_path("tester/parakeet-1.1b") == file

@@ -58,7 +58,7 @@ def lm(corpus: an4.Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def capitals(lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dictionary of the n-gram's words as CMU writes AN4's: in capitals."""
     words = {*ngrams.read_arpa(lm).vocabulary}
-    entries = [line.split(maxsplit=1) for line in STOCK.read_text().splitlines()]
+    entries = [line.split(maxsplit=1) for line in STOCK.read_text(encoding="utf-8").splitlines()]
     path = tmp_path_factory.mktemp("dictionary") / "capitals.dic"
     path.write_text("".join(f"{e[0].upper():20} {e[1]}\n" for e in entries if e[0].partition("(")[0] in words))
     return path
@@ -128,7 +128,11 @@ def test_words_that_it_cant_recognise_are_told(
     dev: Path, lm: Path, capitals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     lost = read_manifest(dev)[0]["text"].split()[0]
-    entries = [line for line in capitals.read_text().splitlines() if line.split()[0].partition("(")[0] != lost.upper()]
+    entries = [
+        line
+        for line in capitals.read_text(encoding="utf-8").splitlines()
+        if line.split()[0].partition("(")[0] != lost.upper()
+    ]
     (tmp_path / "fewer.dic").write_text("\n".join(entries) + "\n")
     measure(dev, lm, tmp_path / "fewer.dic")
     warning = capsys.readouterr().err.partition("dictionary: ")[2].partition(";")[0]

@@ -222,7 +222,7 @@ def test_a_record_that_was_cut_short_costs_nothing(sweep_file, objective):
     after = run_sweep(job, 4, seed=0, resume=True)
     assert [row.config for row in after.rows[:2]] == [row.config for row in before.rows]
     assert [row.state for row in after.rows] == ["finished"] * 4
-    assert all(json.loads(line) for line in Path("store/trials.journal").read_text().splitlines())
+    assert all(json.loads(line) for line in Path("store/trials.journal").read_text(encoding="utf-8").splitlines())
 
 
 def test_a_full_disk_ends_a_sweep_and_loses_none_of_it(sweep_file, objective):
@@ -481,7 +481,7 @@ def lines_until(process: subprocess.Popen[str], pattern: str) -> tuple[list[str]
 
 
 def lines_of(path: Path) -> list[str]:
-    return path.read_text().split() if path.is_file() else []
+    return path.read_text(encoding="utf-8").split() if path.is_file() else []
 
 
 def test_of_two_workers_one_is_killed_and_its_trial_is_done_by_another(tmp_path, sweep_file, objective, processes):

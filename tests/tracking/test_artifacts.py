@@ -219,7 +219,7 @@ def test_on_another_disk_it_is_a_copy_and_on_a_full_one_nothing_is_left(
     staged.unlink()
 
     def full_disk(_: Path, to: Path) -> None:
-        to.write_text("weig")
+        to.write_text("weig", encoding="utf-8")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", full_disk)

@@ -304,7 +304,7 @@ def test_parallel_coordinates_lead_from_the_config_to_the_metric():
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         return [{key: value for key, value in row.items() if key != "created"} for row in csv.DictReader(file)]
 
 

@@ -286,7 +286,7 @@ def artifacts(records: list[dict]) -> dict[str, dict]:
 def test_one_command_logs_the_whole_table_with_its_media(logged, rows: list[explore.Row]):
     _, records = logged
     contents = {entry["path"]: entry for entry in artifacts(records)["run-dataset"]["manifest"]["contents"]}
-    table = json.loads(Path(contents["dataset.table.json"]["local_path"]).read_text())
+    table = json.loads(Path(contents["dataset.table.json"]["local_path"]).read_text(encoding="utf-8"))
     assert table["columns"] == list(rows[0])
     logged_rows = {row[0]: dict(zip(table["columns"], row, strict=True)) for row in table["data"]}
     assert len(logged_rows) == len(rows)

@@ -60,7 +60,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenWandb]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "openwandb", "serve", "--host", "127.0.0.1", "--port", str(port)]
     url = f"http://127.0.0.1:{port}"
-    with open(folder / "log.txt", "w") as log:
+    with open(folder / "log.txt", "w", encoding="utf-8") as log:
         process = subprocess.Popen(
             [*command, "--data-dir", str(folder), "--base-url", url], stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )

@@ -121,7 +121,7 @@ def test_what_the_command_line_says_binds(config):
 
 
 def test_letters_outside_the_alphabet_are_named_before_training(config, tmp_path: Path):
-    lines = Path(config.model.train_ds.manifest_filepath).read_text().splitlines()
+    lines = Path(config.model.train_ds.manifest_filepath).read_text(encoding="utf-8").splitlines()
     row = json.loads(lines[0])
     folder = Path(config.model.train_ds.manifest_filepath).parent
     row |= {"audio_filepath": str(folder / row["audio_filepath"]), "text": "go 42"}

@@ -1,14 +1,22 @@
-"""Read and write files: atomic writes, and errors that name the file."""
+"""Read and write files: atomic writes, locks, and errors that name the file."""
 
 import contextlib
+import errno
 import filecmp
 import os
+import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from asr_with_nemo.errors import InputError
+
+LOCK = ".lock"
+"""The file in a folder by which one process at a time works in it."""
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def read_text(path: str | os.PathLike, kind: str, missing: str, encoding: str = "utf-8-sig") -> str:
@@ -117,3 +125,51 @@ def check_output(path: str | os.PathLike) -> None:
         make_writable(path.parent)
     except OSError as error:
         raise InputError(f"{path}: can't be written to ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, doing: str, log: Callable[[str], object] = print) -> Iterator[None]:
+    """Work in a folder as its only process; while another one does, wait for it to end, and say so.
+
+    The lock is the operating system's: it ends with the process, however that ends.
+
+    Args:
+        folder: is made if there is none.
+        doing: what the other process does, for the message: "is training".
+        log: called with the message.
+
+    Raises:
+        OSError: the folder can't be made or written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / f"{LOCK}ed_by"
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        holder = note.read_text(encoding="utf-8") if note.is_file() else "another process"
+        log(f"{folder}: {holder} {doing} here; waiting for it to end")
+        lock.acquire(poll_interval=0.5)
+    try:
+        note.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # whoever waits for the removed file locks a new one
+            os.unlink(lock.lock_file)
+        lock.release()
+
+
+def is_full(error: OSError) -> bool:
+    """Return whether a file couldn't be written because the disk is full or read-only."""
+    return error.errno in _NO_ROOM or error.errno == errno.EROFS
+
+
+def reason_of(error: OSError) -> str:
+    """Return what went wrong with a file in words, and the next step where the disk is full or read-only."""
+    reason = error.strerror or str(error)
+    if error.errno in _NO_ROOM:
+        return f"{reason}; free some space, then run again"
+    if error.errno == errno.EROFS:
+        return f"{reason}; name a place that can be written to"
+    return reason

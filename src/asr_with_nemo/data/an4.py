@@ -13,7 +13,7 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from asr_with_nemo.base.files import make_writable, replacing, write_if_changed
+from asr_with_nemo.base.files import alone_in, make_writable, replacing, write_if_changed
 from asr_with_nemo.data import archives, audio, download, manifest, synthetic
 from asr_with_nemo.errors import InputError
 
@@ -226,17 +226,39 @@ def _download(kept: Path, progress: bool) -> None:
 def _prepare_an4(data_dir: Path, archive: str | None, utterances: int | None, progress: bool) -> Corpus:
     folder = data_dir / "an4"
     request = {"name": "an4", "limit": utterances}
-    state = _read_state(folder)
     # A given file or URL takes precedence; its digest shows whether it is the same archive.
     is_url = bool(archive and _is_url(archive))
     named = {"archive": archive} if is_url else {}
     if archive and not is_url:
         named = {"sha256": archives.sha256_of(_fetch_archive(data_dir, archive))}
-    same_archive = bool(state) and all(state.get(key) == value for key, value in named.items())
-    if same_archive and _is_whole(folder, state, request):
+
+    def prepared() -> Corpus | None:
+        state = _read_state(folder)
+        is_same = bool(state) and all(state.get(key) == value for key, value in named.items())
+        if not (is_same and _is_whole(folder, state, request)):
+            return None
         return Corpus("an4", folder, state["utterances"], changed=False, limit=utterances)
 
+    if corpus := prepared():
+        return corpus
     _make_writable(data_dir)
+    with alone_in(data_dir, "is preparing a corpus"):
+        # Another process may have prepared it meanwhile.
+        return prepared() or _make_an4(data_dir, archive, named, request, progress)
+
+
+def _make_an4(data_dir: Path, archive: str | None, named: dict, request: dict, progress: bool) -> Corpus:
+    """Unpack the archive if needed, and make WAVs and manifests.
+
+    Args:
+        data_dir, archive, progress: as for `prepare`.
+        named: the archive's URL or digest, if one was given.
+        request: what is asked for, as it is noted in the corpus.
+    """
+    folder = data_dir / "an4"
+    state = _read_state(folder)
+    same_archive = bool(state) and all(state.get(key) == value for key, value in named.items())
+    is_url = "archive" in named
     origin = {key: state[key] for key in ("archive", "sha256") if key in state} if same_archive else None
     # With an archive available, damaged files are unpacked again.
     damaged = bool(state and state["problems"]) and bool(archive or (data_dir / ARCHIVE_NAME).is_file())
@@ -302,10 +324,14 @@ def _prepare_synthetic(data_dir: Path, utterances: int | None, seed: int, progre
     if _is_whole(folder, state, request):
         return Corpus("synthetic", folder, state["utterances"], changed=False, limit=utterances)
     _make_writable(data_dir)
-    with replacing(folder) as partial:
-        synthetic.make_corpus(partial, utterances=utterances or synthetic.FULL_SIZE, seed=seed, progress=progress)
-        shutil.rmtree(folder, ignore_errors=True)  # made by an earlier call, with another seed or size
-    return _finish(folder, request, progress)
+    with alone_in(data_dir, "is preparing a corpus"):
+        state = _read_state(folder)
+        if _is_whole(folder, state, request):  # by another process meanwhile
+            return Corpus("synthetic", folder, state["utterances"], changed=False, limit=utterances)
+        with replacing(folder) as partial:
+            synthetic.make_corpus(partial, utterances=utterances or synthetic.FULL_SIZE, seed=seed, progress=progress)
+            shutil.rmtree(folder, ignore_errors=True)  # made by an earlier call, with another seed or size
+        return _finish(folder, request, progress)
 
 
 def _spread(rows: list, count: int) -> list:

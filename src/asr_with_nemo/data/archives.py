@@ -1,4 +1,7 @@
-"""Archives: digests, and safe unpacking of untrusted files."""
+"""Archives: digests, and safe reading and unpacking of tar files from untrusted sources.
+
+Links are refused: neither AN4 nor a `.nemo` file has any, and a file written through a link can land anywhere.
+"""
 
 import bz2
 import hashlib
@@ -11,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from isal import igzip_threaded, isal_zlib
 from tqdm import tqdm
@@ -26,9 +30,8 @@ _NOT_TAR = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself",
 }
 _READ_SIZE = 1 << 20  # bytes
-_HEADERS_PER_FILE = 4096  # bytes of headers and padding that a member may have besides its content
+_HEADERS_PER_FILE = 4096  # bytes of headers and padding that a member may have besides its content, on average
 _NEXT = "Delete it and download it again, or give another archive."
-_LINK_RULE = "links must point to a member of the archive"
 
 
 def sha256_of(path: Path) -> str:
@@ -43,7 +46,6 @@ def unpack_tar(
     *,
     max_bytes: int = 2 * 1024**3,
     max_files: int = 100_000,
-    links: bool = True,
     on_file: Callable[[Path], object] | None = None,
     progress: bool = True,
 ) -> list[Path]:
@@ -57,69 +59,121 @@ def unpack_tar(
         folder: destination.
         max_bytes: limit of the unpacked size.
         max_files: limit of the number of members.
-        links: allow links, which may only point into the archive.
         on_file: called with each file as soon as it is written, before the next one.
         progress: show a progress bar if it takes longer than a second.
 
     Returns:
-        The files and links that were written, in the order of the archive.
+        The files that were written, in the order of the archive.
 
     Raises:
         InputError: The archive is missing, damaged, truncated or not a tar; a member would be written outside of
-            `folder`, or is a device, a pipe or a link that points elsewhere or isn't allowed; there are more than
-            `max_files` members or `max_bytes` bytes. All unpacked files are removed.
+            `folder`, or is a link, a device or a pipe; there are more than `max_files` members or `max_bytes` bytes.
+            All unpacked files are removed.
     """
     check_looks(archive)
-    with _all_or_nothing(folder), _explained(archive, folder), archive.open("rb") as packed:
-        written = _unpack(archive, packed, folder, max_bytes, max_files, links, on_file, progress)
-    return written
-
-
-def _unpack(
-    archive: Path,
-    packed: io.BufferedReader,
-    folder: Path,
-    max_bytes: int,
-    max_files: int,
-    with_links: bool,
-    on_file: Callable[[Path], object] | None,
-    progress: bool,
-) -> list[Path]:
-    stream = _Forward(_decompressed(packed), limit=max_bytes + _HEADERS_PER_FILE * max_files + _READ_SIZE)
     written: dict[Path, None] = {}
-    links: dict[Path, tarfile.TarInfo] = {}
+    with _all_or_nothing(folder), _explained(archive, f"unpack it into {folder}"), archive.open("rb") as packed:
+        with _bar(archive, progress) as bar:
+            for name, content in _members(archive, packed, max_bytes, max_files):
+                path = folder / name
+                if content is None:
+                    path.mkdir(parents=True, exist_ok=True)
+                else:
+                    # tarfile's own extract takes as long as everything else; the name was checked.
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with path.open("wb") as file:
+                        shutil.copyfileobj(content, file, _READ_SIZE)
+                    written[path] = None
+                    if on_file:
+                        on_file(path)
+                bar.update(packed.tell() - bar.n)
+        if not written:
+            raise InputError(f"{archive} is a tar archive with no files in it. {_NEXT}")
+    return list(written)
+
+
+def read_member(archive: Path, name: str, *, largest: int, max_bytes: int, max_files: int) -> bytes | None:
+    """Read one file of a tar archive, with the checks of `unpack_tar`; members after it are not read.
+
+    Args:
+        archive: the file.
+        name: the last part of the member's path.
+        largest: limit of its size, in bytes.
+        max_bytes: limit of the size of all members up to it.
+        max_files: limit of their number.
+
+    Returns:
+        its content; None if the archive has no such file.
+
+    Raises:
+        InputError: as for `unpack_tar`.
+    """
+    check_looks(archive)
+    with _explained(archive, "read it"), archive.open("rb") as packed:
+        for path, content in _members(archive, packed, max_bytes, max_files):
+            if content is not None and path.name == name:
+                data = content.read(largest + 1)
+                if len(data) > largest:
+                    raise InputError(f"{archive}: its member {str(path)!r} has over {largest:,} bytes; refused")
+                return data
+    return None
+
+
+def check_whole(archive: Path, *, max_bytes: int, max_files: int) -> None:
+    """Read a tar archive to its end, with the checks of `unpack_tar`.
+
+    Raises:
+        InputError: as for `unpack_tar`.
+    """
+    check_looks(archive)
+    with _explained(archive, "read it"), archive.open("rb") as packed:
+        for _ in _members(archive, packed, max_bytes, max_files):
+            pass
+
+
+def is_tar(path: Path) -> bool:
+    """Return whether a file starts like a tar archive, compressed or not; only its first header is read.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    try:
+        with path.open("rb") as packed:
+            tarfile.TarInfo.frombuf(_decompressed(packed).read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
+    except (tarfile.TarError, EOFError, zlib.error, isal_zlib.error, lzma.LZMAError, ValueError):
+        return False
+    except OSError as error:
+        if error.errno is None:  # gzip's and bz2's exception for damaged data
+            return False
+        raise
+    return True
+
+
+def _members(
+    archive: Path, packed: io.BufferedReader, max_bytes: int, max_files: int
+) -> Iterator[tuple[PurePosixPath, IO[bytes] | None]]:
+    """Yield each folder (with None) and file (with its content) of an archive, and at the end check that it is whole.
+
+    Raises:
+        InputError: a member's name or kind is refused, or there are too many members or bytes.
+    """
+    stream = _Forward(_decompressed(packed), limit=max_bytes + _HEADERS_PER_FILE * max_files + _READ_SIZE)
     declared = 0
-    with (
-        tarfile.open(fileobj=stream, mode="r:", copybufsize=_READ_SIZE) as tar,
-        _bar(archive, progress) as bar,
-    ):
+    with tarfile.open(fileobj=stream, mode="r:", copybufsize=_READ_SIZE) as tar:
         for count, member in enumerate(tar, start=1):
-            path = folder / _safe_name(archive, member)
+            name = _safe_name(archive, member)
             declared += member.size
             if count > max_files or declared > max_bytes or member.size < 0:
                 raise _refusal(archive, member, f"exceeds the limit of {max_bytes:,} bytes or {max_files:,} members")
             if member.isdir():
-                path.mkdir(parents=True, exist_ok=True)
-            elif member.isfile():
-                # tarfile's own extract takes as long as everything else; names were checked, and links come last.
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with tar.extractfile(member) as content, path.open("wb") as file:
-                    shutil.copyfileobj(content, file, _READ_SIZE)
-                written[path] = None
-                if on_file:
-                    on_file(path)
-            elif with_links:
-                links[path] = member
-                written[path] = None
+                yield name, None
             else:
-                raise _refusal(archive, member, f"is a link, to {member.linkname}")
-            bar.update(packed.tell() - bar.n)
+                stream.allow(member.size)
+                with tar.extractfile(member) as content:
+                    yield name, content
+            # What was left unread of a member is skipped with the next header.
+            stream.allow(member.size)
     stream.finish()
-    # Links come last, so that no file was ever written through one.
-    _make_links(archive, folder, links)
-    if not written:
-        raise InputError(f"{archive} is a tar archive with no files in it. {_NEXT}")
-    return list(written)
 
 
 def check_looks(archive: Path) -> None:
@@ -145,13 +199,21 @@ def _decompressed(packed: io.BufferedReader) -> io.BufferedIOBase:
 
 
 class _Forward:
-    """The stream that tarfile reads: forward only, at most `limit` bytes, and no oversized headers."""
+    """The stream that tarfile reads: forward only, at most `limit` bytes, and no oversized headers.
+
+    Between two members a header may have `_READ_SIZE` bytes; a chain of headers would fill the memory otherwise.
+    """
 
     def __init__(self, source: io.BufferedIOBase, limit: int) -> None:
         self._source = source
         self._limit = limit
         self._position = 0
+        self._allowed = _READ_SIZE
         self._last = b""
+
+    def allow(self, size: int) -> None:
+        """Let the next member's header, and `size` bytes of content before it, be read."""
+        self._allowed = self._position + size + _READ_SIZE
 
     def tell(self) -> int:
         return self._position
@@ -163,6 +225,8 @@ class _Forward:
         self._position += len(data)
         if self._position > self._limit:
             raise tarfile.ReadError(f"it unpacks to more than {self._limit:,} bytes")
+        if self._position > self._allowed:
+            raise tarfile.ReadError(f"a member's headers have over {_READ_SIZE:,} bytes")
         self._last = data
         return data
 
@@ -177,6 +241,7 @@ class _Forward:
         """Check the end: tarfile mistakes a broken header for it, and leaves the compressor's checksum unread."""
         if self._last != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("cut short or damaged: the end-of-archive mark is missing")
+        self._allowed = self._limit
         while self.read(_READ_SIZE):
             pass
 
@@ -185,31 +250,11 @@ def _safe_name(archive: Path, member: tarfile.TarInfo) -> PurePosixPath:
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts or "\0" in member.name:
         raise _refusal(archive, member, "would be written outside of the folder")
-    if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
+    if member.issym() or member.islnk():
+        raise _refusal(archive, member, f"is a link, to {member.linkname!r}; links are refused")
+    if not (member.isfile() or member.isdir()):
         raise _refusal(archive, member, "is a device, a pipe or of an unknown kind")
     return name
-
-
-def _make_links(archive: Path, folder: Path, links: dict[Path, tarfile.TarInfo]) -> None:
-    """Make all links, then check where each one resolves to: a link can change the path of another."""
-    top = folder.resolve()
-    for path, link in links.items():
-        target = PurePosixPath(link.linkname)
-        # A symbolic link's target is relative to its own folder, a hard link's to the top.
-        if target.is_absolute() or (link.islnk() and (".." in target.parts or not (folder / target).is_file())):
-            raise _refusal(archive, link, f"links to {target}: {_LINK_RULE}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if link.issym():
-            path.symlink_to(target)
-        else:
-            path.hardlink_to(folder / target)
-    for path, link in links.items():
-        try:
-            inside = path.resolve(strict=True).is_relative_to(top)
-        except (OSError, RuntimeError):  # a broken link, or a loop
-            inside = False
-        if not inside:
-            raise _refusal(archive, link, f"links to {link.linkname}: {_LINK_RULE}")
 
 
 def _refusal(archive: Path, member: tarfile.TarInfo, reason: str) -> InputError:
@@ -220,7 +265,7 @@ def _refusal(archive: Path, member: tarfile.TarInfo, reason: str) -> InputError:
 
 
 @contextmanager
-def _explained(archive: Path, folder: Path) -> Iterator[None]:
+def _explained(archive: Path, doing: str) -> Iterator[None]:
     """Raise an InputError in place of the exceptions of tarfile, the decompressors and the file system."""
     try:
         yield
@@ -233,7 +278,7 @@ def _explained(archive: Path, folder: Path) -> Iterator[None]:
             raise InputError(f"{archive} is damaged ({error}). {_NEXT}") from error
         where = f"{error.filename}: " if error.filename else ""
         raise InputError(
-            f"Cannot unpack {archive} into {folder} ({where}{error.strerror}). Check the space and the permissions."
+            f"{archive}: can't {doing} ({where}{error.strerror}). Check the space and the permissions."
         ) from error
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from asr_with_nemo.base.files import write_if_changed
+from asr_with_nemo.base.files import alone_in, reason_of, write_if_changed
 from asr_with_nemo.base.machine import usable_cores
 from asr_with_nemo.data import audio, manifest
 from asr_with_nemo.errors import InputError
@@ -62,11 +62,12 @@ def prepare(
     is_new = not out.exists()
     prepared = Prepared(out)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with CorpusStore(out / NAME) as store:
-            _prepare(store, source, prepared, settings, workers or usable_cores(), progress)
+        with alone_in(out, "is preparing a corpus"):
+            is_new = is_new and not (out / NAME).is_file()  # another process may have made it meanwhile
+            with CorpusStore(out / NAME) as store:
+                _prepare(store, source, prepared, settings, workers or usable_cores(), progress)
     except OSError as error:
-        raise InputError(f"{out}: can't be written ({error.strerror or error}); name another --out") from error
+        raise InputError(f"{out}: can't be written ({reason_of(error)}); or name another --out") from error
     except sqlite3.Error as error:
         raise InputError(
             f"{out / NAME}: {error}; check for a full disk or another run on this folder, then run again"
@@ -81,6 +82,8 @@ def prepare(
 def _check_places(source: Path, out: Path) -> None:
     if not source.exists():
         raise InputError(f"{source}: no such folder or file; name a folder of recordings, a table or a data set")
+    if not (source.is_file() or source.is_dir()):
+        raise InputError(f"{source}: a pipe, socket or device; name a folder of recordings, a table or a data set")
     root, place = source.resolve(), out.resolve()
     if place == root or (root.is_dir() and place.is_relative_to(root)):
         raise InputError(f"--out {out}: lies in the source, which stays unchanged; name a folder outside it")

@@ -57,6 +57,7 @@ KINDS = {
     "broken row": Kind("the row is damaged", "repair its columns or quotes in the table", lost=True),
     "leak": Kind("the same recording is in another split", "keep one of the two", lost=True),
     "unnameable": Kind("the file's name isn't Unicode", "rename it (convmv renames a whole folder)", lost=True),
+    "special": Kind("a pipe, socket or device, not a file", "remove it, or put the file there", lost=True),
     "cut short": Kind("the file is truncated", "get it again: the end of the utterance may be missing"),
     "silence": Kind("the recording is silent", "record it again, or drop it"),
     "clipping": Kind("the recording is clipped", "record it again with less gain, or drop it"),
@@ -163,7 +164,7 @@ def find_unnamed(store: CorpusStore, only_beside: bool) -> None:
     """
     # A recording in two formats, as AN4's SPHERE files and their WAVs, needs only one row.
     store.db.create_function("stem", 1, lambda path: os.path.splitext(path)[0], deterministic=True)
-    unnamed = "kind IN ('audio', 'unnameable') AND stem(path) NOT IN (SELECT stem(audio) FROM rows)"
+    unnamed = "kind IN ('audio', 'unnameable', 'special') AND stem(path) NOT IN (SELECT stem(audio) FROM rows)"
     linked = "SELECT target FROM files WHERE target <> '' AND path IN (SELECT audio FROM rows)"
     unnamed += f" AND path NOT IN ({linked})"
     if only_beside:

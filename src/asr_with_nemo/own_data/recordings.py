@@ -184,6 +184,8 @@ def convert(job: MeasureJob, form: Form) -> Measures:
 def _read(job: MeasureJob, longest: float) -> tuple[np.ndarray, int, str, bool]:
     """Return samples (T, channels) in [-1, 1], the sampling rate in Hz, the coding, and whether the file is cut."""
     opened = False
+    if isinstance(job.audio, str) and os.path.exists(job.audio) and not os.path.isfile(job.audio):
+        raise Unusable("special", "")
     try:
         with soundfile.SoundFile(io.BytesIO(job.audio) if isinstance(job.audio, bytes) else job.audio) as sound:
             opened = True

@@ -118,6 +118,8 @@ class CorpusStore:
     def list_files(self, root: Path, leave_out: Path) -> None:
         """List every audio and text file below a folder; links are followed, hidden files are skipped.
 
+        Pipes, sockets and devices are listed by a kind of their own: opening one can wait for ever.
+
         Args:
             root: the folder.
             leave_out: a resolved folder that is skipped.
@@ -142,6 +144,8 @@ class CorpusStore:
                         kind = "audio" if suffix.lower() in AUDIO else "text" if suffix.lower() in _TEXTS else ""
                         if kind:
                             path = os.path.relpath(entry.path, root)
+                            if not entry.is_file() and os.path.exists(entry.path):
+                                kind = "special"
                             if not _is_unicode(path):  # from an archive of another system
                                 path, kind = clean_text(path), "unnameable"
                             target = os.path.relpath(os.path.realpath(entry.path), top) if entry.is_symlink() else ""

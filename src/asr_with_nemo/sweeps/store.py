@@ -48,7 +48,10 @@ def _host() -> str:
     """Identify the machine and its process namespace, within which a process id is unique."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):  # only Linux has these, and containers
-        parts += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), str(os.stat("/proc/self/ns/pid").st_ino)]
+        parts += [
+            Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip(),
+            str(os.stat("/proc/self/ns/pid").st_ino),
+        ]
     return "/".join(parts)
 
 

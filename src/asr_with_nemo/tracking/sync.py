@@ -167,7 +167,7 @@ def _sync(runs: Iterable[KeptRun], folder: Path, bar: tqdm) -> str | None:
     command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online", *(str(run.path) for run in runs)]
     environment = os.environ | {"WANDB_MODE": "online", "WANDB_DIR": str(folder.absolute().parent)}
     environment.pop("WANDB_SILENT", None)  # it would suppress the errors
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
         before, answered = 0, time.monotonic()
         asked = answered

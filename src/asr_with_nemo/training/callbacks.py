@@ -11,6 +11,8 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from asr_with_nemo.base.files import replacing
 from asr_with_nemo.models import nemo_internals
+from asr_with_nemo.models.saved import read_saved
+from asr_with_nemo.training.checkpoints import writing
 
 QUIET = 5.0
 """Seconds between two progress lines, at the least, where epochs are shorter."""
@@ -219,6 +221,15 @@ class ReplacedCheckpoints(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict, path: str | os.PathLike, storage_options: object = None) -> None:
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial, open(partial, "wb") as file:
-            torch.save(checkpoint, file)
+        with writing("a checkpoint", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as partial, open(partial, "wb") as file:
+                torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: str | os.PathLike, map_location: object = None, *_: object, **__: object) -> dict:
+        """Read a checkpoint as data, where Lightning unpickles it.
+
+        Raises:
+            InputError: as for `read_saved`.
+        """
+        return read_saved(Path(path))

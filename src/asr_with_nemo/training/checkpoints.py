@@ -1,23 +1,24 @@
 """Choose the checkpoint that a training resumes from, and check that it is of the same model."""
 
 import os
-import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
 
+from asr_with_nemo.base.files import reason_of
+from asr_with_nemo.data.archives import is_tar
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.models.saved import read_saved
 from asr_with_nemo.tracking import artifacts
 from asr_with_nemo.tracking.versions import fetch_model
 
 
 def starting_point(config: DictConfig) -> Path | None:
     """Return the checkpoint of another training that the config says to resume from: a file, or wandb:NAME:ALIAS.
-
-    Use only checkpoints that you trust: unpickling the state of a training can run arbitrary code.
 
     Returns:
         the file; None if the config names none.
@@ -33,14 +34,13 @@ def starting_point(config: DictConfig) -> Path | None:
     where = f"exp_manager.resume_from_checkpoint={name}"
     if not path.is_file():
         raise InputError(f"{where}: no such file; expected a checkpoint (.ckpt), or wandb:NAME:ALIAS")
-    if tarfile.is_tarfile(path):
+    if is_tar(path):
         raise InputError(f"{where}: a .nemo file has weights but no state of a training; give a .ckpt")
     try:
         state = read_state(path)
-        theirs = state["hyper_parameters"]["cfg"]
-        done = epoch_after(state)
-    except Exception as error:  # unpickling raises errors of any type
-        raise InputError(f"{where}: can't be read as a checkpoint of a training ({error}); give a .ckpt") from error
+    except (InputError, OSError) as error:
+        raise InputError(f"{where}: can't be read as a checkpoint of a training ({error})") from error
+    theirs, done = state["hyper_parameters"]["cfg"], epoch_after(state)
     for key in ("optim.name", "labels"):
         there, here = OmegaConf.select(theirs, key), OmegaConf.select(config.model, key)
         if there != here:
@@ -67,9 +67,67 @@ def check_same_model(config: DictConfig, path: Path, model: pl.LightningModule) 
             )
 
 
+def latest_checkpoint(folder: Path, log: Callable[[str], object] = print) -> Path | None:
+    """Return the checkpoint from which a training that was killed goes on: the last one, or an earlier one.
+
+    A file that can't be read, because a disk was full or a copy was cut short, is named and passed over.
+
+    Args:
+        folder: of the training's checkpoints.
+        log: called with a line about each file that can't be read, and what is used instead.
+
+    Returns:
+        `last.ckpt`, else that of the best epoch; None if there is none that can be read.
+    """
+    best = sorted(folder.glob("best-*.ckpt"), key=os.path.getmtime, reverse=True)
+    broken = []
+    for path in [path for path in (folder / "last.ckpt", *best) if path.is_file()]:
+        try:
+            done = epoch_after(read_state(path))
+        except (InputError, OSError) as error:
+            broken.append(path)
+            log(f"warning: {error}")
+        else:
+            if broken:
+                log(f"warning: {path.name}, of the end of epoch {done}, is used instead; later epochs are repeated")
+            return path
+    if broken:
+        log("warning: no other checkpoint is there; the training starts again")
+    return None
+
+
+@contextmanager
+def writing(what: str, path: Path) -> Iterator[None]:
+    """Raise an InputError that names the file and the next step, in place of the errors of a full or lost disk.
+
+    PyTorch's writer raises a RuntimeError of its own for those.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
+        reason = reason_of(error) if isinstance(error, OSError) else "the disk is full, or can't be written to"
+        raise InputError(
+            f"{path}: {what} can't be written ({reason}); what was saved before is whole: the same command resumes"
+        ) from error
+
+
 def read_state(checkpoint: Path) -> dict:
-    """Return the content of a checkpoint, its tensors memory-mapped. It is unpickled: see `starting_point`."""
-    return torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
+    """Return the content of a training's checkpoint, its tensors memory-mapped.
+
+    Raises:
+        InputError: it is damaged, has objects of types that a checkpoint of this package doesn't have, or is none of a
+            NeMo model's training.
+        OSError: it can't be opened.
+    """
+    state = read_saved(checkpoint, mmap=True)
+    try:
+        OmegaConf.select(state["hyper_parameters"]["cfg"], "optim")
+        dict(state["state_dict"]), epoch_after(state)
+    except Exception as error:  # what is missing, or has another type
+        raise InputError(f"{checkpoint}: not a checkpoint of a NeMo model's training (it lacks {error})") from error
+    return state
 
 
 def epoch_after(state: dict) -> int:

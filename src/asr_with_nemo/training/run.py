@@ -12,22 +12,23 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from asr_with_nemo.base.files import replacing, write_if_changed
+from asr_with_nemo.base.files import alone_in, reason_of, replacing, write_if_changed
 from asr_with_nemo.base.machine import quieten
-from asr_with_nemo.data.archives import sha256_of
+from asr_with_nemo.data.archives import check_whole, sha256_of
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.names import SUMMARY
+from asr_with_nemo.models.saved import largest_content
 from asr_with_nemo.tracking.session import configure_wandb, describe_mode, project_name
 from asr_with_nemo.tracking.wandb_internals import drop_deprecated_settings
 from asr_with_nemo.training import wandb_callbacks
@@ -36,8 +37,10 @@ from asr_with_nemo.training.checkpoints import (
     best_checkpoint,
     check_same_model,
     epoch_after,
+    latest_checkpoint,
     read_state,
     starting_point,
+    writing,
 )
 from asr_with_nemo.training.config import (
     DATASETS,
@@ -66,6 +69,11 @@ def _run_folder(config: DictConfig, digest: str) -> Path:
     new = next(number for number, take in enumerate(takes) if not take.exists())
     # The processes of the other GPUs start after the first one has made its folder.
     return takes[new] if rank_zero_only.rank == 0 else [folder, *takes][new]
+
+
+def model_name(config: DictConfig) -> str:
+    """Return the file name of the model that a config trains."""
+    return f"{config.get('name') or 'model'}.nemo"
 
 
 def _digest(config: DictConfig, start: Path | None) -> str:
@@ -116,18 +124,36 @@ def train(
     start = starting_point(config)
     digest = _digest(config, start)
     folder = _run_folder(config, digest)
-    model_path = folder / f"{config.get('name') or 'model'}.nemo"
+    model_path = folder / model_name(config)
     log = rank_zero_only(print)
     log(machine_line)
-    if (folder / SUMMARY).is_file() and model_path.is_file():
-        log(f"{folder} has this training, finished; exp_manager.resume_if_exists=false trains it again")
-        data.release()
-        return model_path
+    try:
+        with alone_in(folder, "is training", log) if rank_zero_only.rank == 0 else nullcontext():
+            if _is_finished(model_path, log):
+                log(f"{folder} has this training, finished; exp_manager.resume_if_exists=false trains it again")
+                data.release()
+                return model_path
+            return _train_in(folder, config, start, digest, data, overridden, callbacks, begin)
+    except OSError as error:
+        raise InputError(f"{folder}: can't be written to ({reason_of(error)}), or set exp_manager.exp_dir") from error
 
+
+def _train_in(
+    folder: Path,
+    config: DictConfig,
+    start: Path | None,
+    digest: str,
+    data: TrainingData,
+    overridden: set[str],
+    callbacks: Sequence[pl.Callback],
+    begin: Callable[[pl.LightningModule], None] | None,
+) -> Path:
+    """Train in a folder, from its last checkpoint if there is one; the arguments are those of `train`."""
+    log = rank_zero_only(print)
     seed = config.get("seed") or 0
     pl.seed_everything(seed, workers=True, verbose=False)
-    last = folder / "checkpoints" / "last.ckpt"
-    own_start = last if last.is_file() else start  # of a killed training, the last checkpoint is the later one
+    # Of a killed training, the last checkpoint is later than the one it started from.
+    own_start = latest_checkpoint(folder / "checkpoints", log) or start
     first_epoch = epoch_after(read_state(own_start)) if own_start else 0
     origin = {"training": folder.name, "config": digest, "dev": _dev_digest(config)}
     trainer, own = build_trainer(config, folder, first_epoch, overridden, callbacks, origin, data)
@@ -155,7 +181,25 @@ def train(
     if "stopping" in own and own["stopping"].stopped_epoch:
         patience, monitor = own["stopping"].patience, own["stopping"].monitor
         log(f"stopped after epoch {trainer.current_epoch}: {monitor} did not improve in {patience} validations")
-    return _finish(config, trainer, model, model_path, own, origin)
+    return _finish(config, trainer, model, folder / model_name(config), own, origin)
+
+
+def _is_finished(model: Path, log: Callable[[str], object]) -> bool:
+    """Return whether a training has ended and its `.nemo` file is as it was written; a damaged one is made again."""
+    summary = model.with_name(SUMMARY)
+    if not (summary.is_file() and model.is_file()):
+        return False
+    try:
+        expected = json.loads(summary.read_text(encoding="utf-8")).get("sha256")
+        if expected is None:  # of a training before the digest was recorded
+            check_whole(model, max_bytes=largest_content(model), max_files=1_000)
+        elif sha256_of(model) != expected:
+            raise InputError(f"{model}: cut short or changed since the training wrote it")
+    except (InputError, ValueError, AttributeError) as error:
+        broken = error if isinstance(error, InputError) else f"{summary}: damaged ({error})"
+        log(f"warning: {broken}; the model is made again from the training's checkpoint")
+        return False
+    return True
 
 
 def check_alias(path: Path) -> None:
@@ -373,11 +417,11 @@ def _finish(
     best = best_checkpoint(callbacks["checkpoint"])
     score = callbacks["checkpoint"].best_model_score
     if best:
-        checkpoint = torch.load(best, map_location="cpu", weights_only=False)
+        checkpoint = read_state(best)
         model.load_state_dict(checkpoint["state_dict"])
     augmentation.forget(model.cfg.train_ds)  # so that NeMo without this package can load the file
     if trainer.is_global_zero:
-        with replacing(path, keep_suffix=True) as partial:
+        with writing("the model", path), replacing(path, keep_suffix=True) as partial:
             model.save_to(str(partial))
         summary = {
             "epochs": trainer.current_epoch,
@@ -392,6 +436,7 @@ def _finish(
             "final": bool(config.get("final")),
             "fraction": config.get("fraction", 1),
             "start": (config.get("finetuning") or {}).get("model"),
+            "sha256": sha256_of(path),
         }
         write_if_changed(path.parent / SUMMARY, json.dumps(summary, indent=1) + "\n")
     run = wandb_run(trainer)

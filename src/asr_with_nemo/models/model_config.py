@@ -1,0 +1,259 @@
+"""Check the config of a model file, which comes from an untrusted source, and convert it to NeMo 3's format.
+
+A config names the model's class (`target`) and a class for each part (`_target_`, in old files `cls`), at any depth.
+NeMo imports and calls what is named. Its own list of allowed callables has functions that write files, and classes
+that load further models, whose configs it doesn't check. So only the classes of `models.parts` are built, with the
+parameters, types and limits listed there, and the models of `MODEL_CLASSES`.
+
+- Sections about data, optimiser or profiling take effect in a later training: a data set may be a `pipe:` that runs a
+  command. They are dropped, and so is `decoding`, whose language models are paths.
+- Tokenizers are paths: only files in the archive are read.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.models.nemo_internals import yaml_loader
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+PARTS = ("preprocessor", "spec_augment", "encoder", "decoder")
+"""Sections of a config that name the class that builds them."""
+MODEL_CLASSES = ("EncDecCTCModel", "EncDecCTCModelBPE")
+LARGEST_CONFIG = 2 * 1024**2
+"""Bytes of a config; that of a model with a thousand tokens has 20,000."""
+_KEPT = (*PARTS, "target", "tokenizer", "decoding", "interctc", "ctc_reduction", "use_cer", "log_prediction")
+"""Keys of a config that are read; all others are dropped."""
+_MOST_VALUES = 1_000_000  # of a config, once aliases and references are followed
+_DEEPEST = 50  # levels of a config
+_NAMESPACES = re.compile(r"(nemo|torch)(\.\w+)+")
+_MODULES, _MODELS = "nemo.collections.asr.modules", "nemo.collections.asr.models"
+_FILE_KEYS = re.compile(r"path|file|dir|_model$")
+
+
+def read_yaml(content: bytes, path: Path) -> object:
+    """Read a model's config.
+
+    Raises:
+        InputError: it is too large, or isn't YAML.
+    """
+    import yaml
+
+    if len(content) > LARGEST_CONFIG:
+        raise InputError(f"{path}: its config has over {LARGEST_CONFIG:,} bytes; refused")
+    try:
+        return yaml.load(content.decode("utf-8"), Loader=yaml_loader())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise InputError(f"{path}: its config can't be read as YAML ({error})") from error
+
+
+def checked(config: object, path: Path, folder: Path | None = None) -> dict:
+    """Return the needed keys of a model's config, in NeMo 3's format, checked to be safe.
+
+    Args:
+        config: as read from the file.
+        path: of the model, for messages.
+        folder: folder of the archive's other files; None without any.
+
+    Raises:
+        InputError: the config isn't of a CTC model, or is unsafe.
+    """
+    from asr_with_nemo.models.parts import InterCTC  # pydantic takes half a second
+
+    if isinstance(config, dict) and isinstance(config.get("model"), dict):  # a whole training config
+        root, config = config, config["model"]
+    else:
+        root = config
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: its config is not a mapping, so not a NeMo model")
+    # All keys, also those that are dropped below: a file with something unsafe there can't be trusted.
+    for key, value in _values(config, path):
+        if key in ("_target_", "cls", "target") and value is not None and not _NAMESPACES.fullmatch(str(value)):
+            raise refusal(path, f"{key}: {value}", "is neither NeMo's nor torch's, and would be called")
+    config = {key: modern(resolved(config[key], root, path)) for key in _KEPT if config.get(key) is not None}
+    target = _model_class(config, path)
+    for part in PARTS:
+        if part in config:
+            config[part] = _checked_part(part, config[part], path)
+        elif part != "spec_augment":
+            raise InputError(f"{path}: its config has no {part}, so not a CTC model")
+    for key, value in _values(config.pop("decoding", None), path):
+        if _FILE_KEYS.search(str(key)) and isinstance(value, str) and value:
+            raise refusal(path, f"decoding.{key}: {value}", "is a file outside of the archive")
+    if "interctc" in config:
+        config["interctc"] = _valid(InterCTC, config["interctc"], "interctc", path)
+    for key in ("ctc_reduction", "use_cer", "log_prediction"):
+        if not isinstance(config.get(key, ""), str | bool):
+            raise refusal(path, f"{key}: {config[key]}", "has the wrong type")
+    letters = config["decoder"].get("vocabulary")
+    if "tokenizer" in config:
+        config["tokenizer"] = _checked_tokenizer(config["tokenizer"], path, folder)
+        config["validation_ds"] = {"use_start_end_token": False}  # NeMo's transcribe looks for it there
+    elif isinstance(letters, list) and letters and all(isinstance(letter, str) for letter in letters):
+        config["labels"] = letters  # without this key, NeMo 3 uses a default alphabet for data
+        config["decoder"]["num_classes"] = len(letters)
+    else:
+        raise InputError(f"{path}: its decoder has no vocabulary; expected a CTC model of letters, or with a tokenizer")
+    # NeMo's own defaults, for code that reads them from the config.
+    config["preprocessor"] = {"sample_rate": 16_000, "window_stride": 0.01} | config["preprocessor"]
+    config["sample_rate"] = config["preprocessor"]["sample_rate"]
+    return config | {"target": target}
+
+
+def refusal(path: Path, what: str, why: str) -> InputError:
+    """Return the error for a model file that asks for something unsafe."""
+    return InputError(
+        f"{path}: refused, because its config has {what}, which {why}; get the model from a source you trust"
+    )
+
+
+def _values(value: object, path: Path, key: object = None) -> Iterator[tuple[object, object]]:
+    """Yield each value of a config with its key; aliased values count each time, so that their number is limited."""
+    waiting, left = [(key, value)], _MOST_VALUES
+    while waiting:
+        key, value = waiting.pop()
+        left -= 1
+        if left < 0:
+            raise InputError(f"{path}: refused, because its config has more than {_MOST_VALUES:,} values")
+        if isinstance(value, dict):
+            waiting += value.items()
+        elif isinstance(value, list):
+            waiting += [(key, item) for item in value]
+        elif value is not None and not isinstance(value, str | int | float):
+            raise InputError(f"{path}: refused, because its config has a {type(value).__name__}; expected plain values")
+        yield key, value
+
+
+def resolved(section: object, root: dict, path: Path) -> object:
+    """Return a section with OmegaConf's references (`${model.dropout}`) resolved; resolvers are refused."""
+    left = _MOST_VALUES
+
+    def follow(value: object, within: tuple[str, ...] = (), depth: int = 0) -> object:
+        nonlocal left
+        if depth > _DEEPEST:
+            raise InputError(f"{path}: refused, because its config has more than {_DEEPEST} levels")
+        left -= 1
+        if left < 0:
+            raise InputError(f"{path}: refused, because its config has more than {_MOST_VALUES:,} values")
+        if isinstance(value, dict):
+            return {key: follow(item, within, depth + 1) for key, item in value.items()}
+        if isinstance(value, list):
+            return [follow(item, within, depth + 1) for item in value]
+        if not (isinstance(value, str) and "${" in value):
+            return value
+        reference = re.fullmatch(r"\$\{([\w.]+)\}", value)
+        if not reference or value in within:
+            raise refusal(path, value, "is not a plain reference to another value")
+        found = root
+        for name in reference[1].split("."):
+            if not isinstance(found, dict) or name not in found:
+                raise InputError(f"{path}: its config refers to {value}, which is missing")
+            found = found[name]
+        return follow(found, (*within, value), depth + 1)
+
+    return follow(section)
+
+
+def modern(section: object) -> object:
+    """Convert NeMo 1.0's `cls: ..., params: {...}` to `_target_: ...` with the parameters as keys next to it.
+
+    Example:
+        >>> modern({"cls": "nemo.Encoder", "params": {"feat_in": 64}})
+        {'feat_in': 64, '_target_': 'nemo.Encoder'}
+    """
+    if not isinstance(section, dict):
+        return section
+    section = dict(section)
+    if isinstance(section.get("params"), dict):
+        section |= section.pop("params")
+    if "cls" in section:
+        section.setdefault("_target_", section.pop("cls"))
+    return {key: modern(value) for key, value in section.items()}
+
+
+def _model_class(config: dict, path: Path) -> str:
+    """Return the full name of a config's model class.
+
+    Raises:
+        InputError: it isn't one of the CTC models.
+    """
+    named = str(
+        config.get("target") or f"{_MODELS}.{'EncDecCTCModelBPE' if 'tokenizer' in config else 'EncDecCTCModel'}"
+    )
+    name = named.rpartition(".")[2]
+    if not _is_of(named, _MODELS):
+        raise refusal(path, named, "is not a class of NeMo's models")
+    if name not in MODEL_CLASSES:
+        raise InputError(
+            f"{path}: contains a {name}; expected a CTC model, an EncDecCTCModel (letters) or "
+            "EncDecCTCModelBPE (subwords)"
+        )
+    return f"{_MODELS}.{name}"
+
+
+def _is_of(name: str, package: str) -> bool:
+    """Return whether a class's full name is in a package, or in one of its modules."""
+    return re.fullmatch(rf"{re.escape(package)}(\.[a-z]\w*)?\.[A-Z]\w*", name, re.ASCII) is not None
+
+
+def _checked_part(part: str, section: object, path: Path) -> dict:
+    """Return a section of `PARTS`, without parameters that its class doesn't know if they are off.
+
+    Raises:
+        InputError: the section's class isn't allowed, or a parameter has another type or too large a value.
+    """
+    from asr_with_nemo.models.parts import ALLOWED
+
+    if not isinstance(section, dict) or not isinstance(section.get("_target_"), str):
+        raise InputError(f"{path}: its config doesn't name the class of its {part} (_target_), so not a NeMo model")
+    named = section["_target_"]
+    name = named.rpartition(".")[2]
+    if not _is_of(named, _MODULES) or name not in ALLOWED[part]:
+        raise refusal(path, f"{part}: {named}", f"is not one of these: {', '.join(ALLOWED[part])}")
+    fields = ALLOWED[part][name].model_fields
+    unknown = {key: value for key, value in section.items() if key not in fields and key != "_target_"}
+    for key, value in unknown.items():
+        if value not in (None, False):
+            raise InputError(f"{path}: its {part} has {key}={value}, which this NeMo doesn't support")
+    given = {key: value for key, value in section.items() if key in fields}
+    return {"_target_": f"{_MODULES}.{name}"} | _valid(ALLOWED[part][name], given, part, path)
+
+
+def _valid(schema: "type[BaseModel]", given: object, part: str, path: Path) -> dict:
+    """Return the values of a section, each checked and of its type.
+
+    Raises:
+        InputError: one of them has another type, or is out of bounds.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return schema.model_validate(given).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(key) for key in (part, *first["loc"]))
+        what = f"{where}: {str(first['input'])[:80]}"
+        raise refusal(path, what, f"has the wrong type or size ({first['msg']})") from None
+
+
+def _checked_tokenizer(section: object, path: Path, folder: Path | None) -> dict:
+    """Return the settings of a SentencePiece tokenizer whose files are in the archive.
+
+    Raises:
+        InputError: the tokenizer is of another type, or its files are elsewhere.
+    """
+    kind = section.get("type") if isinstance(section, dict) else section
+    if kind != "bpe" or "custom_tokenizer" in section or not section.get("model_path"):
+        raise InputError(f"{path}: its tokenizer is of type {kind}; expected SentencePiece (bpe)")
+    # Keys without a file are needed too: NeMo uses a default otherwise.
+    checked = {"type": kind, "dir": "", "model_path": None, "vocab_path": None, "spe_tokenizer_vocab": None}
+    for key in ("model_path", "vocab_path", "spe_tokenizer_vocab"):
+        name = PurePosixPath(str(section.get(key) or "").removeprefix("nemo:")).name  # early files have the whole path
+        if name and (folder is None or not (folder / name).is_file()):
+            raise refusal(path, f"tokenizer.{key}: {section[key]}", "is a file outside of the archive")
+        checked[key] = f"nemo:{name}" if name else None
+    return checked

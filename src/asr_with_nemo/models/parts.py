@@ -1,0 +1,290 @@
+"""The network modules that a model file may ask for, and the values that each of their parameters may have.
+
+NeMo builds each part of a model by calling what its config names (`_target_`), with the parameters that it gives.
+Among NeMo's own classes are some that read, write or download files when they are made. So only the classes below are
+built: encoders, decoders, preprocessors and augmentations of CTC models. None of them opens a file. The limits are far
+above those of published models; they keep a small file from asking for all of the memory.
+
+Source: the signatures in `nemo.collections.asr.modules` of NeMo 3.0.0; `tests/models/test_parts.py` compares them.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0, le=65_536)]
+Positive = Annotated[int, Field(ge=1, le=65_536)]
+OrOff = Annotated[int, Field(ge=-1, le=65_536)]
+"""A number of something, or -1 where NeMo chooses it."""
+Few = Annotated[int, Field(ge=0, le=512)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Hertz = Annotated[float, Field(ge=0, le=400_000)]
+Number = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0.001, le=10)]
+Name = Annotated[str, Field(pattern=r"^\w{0,40}$")]
+"""An option of NeMo's by its name; one that NeMo doesn't know is its own error."""
+Sizes = Annotated[list[Positive], Field(max_length=64)]
+Vocabulary = Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=1_000_000)]
+Context = Annotated[list[OrOff], Field(max_length=8)]
+
+
+class Part(BaseModel):
+    """The parameters of a module. Those that a file doesn't have keep NeMo's defaults."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+# --- Preprocessors ----------------------------------------------------------------------------------------------------
+
+
+class _Spectrogram(Part):
+    sample_rate: Annotated[int, Field(ge=1_000, le=200_000)] = 16_000
+    window_size: Seconds | None = None
+    window_stride: Seconds | None = None
+    n_window_size: Positive | None = None
+    n_window_stride: Positive | None = None
+    window: Name | None = None
+    n_fft: Positive | None = None
+    lowfreq: Hertz | None = None
+    highfreq: Hertz | None = None
+
+
+class Moments(Part):
+    """Mean and standard deviation of each mel feature, in place of those of the recording."""
+
+    fixed_mean: Annotated[list[Number], Field(max_length=1024)]
+    fixed_std: Annotated[list[Number], Field(max_length=1024)]
+
+
+class AudioToMelSpectrogramPreprocessor(_Spectrogram):
+    normalize: Name | Moments | None = None
+    preemph: Number | None = None
+    features: Annotated[int, Field(ge=1, le=1024)] = 64
+    log: bool = True
+    log_zero_guard_type: Name = "add"
+    log_zero_guard_value: Number | Literal["tiny", "eps"] = 2**-24
+    dither: Number = 0
+    pad_to: Annotated[int, Field(ge=0, le=1024)] = 16
+    frame_splicing: Annotated[int, Field(ge=1, le=64)] = 1
+    exact_pad: bool = False
+    pad_value: Number = 0
+    mag_power: Number = 2
+    rng: None = None
+    nb_augmentation_prob: Share = 0
+    nb_max_freq: Hertz = 4000
+    mel_norm: Name | Number | None = None
+    use_torchaudio: bool = False
+    stft_exact_pad: bool = False
+    stft_conv: bool = False
+
+
+class AudioToMFCCPreprocessor(_Spectrogram):
+    n_mels: Annotated[int, Field(ge=1, le=1024)] = 64
+    n_mfcc: Annotated[int, Field(ge=1, le=1024)] = 64
+    dct_type: Annotated[int, Field(ge=1, le=4)] = 2
+    norm: Name | None = None
+    log: bool = True
+
+
+# --- Augmentations ----------------------------------------------------------------------------------------------------
+
+
+class SpectrogramAugmentation(Part):
+    freq_masks: Count = 0
+    time_masks: Count = 0
+    freq_width: Count = 10
+    time_width: Count | Share = 10
+    rect_masks: Count = 0
+    rect_time: Count = 5
+    rect_freq: Count = 20
+    rng: None = None
+    mask_value: Number = 0
+    use_vectorized_spec_augment: bool = True
+    use_numba_spec_augment: bool = False
+
+
+class MaskedPatchAugmentation(Part):
+    patch_size: Positive = 48
+    mask_patches: Annotated[float, Field(ge=0, le=65_536)] = 10
+    freq_masks: Count = 0
+    freq_width: Count = 0
+
+
+class CropOrPadSpectrogramAugmentation(Part):
+    audio_length: Positive
+
+
+# --- Encoders ---------------------------------------------------------------------------------------------------------
+
+
+class Block(BaseModel):
+    """A block of a Jasper, QuartzNet or Citrinet encoder; NeMo ignores other keys, so they are left out."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    filters: Positive
+    repeat: Annotated[int, Field(ge=1, le=64)]
+    kernel: Sizes | Positive
+    stride: Sizes | Positive
+    dilation: Sizes | Positive
+    dropout: Share = 0
+    residual: bool
+    groups: Positive = 1
+    separable: bool = False
+    heads: OrOff = -1
+    residual_mode: Name = "add"
+    residual_dense: bool = False
+    se: bool = False
+    se_reduction_ratio: Positive = 8
+    se_context_size: OrOff = -1
+    se_interpolation_mode: Name = "nearest"
+    kernel_size_factor: Annotated[float, Field(gt=0, le=64)] = 1
+    stride_last: bool = False
+    future_context: OrOff = -1
+
+
+class ConvASREncoder(Part):
+    jasper: Annotated[list[Block], Field(min_length=1, max_length=256)]
+    activation: Name
+    feat_in: Positive
+    normalization_mode: Name = "batch"
+    residual_mode: Name = "add"
+    norm_groups: OrOff = -1
+    conv_mask: bool = True
+    frame_splicing: Annotated[int, Field(ge=1, le=64)] = 1
+    init_mode: Name | None = None
+    quantize: bool = False
+
+
+class ParallelConvASREncoder(ConvASREncoder):
+    aggregation_mode: Name | None = None
+
+
+class ConformerEncoder(Part):
+    feat_in: Positive
+    n_layers: Few
+    d_model: Positive
+    feat_out: OrOff = -1
+    causal_downsampling: bool = False
+    subsampling: Name | None = None
+    subsampling_factor: Annotated[int, Field(ge=1, le=256)] = 4
+    subsampling_conv_chunking_factor: OrOff = 1
+    subsampling_conv_channels: OrOff = -1
+    reduction: Name | None = None
+    reduction_position: Annotated[int, Field(ge=-1, le=512)] | None = None
+    reduction_factor: Annotated[int, Field(ge=1, le=256)] = 1
+    ff_expansion_factor: Annotated[int, Field(ge=1, le=64)] = 4
+    self_attention_model: Name | None = None
+    n_heads: Annotated[int, Field(ge=1, le=1024)] = 4
+    att_context_size: Context | Annotated[list[Context], Field(max_length=64)] | None = None
+    att_context_probs: Annotated[list[Share], Field(max_length=64)] | None = None
+    att_chunk_context_size: Annotated[list[OrOff | Context], Field(max_length=8)] | None = None
+    att_context_style: Name = "regular"
+    xscaling: bool = True
+    untie_biases: bool = True
+    pos_emb_max_len: Annotated[int, Field(ge=1, le=100_000)] = 5000
+    conv_kernel_size: Annotated[int, Field(ge=1, le=4096)] = 31
+    conv_norm_type: Annotated[str, Field(pattern=r"^(\w{0,40}|group_norm\d{0,5})$")] = "batch_norm"
+    conv_context_size: Name | Context | None = None
+    conv_context_style: Name = "regular"
+    use_bias: bool = True
+    dropout: Share = 0
+    dropout_pre_encoder: Share = 0
+    dropout_emb: Share = 0
+    dropout_att: Share = 0
+    stochastic_depth_drop_prob: Share = 0
+    stochastic_depth_mode: Name = "linear"
+    stochastic_depth_start_layer: Few = 1
+    global_tokens: Few = 0
+    global_tokens_spacing: Positive = 1
+    global_attn_separate: bool = False
+    use_pytorch_sdpa: bool = False
+    use_pytorch_sdpa_backends: Annotated[list[Name], Field(max_length=8)] | None = None
+    sync_max_audio_length: bool = True
+
+
+class TransformerEncoder(Part):
+    feat_in: Positive = 128
+    d_model: Positive = 512
+    n_heads: Annotated[int, Field(ge=1, le=1024)] = 8
+    n_layers: Few = 17
+    feat_out: OrOff = -1
+    subsampling: Name = "feature_stacking"
+    subsampling_factor: Annotated[int, Field(ge=1, le=256)] = 4
+    drop_rate: Share = 0
+    dropout_pre_encoder: Share | None = None
+    dropout_emb: Share = 0
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    ff_expansion: Annotated[float, Field(gt=0, le=64)] = 4
+    pre_block_norm: bool = True
+    self_attention_model: Name | None = None
+    pos_emb_max_len: Annotated[int, Field(ge=1, le=100_000)] = 5000
+    xscaling: bool = False
+    attn_mode: Name = "full"
+    sync_max_audio_length: bool = True
+
+
+class RNNEncoder(Part):
+    feat_in: Positive
+    n_layers: Few
+    d_model: Positive
+    proj_size: OrOff = -1
+    rnn_type: Name = "lstm"
+    bidirectional: bool = True
+    subsampling: Name | None = None
+    subsampling_factor: Annotated[int, Field(ge=1, le=256)] = 4
+    subsampling_conv_channels: OrOff = -1
+    dropout: Share = 0
+
+
+# --- Decoders ---------------------------------------------------------------------------------------------------------
+
+
+class ConvASRDecoder(Part):
+    feat_in: Positive | None = None
+    num_classes: Annotated[int, Field(ge=-1, le=1_000_000)] = -1
+    init_mode: Name | None = None
+    vocabulary: Vocabulary | None = None
+    add_blank: bool = True
+
+
+class LSTMDecoder(Part):
+    feat_in: Positive | None = None
+    num_classes: Annotated[int, Field(ge=-1, le=1_000_000)] = -1
+    lstm_hidden_size: Positive
+    vocabulary: Vocabulary | None = None
+    bidirectional: bool = False
+    num_layers: Few = 1
+    add_blank: bool = True
+
+
+ALLOWED: dict[str, dict[str, type[Part]]] = {
+    "preprocessor": {
+        "AudioToMelSpectrogramPreprocessor": AudioToMelSpectrogramPreprocessor,
+        "AudioToMFCCPreprocessor": AudioToMFCCPreprocessor,
+    },
+    "spec_augment": {
+        "SpectrogramAugmentation": SpectrogramAugmentation,
+        "MaskedPatchAugmentation": MaskedPatchAugmentation,
+        "CropOrPadSpectrogramAugmentation": CropOrPadSpectrogramAugmentation,
+    },
+    "encoder": {
+        "ConvASREncoder": ConvASREncoder,
+        "ConvASREncoderAdapter": ConvASREncoder,
+        "ParallelConvASREncoder": ParallelConvASREncoder,
+        "ConformerEncoder": ConformerEncoder,
+        "ConformerEncoderAdapter": ConformerEncoder,
+        "TransformerEncoder": TransformerEncoder,
+        "RNNEncoder": RNNEncoder,
+    },
+    "decoder": {"ConvASRDecoder": ConvASRDecoder, "LSTMDecoder": LSTMDecoder},
+}
+"""The classes of each section of a model's config, by their names in `nemo.collections.asr.modules`."""
+
+
+class InterCTC(Part):
+    """The further losses of a CTC model, on the output of layers within the encoder."""
+
+    loss_weights: Annotated[list[Number], Field(max_length=512)] | None = None
+    apply_at_layers: Annotated[list[Few], Field(max_length=512)] | None = None
