@@ -64,8 +64,8 @@ def main(
         labels, transcribe_each = alphabet(loaded), partial(decoding.transcribe_each, loaded)
     search = beam.load(arpa, labels) if arpa else None
     failed = 0
-    # A progress bar would break up the lines in a terminal.
-    progress = output is not None or not sys.stdout.isatty()
+    # A progress bar would break up the lines in a terminal, if there are several.
+    progress = output is not None or len(files) == 1 or not sys.stdout.isatty()
     with _destination(output) as out:
         size = {} if batch_size is None else {"batch_size": batch_size}
         results = transcribe_each(files, progress=progress, search=search, **size)

@@ -90,7 +90,7 @@ def _use_utf8() -> None:
         os.environ["PYTHONUTF8"] = "1"  # for the processes that are started from here
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        with contextlib.suppress(AttributeError, OSError):  # of a stream that a test has put there
             stream.reconfigure(errors="backslashreplace")
 
 

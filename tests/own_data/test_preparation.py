@@ -59,6 +59,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add("no audio.wav")
     add("unreadable.wav").write_text("no sound at all")
     add("no sound.wav").write_bytes(b"")
+    os.mkfifo(add("special.wav"))
     write(add("no sound either.wav"), samples("x", 0))
     record(add("no text.wav", ""))
     record(add("no text either.wav", "... ?"))

@@ -22,6 +22,8 @@ from asr_with_nemo.errors import InputError
 
 SAMPLE_RATE = 16_000
 """Sample rate of the course's models, in Hz."""
+SILENCE = 10 ** (-70 / 20)
+"""Samples below this, -70 dB of full scale, are silence: a speaker's microphone has more noise."""
 _SPHERE_MAGIC = b"NIST_1A"
 # Conversion mostly waits for the disk; more threads would only wait for the interpreter's lock.
 _THREADS = 2
@@ -218,6 +220,15 @@ def wav_samples(path: str | os.PathLike) -> int:
         return (os.stat(path).st_size - 44) // 2
     except FileNotFoundError:
         return -1
+
+
+def minutes_of(path: str | os.PathLike) -> float | None:
+    """Return the minutes of an audio file by its header; None if libsndfile can't read it or it doesn't say."""
+    try:
+        info = soundfile.info(os.fspath(path)) if os.path.isfile(path) else None
+    except soundfile.LibsndfileError:
+        return None
+    return info.duration / 60 if info and 0 < info.frames < 1 << 50 else None
 
 
 def load_audio(path: str | os.PathLike, sample_rate: int = SAMPLE_RATE) -> np.ndarray:

@@ -158,7 +158,7 @@ class Finder:
     def _search(self, value: str) -> Path | Missing:
         """Search all files of the source: the name must be unique, or its folders must single one file out."""
         name = name_key(value.rsplit("/", 1)[-1])
-        query = "SELECT path FROM files WHERE kind = 'audio' AND {} = ? ORDER BY path LIMIT 100"
+        query = "SELECT path FROM files WHERE kind IN ('audio', 'special') AND {} = ? ORDER BY path LIMIT 100"
         found = list(self.source.store.select(query.format("name"), (name,)))
         found = found or list(self.source.store.select(query.format("stem"), (name,)))
         if not found:
@@ -168,7 +168,9 @@ class Finder:
             more = ", ..." if found[2:] else ""
             return Missing(f"several files have this name: {found[0][0]}, {found[1][0]}{more}", "several")
         path = self.source.root / (ending or found[0])[0]
-        return path if path.is_file() else Missing(f"broken link: {value}")
+        if path.is_file():
+            return path
+        return Missing(value, "special") if path.exists() else Missing(f"broken link: {value}")
 
 
 def split_of(name: str) -> str:

@@ -260,31 +260,39 @@ def transcribe_each(
         rate: the model's sample rate in Hz.
         recognise: transcribes a batch of mono float32 samples, (t,) each.
         batch_size: pieces of audio per batch.
-        progress: show a progress bar.
+        progress: show a progress bar: of the files, or of the minutes if there is only one.
         threads: batches recognised in parallel.
     """
     waiting: list[_Read] = []
     minutes = 0.0
+    of_one = audio.minutes_of(sounds[0]) if len(sounds) == 1 and not isinstance(sounds[0], np.ndarray) else None
+    scale = {"total": len(sounds), "unit": "file"}
+    if of_one:
+        scale = {"total": round(of_one, 1), "unit": "min", "bar_format": "{l_bar}{bar}| {n:.0f}/{total} min {elapsed}"}
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=len(sounds), unit="file", delay=1, leave=False, disable=not progress) as bar,
+        tqdm(**scale, delay=1, leave=False, disable=not progress) as bar,
     ):
         apply = map if threads == 1 else pool.map
         read = windows(pieces(sounds, rate), rate, batch_size)
         if threads > 1:
             read = _ahead(read, pool)
-        started = (_Window(window, recognise, batch_size, apply) for window in read)
+        started = (_Window(window, rate, recognise, batch_size, apply) for window in read)
         for window in _one_behind(started) if threads > 1 else started:
             waiting += window.heard()
-            minutes += sum(piece.size for piece in window.pieces) / rate / 60
-            bar.set_postfix_str(f"{minutes:.0f} min of audio", refresh=False)  # not before the delay
+            more = sum(piece.size for piece in window.pieces) / rate / 60
+            minutes += more
+            if of_one:
+                bar.update(more)
+            else:
+                bar.set_postfix_str(f"{minutes:.0f} min of audio", refresh=False)  # not before the delay
             last = waiting[-1].index  # more pieces of it may follow
             for result in _joined(read for read in waiting if read.index < last):
-                bar.update()
+                bar.update(0 if of_one else 1)
                 yield result
             waiting = [read for read in waiting if read.index == last]
         for result in _joined(waiting):
-            bar.update()
+            bar.update(0 if of_one else 1)
             yield result
 
 
@@ -356,12 +364,20 @@ class _Window:
     def __init__(
         self,
         pieces: list[Piece],
+        rate: int,
         recognise: Callable[[list[np.ndarray]], list[Transcript]],
         batch_size: int,
         apply: Callable[[Callable, Iterable], Iterable],
     ):
         self.pieces = pieces
-        readable = [place for place, piece in enumerate(pieces) if not isinstance(piece.samples, InputError)]
+        # Silence has an empty transcript without the network, whose normalisation would raise its noise to that of
+        # speech.
+        self._heard: dict[int, Transcript | InputError] = {
+            place: piece.samples if isinstance(piece.samples, InputError) else Transcript("", [], piece.size / rate)
+            for place, piece in enumerate(pieces)
+            if isinstance(piece.samples, InputError) or np.abs(piece.samples).max(initial=0) < audio.SILENCE
+        }
+        readable = [place for place in range(len(pieces)) if place not in self._heard]
         self._groups = [
             [readable[index] for index in batch]
             for batch in batches([pieces[place].size for place in readable], batch_size)
@@ -370,9 +386,7 @@ class _Window:
 
     def heard(self) -> list[_Read]:
         """Wait for all pieces and return their transcripts, in the order of the pieces."""
-        heard: dict[int, Transcript | InputError] = {
-            place: piece.samples for place, piece in enumerate(self.pieces) if isinstance(piece.samples, InputError)
-        }
+        heard = self._heard
         for group, texts in zip(self._groups, self._found, strict=True):
             heard.update(zip(group, texts, strict=True))
         return [_Read(piece.index, piece.start, heard[place]) for place, piece in enumerate(self.pieces)]
