@@ -65,7 +65,7 @@ def main(
     recognizer = runtime.Recognizer(model, threads=1)
     search = beam.load(arpa, recognizer.labels) if arpa else None
     limits = Limits(bytes=max_bytes, seconds=max_seconds, timeout=timeout, requests=max_requests, streams=max_streams)
-    app = create_app(recognizer, search, threads or usable_cores(), limits, key)
+    app = create_app(recognizer, search, threads or usable_cores(), limits, key, host)
     run_server(app, host, port)
 
 

@@ -91,7 +91,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return with_table(mine, [HEADER, *rows])
 
 
-LOST = {"no audio", "unreadable", "no sound", "no text", "several", "too long"}
+LOST = {"no audio", "unreadable", "no sound", "no text", "several", "too long", "special"}
 KEPT_ANYWAY = {"long pauses", "other rate", "no row"}
 REPAIRED = {"long pauses", "mojibake", "annotation", "mixed scripts"}
 

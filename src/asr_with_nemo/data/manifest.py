@@ -5,7 +5,6 @@ NeMo ignores them.
 """
 
 import json
-import math
 import os
 import random
 from collections import defaultdict
@@ -19,6 +18,7 @@ from asr_with_nemo.errors import InputError
 
 CORPUS_NOTES = "corpus.json"
 """The file next to a corpus's manifests that describes how the corpus was made."""
+_LONGEST = 1e9  # seconds: thirty years
 _REQUIRED = {"audio_filepath": str, "duration": (int, float), "text": str}
 Utterance = dict
 """A line of a manifest: audio_filepath, duration in seconds, text, and further keys such as speaker."""
@@ -42,12 +42,14 @@ def read_manifest(path: str | os.PathLike, check_audio: bool = True) -> list[Utt
             utterance = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from error
+        except ValueError as error:  # a number of more digits than Python reads
+            raise InputError(f"{path}, line {number}: not JSON that can be read ({error})") from error
         except RecursionError as error:
             raise InputError(f"{path}, line {number}: not an utterance: its JSON is nested too deeply") from error
         _check(utterance, f"{path}, line {number}")
         audio = path.parent.absolute() / utterance["audio_filepath"]  # an absolute path stays as it is
-        if check_audio and not audio.is_file():
-            raise InputError(f"{path}, line {number}: the audio file {audio} is missing")
+        if check_audio and not os.path.isfile(audio):
+            raise InputError(f"{path}, line {number}: the audio file {shortened(audio)} is missing")
         utterances.append(utterance | {"audio_filepath": str(audio)})
     if not utterances:
         raise InputError(f"{path}: the manifest is empty; expected a JSON object per utterance, one a line")
@@ -62,10 +64,24 @@ def _check(utterance: object, where: str) -> None:
             raise InputError(f"{where}: lacks {key!r}; expected {', '.join(_REQUIRED)}")
         if not isinstance(utterance[key], kind) or isinstance(utterance[key], bool):
             raise InputError(
-                f"{where}: {key!r} is {utterance[key]!r}, expected a {'text' if kind is str else 'number'}"
+                f"{where}: {key!r} is {shortened(repr(utterance[key]))}, "
+                f"expected a {'text' if kind is str else 'number'}"
             )
-    if not 0 < utterance["duration"] < math.inf:
-        raise InputError(f"{where}: 'duration' is {utterance['duration']}; expected seconds above zero")
+    if not 0 < utterance["duration"] < _LONGEST:
+        duration = shortened(str(utterance["duration"]))
+        raise InputError(f"{where}: 'duration' is {duration}; expected seconds above zero")
+
+
+def shortened(value: object, length: int = 300) -> str:
+    """Return a value as text for a message, without its middle if it is long.
+
+    Example:
+        >>> shortened("a" * 1_000, 9)
+        'aaa...aaa'
+    """
+    text = str(value)
+    kept = (length - 3) // 2
+    return text if len(text) <= length else f"{text[:kept]}...{text[-kept:]}"
 
 
 def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> None:

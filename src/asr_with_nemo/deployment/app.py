@@ -26,6 +26,7 @@ from fastapi import Depends, FastAPI, Request, WebSocket
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from asr_with_nemo.deployment.openapi import ANSWERS, DESCRIPTION, UPLOAD, docs_page
 from asr_with_nemo.deployment.runtime import Recognizer
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from asr_with_nemo.recognition.beam import Search
 
 _PAGE = Path(__file__).parent / "page"
+_OWN_NAMES = ("localhost", "127.0.0.1", "[::1]", "testserver")
+"""This machine's names for itself, and the one of FastAPI's test client."""
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; media-src 'self' blob:; frame-ancestors 'none'",
     "Permissions-Policy": "microphone=(self)",
@@ -61,6 +64,7 @@ def create_app(
     threads: int = 2,
     limits: Limits = Limits(),
     api_key: str = "",
+    host: str = "127.0.0.1",
 ) -> FastAPI:
     """Build the server as an ASGI app; `app.state.server` holds the state that its routes share.
 
@@ -69,7 +73,10 @@ def create_app(
         search: beam search with a language model; by default decoding is greedy.
         threads: batches that are computed at the same time.
         limits: of uploads, requests and streams.
-        api_key: that clients must send; empty for none.
+        api_key: that clients must send; empty for none. Without one, only requests to this machine's own names are
+            answered: otherwise a web page could reach the server by a name of its own that it lets point here (DNS
+            rebinding).
+        host: the address to listen on, one of those names.
     """
     server = Server(recognizer, search, threads, limits, api_key)
 
@@ -81,6 +88,8 @@ def create_app(
     app = FastAPI(title="asr-with-nemo", description=DESCRIPTION, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.server = server
     app.add_middleware(RequestMonitor, metrics=server.metrics, limit=limits.bytes)
+    if not api_key:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*_OWN_NAMES, host, f"[{host}]"], www_redirect=False)
     app.add_exception_handler(StarletteHTTPException, error_response)
     app.add_exception_handler(Exception, unexpected_error_response)
     app.mount("/page", StaticFiles(directory=_PAGE), name="page")
