@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -35,6 +36,7 @@ from asr_with_nemo.sweeps.trials import (
 if TYPE_CHECKING:
     from asr_with_nemo.sweeps.objective import Training
 
+_TERMINATES_WITHIN = 3  # seconds for a worker to end by itself, once it was told to
 _SHOWN_EVERY = 0.5  # seconds between two updates of the progress
 
 
@@ -211,6 +213,8 @@ class _Worker:
     def end(self) -> None:
         """Terminate it, if it hasn't ended, and print the rest of its output."""
         self.process.terminate()
+        self.process.join(_TERMINATES_WITHIN)
+        self.process.kill()  # a training can put off SIGTERM; its trial is repeated, so nothing is lost
         self.process.join()
         self.pass_on()
         self._lines.finish()
@@ -277,8 +281,12 @@ def run_processes(job: SweepJob, store: TrialStore, count: int, workers: int, se
                         start()
             progress.show()
     finally:
-        for worker in running:  # on Ctrl-C, the terminal has interrupted them too
+        for worker in running:  # on Ctrl-C, the terminal has interrupted them too; `kill -INT` only this process
             worker.process.join(1)
+            if worker.process.is_alive():
+                os.kill(worker.process.pid, signal.SIGINT)
+        for worker in running:
+            worker.process.join(_TERMINATES_WITHIN)
         for worker in running:
             worker.end()
         progress.close()
