@@ -115,7 +115,7 @@ EDITS = st.lists(
     min_size=1,
     max_size=4,
 )
-FOUND: list[tuple[str, list[tuple[float, int, bytes]]]] = []
+FOUND: list[tuple[str, list[tuple[float, int, bytes]]]] = [("sweep", [(1.0, 0, b"[" * 600)])]
 
 
 def damaged(content: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:

@@ -56,9 +56,11 @@ def read_saved(file: Path, path: Path | None = None, device: str = "cpu", mmap: 
             f"{path}: can't be loaded: the checkpoint references {asked[1] or asked[2]}, which isn't a tensor; "
             "refused, because unpickling can run arbitrary code. Get the model from a source that you trust."
         ) from error
-    except (InputError, OSError):
+    except InputError:
         raise
     except Exception as error:  # torch's for a damaged file: RuntimeError, EOFError, ValueError, KeyError and others
+        if isinstance(error, OSError) and error.filename:  # it can't be opened; one without a name is torch's own
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: can't be loaded: empty, cut short or damaged ({reason})") from error
     if not isinstance(saved, dict):

@@ -273,8 +273,10 @@ def load_sweep(file: str | os.PathLike) -> Sweep:
     text = read_text(file, "a sweep file", "no such sweep file")
     try:
         config = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a number of more digits than Python reads, or a date without a day
         raise InputError(f"{file}: isn't valid YAML: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{file}: isn't a sweep file: its YAML is nested too deeply") from error
     return check_sweep(config, file)
 
 

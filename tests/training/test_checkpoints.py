@@ -1,0 +1,109 @@
+"""A training's checkpoints and model: damaged ones are named and made good; a hostile one runs nothing."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.models.names import SUMMARY
+from asr_with_nemo.training.checkpoints import latest_checkpoint, read_state, writing
+from tests.conftest import run_script
+
+
+class Trap:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.fixture
+def training(small_model: Path, tmp_path: Path) -> Path:
+    """A copy of the small model's training: `runs/NAME`, below `tmp_path`."""
+    folder = tmp_path / "runs" / small_model.parent.name
+    shutil.copytree(small_model.parent, folder)
+    return folder
+
+
+def again(training: Path, small_corpus, *overrides: str):
+    data = f"data_dir={small_corpus.folder}"
+    return run_script("train.py", data, "trainer.max_epochs=2", *overrides, cwd=training.parents[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [b"", b"garbage" * 99, None], ids=["empty", "garbage", "cut short"])
+def test_an_earlier_checkpoint_takes_the_place_of_a_damaged_one(training: Path, content: bytes | None):
+    last = training / "checkpoints" / "last.ckpt"
+    assert latest_checkpoint(last.parent) == last
+    last.write_bytes(last.read_bytes()[:10_000] if content is None else content)
+    lines: list[str] = []
+    best = latest_checkpoint(last.parent, lines.append)
+    assert best.name.startswith("best-")
+    assert str(last) in lines[0] and best.name in lines[1]
+    best.write_bytes(b"")
+    assert latest_checkpoint(last.parent, lines.append) is None
+    assert "starts again" in lines[-1]
+
+
+@pytest.mark.slow
+def test_a_damaged_model_is_made_again_by_the_same_command(training: Path, small_model: Path, small_corpus):
+    from asr_with_nemo.models.loading import load_model
+
+    model = training / small_model.name
+    model.write_bytes(model.read_bytes()[:100_000])
+    (training / "checkpoints" / "last.ckpt").write_bytes(b"")
+    done = again(training, small_corpus)
+    assert done.returncode == 0, done.stderr
+    assert f"{model.relative_to(training.parents[1])}: cut short" in done.stdout and "last.ckpt" in done.stdout
+    before, after = (load_model(path).state_dict() for path in (small_model, model))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not list(training.glob(".lock*"))
+
+    (training / SUMMARY).write_text("{", encoding="utf-8")
+    done = again(training, small_corpus)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((training / SUMMARY).read_text(encoding="utf-8"))["sha256"]
+    done = again(training, small_corpus)
+    assert "finished" in done.stdout and "warning" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_hostile_checkpoint_to_resume_from_runs_nothing(training: Path, small_corpus, tmp_path: Path):
+    sprung = tmp_path / "sprung"
+    hostile = tmp_path / "hostile.ckpt"
+    state = read_state(training / "checkpoints" / "last.ckpt")
+    for place in ("callbacks", "optimizer_states", "more"):
+        torch.save(state | {place: Trap(sprung)}, hostile)
+        with pytest.raises(InputError, match=r"hostile\.ckpt.*\w*open\b"):
+            read_state(hostile)
+    done = again(training, small_corpus, f"exp_manager.resume_from_checkpoint={hostile}")
+    assert done.returncode == 1
+    assert "hostile.ckpt" in done.stderr and "Traceback" not in done.stderr
+    hostile.replace(training / "checkpoints" / "last.ckpt")  # in its own folder, too
+    (training / SUMMARY).unlink()
+    done = again(training, small_corpus)
+    assert done.returncode == 0, done.stderr
+    assert "refused" in done.stdout
+    assert not sprung.exists()
+
+
+def test_a_full_disk_is_named_with_the_next_step(tmp_path: Path):
+    with (
+        pytest.raises(InputError, match="model.nemo.*No space left.*resumes"),
+        writing("the model", Path("model.nemo")),
+    ):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(RuntimeError, match="shapes"), writing("the model", Path("model.nemo")):
+        raise RuntimeError("shapes differ")
+    with (
+        pytest.raises(InputError, match="resumes"),
+        writing("a checkpoint", tmp_path / "last.ckpt"),
+        open("/dev/full", "wb") as file,
+    ):
+        torch.save({"weights": torch.zeros(1_000_000)}, file)
