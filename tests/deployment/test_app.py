@@ -63,7 +63,7 @@ class Client:
         host, port = self.url.removeprefix("http://").split(":")
         connection = socket.create_connection((host, int(port)))
         connection.sendall(
-            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
             b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
         )
         return connection
@@ -568,3 +568,18 @@ def test_the_app_can_be_used_without_a_network(files: list[Path], texts: list[st
         reply = client.post("/v1/audio/transcriptions", files={"file": files[0].open("rb")})
         assert reply.json()["text"] == texts[0]
         assert client.get("/").headers["content-security-policy"].startswith("default-src 'self'")
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost@evil.example", ""]
+)
+def test_a_page_elsewhere_cannot_reach_the_server_by_a_name_of_its_own(host: str):
+    recognizer = runtime.Recognizer("an4", threads=1)
+    with TestClient(create_app(recognizer)) as client:
+        for path in ("/", "/v1/models", "/metrics"):
+            assert client.get(path, headers={"host": host}).status_code == 400
+        for own in ("localhost", "127.0.0.1:8000", "[::1]:8000"):
+            assert client.get("/v1/models", headers={"host": own}).status_code == 200
+    with TestClient(create_app(recognizer, api_key="secret")) as client:  # behind a proxy, by the proxy's name
+        answer = client.get("/v1/models", headers={"host": "asr.example", "authorization": "Bearer secret"})
+        assert answer.status_code == 200

@@ -10,8 +10,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from asr_with_nemo.errors import InputError
 
 LOCK = ".lock"
@@ -141,6 +139,8 @@ def alone_in(folder: Path, doing: str, log: Callable[[str], object] = print) -> 
     Raises:
         OSError: the folder can't be made or written to.
     """
+    from filelock import FileLock, Timeout  # the server's image doesn't have it
+
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / f"{LOCK}ed_by"
     lock = FileLock(folder / LOCK)
