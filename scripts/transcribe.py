@@ -90,7 +90,7 @@ def _destination(path: Path | None):
         yield sys.stdout
         return
     try:
-        with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        with replacing(path) as partial, open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
             yield file
     except OSError as error:
         raise InputError(f"{path}: can't be written ({error.strerror})") from error

@@ -225,7 +225,7 @@ def wav_samples(path: str | os.PathLike) -> int:
 def minutes_of(path: str | os.PathLike) -> float | None:
     """Return the minutes of an audio file by its header; None if libsndfile can't read it or it doesn't say."""
     try:
-        info = soundfile.info(os.fspath(path)) if os.path.isfile(path) else None
+        info = soundfile.info(_for_libsndfile(path)) if os.path.isfile(path) else None
     except soundfile.LibsndfileError:
         return None
     return info.duration / 60 if info and 0 < info.frames < 1 << 50 else None
@@ -264,13 +264,13 @@ def stream_audio(
     if not path.is_file():
         raise InputError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
     try:
-        sound = soundfile.SoundFile(path)
+        sound = soundfile.SoundFile(_for_libsndfile(path))
     except soundfile.LibsndfileError:
         samples, rate = read_with_sox(path)
         blocks: Iterable[np.ndarray] = [samples.astype(np.float32) / 32_768]
     else:
         rate = sound.samplerate
-        blocks = _blocks(sound, int(block_seconds * rate))
+        blocks = _blocks(sound, path, int(block_seconds * rate))
     heard = 0
     for mono in resampled(blocks, rate, sample_rate):
         heard += len(mono)
@@ -294,14 +294,24 @@ def resampled(blocks: Iterable[np.ndarray], rate: int, sample_rate: int = SAMPLE
             yield rest
 
 
-def _blocks(sound: soundfile.SoundFile, size: int) -> Iterator[np.ndarray]:
+def _for_libsndfile(path: str | os.PathLike) -> str | bytes:
+    """Return a path as soundfile takes it: as bytes, if its name isn't UTF-8."""
+    path = os.fspath(path)
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
+
+
+def _blocks(sound: soundfile.SoundFile, path: Path, size: int) -> Iterator[np.ndarray]:
     with sound:
         try:
             while len(block := sound.read(size, dtype="float32")):
                 yield block
         except soundfile.LibsndfileError as error:  # the start was fine
             reason = f"damaged or cut short ({error.error_string})"
-            raise InputError(f"{sound.name}: {reason}; get the file again") from error
+            raise InputError(f"{path}: {reason}; get the file again") from error
 
 
 def frame_powers(samples: np.ndarray, size: int, hop: int | None = None) -> np.ndarray:
