@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asr_with_nemo.data.archives import is_tar, read_member, unpack_tar
+from asr_with_nemo.data.archives import check_whole, is_tar, read_member, unpack_tar
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.model_config import LARGEST_CONFIG, checked, modern, read_yaml, resolved
 from asr_with_nemo.models.nemo_internals import restoring
@@ -69,6 +69,15 @@ def load(path: Path) -> "EncDecCTCModel":
             raise cause from None
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: can't be loaded as a NeMo model: {reason}") from error
+
+
+def check_nemo(path: Path) -> None:
+    """Read a `.nemo` file to its end, without building the model.
+
+    Raises:
+        InputError: it is cut short or damaged.
+    """
+    check_whole(path, max_bytes=largest_content(path), max_files=_MOST_FILES)
 
 
 def read_alphabet(path: Path) -> list[str]:

@@ -184,7 +184,7 @@ class ConformerEncoder(Part):
     untie_biases: bool = True
     pos_emb_max_len: Annotated[int, Field(ge=1, le=100_000)] = 5000
     conv_kernel_size: Annotated[int, Field(ge=1, le=4096)] = 31
-    conv_norm_type: Annotated[str, Field(pattern=r"^(\w{0,40}|group_norm\d{0,5})$")] = "batch_norm"
+    conv_norm_type: Name = "batch_norm"
     conv_context_size: Name | Context | None = None
     conv_context_style: Name = "regular"
     use_bias: bool = True

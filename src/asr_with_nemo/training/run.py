@@ -24,11 +24,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from asr_with_nemo.base.files import alone_in, reason_of, replacing, write_if_changed
 from asr_with_nemo.base.machine import quieten
-from asr_with_nemo.data.archives import check_whole, sha256_of
+from asr_with_nemo.data.archives import sha256_of
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.models.model_file import check_nemo
 from asr_with_nemo.models.names import SUMMARY
-from asr_with_nemo.models.saved import largest_content
 from asr_with_nemo.tracking.session import configure_wandb, describe_mode, project_name
 from asr_with_nemo.tracking.wandb_internals import drop_deprecated_settings
 from asr_with_nemo.training import wandb_callbacks
@@ -192,7 +192,7 @@ def _is_finished(model: Path, log: Callable[[str], object]) -> bool:
     try:
         expected = json.loads(summary.read_text(encoding="utf-8")).get("sha256")
         if expected is None:  # of a training before the digest was recorded
-            check_whole(model, max_bytes=largest_content(model), max_files=1_000)
+            check_nemo(model)
         elif sha256_of(model) != expected:
             raise InputError(f"{model}: cut short or changed since the training wrote it")
     except (InputError, ValueError, AttributeError) as error:
