@@ -1,13 +1,17 @@
 #!/usr/bin/env python3
 """Run the course's notebooks in order, and say what came out."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -23,18 +27,18 @@ from asr_with_nemo.cli import run
 from asr_with_nemo.data import an4
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.places.repository import repository_url
+from asr_with_nemo.teaching import frame
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-TUTORIAL = ("01_data", "02_features", "05_training", "08_inference")
-PLACES = "places"
-"""The tag of the two cells, below a notebook's title, that lead to Colab and Kaggle and set up there."""
+TUTORIAL = ("01_data", "02_features", "06_training", "09_inference")
 
 SIZES = {"EPOCHS": "epochs", "UTTERANCES": "utterances", "SEED": "seed"}
 """Environment variable → the parameter that it sets, in every notebook that has it."""
 
 AUDIO_NOTE = "A player stands here when the notebook runs; the committed copy carries no sound."
 PAGE_NOTE = "The server's page stands here when the notebook runs; in the committed copy nobody serves it."
+SOUND = re.compile(r'"data:audio/[^"]*"')
 FREE_OF = re.compile(r"(/(?:home|root|tmp|Users|work|content|workspace)/[\w.@+-]+)")
 
 
@@ -44,12 +48,17 @@ class Which(StrEnum):
     tutorial = "tutorial"
     course = "course"
     update = "update"
-    places = "places"
+    frame = "frame"
+
+
+def course() -> list[str]:
+    """The notebooks' file names, in reading order."""
+    return sorted(path.name for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
 def chosen(which: Which, names: list[str] | None = None) -> list[Path]:
     """The notebooks to run, in reading order."""
-    there = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    there = [NOTEBOOKS / name for name in course()]
     if names:
         unknown = [name for name in names if name not in {path.stem for path in there}]
         if unknown:
@@ -63,8 +72,8 @@ def parameters_of(path: Path) -> set[str]:
     return set(papermill.inspect_notebook(path))
 
 
-def execute(path: Path, output: Path, parameters: dict[str, object]) -> float:
-    """Run one notebook from top to bottom, in its own folder, and return the seconds it took.
+def execute(path: Path, output: Path, parameters: dict[str, object], folder: Path = NOTEBOOKS) -> float:
+    """Run one notebook from top to bottom, in `folder`, and return the seconds it took.
 
     Raises:
         InputError: the notebook doesn't know a parameter, or a cell failed; `output` holds it up to there.
@@ -82,7 +91,7 @@ def execute(path: Path, output: Path, parameters: dict[str, object]) -> float:
             parameters,
             kernel_name="python3",
             language="python",
-            cwd=path.parent,
+            cwd=folder,
             progress_bar=False,
             log_output=False,
             extra_arguments=["--IPKernelApp.log_level=40"],  # the kernel's warnings say nothing of the course
@@ -94,15 +103,27 @@ def execute(path: Path, output: Path, parameters: dict[str, object]) -> float:
     return time.perf_counter() - started
 
 
-def source_digest(notebook: nbformat.NotebookNode) -> str:
-    """A digest of what the reader sees and runs, by which a test tells that the outputs are of this very text.
+@contextlib.contextmanager
+def without_runs() -> Iterator[Path]:
+    """Make a folder of notebooks in a course in which nothing has been trained yet, but the corpora are there."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in ROOT.iterdir():
+            if path.name not in {"runs", "wandb", "build", "notebooks"}:
+                (Path(scratch) / path.name).symlink_to(path)
+        yield Path(shutil.copytree(NOTEBOOKS, Path(scratch) / "notebooks"))
 
-    The cells for Colab and Kaggle are no part of it: they change no output.
+
+def source_digest(notebook: nbformat.NotebookNode) -> str:
+    """A digest of the code, by which a test tells that the outputs are of this very code.
+
+    The cells that a tool writes are no part of it: they change no output.
     """
     cells = [
-        (cell.cell_type, cell.source)
+        cell.source
         for cell in notebook.cells
-        if not {"injected-parameters", PLACES} & set(cell.metadata.get("tags", []))
+        if cell.cell_type == "code"
+        and "injected-parameters" not in cell.metadata.get("tags", [])
+        and not frame.is_written_here(cell)
     ]
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]
 
@@ -114,68 +135,11 @@ def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell.metadata = {"tags": cell.metadata.tags} if cell.metadata.get("tags") else {}
         if cell.cell_type == "code":
             cell.outputs = [tidied for output in cell.outputs if (tidied := _tidy_output(output))]
-    _number(notebook)
+    frame.number(notebook)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
-    return notebook
-
-
-def _number(notebook: nbformat.NotebookNode) -> None:
-    """Count the code cells, as a run from top to bottom does."""
-    for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), 1):
-        cell.execution_count = number
-        for output in cell.outputs:
-            if output.output_type == "execute_result":
-                output.execution_count = number
-
-
-def badges(name: str, repository: str) -> str:
-    """The Markdown that opens a notebook, by its file's name, on Colab and on Kaggle."""
-    page = f"{repository}/blob/main/notebooks/{name}"
-    colab = f"https://colab.research.google.com/github/{page.removeprefix('https://github.com/')}"
-    kaggle = f"https://kaggle.com/kernels/welcome?src={page}"
-    return (
-        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}) "
-        f"[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]({kaggle})\n\n"
-        "There, the first cell gets the course and sets it up, which takes minutes. Elsewhere it does nothing."
-    )
-
-
-def hosted_setup(repository: str) -> str:
-    """The first cell's code."""
-    folder = repository.rstrip("/").rsplit("/", 1)[-1]
-    return f"""\
-import os
-import subprocess
-import sys
-
-if {{"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"}} & set(os.environ) and not os.path.exists("scripts/setup_env.py"):
-    if not os.path.exists("{folder}"):
-        subprocess.run(["git", "clone", "--depth=1", "{repository}"], check=True)
-    os.chdir("{folder}")
-    sys.path.insert(0, "scripts")
-    import setup_env
-
-    setup_env.set_up_kernel()"""
-
-
-def with_places(notebook: nbformat.NotebookNode, name: str, repository: str) -> nbformat.NotebookNode:
-    """Put the cells for Colab and Kaggle below a notebook's title, in the place of those that are there.
-
-    Its outputs stay as they are, and count as fresh as before.
-    """
-    cells = [cell for cell in notebook.cells if PLACES not in cell.metadata.get("tags", [])]
-    was_run = any(cell.get("execution_count") for cell in cells)
-    marked = {"tags": [PLACES]}
-    new = [
-        nbformat.v4.new_markdown_cell(badges(name, repository), metadata=marked, id="places-badges"),
-        nbformat.v4.new_code_cell(hosted_setup(repository), metadata=marked, id="places-setup"),
-    ]
-    notebook.cells = [*cells[:1], *new, *cells[1:]]
-    if was_run:
-        _number(notebook)
     return notebook
 
 
@@ -191,7 +155,7 @@ def _tidy_output(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
             return nbformat.v4.new_output("display_data", {"text/plain": note})
     for kind in ("text/plain", "text/html"):
         if kind in data:
-            data[kind] = FREE_OF.sub("…", data[kind])
+            data[kind] = SOUND.sub('""', FREE_OF.sub("…", data[kind]))
     output.pop("transient", None)
     return output
 
@@ -231,8 +195,8 @@ def main(
     which: Annotated[
         Which,
         typer.Argument(
-            help="tutorial: the core path; course: every notebook; update: re-make the committed ones; places: run "
-            "none, but give each its badges and first cell for Colab and Kaggle."
+            help="tutorial: the core path; course: every notebook; update: re-make the committed ones; frame: run "
+            "none, but write the cells that are the same in all: badges, set-up on Colab and Kaggle, links, glossary."
         ),
     ] = Which.tutorial,
     only: Annotated[list[str] | None, typer.Option(help="Only this notebook, say 01_data; may be repeated.")] = None,
@@ -253,11 +217,12 @@ def main(
 
         python scripts/run_notebooks.py update --only 02_features
 
-        python scripts/run_notebooks.py places
+        python scripts/run_notebooks.py frame
     """
-    if which is Which.places:
+    if which is Which.frame:
         for path in chosen(which, only):
-            _write(path, with_places(nbformat.read(path, as_version=4), path.name, repository_url()))
+            notebook = frame.with_frame(nbformat.read(path, as_version=4), path.name, course(), repository_url())
+            write_if_changed(path, nbformat.writes(notebook) + "\n")
         return
     build = build.absolute()
     build.mkdir(parents=True, exist_ok=True)
@@ -266,17 +231,18 @@ def main(
     given = dict(_parameter(item) for item in set_ or [])
     seconds: dict[str, float] = {}
     paths = chosen(which, only)
-    for number, path in enumerate(paths, 1):
-        print(f"[{number}/{len(paths)}] {path.stem} ...", flush=True)
-        known = parameters_of(path)
-        parameters = {name: value for name, value in sizes.items() if name in known} | given
-        if "build_dir" in known:
-            parameters["build_dir"] = str(build)
-        output = build / path.name
-        seconds[path.stem] = execute(path, output, parameters)
-        print(f"[{number}/{len(paths)}] {path.stem} done in {seconds[path.stem] / 60:.1f} min", flush=True)
-        if which is Which.update:
-            _commit(path, output)
+    with without_runs() if which is Which.update else contextlib.nullcontext(NOTEBOOKS) as folder:
+        for number, path in enumerate(paths, 1):
+            print(f"[{number}/{len(paths)}] {path.stem} ...", flush=True)
+            known = parameters_of(path)
+            parameters = {name: value for name, value in sizes.items() if name in known} | given
+            if "build_dir" in known:
+                parameters["build_dir"] = str(build)
+            output = build / path.name
+            seconds[path.stem] = execute(path, output, parameters, folder)
+            print(f"[{number}/{len(paths)}] {path.stem} done in {seconds[path.stem] / 60:.1f} min", flush=True)
+            if which is Which.update:
+                _commit(path, output, seconds[path.stem] / 60)
     report(which.value, seconds, build)
 
 
@@ -290,20 +256,19 @@ def _parameter(item: str) -> tuple[str, object]:
         return name, value
 
 
-def _commit(path: Path, output: Path) -> None:
+def _commit(path: Path, output: Path, minutes: float) -> None:
     """Put an executed notebook in the place of the committed one, tidied."""
-    notebook = nbformat.read(output, as_version=4)
-    corpus = an4.locate(ROOT / "data").name
+    notebook = tidy(nbformat.read(output, as_version=4))
     with replacing(path, keep_suffix=True) as partial:  # ruff looks at the suffix
-        nbformat.write(with_places(tidy(notebook), path.name, repository_url()), partial)
+        nbformat.write(notebook, partial)
         subprocess.run([sys.executable, "-m", "ruff", "format", "-q", partial], check=True)
         notebook = nbformat.read(partial, as_version=4)
-        notebook.metadata["asr_with_nemo"] = {"source": source_digest(notebook), "corpus": corpus}
-        nbformat.write(notebook, partial)
-
-
-def _write(path: Path, notebook: nbformat.NotebookNode) -> None:
-    write_if_changed(path, nbformat.writes(notebook) + "\n")
+        notebook.metadata["asr_with_nemo"] = {
+            "source": source_digest(notebook),
+            "corpus": an4.locate(ROOT / "data").name,
+            "minutes": round(minutes, 1),
+        }
+        nbformat.write(frame.with_frame(notebook, path.name, course(), repository_url()), partial)
 
 
 if __name__ == "__main__":

@@ -71,28 +71,29 @@ def main(
     split, decoders = plan.get("split", "dev"), plan.get("decoders", {"greedy": []})
     for command in plan.get("before", []):
         stage(*command)
+    trainings = [(planned, seed) for planned in plan["runs"] for seed in planned.get("seeds", [])]
+    for planned, seed in sorted(trainings, key=lambda training: training[1]):  # what has been run, can be compared
+        slug = f"{slug_of(planned['name'])}-seed{seed}"
+        targets = {
+            decoder: results / study / (f"{slug}-{decoder}.json" if len(decoders) > 1 else f"{slug}.json")
+            for decoder in decoders
+        }
+        missing = {decoder: target for decoder, target in targets.items() if again or not target.is_file()}
+        if not missing:
+            print(f"{results / study / slug}: exists, skipped")
+            continue
+        print(f"{study}: {planned['name']}, seed {seed}", flush=True)
+        script, arguments = training_of(plan, planned, seed, data_dir)
+        model = train(*arguments, script=script)
+        shown = [word for word in arguments if word != f"data_dir={data_dir}"]
+        training = shlex.join(["python", f"scripts/{script}", *shown])
+        about = {"study": study, "name": planned["name"], "seed": seed, "split": split}
+        for decoder, target in missing.items():
+            arguments = [str(data_dir / f"{split}_manifest.json"), *decoders[decoder]]
+            evaluation = shlex.join(["python", "scripts/evaluate.py", "MODEL", *arguments])
+            command = {"command": f"{training} && {evaluation}"}
+            measure(["evaluate.py", model, *arguments], target, about | command)
     for planned in plan["runs"]:
-        for seed in planned.get("seeds", []):
-            slug = f"{slug_of(planned['name'])}-seed{seed}"
-            targets = {
-                decoder: results / study / (f"{slug}-{decoder}.json" if len(decoders) > 1 else f"{slug}.json")
-                for decoder in decoders
-            }
-            missing = {decoder: target for decoder, target in targets.items() if again or not target.is_file()}
-            if not missing:
-                print(f"{results / study / slug}: exists, skipped")
-                continue
-            print(f"{study}: {planned['name']}, seed {seed}", flush=True)
-            script, arguments = training_of(plan, planned, seed, data_dir)
-            model = train(*arguments, script=script)
-            shown = [word for word in arguments if word != f"data_dir={data_dir}"]
-            training = shlex.join(["python", f"scripts/{script}", *shown])
-            about = {"study": study, "name": planned["name"], "seed": seed, "split": split}
-            for decoder, target in missing.items():
-                arguments = [str(data_dir / f"{split}_manifest.json"), *decoders[decoder]]
-                evaluation = shlex.join(["python", "scripts/evaluate.py", "MODEL", *arguments])
-                command = {"command": f"{training} && {evaluation}"}
-                measure(["evaluate.py", model, *arguments], target, about | command)
         if "command" in planned:  # nothing to train
             target = results / study / f"{slug_of(planned['name'])}.json"
             about = {"study": study, "name": planned["name"], "seed": None, "split": split}

@@ -67,7 +67,7 @@ def pipelines() -> Figure:
         _box(axes, x, 0.5, text, color, width=width)
     for start, end in ((1.68, 2.02), (3.58, 3.87), (8.53, 9.12)):
         _arrow(axes, (start, 0.5), (end, 0.5))
-    axes.text(10.9, 3.4, "blue: learned from data", ha="right", fontsize=8, color="#3b6ea5")
+    axes.text(10.9, 3.4, "blue: learned from data", ha="right", fontsize=9, color="#3b6ea5")
     return figure
 
 
@@ -197,7 +197,7 @@ def letter_confusions(axes: Axes, pairs: Mapping[tuple[str, str], int], groups: 
     for row, column in np.argwhere(matrix):
         dark = matrix[row, column] > matrix.max() / 2
         axes.text(
-            column, row, matrix[row, column], ha="center", va="center", fontsize=7, color="white" if dark else "black"
+            column, row, matrix[row, column], ha="center", va="center", fontsize=9, color="white" if dark else "black"
         )
     start = -0.5
     for group in groups:
@@ -233,7 +233,7 @@ def jasper(config: DictConfig) -> Figure:
     for level, (text, color, extra) in enumerate(rows):
         y = 0.6 + level
         _box(axes, 4, y, text, color, width=5.6)
-        axes.text(7.1, y, extra, va="center", fontsize=8, color="#555")
+        axes.text(7.1, y, extra, va="center", fontsize=9, color="#555")
         if level:
             _arrow(axes, (4, y - 0.68), (4, y - 0.32))
     for number, block in enumerate(blocks):
@@ -246,5 +246,5 @@ def jasper(config: DictConfig) -> Figure:
                 arrowprops={"arrowstyle": "-|>", "color": "tab:red", "connectionstyle": "bar,fraction=-0.5"},
             )
     if any(block.residual for block in blocks):
-        axes.text(0.05, 0.6, "red: residual", fontsize=8, color="tab:red")
+        axes.text(0.05, 0.6, "red: residual", fontsize=9, color="tab:red")
     return figure

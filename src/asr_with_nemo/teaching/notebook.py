@@ -16,7 +16,7 @@ from asr_with_nemo.data import an4
 from asr_with_nemo.errors import InputError
 
 _STYLE = {
-    "figure.dpi": 80,
+    "figure.dpi": 110,
     "figure.figsize": (9, 3),
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -1,0 +1,41 @@
+"""The checks of the notebooks' tasks: each says whether an answer is right, and if not, what is wrong with it.
+
+A notebook's tasks are functions `task_1`, `task_2` in the module of its name (`tasks/data.py` for 01_data). They take
+the answer, and more if they need it, and raise `Wrong` with a hint; what they return is printed behind "right".
+"""
+
+import importlib
+import re
+
+
+class Wrong(Exception):
+    """An answer isn't right; the message says why, and doesn't give the solution away."""
+
+
+def check(task: str, answer: object, *given: object) -> bool:
+    """Print whether an answer to a task is right, or what is wrong with it; return whether it is right.
+
+    Args:
+        task: the notebook and the task's number, such as "01_data 1".
+        answer: the reader's answer; None, or an ellipsis, is no answer yet.
+        given: what the check needs of the notebook besides.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    stem, _, number = task.partition(" ")
+    try:
+        module = importlib.import_module(f"{__name__}.{re.sub(r'^[0-9]+_', '', stem)}")
+        function = getattr(module, f"task_{number}")
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"no task {task!r}") from error
+    if answer is None or answer is ...:
+        print(f"Task {number}: no answer yet. Change the cell, and run it again.")
+        return False
+    try:
+        praise = function(answer, *given)
+    except Wrong as wrong:
+        print(f"Task {number}: not yet. {wrong}")
+        return False
+    print(f"Task {number}: right. {praise or ''}".rstrip())
+    return True
