@@ -20,7 +20,7 @@ from asr_with_nemo.base.machine import usable_cores
 from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
 
-_SCRIPT = Path(__file__).with_name("prepare_corpus.py")
+_SCRIPT = Path(__file__).resolve().parents[1] / "prepare_corpus.py"
 _RATE = 8_000  # Hz, of the generated recordings, so that each is resampled
 _SPEAKERS = 200
 _WORDS = "alpha bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike november oscar papa".split()
