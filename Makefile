@@ -2,7 +2,7 @@
 # scripts/setup_env.py decides whether .venv needs anything: it compares the requirements' content, not their dates.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial course model sync test proofs lab docker notebooks lint format constraints clean
+.PHONY: help setup tutorial course model sync test proofs faults lab docker notebooks lint format constraints clean
 
 # The first Python that the course runs on; a name that is there may still not run (pyenv's shims).
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
@@ -52,6 +52,9 @@ test: lint ## Lint, then run all tests
 proofs: setup ## Run the checks that take long: slow tests, then the containers; needs Docker or buildah
 	$(VENV_PYTHON) -m pytest -m proof -n auto --maxprocesses 4 --dist loadfile
 	docker/prove.sh
+
+faults: setup ## Run every stage under every fault (killed, full disk, damaged input ...), and print what held
+	$(VENV_PYTHON) scripts/tools/faults.py
 
 lab: setup ## Open JupyterLab on 127.0.0.1; the address with its token is printed
 	$(VENV_PYTHON) -m jupyterlab --ServerApp.ip=$(LISTEN) --ServerApp.port=$(PORT) --ServerApp.allow_root=True \

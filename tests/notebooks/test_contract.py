@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 from asr_with_nemo.teaching import frame, glossary
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_script
 from tests.notebooks.test_notebooks import run_notebooks
 
 COURSE = run_notebooks.course()
@@ -114,6 +114,13 @@ def test_no_heading_or_sentence_stands_without_its_exhibit(notebook):
             assert not re.match(r"#+ .+$", before.source.strip().rsplit("\n", 1)[-1]), (
                 f"{before.source!r}: nothing below"
             )
+
+
+def test_a_sentence_says_what_each_table_or_figure_shows():
+    names = [Path(name).stem for name in COURSE if name not in NOT_YET]
+    options = [word for name in names for word in ("--only", name)]
+    done = run_script("tools/list_exhibits.py", *options, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_lines_of_code_are_few(notebook):

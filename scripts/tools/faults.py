@@ -1,0 +1,639 @@
+#!/usr/bin/env python3
+"""Run every stage under every fault, and print what held."""
+
+import fnmatch
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from asr_with_nemo.cli import run
+from asr_with_nemo.data import an4, manifest
+from asr_with_nemo.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+ASSETS = ROOT / "src" / "asr_with_nemo" / "assets"
+WITHIN = 15
+"""Most seconds that a command may take to end when it is told to."""
+
+
+class Stage(NamedTuple):
+    """A command, and how to tell that it did its work.
+
+    Attributes:
+        name: in the table.
+        command: script and arguments, relative to a folder with `in/`, a copy of the inputs, and `out/`.
+        main: the input that is damaged, below `in/`.
+        hostile: what the hostile kind of that input is, a key of `_HOSTILE`.
+        same: patterns of the files below `out/` that are the same to the last bit however often it was interrupted.
+        quick: whether it takes a second or two, so that `make test` has the time.
+        reports: whether it talks to Weights & Biases.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    main: str
+    hostile: str
+    same: tuple[str, ...]
+    quick: bool = False
+    reports: bool = False
+
+
+_SMALL = ("data_dir=in/corpus", "trainer.max_epochs=2", "exp_manager.exp_dir=out", "seed=0")
+_DEV = ("--dev", "in/corpus/dev_manifest.json")
+STAGES = (
+    Stage(
+        "prepare AN4",
+        ("prepare_an4.py", "--source", "an4", "--archive", "in/an4.tar.gz", "--data-dir", "out"),
+        "an4.tar.gz",
+        "archive",
+        ("*_manifest.json", "*.wav"),
+        quick=True,
+    ),
+    Stage(
+        "prepare a corpus",
+        ("prepare_corpus.py", "in/recordings", "--out", "out/corpus", "--workers", "2", "--language", "en"),
+        "recordings/table.csv",
+        "table",
+        ("*_manifest.json", "*.wav"),
+        quick=True,
+    ),
+    Stage(
+        "language model",
+        ("build_lm.py", "in/corpus/train_manifest.json", "out/lm.arpa"),
+        "corpus/train_manifest.json",
+        "manifest",
+        ("lm.arpa",),
+        quick=True,
+    ),
+    Stage(
+        "transcribe, ONNX",
+        ("transcribe.py", "in/an4.onnx", "in/recordings/clips", "--output", "out/texts.tsv"),
+        "an4.onnx",
+        "model",
+        ("texts.tsv",),
+        quick=True,
+    ),
+    Stage(
+        "transcribe, NeMo",
+        ("transcribe.py", "in/an4.nemo", "in/recordings/clips", "--output", "out/texts.tsv"),
+        "an4.nemo",
+        "model",
+        ("texts.tsv",),
+    ),
+    Stage(
+        "evaluate",
+        ("evaluate.py", "in/an4.nemo", "in/corpus/test_manifest.json", "--output", "out/results.json"),
+        "corpus/test_manifest.json",
+        "manifest",
+        ("results.tsv",),
+    ),
+    Stage("export", ("export.py", "in/an4.nemo", "out/model.onnx"), "an4.nemo", "model", ("model.onnx",)),
+    Stage("train", ("train.py", *_SMALL), "corpus/train_manifest.json", "manifest", ("*.nemo",), reports=True),
+    Stage(
+        "fine-tune",
+        ("finetune.py", "in/an4.nemo", "--manifest", "in/corpus/train_manifest.json", *_DEV, *_SMALL[1:]),
+        "an4.nemo",
+        "model",
+        ("*.nemo",),
+    ),
+    Stage(
+        "log the data",
+        ("log_dataset.py", "in/corpus/dev_manifest.json", "--pictures", "out/pictures"),
+        "corpus/dev_manifest.json",
+        "manifest",
+        ("*.png",),
+        reports=True,
+    ),
+)
+
+
+class Cell(NamedTuple):
+    """A stage's folder, and what starts its command there."""
+
+    stage: Stage
+    folder: Path
+    seconds: float
+    """How long the undisturbed command takes."""
+    expected: dict[str, str]
+    """Its files' digests."""
+
+
+class Ended(NamedTuple):
+    """A command that has ended: its exit status, what it printed, and the seconds since it was told to end."""
+
+    status: int
+    text: str
+    seconds: float = 0.0
+
+
+class Fault(Exception):
+    """A cell isn't as it should be."""
+
+
+# --- Commands and folders ---------------------------------------------------------------------------------------------
+
+
+def _start(
+    cell: Cell, log: Path, wrap: str = "", changes: dict[str, str | None] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a stage's command in a process group of its own, with the output in `log`.
+
+    Args:
+        cell: its stage and folder.
+        log: file for what it prints.
+        wrap: shell commands that come before it, in a mount namespace of their own.
+        changes: environment variables; None removes one.
+    """
+    script, *arguments = cell.stage.command
+    command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
+    if wrap:
+        command = ["unshare", "--mount", "sh", "-c", f'{wrap}\nexec "$@"', "sh", *command]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "AN4_"))}
+    environment |= {"WANDB_MODE": "offline", "WANDB_DIR": str(cell.folder / "out"), "OMP_NUM_THREADS": "1"}
+    for name, value in (changes or {}).items():
+        environment.pop(name, None)
+        if value is not None:
+            environment[name] = value
+    with open(log, "ab") as file:
+        return subprocess.Popen(
+            command,
+            cwd=cell.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _finish(process: subprocess.Popen, log: Path, within: float) -> Ended:
+    started = time.perf_counter()
+    try:
+        status = process.wait(within)
+    except subprocess.TimeoutExpired as error:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise Fault(f"still running after {within:.0f} s") from error
+    return Ended(status, log.read_text(encoding="utf-8", errors="replace"), time.perf_counter() - started)
+
+
+def _run(cell: Cell, wrap: str = "", changes: dict[str, str | None] | None = None) -> Ended:
+    log = cell.folder / "log"
+    log.unlink(missing_ok=True)
+    return _finish(_start(cell, log, wrap, changes), log, 60 + 10 * cell.seconds)
+
+
+def _digests(cell: Cell) -> dict[str, str]:
+    """Return name → digest of the files that are the same in every run; a `.nemo` by its members."""
+    found = {}
+    for path in sorted((cell.folder / "out").rglob("*")):
+        if not path.is_file() or not any(fnmatch.fnmatch(path.name, pattern) for pattern in cell.stage.same):
+            continue
+        digest = hashlib.sha256()
+        if path.suffix == ".nemo":
+            with tarfile.open(path) as archive:
+                for member in sorted(filter(tarfile.TarInfo.isfile, archive), key=lambda member: member.name):
+                    digest.update(member.name.encode() + archive.extractfile(member).read())
+        else:
+            digest.update(path.read_bytes())
+        found[path.relative_to(cell.folder).as_posix()] = digest.hexdigest()
+    return found
+
+
+def _group_is_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _no_traceback(ended: Ended) -> None:
+    if "Traceback" in ended.text:
+        raise Fault(f"a traceback: {ended.text.strip().splitlines()[-1][:150]}")
+
+
+def _explained(ended: Ended, name: str) -> None:
+    """Check that a command failed with an error that names a file."""
+    _no_traceback(ended)
+    if ended.status == 0:
+        raise Fault("exit status 0")
+    errors = ended.text.rpartition("error: ")[2]
+    if name not in errors or errors == ended.text:
+        raise Fault(f"the error doesn't name {name}: {ended.text.strip()[-150:]!r}")
+
+
+def _nothing_half_made(cell: Cell) -> None:
+    left = [path.name for path in (cell.folder / "out").rglob("*") if "partial" in path.name]
+    if left:
+        raise Fault(f"left behind: {', '.join(left[:3])}")
+
+
+def _works(cell: Cell, changes: dict[str, str | None] | None = None) -> None:
+    """Check that the command, given again, ends in the very files of an undisturbed run."""
+    ended = _run(cell, changes=changes)
+    _no_traceback(ended)
+    if ended.status:
+        raise Fault(f"afterwards: exit status {ended.status}: {ended.text.strip()[-150:]!r}")
+    found = _digests(cell)
+    if found != cell.expected:
+        different = {name for name in found.keys() | cell.expected.keys() if found.get(name) != cell.expected.get(name)}
+        raise Fault(f"other files than undisturbed: {', '.join(sorted(different)[:3])}")
+    _nothing_half_made(cell)
+
+
+# --- Faults -----------------------------------------------------------------------------------------------------------
+
+
+def _killed(cell: Cell, share: float = 0.6) -> None:
+    process = _start(cell, cell.folder / "log")
+    _wait(process, share * cell.seconds)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    _works(cell)
+
+
+def _killed_early(cell: Cell) -> None:
+    _killed(cell, 0.3)
+
+
+def _wait(process: subprocess.Popen, seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def _told_to_end(cell: Cell, number: signal.Signals, everyone: bool) -> None:
+    log = cell.folder / "log"
+    process = _start(cell, log)
+    _wait(process, 0.6 * cell.seconds)
+    finished = process.poll() is not None
+    if not finished:
+        (os.killpg if everyone else os.kill)(process.pid, number)
+    ended = _finish(process, log, WITHIN)
+    if not finished and ended.status != 0:
+        _no_traceback(ended)
+        deadline = time.monotonic() + 5
+        while _group_is_alive(process.pid):
+            if time.monotonic() > deadline:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise Fault("a process of it goes on")
+            time.sleep(0.05)
+        _nothing_half_made(cell)
+    _works(cell)
+
+
+def _interrupted(cell: Cell) -> None:
+    _told_to_end(cell, signal.SIGINT, everyone=True)  # what a terminal's Ctrl-C does
+
+
+def _terminated(cell: Cell) -> None:
+    _told_to_end(cell, signal.SIGTERM, everyone=False)  # what a scheduler does
+
+
+def _full_disk(cell: Cell) -> None:
+    size = sum(path.stat().st_size for path in _undisturbed(cell).rglob("*") if path.is_file())
+    room = max(4096, size // 3 // 4096 * 4096)
+    # What was written into the small file system is copied out, as it would stay on a full disk.
+    wrap = f"mkdir small; mount -t tmpfs -o size={room} tmpfs small; mkdir small/out; mount --bind small/out out"
+    ended = _run(cell, f"{wrap}\ntrap 'cp -r small/out kept' EXIT; \"$@\"; exit $?")
+    kept = cell.folder / "kept"
+    _no_traceback(ended)
+    if ended.status == 0 and cell.stage.reports:
+        pass  # W&B gives up its log, and the training goes on
+    elif ended.status == 0:
+        raise Fault("exit status 0 on a full disk")
+    elif not any(word in ended.text for word in ("space", "full", "disk")):
+        raise Fault(f"doesn't say that the disk is full: {ended.text.strip()[-150:]!r}")
+    shutil.rmtree(cell.folder / "out")
+    kept.rename(cell.folder / "out")
+    _nothing_half_made(cell)
+    _works(cell)
+
+
+def _read_only(cell: Cell) -> None:
+    ended = _run(cell, "mount --bind out out; mount -o remount,bind,ro out")
+    _explained(ended, "out")
+    _works(cell)
+
+
+def _damaged(cell: Cell, content: Callable[[bytes], bytes]) -> None:
+    path = cell.folder / "in" / cell.stage.main
+    whole = path.read_bytes()
+    path.write_bytes(content(whole))
+    ended = _run(cell)
+    _explained(ended, path.name)
+    _nothing_half_made(cell)
+    path.write_bytes(whole)
+    _works(cell)
+
+
+def _truncated(cell: Cell) -> None:
+    _damaged(cell, lambda whole: whole[: len(whole) // 2 - 3])
+
+
+def _corrupt(cell: Cell) -> None:
+    _damaged(cell, lambda whole: hashlib.shake_256(whole).digest(min(len(whole), 100_000)))
+
+
+def _emptied(cell: Cell) -> None:
+    _damaged(cell, lambda whole: b"")
+
+
+def _hostile(cell: Cell) -> None:
+    trap = cell.folder / "sprung"
+    path = cell.folder / "in" / cell.stage.main
+    whole = path.read_bytes()
+    _HOSTILE[cell.stage.hostile](path, trap)
+    ended = _run(cell)
+    if trap.exists():
+        raise Fault("what the input asked for was done")
+    _explained(ended, path.name)
+    path.write_bytes(whole)
+    _works(cell)
+
+
+def _two_at_once(cell: Cell) -> None:
+    logs = [cell.folder / f"log{number}" for number in range(2)]
+    both = [_start(cell, log) for log in logs]
+    ended = [_finish(process, log, 60 + 20 * cell.seconds) for process, log in zip(both, logs, strict=True)]
+    for one in ended:
+        _no_traceback(one)
+    if all(one.status for one in ended):
+        raise Fault(f"both failed: {ended[0].text.strip()[-150:]!r}")
+    _works(cell)
+
+
+def _no_home(cell: Cell) -> None:
+    _works(cell, {"HOME": None, "XDG_CACHE_HOME": None})
+
+
+def _no_temporary_folder(cell: Cell) -> None:
+    wrap = "for folder in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o ro,size=4k tmpfs $folder; done"
+    inside = [folder for folder in ("/tmp", "/var/tmp", "/dev/shm") if cell.folder.is_relative_to(folder)]
+    if inside:
+        # The cell stays in sight, in a place that no test needs.
+        wrap = f"mount --bind {cell.folder} /mnt; {wrap}; cd /mnt; export WANDB_DIR=/mnt/out"
+    ended = _run(cell, wrap, {"TMPDIR": None})
+    _no_traceback(ended)
+    if ended.status and "tempor" not in ended.text:
+        raise Fault(f"the error doesn't name the temporary folder: {ended.text.strip()[-150:]!r}")
+    _works(cell)
+
+
+def _other_locale(cell: Cell) -> None:
+    _works(cell, {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": None})
+
+
+def _dead_server(cell: Cell) -> None:
+    _works(cell, _online(1))
+
+
+def _slow_server(cell: Cell) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:  # takes connections, and never answers
+        _works(cell, _online(listener.getsockname()[1]))
+
+
+def _online(port: int) -> dict[str, str | None]:
+    return {"WANDB_MODE": None, "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
+
+
+FAULTS: dict[str, Callable[[Cell], None]] = {
+    "kill -9, early": _killed_early,
+    "kill -9, late": _killed,
+    "SIGINT": _interrupted,
+    "SIGTERM": _terminated,
+    "full disk": _full_disk,
+    "read-only": _read_only,
+    "truncated": _truncated,
+    "corrupt": _corrupt,
+    "empty": _emptied,
+    "hostile": _hostile,
+    "two at once": _two_at_once,
+    "no HOME": _no_home,
+    "no /tmp": _no_temporary_folder,
+    "locale C": _other_locale,
+    "dead server": _dead_server,
+    "slow server": _slow_server,
+}
+"""What is done to a stage, by its name in the table."""
+_MOUNTS = {"full disk", "read-only", "no /tmp"}
+_SERVERS = {"dead server", "slow server"}
+
+
+# --- Hostile inputs ---------------------------------------------------------------------------------------------------
+
+
+class _Trap:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def _hostile_archive(path: Path, trap: Path) -> None:
+    """Write an archive with a link that leads outside, and a file that goes through it."""
+    with tarfile.open(path, "w:gz") as archive:
+        link = tarfile.TarInfo("an4/up")
+        link.type, link.linkname = tarfile.SYMTYPE, str(trap.parent)
+        archive.addfile(link)
+        member = tarfile.TarInfo(f"an4/up/{trap.name}")
+        member.size = 1
+        archive.addfile(member, io.BytesIO(b"!"))
+
+
+def _hostile_model(path: Path, trap: Path) -> None:
+    """Write a model whose weights are a pickled call."""
+    weights = io.BytesIO()
+    with zipfile.ZipFile(weights, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"weights": _Trap(trap)}))
+        archive.writestr("archive/version", "3\n")
+    with tarfile.open(path, "w") as archive:
+        for name, content in (("model_config.yaml", b"target: x\n"), ("model_weights.ckpt", weights.getvalue())):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def _hostile_manifest(path: Path, trap: Path) -> None:
+    """Write a manifest whose recording is a command."""
+    path.write_text(
+        json.dumps({"audio_filepath": f"touch {trap} |", "duration": 1.0, "text": "yes"}) + "\n", encoding="utf-8"
+    )
+
+
+def _hostile_table(path: Path, trap: Path) -> None:
+    """Write a table whose recordings are commands and lie elsewhere."""
+    path.write_text(f"path,text,speaker\ntouch {trap} |,yes,a\n../../../../etc/hostname,no,b\n", encoding="utf-8")
+
+
+_HOSTILE = {
+    "archive": _hostile_archive,
+    "model": _hostile_model,
+    "manifest": _hostile_manifest,
+    "table": _hostile_table,
+}
+
+
+# --- The matrix -------------------------------------------------------------------------------------------------------
+
+
+def _make_inputs(folder: Path) -> Path:
+    """Make the inputs of all stages from 60 utterances of the built-in corpus."""
+    inputs = folder / "in"
+    corpus = an4.prepare(folder / "made", source="synthetic", utterances=60, progress=False)
+    shutil.copytree(corpus.folder, inputs / "corpus")
+    with tarfile.open(inputs / "an4.tar.gz", "w:gz", compresslevel=1) as archive:
+        for path in sorted([*corpus.folder.glob("etc/*"), *corpus.folder.rglob("*.sph")]):
+            archive.add(path, f"an4/{path.relative_to(corpus.folder)}")
+    clips = inputs / "recordings" / "clips"
+    clips.mkdir(parents=True)
+    rows = ["path,text,speaker"]
+    for row in manifest.read_manifest(corpus.manifest("train"))[:24]:
+        shutil.copyfile(row["audio_filepath"], clips / Path(row["audio_filepath"]).name)
+        rows.append(f"clips/{Path(row['audio_filepath']).name},{row['text']},{row['speaker']}")
+    (inputs / "recordings" / "table.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    for name in ("an4.nemo", "an4.onnx"):
+        shutil.copyfile(ASSETS / name, inputs / name)
+    return inputs
+
+
+def _undisturbed(cell: Cell) -> Path:
+    return cell.folder.parent / "undisturbed" / "out"
+
+
+def _set_up(inputs: Path, folder: Path) -> None:
+    shutil.copytree(inputs, folder / "in")
+    (folder / "out").mkdir()
+
+
+@contextmanager
+def _workplace(keep: Path | None) -> Iterator[Path]:
+    if keep:
+        keep.mkdir(parents=True, exist_ok=True)
+        yield keep.absolute()
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(scratch)
+
+
+def _can_mount() -> bool:
+    try:
+        return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def try_all(
+    stages: Sequence[Stage], faults: Sequence[str], folder: Path, said: Callable[[str], object]
+) -> dict[tuple[str, str], str]:
+    """Run stages under faults, and return (stage, fault) → "ok", "" where it doesn't apply, or what went wrong.
+
+    Args:
+        stages: the rows.
+        faults: the columns, names of `FAULTS`.
+        folder: where to work; each cell has a folder of its own in it, removed if it held.
+        said: called with a line a cell.
+    """
+    inputs = _make_inputs(folder)
+    mounts = _can_mount()
+    table = {}
+    for stage in stages:
+        place = folder / stage.name.replace(" ", "_").replace(",", "")
+        _set_up(inputs, place / "undisturbed")
+        first = Cell(stage, place / "undisturbed", 60, {})
+        started = time.perf_counter()
+        ended = _run(first)
+        if ended.status:
+            raise InputError(f"{stage.name}: fails undisturbed: {ended.text.strip()[-400:]}")
+        seconds, expected = time.perf_counter() - started, _digests(first)
+        if not expected:
+            raise InputError(f"{stage.name}: made none of {', '.join(stage.same)}")
+        for fault in faults:
+            if (fault in _SERVERS and not stage.reports) or (fault in _MOUNTS and not mounts):
+                table[stage.name, fault] = ""
+                continue
+            cell = Cell(stage, place / fault.replace(" ", "_"), seconds, expected)
+            _set_up(inputs, cell.folder)
+            started = time.perf_counter()
+            try:
+                FAULTS[fault](cell)
+                table[stage.name, fault] = "ok"
+                shutil.rmtree(cell.folder)
+            except Fault as problem:
+                table[stage.name, fault] = str(problem)
+            said(f"{stage.name}, {fault}: {table[stage.name, fault]} ({time.perf_counter() - started:.0f} s)")
+    return table
+
+
+def main(
+    stage: Annotated[list[str] | None, typer.Option(help="Only stages whose name has this in it.")] = None,
+    fault: Annotated[list[str] | None, typer.Option(help="Only faults whose name has this in it.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Only the stages that take a second or two.")] = False,
+    keep: Annotated[Path | None, typer.Option(help="Work in this folder, and keep the cells with a fault.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the cells to this file too, as JSON.")] = None,
+) -> None:
+    """Run every stage under every fault, each in a folder of its own, and print what held.
+
+    A cell is OK if the command ends in time, says what is wrong and where, without a traceback, leaves nothing
+    half-written, and, given again without the fault, ends in the same files as an undisturbed run, to the last bit.
+    Disks that are full or can't be written need Linux and root, and are left out elsewhere.
+
+    Examples:
+
+        python scripts/tools/faults.py
+
+        python scripts/tools/faults.py --quick --stage corpus --fault SIG --keep build/faults
+    """
+    stages = [one for one in STAGES if (one.quick or not quick) and _asked(one.name, stage)]
+    faults = [name for name in FAULTS if _asked(name, fault)]
+    started = time.perf_counter()
+    with _workplace(keep) as folder:
+        cells = try_all(stages, faults, folder, lambda line: print(line, flush=True))
+    table = Table(title="Stages under faults")
+    for column in ("", *(one.name for one in stages)):
+        table.add_column(column)
+    for name in faults:
+        marks = {"ok": "OK", "": "–"}
+        table.add_row(name, *(marks.get(cells[one.name, name], "FAULT") for one in stages))
+    Console(width=max(100, Console().width)).print(table)
+    wrong = {key: problem for key, problem in cells.items() if problem not in ("ok", "")}
+    tried = sum(problem != "" for problem in cells.values())
+    minutes = (time.perf_counter() - started) / 60
+    print(f"{tried} cells in {minutes:.1f} minutes, {tried - len(wrong)} OK, faults: {len(wrong)}")
+    if output:
+        rows = [{"stage": key[0], "fault": key[1], "result": value} for key, value in cells.items()]
+        output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if wrong:
+        raise InputError("; ".join(f"{one}, {name}: {problem}" for (one, name), problem in wrong.items()))
+
+
+def _asked(name: str, words: Sequence[str] | None) -> bool:
+    return not words or any(word.lower() in name.lower() for word in words)
+
+
+if __name__ == "__main__":
+    run(main)
