@@ -46,6 +46,7 @@ class Stage(NamedTuple):
         same: patterns of the files below `out/` that are the same to the last bit however often it was interrupted.
         quick: whether it takes a second or two, so that `make test` has the time.
         reports: whether it talks to Weights & Biases.
+        by_rows: whether it does what it can with an input that is cut short, since each of its rows counts by itself.
     """
 
     name: str
@@ -55,9 +56,11 @@ class Stage(NamedTuple):
     same: tuple[str, ...]
     quick: bool = False
     reports: bool = False
+    by_rows: bool = False
 
 
 _SMALL = ("data_dir=in/corpus", "trainer.max_epochs=2", "exp_manager.exp_dir=out", "seed=0")
+_CLIPS = tuple(f"in/recordings/clips/{number}.wav" for number in range(4))
 _DEV = ("--dev", "in/corpus/dev_manifest.json")
 STAGES = (
     Stage(
@@ -75,6 +78,7 @@ STAGES = (
         "table",
         ("*_manifest.json", "*.wav"),
         quick=True,
+        by_rows=True,
     ),
     Stage(
         "language model",
@@ -86,7 +90,7 @@ STAGES = (
     ),
     Stage(
         "transcribe, ONNX",
-        ("transcribe.py", "in/an4.onnx", "in/recordings/clips", "--output", "out/texts.tsv"),
+        ("transcribe.py", "in/an4.onnx", *_CLIPS, "--output", "out/texts.tsv"),
         "an4.onnx",
         "model",
         ("texts.tsv",),
@@ -94,7 +98,7 @@ STAGES = (
     ),
     Stage(
         "transcribe, NeMo",
-        ("transcribe.py", "in/an4.nemo", "in/recordings/clips", "--output", "out/texts.tsv"),
+        ("transcribe.py", "in/an4.nemo", *_CLIPS, "--output", "out/texts.tsv"),
         "an4.nemo",
         "model",
         ("texts.tsv",),
@@ -337,19 +341,21 @@ def _read_only(cell: Cell) -> None:
     _works(cell)
 
 
-def _damaged(cell: Cell, content: Callable[[bytes], bytes]) -> None:
+def _damaged(cell: Cell, content: Callable[[bytes], bytes], may_go_on: bool = False) -> None:
     path = cell.folder / "in" / cell.stage.main
     whole = path.read_bytes()
     path.write_bytes(content(whole))
     ended = _run(cell)
-    _explained(ended, path.name)
+    if not (may_go_on and ended.status == 0):
+        _explained(ended, path.name)
+    _no_traceback(ended)
     _nothing_half_made(cell)
     path.write_bytes(whole)
     _works(cell)
 
 
 def _truncated(cell: Cell) -> None:
-    _damaged(cell, lambda whole: whole[: len(whole) // 2 - 3])
+    _damaged(cell, lambda whole: whole[: len(whole) // 2 - 3], cell.stage.by_rows)
 
 
 def _corrupt(cell: Cell) -> None:
@@ -368,7 +374,8 @@ def _hostile(cell: Cell) -> None:
     ended = _run(cell)
     if trap.exists():
         raise Fault("what the input asked for was done")
-    _explained(ended, path.name)
+    if ended.status:  # a command that reads only the texts may go on
+        _explained(ended, path.name)
     path.write_bytes(whole)
     _works(cell)
 
@@ -389,8 +396,8 @@ def _no_home(cell: Cell) -> None:
 
 
 def _no_temporary_folder(cell: Cell) -> None:
-    wrap = "for folder in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o ro,size=4k tmpfs $folder; done"
-    inside = [folder for folder in ("/tmp", "/var/tmp", "/dev/shm") if cell.folder.is_relative_to(folder)]
+    wrap = "for folder in /tmp /var/tmp; do mount -t tmpfs -o ro,size=4k tmpfs $folder; done"
+    inside = [folder for folder in ("/tmp", "/var/tmp") if cell.folder.is_relative_to(folder)]
     if inside:
         # The cell stays in sight, in a place that no test needs.
         wrap = f"mount --bind {cell.folder} /mnt; {wrap}; cd /mnt; export WANDB_DIR=/mnt/out"
@@ -512,9 +519,9 @@ def _make_inputs(folder: Path) -> Path:
     clips = inputs / "recordings" / "clips"
     clips.mkdir(parents=True)
     rows = ["path,text,speaker"]
-    for row in manifest.read_manifest(corpus.manifest("train"))[:24]:
-        shutil.copyfile(row["audio_filepath"], clips / Path(row["audio_filepath"]).name)
-        rows.append(f"clips/{Path(row['audio_filepath']).name},{row['text']},{row['speaker']}")
+    for number, row in enumerate(manifest.read_manifest(corpus.manifest("train"))[:24]):
+        shutil.copyfile(row["audio_filepath"], clips / f"{number}.wav")
+        rows.append(f"clips/{number}.wav,{row['text']},{row['speaker']}")
     (inputs / "recordings" / "table.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     for name in ("an4.nemo", "an4.onnx"):
         shutil.copyfile(ASSETS / name, inputs / name)

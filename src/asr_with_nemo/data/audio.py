@@ -1,4 +1,4 @@
-"""Audio files: NIST SPHERE headers and checksums, conversion to WAV, and reading of other formats.
+"""Audio files: NIST SPHERE headers and checksums, conversion to WAV, resampling, cutting.
 
 SPHERE is the format of many classic speech corpora: an ASCII header of 1,024 bytes (or a multiple), then the samples.
 libsndfile reads its plain PCM variant; SoX reads the others.
@@ -6,7 +6,6 @@ libsndfile reads its plain PCM variant; SoX reads the others.
 
 import io
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +17,10 @@ import soxr
 from tqdm import tqdm
 
 from asr_with_nemo.base.files import replacing
+from asr_with_nemo.data.sound import mix_down, open_sound, read_with_sox, sox_is_here
 from asr_with_nemo.errors import InputError
+
+__all__ = ["sox_is_here"]
 
 SAMPLE_RATE = 16_000
 """Sample rate of the course's models, in Hz."""
@@ -118,39 +120,6 @@ def read_sphere(path: str | os.PathLike) -> tuple[np.ndarray, int]:
     return samples, rate
 
 
-def sox_is_here() -> bool:
-    """Return whether the program SoX, which the package `sox` calls, is installed."""
-    return shutil.which("sox") is not None
-
-
-def read_with_sox(path: str | os.PathLike, seconds: float | None = None) -> tuple[np.ndarray, int]:
-    """Decode a file, or its first `seconds`, with SoX.
-
-    Returns:
-        int16 samples, (T,) or (T, channels), and the sample rate in Hz.
-
-    Raises:
-        InputError: SoX isn't installed, or can't read the file.
-    """
-    if not sox_is_here():
-        raise InputError(
-            f"{path}: libsndfile can't read this format, and SoX, which may, isn't installed; "
-            "install it (Debian: apt install sox libsox-fmt-all; macOS: brew install sox) and run again"
-        )
-    import sox
-
-    try:
-        rate = int(sox.file_info.sample_rate(str(path)))
-        transformer = sox.Transformer()
-        transformer.set_output_format(bits=16)
-        if seconds is not None:
-            transformer.trim(0, seconds)
-        return transformer.build_array(input_filepath=str(path)), rate
-    except Exception as error:  # pysox raises its own and built-in ones, with SoX's message
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"{path}: neither libsndfile nor SoX can read it ({reason})") from error
-
-
 def write_wav(path: str | os.PathLike, samples: np.ndarray, rate: int = SAMPLE_RATE) -> None:
     """Write int16 samples as a 16-bit WAV, atomically."""
     # In memory first: libsndfile writes in small pieces, which takes the disk three times as long.
@@ -223,12 +192,12 @@ def wav_samples(path: str | os.PathLike) -> int:
 
 
 def minutes_of(path: str | os.PathLike) -> float | None:
-    """Return the minutes of an audio file by its header; None if libsndfile can't read it or it doesn't say."""
+    """Return the minutes of an audio file by its header; None if it can't be read or doesn't say."""
     try:
-        info = soundfile.info(_for_libsndfile(path)) if os.path.isfile(path) else None
-    except soundfile.LibsndfileError:
+        with open_sound(path) as sound:
+            return None if sound.seconds is None else sound.seconds / 60
+    except InputError:
         return None
-    return info.duration / 60 if info and 0 < info.frames < 1 << 50 else None
 
 
 def load_audio(path: str | os.PathLike, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
@@ -260,21 +229,12 @@ def stream_audio(
     Raises:
         InputError: the file is missing, isn't audio, or has no samples.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file" if not path.exists() else f"{path}: not a file")
-    try:
-        sound = soundfile.SoundFile(_for_libsndfile(path))
-    except soundfile.LibsndfileError:
-        samples, rate = read_with_sox(path)
-        blocks: Iterable[np.ndarray] = [samples.astype(np.float32) / 32_768]
-    else:
-        rate = sound.samplerate
-        blocks = _blocks(sound, path, int(block_seconds * rate))
     heard = 0
-    for mono in resampled(blocks, rate, sample_rate):
-        heard += len(mono)
-        yield mono
+    with open_sound(path) as sound:
+        blocks = sound.blocks(max(1, int(block_seconds * sound.rate)))
+        for mono in resampled(blocks, sound.rate, sample_rate):
+            heard += len(mono)
+            yield mono
     if heard == 0:
         raise InputError(f"{path}: has no audio (zero samples)")
 
@@ -283,7 +243,7 @@ def resampled(blocks: Iterable[np.ndarray], rate: int, sample_rate: int = SAMPLE
     """Convert blocks of samples, (t,) or (t, channels), at `rate` to mono float32 blocks, (t,), at `sample_rate`."""
     resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32") if rate != sample_rate else None
     for block in blocks:
-        mono = block if block.ndim == 1 else block.mean(axis=1, dtype=np.float32)
+        mono = mix_down(block)
         if resampler:
             mono = resampler.resample_chunk(mono)
         if len(mono):
@@ -292,26 +252,6 @@ def resampled(blocks: Iterable[np.ndarray], rate: int, sample_rate: int = SAMPLE
         rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
         if len(rest):
             yield rest
-
-
-def _for_libsndfile(path: str | os.PathLike) -> str | bytes:
-    """Return a path as soundfile takes it: as bytes, if its name isn't UTF-8."""
-    path = os.fspath(path)
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return os.fsencode(path)
-    return path
-
-
-def _blocks(sound: soundfile.SoundFile, path: Path, size: int) -> Iterator[np.ndarray]:
-    with sound:
-        try:
-            while len(block := sound.read(size, dtype="float32")):
-                yield block
-        except soundfile.LibsndfileError as error:  # the start was fine
-            reason = f"damaged or cut short ({error.error_string})"
-            raise InputError(f"{path}: {reason}; get the file again") from error
 
 
 def frame_powers(samples: np.ndarray, size: int, hop: int | None = None) -> np.ndarray:

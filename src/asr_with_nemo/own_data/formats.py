@@ -14,8 +14,9 @@ from pathlib import Path
 import re2
 
 from asr_with_nemo.base.files import read_text
+from asr_with_nemo.data.sound import open_sound
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import layouts, tables
+from asr_with_nemo.own_data import layouts, tables, times
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import AUDIO, NO_TRANSCRIPTS, clean_text, name_key
 
@@ -31,6 +32,7 @@ def _read_table(source: Source) -> Iterator[Entry]:
     source.notes += [f"not read: {reason}" for reason in reasons]
     for table in found:
         source.notes.append(f"read {table}")
+        source.notes += [f"not understood: column {column!r} of {table.path.name}, a time?" for column in table.unread]
         split = _part_of(table.path, source.root) if len(found) > 1 else ""
         yield from (_of_row(row, table, finder, split) for row in tables.read(table))
 
@@ -93,17 +95,14 @@ def _of_row(row: tables.TableRow, table: tables.Table, finder: Finder, split: st
     path = finder.find(roles.get("audio", ""), table.path.parent)
     if isinstance(path, Missing):
         return Entry(**named, name=clean_text(roles["audio"]), problem=path.problem, detail=path.detail)
+    written = {role: roles[role] for role in ("start", "end", "seconds") if roles.get(role)}
     try:
-        start = float(roles.get("start") or 0)
-        end = float(roles["end"]) if roles.get("end") else None
-        seconds = float(roles["seconds"]) if roles.get("seconds") else None
-    except ValueError:
+        known = {role: times.parse_time(text, table.scales.get(role, 1.0)) for role, text in written.items()}
+    except ValueError as error:
         return Entry(
-            **named,
-            name=clean_text(roles["audio"]),
-            problem="broken row",
-            detail="start, end or duration isn't a number",
+            **named, name=clean_text(roles["audio"]), problem="broken row", detail=f"{error}, in a time's column"
         )
+    start, end, seconds = known.get("start", 0.0), known.get("end"), known.get("seconds")
     # Without a start, a duration is that of the whole recording.
     length = end - start if end is not None and "start" in roles else seconds if "start" in roles else None
     return Entry(**named, audio=str(path), name=finder.source.name_of(path), start=start, seconds=length)
@@ -127,11 +126,20 @@ def _read_text_files(source: Source) -> Iterator[Entry]:
         place = source.name_of(text)
         database.execute("INSERT OR IGNORE INTO used VALUES (?, ?)", (place, os.path.dirname(place)))
         lines = tables.Lines(text, source.encoding or tables.encoding_of(text))
-        words = " ".join(" ".join(lines).split())
+        rows = [row for line in lines if (row := line.strip())]
+        words = " ".join(" ".join(_spoken(rows)).split())
         # As in VCTK, p225/p225_001.wav.
         folder = os.path.basename(os.path.dirname(path))
         speaker = folder if re.match(rf"{re.escape(name_key(folder))}[_-]", stem) else ""
-        yield Entry(place, str(source.root / path), path, clean_text(words), clean_text(speaker), doubt=lines.doubt())
+        entry = Entry(place, str(source.root / path), path, clean_text(words), clean_text(speaker), doubt=lines.doubt())
+        labels = [match for row in rows if (match := _LABEL.fullmatch(row))]
+        if rows and len(labels) == len(rows):
+            note = f"lines that begin with two numbers, such as those of {place}: read as start, end and text"
+            if not any(known.startswith("lines that begin") for known in source.notes):
+                source.notes.append(note)
+            yield from _of_labels(entry, labels)
+        else:
+            yield entry
     # In a folder where no text file has a recording, the files are something else: a README, a list of speakers.
     database.create_function("folder", 1, os.path.dirname, deterministic=True)
     unused = (
@@ -141,6 +149,37 @@ def _read_text_files(source: Source) -> Iterator[Entry]:
     for path, stem in source.store.select(unused):
         if stem not in NO_TRANSCRIPTS:
             yield Entry(path, name=path, problem="no audio", detail=f"no recording has the name of {path}")
+
+
+# A line of Audacity's labels (seconds) or of TIMIT (samples): start, end, text.
+_LABEL = re.compile(r"(\d+(?:[.,]\d+)?)\s+(\d+(?:[.,]\d+)?)\s+(\S.*)")
+
+
+def _of_labels(entry: Entry, labels: Sequence[re.Match[str]]) -> Iterator[Entry]:
+    """Yield an entry for each label of a recording; numbers that can't be seconds are samples."""
+    try:
+        with open_sound(entry.audio) as sound:
+            rate, whole = sound.rate, sound.seconds
+    except InputError as error:
+        yield replace(entry, text="", problem="unreadable", detail=str(error).removeprefix(f"{entry.audio}: "))
+        return
+    is_whole = all(label[1].isdecimal() and label[2].isdecimal() for label in labels)
+    longest = max(times.parse_time(label[2]) for label in labels)
+    unit = 1 / rate if is_whole and whole is not None and longest > whole + 1 else 1.0
+    for number, label in enumerate(labels, 1):
+        start, end = (times.parse_time(label[group]) * unit for group in (1, 2))
+        place = f"{entry.place}, line {number}" if len(labels) > 1 else entry.place
+        # TIMIT counts a few samples more than there are; one label for all is no cut.
+        rest = len(labels) == 1 and start == 0 and whole is not None and abs(end - whole) < 0.5
+        seconds = None if rest else end - start
+        yield replace(entry, place=place, text=clean_text(label[3]), start=start, seconds=seconds)
+
+
+def _spoken(rows: Sequence[str]) -> Sequence[str]:
+    """Return the lines that are the transcript: of THCHS-30's three lines the first, before pinyin and its parts."""
+    if len(rows) == 3 and not rows[0].isascii() and all(re.fullmatch(r"[a-z0-9 ]+", row) for row in rows[1:]):
+        return rows[:1]
+    return rows
 
 
 def _text_beside(source: Source, path: str, stem: str) -> Path | None:
@@ -345,7 +384,8 @@ def _detect_file(path: Path) -> str:
 
 def _has_texts_beside(source: Source) -> bool:
     texts = "SELECT stem FROM files WHERE kind = 'text'"
-    if source.store.value(f"SELECT 1 FROM files WHERE kind = 'audio' AND stem IN ({texts})"):
+    # x.txt or x.wav.txt beside x.wav
+    if source.store.value(f"SELECT 1 FROM files WHERE kind = 'audio' AND (stem IN ({texts}) OR name IN ({texts}))"):
         return True
     some = source.store.select("SELECT stem FROM files WHERE kind = 'audio' ORDER BY path LIMIT 100")
     bare = [_MICROPHONE.sub("", stem) for (stem,) in some]

@@ -9,16 +9,16 @@ import gzip
 import io
 import json
 import re
-import shlex
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
 from asr_with_nemo.base.values import is_whole
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import tables
+from asr_with_nemo.own_data import commands, tables
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import clean_text
 
@@ -57,7 +57,8 @@ def _part_of(path: str) -> str:
 def read_kaldi(source: Source) -> Iterator[Entry]:
     """Read data folders with `wav.scp`, `text`, and optionally `segments`, `utt2spk` and `reco2file_and_channel`.
 
-    A command in `wav.scp` is never run: if it names one audio file, that file is read instead.
+    A command in `wav.scp` is never run: the recording that it names is read, and the part or the channel that the
+    command would take.
 
     Raises:
         InputError: no folder has both `wav.scp` and `text`.
@@ -109,8 +110,14 @@ def _read_kaldi_folder(source: Source, folder: Path, split: str) -> Iterator[Ent
         if isinstance(audio, Missing):
             yield Entry(**named, name=name, problem=audio.problem, detail=audio.detail)
             continue
-        where = {"start": start, "seconds": seconds, "channel": channel}
-        yield Entry(**named, audio=str(audio), name=source.name_of(audio), **where)
+        path, effect = audio
+        channel = effect.channel if channel is None else channel
+        if effect.seconds is not None and seconds is not None:
+            seconds = min(seconds, max(0.0, effect.seconds - start))
+        elif effect.seconds is not None:
+            seconds = max(0.0, effect.seconds - start)
+        where = {"start": effect.start + start, "seconds": seconds, "channel": channel}
+        yield Entry(**named, audio=str(path), name=source.name_of(path), **where)
 
 
 def _pairs(source: Source, path: Path) -> Iterator[tuple[int, str, str, str]]:
@@ -127,21 +134,24 @@ def _channel(line: str) -> int | None:
     return {"A": 0, "B": 1, "1": 0, "2": 1}.get(name)
 
 
-def _of_scp(written: str, finder: Finder, folder: Path) -> Path | Missing:
-    """Return the recording that an entry of `wav.scp` names."""
+def _of_scp(written: str, finder: Finder, folder: Path) -> tuple[Path, commands.Effect] | Missing:
+    """Return the recording that an entry of `wav.scp` names, and which part of it."""
     if not written.endswith("|"):
         if re.search(r"\.ark:\d+$", written):
             return Missing(f"{written} is a Kaldi archive; write its recordings as files (wav-copy)")
-        return finder.find(written, folder)
+        return _found(written, finder, folder, commands.Effect())
     try:
-        words = shlex.split(written.rstrip("| "))
-    except ValueError:
-        words = written.split()
-    found = {finder.find(word, folder) for word in words[1:] if "." in word}
-    paths = [path for path in found if isinstance(path, Path)]
-    if len(paths) == 1:
-        return paths[0]
-    return Missing(f"a command, which isn't run: {written}; name the sound file instead")
+        effect = commands.understand(written)
+    except commands.NotUnderstood as error:
+        return Missing(f"a command, which isn't run ({error}): {written}; name the sound file instead")
+    return _found(effect.file, finder, folder, effect)
+
+
+def _found(name: str, finder: Finder, folder: Path, effect: commands.Effect) -> tuple[Path, commands.Effect] | Missing:
+    found = finder.find(name, folder)
+    if isinstance(found, Missing) and Path(name).is_file():  # Kaldi's paths are relative to where it runs
+        found = Path(name).absolute()
+    return found if isinstance(found, Missing) else (found, effect)
 
 
 # --- Lhotse -----------------------------------------------------------------------------------------------------------
@@ -335,10 +345,34 @@ def _of_cells(
     if isinstance(sound, dict) and sound.get("bytes"):
         return Entry(**named, audio=sound["bytes"], name=f"{place}: {Path(name).name}" if name != place else place)
     if isinstance(sound, dict) and sound.get("array") is not None:
-        wav = io.BytesIO()
-        soundfile.write(wav, sound["array"], int(sound["sampling_rate"]), format="WAV", subtype="FLOAT")
-        return Entry(**named, audio=wav.getvalue(), name=place)
+        try:
+            return Entry(**named, audio=_wav_of(sound["array"], sound.get("sampling_rate")), name=place)
+        except ValueError as error:
+            return Entry(**named, name=place, problem="unreadable", detail=str(error))
+    if isinstance(sound, list):
+        return Entry(**named, name=place, problem="unreadable", detail="samples without a sampling rate")
     audio = finder.find(tables.as_text(sound), folder)
     if isinstance(audio, Missing):
         return Entry(**named, name=name, problem=audio.problem, detail=audio.detail)
     return Entry(**named, audio=str(audio), name=finder.source.name_of(audio))
+
+
+def _wav_of(array: object, rate: object) -> bytes:
+    """Return decoded samples, (T,), (T, channels) or (channels, T), floats or whole numbers, as a WAV.
+
+    Raises:
+        ValueError: they are no samples, or have no rate.
+    """
+    if not is_whole(rate) or not 1_000 <= rate <= 384_000:
+        raise ValueError(f"samples without a valid sampling rate ({str(rate)[:20]})")
+    samples = np.asarray(array)
+    if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf" or not samples.size:
+        raise ValueError(f"samples of the shape {samples.shape} and the kind {samples.dtype}")
+    if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
+        samples = samples.T
+    if samples.dtype.kind in "iu":
+        largest = int(np.abs(samples.astype(np.int64)).max())
+        samples = samples / (1 << 15 if largest < 1 << 15 else 1 << 31)
+    wav = io.BytesIO()
+    soundfile.write(wav, samples.astype(np.float32), rate, format="WAV", subtype="FLOAT")
+    return wav.getvalue()

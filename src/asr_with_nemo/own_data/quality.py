@@ -16,6 +16,7 @@ from asr_with_nemo.own_data.recordings import LONG_PAUSE, Measures
 from asr_with_nemo.own_data.store import CorpusStore
 
 _SILENT = 0.001  # of full scale: -60 dBFS
+_FULL_SCALE = 1.01  # a little more comes from taking out a DC offset
 _CLIPPED = 0.01  # share of the samples
 _SHORTEST = 0.1  # seconds
 _SECONDS_PER_FRAME = 0.02  # of the models of this course
@@ -50,6 +51,9 @@ KINDS = {
     "several": Kind("several recordings have that name", "name it with its folder in the table", lost=True),
     "unreadable": Kind("the recording can't be read", "get the file again, or convert it to WAV", lost=True),
     "no sound": Kind("the recording is empty", "record it again, or remove the row", lost=True),
+    "past the end": Kind(
+        "the part ends after the recording does", "check its times: are they in milliseconds?", lost=True
+    ),
     "too long": Kind("the recording is too long for an utterance", "split it, or raise --longest", lost=True),
     "no text": Kind("the transcript is empty", "write it, or remove the row", lost=True),
     "no label": Kind("the label isn't in the label map", "add it to the label map", lost=True),
@@ -59,6 +63,12 @@ KINDS = {
     "unnameable": Kind("the file's name isn't Unicode", "rename it (convmv renames a whole folder)", lost=True),
     "special": Kind("a pipe, socket or device, not a file", "remove it, or put the file there", lost=True),
     "cut short": Kind("the file is truncated", "get it again: the end of the utterance may be missing"),
+    "unfinished": Kind("the file's header was never completed", "nothing: it was read to its end", drop=False),
+    "too loud": Kind("samples above full scale", "nothing: they were scaled", drop=False),
+    "two talkers": Kind(
+        "each channel holds another person, and they were mixed",
+        "give each channel its own recording and transcript",
+    ),
     "silence": Kind("the recording is silent", "record it again, or drop it"),
     "clipping": Kind("the recording is clipped", "record it again with less gain, or drop it"),
     "very short": Kind(f"shorter than {_SHORTEST} seconds", "listen to it: it can't hold the utterance"),
@@ -115,6 +125,12 @@ def problems_of(text: str, measures: Measures) -> Iterator[Found]:
         yield "no text", "", ""
     if measures.cut:
         yield "cut short", measures.coding, ""
+    if measures.unfinished:
+        yield "unfinished", measures.coding, ""
+    if measures.peak > _FULL_SCALE:
+        yield "too loud", f"{measures.peak:,.1f} times full scale", ""
+    if measures.talkers:
+        yield "two talkers", "", ""
     if measures.peak < _SILENT:
         yield "silence", f"at most {20 * math.log10(max(measures.peak, 1e-6)):.0f} dB", ""
     elif pauses > LONG_PAUSE or measures.trimmed:

@@ -1,9 +1,7 @@
 """Conversion of recordings in any format into 16-bit mono WAVs of one sampling rate, with measurements, in parallel."""
 
 import hashlib
-import io
 import os
-import re
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -13,18 +11,18 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
 from joblib.externals.loky import ProcessPoolExecutor
 
 from asr_with_nemo.data import audio
+from asr_with_nemo.data.sound import Sound, mix_down, open_sound, two_talkers
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data.text import REPAIRABLE, Rule, doubts, outside, repaired, respelled
 
 _FRAME = 0.02  # seconds
 _BELOW_SPEECH = 35  # dB; a frame that far below the loud ones is a pause
 _MARGIN = 0.25  # seconds of a pause that remain when it is cut off
-_MAX_SAMPLES = 1 << 50  # a larger number in a header means that the length is unknown
+_TOLERANCE = 0.5  # seconds that a part may end after its recording
 LONG_PAUSE = 1.5  # seconds before or after speech; a longer pause is reported
 
 
@@ -78,12 +76,14 @@ class Measures:
         rate, channels, coding: of the source; the rate in Hz.
         source_seconds: duration of the part taken from the source.
         seconds: duration of the WAV.
-        peak: the largest absolute sample, 0 to 1, without the DC offset.
+        peak: the largest absolute sample, without the DC offset; 1 is full scale, which floats can exceed.
         clipped: the share of samples that stay at the largest value.
         first, last: seconds at which speech begins and ends in the WAV.
         digest: of the WAV's samples.
         cut: whether the file is shorter than its header states.
         trimmed: seconds that were cut off.
+        unfinished: whether the file's header was never completed.
+        talkers: whether its two channels hold two people in turn, and were mixed.
     """
 
     rate: int
@@ -98,6 +98,8 @@ class Measures:
     digest: bytes
     cut: bool
     trimmed: float
+    unfinished: bool = False
+    talkers: bool = False
 
     def values(self) -> tuple:
         """Return the measurements in the order of the attributes."""
@@ -147,13 +149,16 @@ def convert(job: MeasureJob, form: Form) -> Measures:
         Unusable: it can't be read, is empty, or is too long.
         OSError: the WAV can't be written.
     """
-    samples, rate, coding, cut = _read(job, form.longest)  # (T, channels)
+    samples, sound, cut = _read(job, form.longest)  # (T, channels)
+    rate, channels = sound.rate, sound.channels
     if not np.isfinite(samples).all():
         raise Unusable("unreadable", "has samples that are NaN or infinite")
-    channels = samples.shape[1]
     mono = _mono(samples, job.channel)
     clipped = max(_flat_share(samples[:, channel]) for channel in range(channels))
-    resampled = soxr.resample(mono, rate, form.rate) if rate != form.rate else mono
+    # Floats can exceed full scale; cut off there, they would become square waves.
+    loudest = float(np.abs(mono).max(initial=0.0))
+    heard = mono / loudest if loudest > 1 else mono
+    resampled = soxr.resample(heard, rate, form.rate) if rate != form.rate else heard
     if not len(resampled):
         raise Unusable("no sound", "has no samples")
     first, last = _speech_span(resampled, form.rate)
@@ -168,7 +173,7 @@ def convert(job: MeasureJob, form: Form) -> Measures:
     return Measures(
         rate=rate,
         channels=channels,
-        coding=coding,
+        coding=sound.coding,
         source_seconds=len(samples) / rate,
         seconds=len(written) / form.rate,
         peak=float(np.abs(mono - mono.mean()).max()),
@@ -178,77 +183,55 @@ def convert(job: MeasureJob, form: Form) -> Measures:
         digest=hashlib.blake2b(written.tobytes(), digest_size=16).digest(),
         cut=cut,
         trimmed=trimmed,
+        unfinished=sound.unfinished,
+        talkers=channels == 2 and job.channel is None and two_talkers(samples, rate),
     )
 
 
-def _read(job: MeasureJob, longest: float) -> tuple[np.ndarray, int, str, bool]:
-    """Return samples (T, channels) in [-1, 1], the sampling rate in Hz, the coding, and whether the file is cut."""
-    opened = False
+def _read(job: MeasureJob, longest: float) -> tuple[np.ndarray, Sound, bool]:
+    """Return samples (T, channels), at most 1 in size but for floats, the recording, and whether it is cut short."""
     if isinstance(job.audio, str) and os.path.exists(job.audio) and not os.path.isfile(job.audio):
         raise Unusable("special", "")
+    if isinstance(job.audio, str) and os.path.isfile(job.audio) and not os.path.getsize(job.audio):
+        raise Unusable("no sound", "the file is empty")
     try:
-        with soundfile.SoundFile(io.BytesIO(job.audio) if isinstance(job.audio, bytes) else job.audio) as sound:
-            opened = True
-            rate, whole = sound.samplerate, sound.frames
-            start = round(job.start * rate)
-            count = whole - start if job.seconds is None else round(job.seconds * rate)
-            if job.start < 0 or (start and start >= whole) or (job.seconds is not None and count <= 0):
-                raise Unusable("no sound", f"the part from {job.start:g} s on is outside the recording")
-            count = min(count, whole - start)
-            if longest * rate < count < _MAX_SAMPLES:
-                raise Unusable("too long", f"{count / rate:,.0f} seconds")
-            if start:
-                sound.seek(start)
-            # Some formats don't state their length.
-            samples = sound.read(min(count, int(longest * rate) + 1), dtype="float32", always_2d=True)
-            coding = f"{sound.format} {sound.subtype}"
-            cut = len(samples) < 0.95 * count < _MAX_SAMPLES
-            cut |= sound.format.startswith("WAV") and _says_more(sound.extra_info)
-    except soundfile.LibsndfileError as error:
-        samples, rate = _read_otherwise(job, longest, error.error_string)
-        coding, cut = "read by SoX", opened  # SoX reads a damaged file as far as it goes
+        with open_sound(job.audio) as sound:
+            start, count = _part(job, sound)
+            if count is not None and count > longest * sound.rate:
+                raise Unusable("too long", f"{count / sound.rate:,.0f} seconds")
+            most = int(longest * sound.rate) + 1  # some formats don't state their length
+            blocks = sound.blocks(1 << 20, start, most if count is None else count)
+            samples = np.concatenate([np.zeros((0, sound.channels), np.float32), *blocks])
+    except InputError as error:
+        name = "the recording" if isinstance(job.audio, bytes) else job.audio
+        raise Unusable("unreadable", str(error).removeprefix(f"{name}: ")) from error
     if not len(samples):
         raise Unusable("no sound", "has no samples")
-    if len(samples) > longest * rate:
+    if len(samples) > longest * sound.rate:
         raise Unusable("too long", f"more than {longest:g} seconds")
-    return samples, rate, coding, cut
+    return samples, sound, sound.cut or (count is not None and len(samples) < 0.95 * count)
 
 
-def _says_more(info: str) -> bool:
-    """Return whether a WAV's header states more data than the file has, by libsndfile's log.
-
-    A WAV that was written to a pipe states the maximum, and isn't truncated.
-    """
-    sizes = re.search(r"data : (\d+) \(should be (\d+)\)", info)
-    return bool(sizes) and int(sizes[2]) < int(sizes[1]) < 0x7FFFFF00
-
-
-def _read_otherwise(job: MeasureJob, longest: float, reason: str) -> tuple[np.ndarray, int]:
-    """Read with SoX a file that libsndfile can't read. Returns samples (T, channels) and the sampling rate in Hz."""
-    if isinstance(job.audio, bytes):
-        raise Unusable("unreadable", reason)
-    if os.path.getsize(job.audio) == 0:
-        raise Unusable("no sound", "the file is empty")
-    end = job.start + (longest + 1 if job.seconds is None else job.seconds)
-    try:
-        samples, rate = audio.read_with_sox(job.audio, end)
-    except InputError as error:
-        raise Unusable("unreadable", str(error).removeprefix(f"{job.audio}: ")) from error
-    samples = samples.reshape(len(samples), -1).astype(np.float32) / 32_768
-    return samples[round(job.start * rate) :], rate
+def _part(job: MeasureJob, sound: Sound) -> tuple[int, int | None]:
+    """Return the first sample of a job's part and their number; None if the recording doesn't state its length."""
+    start, whole = round(job.start * sound.rate), sound.frames
+    count = None if job.seconds is None else round(job.seconds * sound.rate)
+    if job.start < 0 or (count is not None and count <= 0):
+        raise Unusable("no sound", f"the part from {job.start:g} s on is outside the recording")
+    if whole is None:
+        return start, count
+    end = start + (count or 0)
+    if (start and start >= whole) or end > whole + _TOLERANCE * sound.rate:
+        written = f"from {job.start:g} s" + (f" to {end / sound.rate:g} s" if count is not None else "")
+        raise Unusable("past the end", f"{written}, but the recording has {whole / sound.rate:.2f} s")
+    return start, whole - start if count is None else min(count, whole - start)
 
 
 def _mono(samples: np.ndarray, channel: int | None) -> np.ndarray:
-    """Return one channel, or the mean of all, (T,); the loudest channel if they cancel each other out."""
-    if samples.shape[1] == 1 or channel is not None:
-        if channel is not None and channel >= samples.shape[1]:
-            raise Unusable("no sound", f"has no channel {channel + 1}, only {samples.shape[1]}")
-        return samples[:, channel or 0]
-    mean = samples.mean(axis=1)
-    loudness = np.square(samples).mean(axis=0)
-    if np.square(mean).mean() < 0.05 * loudness.max():
-        return np.ascontiguousarray(samples[:, loudness.argmax()])
-    return mean
+    """Return one channel, or a mix of all, (T,)."""
+    if channel is not None and channel >= samples.shape[1]:
+        raise Unusable("no sound", f"has no channel {channel + 1}, only {samples.shape[1]}")
+    return mix_down(samples) if channel is None else np.ascontiguousarray(samples[:, channel])
 
 
 def _flat_share(samples: np.ndarray) -> float:

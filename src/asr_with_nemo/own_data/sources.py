@@ -127,7 +127,8 @@ class Finder:
             value = unquote(urlparse(value).path)
         if not value:
             return Missing("no recording is named")
-        for written in dict.fromkeys((value, value.replace("\\", "/"))):
+        # As written; with Windows' separators; as in a URL, which annotation tools write.
+        for written in dict.fromkeys((value, value.replace("\\", "/"), unquote(value))):
             if found := self._look(written, base):
                 return found
         return self._search(value.replace("\\", "/"))

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.own_data import times
 
 SUFFIXES = {".csv", ".tsv", ".psv", ".jsonl", ".ndjson", ".json", ".txt", ".lst", ".list"}
 """Suffixes of tables."""
@@ -26,8 +27,9 @@ _SAMPLE = 200  # rows from which a table's form is detected
 _CELL = 10_000_000  # characters; a longer cell comes from a quote that was never closed
 ROLES: dict[str, tuple[str, ...]] = {
     "audio": (
-        "audio_filepath audio_path audio_file audiofile wav_filename wav_path wav_file file_name filename filepath "
-        "file_path path file audio wav clip clip_path recording sound utterance_id utt_id uttid id key name"
+        "audio_filepath audio_filename audio_path audio_file audiofile wav_filename wav_path wav_file file_name "
+        "filename filepath file_path path file audio wav clip clip_path recording sound utterance_id utt_id uttid id "
+        "key name"
     ).split(),
     "text": (
         "normalized_text normalised_text normalized_transcription sentence text transcript transcription transcripts "
@@ -36,11 +38,13 @@ ROLES: dict[str, tuple[str, ...]] = {
     ).split(),
     "speaker": "speaker speaker_id speakerid speaker_name spk spk_id client_id user_id user reader voice actor".split(),
     "split": "split subset set partition".split(),
-    "start": "offset start start_time begin".split(),
-    "end": "end end_time stop".split(),
-    "seconds": "duration seconds length".split(),
+    # Found by `times.time_roles`, since their names hold a unit, too.
+    "start": "offset start".split(),
+    "end": "end".split(),
+    "seconds": "duration".split(),
 }
 """Role of a column → its usual names, the most reliable first."""
+_TIMES = ("start", "end", "seconds")
 Cells = dict[str, object]
 """Column → value: text, or any JSON value."""
 
@@ -74,6 +78,8 @@ class Table:
         columns: names; numbers from 1 if the file has no header.
         has_header: whether the first row has the names.
         roles: "audio", "text", "speaker" ... → column.
+        scales: "start", "end", "seconds" → seconds per unit of that column.
+        unread: columns whose names speak of times, but which were not understood.
     """
 
     path: Path
@@ -83,9 +89,12 @@ class Table:
     columns: list[str] = field(default_factory=list)
     has_header: bool = True
     roles: dict[str, str] = field(default_factory=dict)
+    scales: dict[str, float] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        named = ", ".join(f"{role}: {column}" for role, column in self.roles.items())
+        units = {role: " in ms" for role, scale in self.scales.items() if scale == 0.001}
+        named = ", ".join(f"{role}: {column}{units.get(role, '')}" for role, column in self.roles.items())
         kind = {"\t": "tabs", "": "JSON", " ": "name and text"}.get(self.delimiter, f"{self.delimiter!r}")
         return f"{self.path.name} ({kind}, {'a' if self.has_header else 'no'} header; {named})"
 
@@ -94,12 +103,23 @@ class Table:
 
 
 def encoding_of(path: Path) -> str:
-    """Return a file's encoding by its byte order mark; UTF-8 without one."""
+    """Return a file's encoding by its byte order mark, or as UTF-16 by its zeros; else UTF-8."""
     with open(path, "rb") as file:
-        start = file.read(4)
+        start = file.read(4096)
     if start.startswith(codecs.BOM_UTF8):
         return "utf-8-sig"
-    return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    # Without a mark: nearly every second byte of European text is zero.
+    zeros = [start[place::2].count(0) for place in (0, 1)]
+    if len(start) >= 64 and max(zeros) > 0.4 * len(start) / 2 and min(zeros) < 0.05 * len(start) / 2:
+        return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+    return "utf-8"
+
+
+def _is_wide(encoding: str) -> bool:
+    """Return whether a character takes two bytes or more, so that a line can't be found among the bytes."""
+    return codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
 
 
 class Lines:
@@ -120,8 +140,8 @@ class Lines:
         return doubt
 
     def __iter__(self) -> Iterator[str]:
-        if self.encoding == "utf-16":
-            with open(self.path, encoding="utf-16", errors="replace", newline="\n") as file:
+        if _is_wide(self.encoding):
+            with open(self.path, encoding=self.encoding, errors="replace", newline="\n") as file:
                 for line in file:
                     yield from self._ended(line)
             return
@@ -182,7 +202,7 @@ def inspect(
     if not first:
         raise InputError(f"{path}: the table is empty; expected rows of a path and a transcript")
     with open(path, "rb") as file:
-        if table.encoding != "utf-16" and b"\0" in file.read(4096) and "16" not in encoding and "32" not in encoding:
+        if b"\0" in file.read(4096) and not _is_wide(table.encoding):
             raise InputError(f"{path}: not a text file; expected CSV, TSV or JSON")
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json") or first in "{[":
         table.columns = list(dict.fromkeys(key for row in islice(_read_json(table), _SAMPLE) for key in row.cells))
@@ -190,8 +210,9 @@ def inspect(
         _find_delimiter(table, delimiter, is_audio)
     sample = [row.cells for row in islice(read(table), _SAMPLE) if row.doubt != "broken"]
     table.roles = named_roles(table, columns or {})
+    _find_times(table)
     for role in ROLES:
-        if role not in table.roles and (column := _guess(role, table, sample, is_audio)):
+        if role not in table.roles and role not in _TIMES and (column := _guess(role, table, sample, is_audio)):
             table.roles[role] = column
     for role, what in (("audio", "recordings"), ("text", "transcripts")):
         if role not in table.roles:
@@ -213,7 +234,7 @@ def _find_delimiter(table: Table, given: str, is_audio: Callable[[str], bool]) -
     given = {"tab": "\t", "\\t": "\t"}.get(given, given)
     if len(given) > 1 or given in ('"', "\r", "\n"):
         raise InputError(f"--delimiter {given!r}: expected one character, such as ; or |, or the word tab")
-    best, most = (",", 1), (0.0, 0.0)
+    best, most, leading_most = (",", 1), (0.0, 0.0), 0
     for delimiter in [given] if given else _DELIMITERS:
         for quoted in (True, False):
             rows = [row for row in _records(lines, delimiter, quoted) if any(row)]
@@ -222,11 +243,12 @@ def _find_delimiter(table: Table, given: str, is_audio: Callable[[str], bool]) -
             leading = sum(len(row) > 1 and any(map(is_audio, row)) for row in rows)
             score = (round(leading / max(1, len(rows)), 1), count / max(1, len(rows)) if width > 1 else 0.0)
             if score > most:  # on a tie, the rarer character wins
-                best, most = (delimiter, width), score
+                best, most, leading_most = (delimiter, width), score, leading
     table.delimiter, width = best
     names = [_name_and_text(line) for line in lines if line.strip()]
     named = sum(len(name) == 2 and is_audio(name[0]) for name in names)
-    if not given and named > max(most[0] * len(names), len(names) / 2):
+    has_tabs = table.delimiter == "\t" and most[1] >= 0.9  # nearly all rows have the same number of columns
+    if not given and not has_tabs and named > max(leading_most, len(names) / 2):
         table.delimiter, table.has_header, table.columns = " ", False, ["1", "2"]
         return
     table.quoted = _has_quotes(table, width)
@@ -249,8 +271,8 @@ def _name_and_text(line: str) -> list[str]:
 
 
 def _is_remark(cells: Sequence[str], width: int) -> bool:
-    """Return whether a row is a remark above the table, of one cell."""
-    return len(cells) == 1 < width
+    """Return whether a row is a remark above the table: of one cell, or Excel's `sep=;`."""
+    return (len(cells) == 1 < width) or (cells[0].casefold() in ("sep=", '"sep=') and not any(cells[1:]))
 
 
 def _records(lines: Iterator[str] | Sequence[str], delimiter: str, quoted: bool) -> Iterator[list[str]]:
@@ -329,12 +351,27 @@ def _guess(role: str, table: Table, sample: Sequence[Cells], is_audio: Callable[
     by_name = [column for column in by_name if values[column]]
     if by_name:
         return by_name[0]
-    others = [column for column in free if values[column]]
+    # Numbers alone are sizes, times or ids, never guessed to be transcripts; --text-column takes them all the same.
+    others = [column for column in free if any(map(_letters, values[column]))]
     others = [column for column in others if sum(map(is_audio, values[column])) < len(values[column]) / 2]
     letters = {column: sum(map(_letters, values[column])) / len(values[column]) for column in others}
     # With two columns of transcripts, as in LJSpeech, the later one has the numbers spelled out.
     longest = max(letters.values(), default=0)
     return next((column for column in reversed(others) if letters[column] >= 0.95 * longest), "")
+
+
+def _find_times(table: Table) -> None:
+    """Set the roles and units of the columns of times, and name those that aren't understood."""
+    plain_names = [plain(column) for column in table.columns] if table.has_header else []
+    for role, (place, scale) in times.time_roles(plain_names).items():
+        if role not in table.roles and table.columns[place] not in table.roles.values():
+            table.roles[role], table.scales[role] = table.columns[place], scale
+    used = set(table.roles.values())
+    table.unread = [
+        column
+        for column, name in zip(table.columns, plain_names, strict=False)
+        if column not in used and times.looks_like_time(name)
+    ]
 
 
 def _letters(value: str) -> int:
@@ -407,7 +444,8 @@ def _read_json(table: Table) -> Iterator[TableRow]:
                 try:
                     cells = json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    yield TableRow(lines.number, {}, "broken", f"not JSON ({error}): {line.strip()[:80]}")
+                    reason = "more than one object; write one object a line" if "Extra data" in str(error) else error
+                    yield TableRow(lines.number, {}, "broken", f"not JSON ({reason}): {line.strip()[:80]}")
                     continue
                 yield _json_row(lines.number, cells, doubt)
 

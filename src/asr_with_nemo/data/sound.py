@@ -1,0 +1,385 @@
+"""One way to read sound: files of any format, by libsndfile, FFmpeg's libraries or SoX, in blocks; mixed down to mono.
+
+libsndfile reads WAV, FLAC, Ogg, MP3, AIFF and their kind. What phones, browsers and cameras write (m4a, mp4, webm, amr,
+wma) is decoded by PyAV, whose wheel brings FFmpeg's libraries; SoX reads the odd kinds of SPHERE.
+"""
+
+import io
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from asr_with_nemo.errors import InputError
+
+_UNKNOWN = 1 << 50  # frames; a larger number in a header means that the length isn't known
+_HEAD = 4096  # bytes from which the kind of a file is told
+_OPEN_SIZES = (0x7FFF0000, 0xFFFF0000)  # of a WAV's data: from there on they mean "not known yet"
+_CANCELLED = 0.05  # of the louder channel's power: what is left of two channels that cancel each other out
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of file, told by its first bytes.
+
+    Attributes:
+        title: what it is, for messages.
+        start: a pattern of its first bytes.
+        format: FFmpeg's name of the format, if it decodes it here; "" if not.
+    """
+
+    title: str
+    start: re.Pattern[bytes]
+    format: str = ""
+
+
+def _kind(title: str, start: bytes, format: str = "") -> _Kind:
+    return _Kind(title, re.compile(start, re.DOTALL), format)
+
+
+# Formats that name other files or addresses (playlists) are not among them: a recording is one file.
+_KINDS = (
+    _kind("MP4, M4A or 3GP", rb"....ftyp", "mov"),
+    _kind("WebM or Matroska", rb"\x1a\x45\xdf\xa3", "matroska"),
+    _kind("AAC", rb"\xff[\xf0\xf1\xf8\xf9]", "aac"),
+    _kind("AMR", rb"#!AMR", "amr"),
+    _kind("Windows Media", rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),
+    _kind("WAV", rb"(RIFF|RIFX|RF64)....WAVE", "wav"),
+    _kind("MP3", rb"(ID3|\xff[\xe2-\xef\xf2-\xf7\xfa-\xff])", "mp3"),
+    _kind("an AVI film", rb"RIFF....AVI ", "avi"),
+    _kind("a Shorten file", rb"ajkg"),
+    _kind("a pointer of Git LFS; `git lfs pull` gets the file itself", rb"version https://git-lfs"),
+    _kind("a web page", rb"\s*(<!doctype html|<!DOCTYPE html|<!DOCTYPE HTML|<html|<HTML)"),
+    _kind("XML", rb"\s*<\?xml"),
+    _kind("a PDF", rb"%PDF"),
+    _kind("a ZIP archive", rb"PK\x03\x04"),
+    _kind("a gzip archive", rb"\x1f\x8b"),
+    _kind("a 7z archive", rb"7z\xbc\xaf"),
+)
+
+
+def kind_of(start: bytes) -> _Kind | None:
+    """Return the kind of a file by its first bytes; None if no kind here has them."""
+    return next((kind for kind in _KINDS if kind.start.match(start)), None)
+
+
+class Sound:
+    """An open recording. Use it as a context manager.
+
+    Attributes:
+        rate: sample rate in Hz.
+        channels: their number.
+        frames: samples of a channel; None if the file doesn't say.
+        coding: format and coding, for reports.
+        unfinished: whether the header was never completed, as by a recorder that lost its power.
+        cut: whether the file holds less than its header says; known once it has been read to the end.
+    """
+
+    def __init__(
+        self,
+        rate: int,
+        channels: int,
+        frames: int | None,
+        coding: str,
+        blocks: Callable[[int, int], Iterator[np.ndarray]],
+        close: Callable[[], object] = lambda: None,
+    ):
+        self.rate, self.channels, self.frames, self.coding = rate, channels, frames, coding
+        self.unfinished = self.cut = False
+        self._blocks, self._close = blocks, close
+
+    @property
+    def seconds(self) -> float | None:
+        """The duration; None if the file doesn't say."""
+        return None if self.frames is None else self.frames / self.rate
+
+    def blocks(self, size: int, start: int = 0, count: int | None = None) -> Iterator[np.ndarray]:
+        """Yield float32 samples, (n, channels), in blocks of `size` or fewer.
+
+        Args:
+            size: samples of a channel in a block.
+            start: the first sample.
+            count: how many; None for all that follow.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        left = count
+        for block in self._blocks(size, start):
+            if left is not None:
+                block = block[:left]
+                left -= len(block)
+            if len(block):
+                yield block
+            if left == 0:
+                return
+
+    def __enter__(self) -> "Sound":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+
+def open_sound(source: str | os.PathLike | bytes, name: str = "") -> Sound:
+    """Open a recording of any format.
+
+    Args:
+        source: a path, or the file's bytes.
+        name: of the file, for messages; by default its path.
+
+    Raises:
+        InputError: the file is missing or empty, or holds no sound that can be decoded; the error says what it is.
+    """
+    name = name or (os.fspath(source) if not isinstance(source, bytes) else "the recording")
+    start = _first_bytes(source, name)
+    kind = kind_of(start)
+    try:
+        sound = _by_libsndfile(source, name)
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.rstrip(".")
+    else:
+        if sound.frames or kind is None or kind.title != "WAV" or _size(source) < 100:
+            return sound
+        sound.__exit__()  # a header that was never completed says that there is nothing
+        reason = "no samples"
+        if opened := _by_ffmpeg(source, name, kind):
+            opened.unfinished, opened.frames = True, None
+            return opened
+    if kind is not None and kind.format and (opened := _by_ffmpeg(source, name, kind)):
+        return opened
+    if kind is not None and not kind.format and kind.title != "a Shorten file":
+        raise InputError(f"{name}: is {kind.title}, not a recording")
+    if isinstance(source, bytes):
+        raise InputError(f"{name}: holds no sound that can be decoded ({reason})")
+    return _by_sox(source, name, reason)
+
+
+def _first_bytes(source: str | os.PathLike | bytes, name: str) -> bytes:
+    if isinstance(source, bytes):
+        start = source[:_HEAD]
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise InputError(f"{name}: no such file" if not path.exists() else f"{name}: not a file")
+        try:
+            with open(path, "rb") as file:
+                start = file.read(_HEAD)
+        except OSError as error:
+            raise InputError(f"{name}: can't be read ({error.strerror})") from error
+    if not start:
+        raise InputError(f"{name}: has no audio (the file is empty)")
+    return start
+
+
+def _size(source: str | os.PathLike | bytes) -> int:
+    return len(source) if isinstance(source, bytes) else os.path.getsize(source)
+
+
+# --- libsndfile -------------------------------------------------------------------------------------------------------
+
+
+class _InMemory(io.BytesIO):
+    """A file whose negative positions are its start: damaged files make libsndfile seek there."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return super().seek(max(0, offset) if whence == io.SEEK_SET else offset, whence)
+
+
+def _by_libsndfile(source: str | os.PathLike | bytes, name: str) -> Sound:
+    descriptor = None
+    if isinstance(source, bytes):
+        file = soundfile.SoundFile(_InMemory(source))
+    else:
+        # By a descriptor: by a path, libsndfile takes ._NAME, which Macs write, for a part of the file, and soundfile
+        # takes the suffix .raw for a format.
+        descriptor = os.open(source, os.O_RDONLY)
+        try:
+            file = soundfile.SoundFile(descriptor, closefd=False)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    frames = file.frames if 0 <= file.frames < _UNKNOWN else None
+
+    def blocks(size: int, start: int) -> Iterator[np.ndarray]:
+        try:
+            if start:
+                file.seek(start)
+            read = start
+            while len(block := file.read(size, dtype="float32", always_2d=True)):
+                read += len(block)
+                yield block
+        except soundfile.LibsndfileError as error:
+            reason = error.error_string.rstrip(".")
+            raise InputError(f"{name}: damaged or cut short ({reason}); get the file again") from error
+        if frames is not None and read < 0.95 * frames:
+            sound.cut = True
+
+    def close() -> None:
+        file.close()
+        if descriptor is not None:
+            os.close(descriptor)
+
+    sound = Sound(file.samplerate, file.channels, frames, f"{file.format} {file.subtype}", blocks, close)
+    if file.format.startswith("WAV"):
+        stated = re.search(r"data : (\d+) \(should be (\d+)\)", file.extra_info)
+        if stated and int(stated[2]) < int(stated[1]):
+            # Programs that write to a pipe state the most that there can be, or a round number.
+            sound.unfinished = int(stated[1]) >= _OPEN_SIZES[0] or int(stated[1]) % 1_000_000 == 0
+            sound.cut = not sound.unfinished
+    return sound
+
+
+# --- FFmpeg -----------------------------------------------------------------------------------------------------------
+
+
+def _by_ffmpeg(source: str | os.PathLike | bytes, name: str, kind: _Kind) -> Sound | None:
+    """Open with FFmpeg's libraries a file of a kind that they decode; None if they don't."""
+    import av
+
+    file = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")  # noqa: SIM115 (closed with the Sound)
+    try:
+        # The format is given and the file is open, so that nothing that it says makes FFmpeg open another.
+        container = av.open(file, format=kind.format, options={"protocol_whitelist": ""})
+    except (av.FFmpegError, ValueError):
+        file.close()
+        return None
+
+    def close() -> None:
+        container.close()
+        file.close()
+
+    if not container.streams.audio:
+        close()
+        raise InputError(f"{name}: {kind.title} without a sound track")
+    stream = container.streams.audio[0]
+    codec = stream.codec_context
+    if not codec.rate or not codec.layout.nb_channels:
+        close()
+        return None
+
+    def blocks(size: int, start: int) -> Iterator[np.ndarray]:
+        resampler = av.AudioResampler(format="fltp", layout=codec.layout, rate=codec.rate)
+        parts, held, skip = [], 0, start
+        try:
+            for packet in itertools.chain(container.demux(stream), [None]):
+                for frame in [] if packet is None else packet.decode():
+                    for piece in resampler.resample(frame):
+                        part = piece.to_ndarray().T[skip:]  # (n, channels)
+                        skip = max(0, skip - piece.samples)
+                        parts.append(part)
+                        held += len(part)
+                if held >= size or (packet is None and held):
+                    whole = np.concatenate(parts)
+                    for place in range(0, len(whole), size):
+                        yield np.ascontiguousarray(whole[place : place + size])
+                    parts, held = [], 0
+        except av.FFmpegError as error:
+            raise InputError(f"{name}: damaged or cut short ({error.strerror}); get the file again") from error
+
+    seconds = float(stream.duration * stream.time_base) if stream.duration else None
+    frames = round(seconds * codec.rate) if seconds else None
+    coding = f"{kind.title} ({codec.name})"
+    return Sound(codec.rate, codec.layout.nb_channels, frames, coding, blocks, close)
+
+
+# --- SoX --------------------------------------------------------------------------------------------------------------
+
+
+def sox_is_here() -> bool:
+    """Return whether the program SoX, which the package `sox` calls, is installed."""
+    return shutil.which("sox") is not None
+
+
+def read_with_sox(path: str | os.PathLike) -> tuple[np.ndarray, int]:
+    """Decode a file with SoX.
+
+    Returns:
+        int16 samples, (T,) or (T, channels), and the sample rate in Hz.
+
+    Raises:
+        InputError: SoX isn't installed, or can't read the file.
+    """
+    if not sox_is_here():
+        raise InputError(
+            f"{path}: libsndfile can't read this format, and SoX, which may, isn't installed; "
+            "install it (Debian: apt install sox libsox-fmt-all; macOS: brew install sox) and run again"
+        )
+    import sox
+
+    try:
+        rate = int(sox.file_info.sample_rate(str(path)))
+        transformer = sox.Transformer()
+        transformer.set_output_format(bits=16)
+        return transformer.build_array(input_filepath=str(path)), rate
+    except Exception as error:  # pysox raises its own and built-in ones, with SoX's message
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"{path}: neither libsndfile nor SoX can read it ({reason})") from error
+
+
+def _by_sox(path: str | os.PathLike, name: str, reason: str) -> Sound:
+    if Path(path).suffix.lower() in (".raw", ".pcm"):
+        raise InputError(
+            f"{name}: samples without a header, so their rate and coding aren't known; convert it: "
+            "sox -t raw -r RATE -e signed -b 16 -c 1 IN.raw OUT.wav"
+        )
+    samples, rate = read_with_sox(path)
+    samples = samples.reshape(len(samples), -1).astype(np.float32) / 32_768  # (T, channels)
+
+    def blocks(size: int, start: int) -> Iterator[np.ndarray]:
+        yield from (samples[place : place + size] for place in range(start, len(samples), size))
+
+    return Sound(rate, samples.shape[1], len(samples), "read by SoX", blocks)
+
+
+# --- Channels ---------------------------------------------------------------------------------------------------------
+
+
+def mix_down(samples: np.ndarray) -> np.ndarray:
+    """Return the mean of all channels; the loudest channel where they cancel each other out.
+
+    Args:
+        samples: float, (T, channels) or mono, (T,).
+
+    Returns:
+        float32, (T,).
+
+    Example:
+        >>> left = np.array([0.5, -0.5], np.float32)
+        >>> mix_down(np.stack([left, -left], axis=1))
+        array([ 0.5, -0.5], dtype=float32)
+    """
+    if samples.ndim == 1 or samples.shape[1] == 1:
+        return samples.reshape(len(samples)).astype(np.float32, copy=False)
+    mean = samples.mean(axis=1, dtype=np.float32)
+    if not len(samples):
+        return mean
+    power = np.square(samples, dtype=np.float64).mean(axis=0)  # (channels,)
+    if np.square(mean, dtype=np.float64).mean() < _CANCELLED * power.max():
+        return np.ascontiguousarray(samples[:, power.argmax()], dtype=np.float32)
+    return mean
+
+
+def two_talkers(samples: np.ndarray, rate: int) -> bool:
+    """Return whether two channels hold two people in turn, as in a recorded call.
+
+    Each channel must be much louder (15 dB) than the other for a good part (20%) of the time in which somebody speaks.
+
+    Args:
+        samples: float, (T, channels).
+        rate: sample rate in Hz.
+    """
+    size = rate // 50  # 20 ms
+    if samples.ndim != 2 or samples.shape[1] != 2 or len(samples) < 50 * size:
+        return False
+    frames = samples[: len(samples) // size * size].reshape(-1, size, 2)
+    powers = np.square(frames, dtype=np.float64).mean(axis=1)  # (T, 2)
+    spoken = powers.max(axis=1) > 1e-3 * np.quantile(powers.max(axis=1), 0.95)
+    ratio = 10 * np.log10((powers[spoken, 0] + 1e-12) / (powers[spoken, 1] + 1e-12))
+    return bool(len(ratio) and min((ratio > 15).mean(), (ratio < -15).mean()) > 0.2)

@@ -1,0 +1,87 @@
+"""Times in tables: which columns hold them, in which unit, and how they are written."""
+
+import re
+from collections.abc import Sequence
+
+_START = "onset start begin tmin xmin from offset".split()  # noqa: SIM905 (reads better as text)
+_END = "end stop tmax xmax to until".split()  # noqa: SIM905
+_LENGTH = "duration length dur".split()  # noqa: SIM905
+_UNITS = {
+    **dict.fromkeys(("", "s", "sec", "secs", "second", "seconds", "ss_msec", "ss_ms", "hh_mm_ss_ms", "hh_mm_ss"), 1.0),
+    **dict.fromkeys(("ms", "msec", "msecs", "millis", "millisecond", "milliseconds"), 0.001),
+}
+_COLUMN = re.compile(
+    rf"(?:time_|t_)?(?P<word>{'|'.join((*_START, *_END, *_LENGTH, 'seconds'))})(?:_time|_timestamp|_at)?"
+    rf"(?:_(?P<unit>{'|'.join(filter(None, _UNITS))}))?"
+)
+_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,3}):(\d{1,2}(?:[.,]\d+)?)")
+_NUMBER = re.compile(r"([-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:e[-+]?\d+)?)\s*(s|sec|ms|msec)?", re.IGNORECASE)
+_SUSPECT = re.compile(r"(^|_)(time|start|begin|onset|offset|end|stop|tmin|tmax|xmin|xmax|from|to|dur|duration)(_|$)")
+
+
+def time_roles(plain_names: Sequence[str]) -> dict[str, tuple[int, float]]:
+    """Return role → (place of its column, seconds per unit), for the roles "start", "end" and "seconds".
+
+    A column `offset` is a start, as in NeMo's manifests, but the end where there is a column `onset`.
+
+    Args:
+        plain_names: the columns' names as `tables.plain` gives them, in order.
+
+    Example:
+        >>> time_roles(["path", "start_ms", "end_ms", "text"])
+        {'start': (1, 0.001), 'end': (2, 0.001)}
+        >>> time_roles(["onset", "offset", "text"])
+        {'start': (0, 1.0), 'end': (1, 1.0)}
+    """
+    found: dict[str, list[tuple[int, int, float]]] = {"start": [], "end": [], "seconds": []}
+    has_onset = any(name.startswith("onset") for name in plain_names)
+    for place, name in enumerate(plain_names):
+        match = _COLUMN.fullmatch(name)
+        if not match:
+            continue
+        word, scale = match["word"], _UNITS[match["unit"] or ""]
+        if word == "offset" and has_onset:
+            found["end"].append((0, place, scale))
+        elif word in _START:
+            found["start"].append((_START.index(word), place, scale))
+        elif word in _END:
+            found["end"].append((_END.index(word), place, scale))
+        else:
+            found["seconds"].append((0, place, scale))
+    # NeMo's manifests have "offset" beside "duration"; a more telling name wins over it.
+    return {role: min(columns)[1:] for role, columns in found.items() if columns}
+
+
+def looks_like_time(plain_name: str) -> bool:
+    """Return whether a column's name speaks of times.
+
+    Example:
+        >>> looks_like_time("start_sample"), looks_like_time("speaker")
+        (True, False)
+    """
+    return bool(_SUSPECT.search(plain_name))
+
+
+def parse_time(text: str, scale: float = 1.0) -> float:
+    """Return a time in seconds: a number, with or without its unit, or a clock's hours, minutes and seconds.
+
+    Args:
+        text: as written.
+        scale: seconds per unit of a number that has no unit.
+
+    Raises:
+        ValueError: it is no time.
+
+    Example:
+        >>> parse_time("1,5"), parse_time("250", 0.001), parse_time("250 ms"), parse_time("00:01:02.500")
+        (1.5, 0.25, 0.25, 62.5)
+    """
+    text = text.strip()
+    if clock := _CLOCK.fullmatch(text):
+        hours, minutes, seconds = clock.groups()
+        return int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds.replace(",", "."))
+    number = _NUMBER.fullmatch(text)
+    if number is None:
+        raise ValueError(f"{text!r} is no time")
+    unit = (number[2] or "").lower()
+    return float(number[1].replace(",", ".")) * (_UNITS[unit] if unit else scale)

@@ -1,0 +1,135 @@
+"""One way to read sound: any format, what a file is if it is none, channels that cancel, headers never completed."""
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from asr_with_nemo.data import audio
+from asr_with_nemo.data.sound import mix_down, open_sound, two_talkers
+from asr_with_nemo.errors import InputError
+
+RATE = 16_000
+
+
+def tone(seconds: float = 1.0, pitch: float = 440.0, rate: int = RATE) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * pitch * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
+
+
+def encode(path: Path, codec: str, samples: np.ndarray, rate: int) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono", bit_rate=64_000)
+        frame = av.AudioFrame.from_ndarray(samples[None, :], format="fltp", layout="mono")
+        frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+        resampler = av.AudioResampler(format=stream.format, layout="mono", rate=rate, frame_size=stream.frame_size or 0)
+        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate"),
+    [("x.m4a", "aac", 16_000), ("x.mp4", "aac", 44_100), ("x.webm", "libopus", 48_000), ("x.wma", "wmav2", 44_100)],
+)
+def test_what_phones_and_browsers_record_is_read(tmp_path: Path, name: str, codec: str, rate: int):
+    path = encode(tmp_path / name, codec, tone(2.0, rate=rate), rate)
+    for source in (path, path.read_bytes()):
+        with open_sound(source) as sound:
+            samples = np.concatenate([*sound.blocks(10_000)])
+            assert (sound.rate, sound.channels) == (rate, 1)
+        assert len(samples) == pytest.approx(2 * rate, abs=0.15 * rate)
+        spectrum = np.abs(np.fft.rfft(samples[:, 0]))
+        assert spectrum.argmax() * rate / len(samples) == pytest.approx(440, abs=2)
+    assert len(audio.load_audio(path)) == pytest.approx(2 * RATE, abs=0.15 * RATE)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html><html><body>Not found</body></html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS"),
+        (b"%PDF-1.7 ...", "PDF"),
+        (b"PK\x03\x04" + bytes(100), "ZIP"),
+    ],
+)
+def test_what_is_no_recording_is_called_what_it_is(tmp_path: Path, content: bytes, what: str):
+    path = tmp_path / "x.wav"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"x\.wav.*{what}"):
+        audio.load_audio(path)
+
+
+def test_samples_without_a_header_are_told_so(tmp_path: Path):
+    path = tmp_path / "x.raw"
+    path.write_bytes((tone() * 32_767).astype("<i2").tobytes())
+    with pytest.raises(InputError, match=r"x\.raw.*header"):
+        audio.load_audio(path)
+
+
+def test_a_playlist_opens_no_other_file(tmp_path: Path):
+    soundfile.write(tmp_path / "secret.wav", tone(), RATE)
+    for name, text in (
+        ("x.m3u8", f"#EXTM3U\n#EXTINF:1,\n{tmp_path}/secret.wav\n#EXT-X-ENDLIST\n"),
+        ("x.wav", f"ffconcat version 1.0\nfile '{tmp_path}/secret.wav'\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError):
+            audio.load_audio(tmp_path / name)
+
+
+@pytest.mark.parametrize("stated", [0, 0x7FFFF000, 0xFFFFFFFF, 2_000_000_000])
+def test_a_header_that_was_never_completed_hides_no_sound(tmp_path: Path, stated: int):
+    path = tmp_path / "x.wav"
+    audio.write_wav(path, (tone() * 32_767).astype(np.int16))
+    content = bytearray(path.read_bytes())
+    content[4:8], content[40:44] = struct.pack("<I", min(stated + 36, 0xFFFFFFFF)), struct.pack("<I", stated)
+    path.write_bytes(content)
+    with open_sound(path) as sound:
+        assert sum(map(len, sound.blocks(1000))) == RATE
+        assert sound.unfinished and not sound.cut
+
+
+def test_a_file_that_is_cut_short_says_so(tmp_path: Path):
+    path = tmp_path / "x.wav"
+    audio.write_wav(path, (tone() * 32_767).astype(np.int16))
+    path.write_bytes(path.read_bytes()[:-10_001])
+    with open_sound(path) as sound:
+        assert sum(map(len, sound.blocks(1000))) < RATE
+        assert sound.cut and not sound.unfinished
+
+
+def test_a_macs_file_of_its_own_beside_a_recording_does_no_harm(tmp_path: Path):
+    soundfile.write(tmp_path / "x.mp3", tone(), RATE)
+    (tmp_path / "._x.mp3").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(200))
+    assert len(audio.load_audio(tmp_path / "x.mp3")) > 0.9 * RATE
+
+
+def test_channels_that_cancel_each_other_out_are_heard(tmp_path: Path):
+    path = tmp_path / "antiphase.wav"
+    soundfile.write(path, np.stack([tone(), -tone()], axis=1), RATE)
+    assert np.abs(audio.load_audio(path)).max() > 0.4
+
+
+def test_a_part_is_read_from_where_it_begins(tmp_path: Path):
+    soundfile.write(tmp_path / "x.wav", np.arange(1000, dtype=np.int16), RATE)
+    with open_sound(tmp_path / "x.wav") as sound:
+        part = np.concatenate([*sound.blocks(7, 100, 50)])
+    assert np.array_equal(np.round(part[:, 0] * 32_768), np.arange(100, 150))
+
+
+def test_two_people_on_two_channels_are_told_from_one_in_stereo():
+    generator = np.random.default_rng(0)
+    noise = 0.001 * generator.normal(size=(4 * RATE, 2))
+    turns = noise.copy()
+    turns[:RATE, 0] += tone()
+    turns[2 * RATE : 3 * RATE, 1] += tone(pitch=300)
+    assert two_talkers(turns, RATE)
+    assert not two_talkers(noise + tone(4.0)[:, None], RATE)
+    assert not two_talkers(noise + np.stack([tone(4.0), 0.1 * tone(4.0)], axis=1), RATE)
+    assert mix_down(turns.astype(np.float32)).shape == (4 * RATE,)

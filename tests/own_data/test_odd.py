@@ -1,0 +1,213 @@
+"""Recordings and tables as people really have them: what was read wrongly without a word, and now isn't."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr_with_nemo.own_data import commands, formats, tables, times
+from tests.own_data.corpora import fates, good_rows, prepare, record, samples, sentence, with_table
+
+
+def texts(prepared) -> list[str]:
+    return [row["text"] for row in fates(prepared).values()]
+
+
+def test_a_small_table_with_tabs_is_not_read_as_a_name_and_a_text(tmp_path: Path):
+    mine = tmp_path / "mine"
+    for rows in (10, 12, 19):
+        shutil.rmtree(mine, ignore_errors=True)
+        good = good_rows(mine, rows)
+        (mine / good[0][0]).unlink()  # one of them is missing
+        with_table(mine, [("path", "sentence", "speaker"), *good], "table.tsv", delimiter="\t")
+        table = tables.inspect(mine / "table.tsv", lambda value: value.endswith(".wav"))
+        assert (table.delimiter, table.roles["text"], table.roles["speaker"]) == ("\t", "sentence", "speaker")
+
+
+def test_floats_above_full_scale_are_scaled_and_said(tmp_path: Path):
+    mine = tmp_path / "mine"
+    rows = good_rows(mine, 12)
+    loud = samples("loud", 1.2)
+    soundfile.write(mine / rows[0][0], 8 * loud / np.abs(loud).max(), 16_000, subtype="FLOAT")
+    with_table(mine, [("path", "text", "speaker"), *rows])
+    prepared = prepare(mine, tmp_path / "out")
+    row = fates(prepared)[rows[0][0]]
+    assert "too loud (8.0" in row["problems"] and row["fate"] == "kept"
+    wavs = [soundfile.read(path)[0] for path in (tmp_path / "out" / "wav").rglob("*.wav")]
+    full = max((np.abs(wav) > 0.999).mean() for wav in wavs)
+    assert full < 0.001
+
+
+@pytest.mark.parametrize(
+    ("header", "start", "end"),
+    [
+        (("path", "onset", "offset", "text"), "1.0", "2.0"),
+        (("path", "start (s)", "end (s)", "text"), "1,0", "2,0"),
+        (("path", "start_ms", "end_ms", "text"), "1000", "2000"),
+        (("path", "tmin", "tmax", "text"), "1", "2"),
+        (("path", "xmin", "xmax", "text"), "1", "2"),
+        (("path", "from", "to", "text"), "1", "2"),
+        (("path", "begin_time", "end_time", "text"), "00:00:01.000", "00:00:02.000"),
+        (("path", "Begin Time - ss.msec", "End Time - ss.msec", "text"), "1.000", "2.000"),
+        (("path", "offset", "duration", "text"), "1", "1"),
+    ],
+)
+def test_times_are_understood_by_their_columns_names(tmp_path: Path, header: tuple, start: str, end: str):
+    mine = tmp_path / "mine"
+    for number in range(12):
+        record(mine / f"r{number}.wav", 3.0)
+    rows = [(f"r{number}.wav", start, end, sentence(number)) for number in range(12)]
+    with_table(mine, [header, *rows], delimiter=";")
+    prepared = prepare(mine, tmp_path / "out", split="utterance")
+    assert prepared.fates["kept"] == 12
+    seconds = {float(row["seconds"]) for row in fates(prepared).values()}
+    assert seconds == {1.0}
+
+
+def test_milliseconds_taken_for_seconds_are_a_problem_and_no_silent_cut(tmp_path: Path):
+    mine = tmp_path / "mine"
+    rows = []
+    for number in range(12):
+        record(mine / f"r{number}.wav", 3.0)
+        rows.append((f"r{number}.wav", "0", "2000" if number == 3 else "2.4", sentence(number)))
+    with_table(mine, [("path", "start", "end", "text"), *rows])
+    row = fates(prepare(mine, tmp_path / "out", split="utterance"))["r3.wav"]
+    assert row["fate"] != "kept"
+    assert "past the end" in row["problems"] and "3.00 s" in row["problems"]
+
+
+def test_a_column_that_speaks_of_times_and_is_not_understood_is_named(tmp_path: Path):
+    mine = tmp_path / "mine"
+    rows = [(*row, "800") for row in good_rows(mine, 12)]
+    with_table(mine, [("path", "text", "speaker", "start_sample"), *rows])
+    prepared = prepare(mine, tmp_path / "out")
+    assert any("start_sample" in note for note in prepared.notes)
+
+
+def test_labels_with_times_are_cut_and_their_numbers_are_no_words(tmp_path: Path):
+    mine = tmp_path / "mine"
+    for number in range(6):
+        record(mine / f"r{number}.wav", 3.0)
+        lines = [f"0.0\t1.4\t{sentence(number)}", f"1.5\t2.9\t{sentence(number + 50)}"]  # Audacity's
+        (mine / f"r{number}.txt").write_text("\n".join(lines) + "\n")
+    for number in range(6, 12):
+        record(mine / f"r{number}.wav", 1.0)
+        (mine / f"r{number}.txt").write_text(f"0 16000 {sentence(number)}\n")  # TIMIT's
+    prepared = prepare(mine, tmp_path / "out", split="utterance")
+    assert prepared.fates["kept"] == 18
+    heard = [path.read_text() for path in (tmp_path / "out").glob("*_manifest.json")]
+    assert not any(character.isdigit() for text in texts(prepared) for character in text), heard
+    assert any("two numbers" in note for note in prepared.notes)
+
+
+def test_numbers_alone_are_never_guessed_to_be_transcripts(tmp_path: Path):
+    mine = tmp_path / "mine"
+    rows = [(row[0], "16000") for row in good_rows(mine, 12)]
+    with_table(mine, [(str(mine), ""), *rows], "train.tsv", delimiter="\t")
+    with pytest.raises(Exception, match="train.tsv.*transcripts"):
+        prepare(mine, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("sph2pipe -f wav -p -c 2 a.sph |", commands.Effect("a.sph", channel=1)),
+        ("/opt/sph2pipe -f wav -p -c 1 a.sph | sox -t wav - -r 8000 -t wav - |", commands.Effect("a.sph", channel=0)),
+        ("sox a.wav -t wav - remix 2 trim 1.5 2 |", commands.Effect("a.wav", 1.5, 2.0, 1)),
+        ("sox a.wav -t wav - trim 10 =12 |", commands.Effect("a.wav", 10.0, 2.0)),
+        ("ffmpeg -i a.mp4 -ss 00:00:10 -t 5 -ac 1 -ar 16000 -f wav - |", commands.Effect("a.mp4", 10.0, 5.0)),
+        ("flac -c -d -s a.flac |", commands.Effect("a.flac")),
+    ],
+)
+def test_a_command_of_kaldis_is_understood_and_never_run(command: str, expected: commands.Effect):
+    assert commands.understand(command) == expected
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["sox a.wav -t wav - speed 1.1 |", "sox -v 0.5 a.wav -t wav - |", "rm -rf a.wav |", "sox a.wav - remix 1,2 |"],
+)
+def test_a_command_that_does_more_is_named(command: str):
+    with pytest.raises(commands.NotUnderstood):
+        commands.understand(command)
+
+
+def test_each_talker_of_a_call_has_a_channel(tmp_path: Path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    left, right = samples("left", 2.0), 0.2 * samples("right", 2.0)
+    soundfile.write(mine / "call.wav", np.stack([left, right], axis=1), 16_000)
+    rows = [("u-a", f"sox {mine}/call.wav -t wav - remix 1 |"), ("u-b", f"sox {mine}/call.wav -t wav - remix 2 |")]
+    for number in range(10):
+        record(mine / f"r{number}.wav", 1.5)
+        rows.append((f"r{number}", f"{mine}/r{number}.wav"))
+    (mine / "wav.scp").write_text("".join(f"{name} {path}\n" for name, path in rows))
+    (mine / "text").write_text("".join(f"{name} {sentence(place)}\n" for place, (name, _) in enumerate(rows)))
+    prepared = prepare(mine, tmp_path / "out", split="utterance")
+    assert prepared.fates["kept"] == 12
+    peaks = sorted(np.abs(soundfile.read(path)[0]).max() for path in (tmp_path / "out" / "wav").rglob("call*.wav"))
+    assert peaks[1] == pytest.approx(np.abs(left).max(), abs=0.01)
+    assert peaks[0] == pytest.approx(np.abs(right).max(), abs=0.01)
+
+
+def test_texts_named_as_the_whole_file_are_found(tmp_path: Path):
+    mine = tmp_path / "mine"
+    for number in range(12):
+        path = record(mine / f"r{number}.wav", 1.2)
+        path.with_name(f"{path.name}.txt").write_text(sentence(number))
+    assert prepare(mine, tmp_path / "out", split="utterance").fates["kept"] == 12
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16"])
+def test_utf_16_is_read_with_and_without_a_mark(tmp_path: Path, encoding: str):
+    mine = tmp_path / "mine"
+    rows = [("path", "text", "speaker"), *good_rows(mine, 12)]
+    (mine / "table.csv").write_bytes("".join(",".join(row) + "\r\n" for row in rows).encode(encoding))
+    assert prepare(mine, tmp_path / "out").fates["kept"] == 12
+    assert prepare(mine, tmp_path / "again", encoding=encoding).fates["kept"] == 12
+
+
+def test_excels_first_line_is_no_row(tmp_path: Path):
+    mine = tmp_path / "mine"
+    rows = [("path", "text", "speaker"), *good_rows(mine, 12)]
+    (mine / "table.csv").write_text("sep=;\n" + "".join(";".join(row) + "\n" for row in rows))
+    prepared = prepare(mine, tmp_path / "out")
+    assert prepared.fates == {"kept": 12}
+
+
+def test_names_as_in_a_url_are_found(tmp_path: Path):
+    mine = tmp_path / "mine"
+    rows = []
+    for number in range(12):
+        record(mine / f"my take {number}.wav", 1.2)
+        rows.append((f"my%20take%20{number}.wav", sentence(number), f"speaker{number % 4}"))
+    with_table(mine, [("audio", "text", "speaker"), *rows])
+    assert prepare(mine, tmp_path / "out").fates["kept"] == 12
+
+
+def test_a_call_whose_talkers_are_mixed_is_named(tmp_path: Path):
+    mine = tmp_path / "mine"
+    rows = good_rows(mine, 12)
+    silence, voice = 0.0005 * samples("quiet", 1.0), samples("voice", 1.0)
+    call = np.stack([np.concatenate([voice, silence]), np.concatenate([silence, voice])], axis=1)
+    soundfile.write(mine / rows[0][0], call, 16_000)
+    with_table(mine, [("path", "text", "speaker"), *rows])
+    assert "two talkers" in fates(prepare(mine, tmp_path / "out"))[rows[0][0]]["problems"]
+
+
+def test_two_objects_on_a_line_are_told_so(tmp_path: Path):
+    mine = tmp_path / "mine"
+    lines = [f'{{"audio_filename": "{path}", "text": "{text}"}}' for path, text, _ in good_rows(mine, 12)]
+    (mine / "rows.jsonl").write_text("\n".join([lines[0] + lines[1], *lines[2:]]) + "\n")
+    prepared = prepare(mine, tmp_path / "out", split="utterance")
+    assert prepared.fates["kept"] == 10
+    assert any("one object a line" in row["problems"] for row in fates(prepared).values())
+
+
+def test_a_time_is_a_number_with_its_unit_or_a_clock():
+    assert times.parse_time("1:00:00") == 3600
+    with pytest.raises(ValueError, match="noon"):
+        times.parse_time("noon")
+    assert formats.FORMATS
