@@ -1,0 +1,106 @@
+"""Sphinx's settings for the course's pages; scripts/tools/make_site.py calls it, with what it says in build/site-source."""
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+
+import nbformat
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+_LOG = logging.getLogger(__name__)
+REPOSITORY = os.environ["COURSE_REPOSITORY"]
+
+project = "ASR with NeMo and Weights & Biases"
+author = "the contributors of the course"
+html_title = "ASR with NeMo and W&B"
+extensions = ["myst_nb"]
+exclude_patterns = ["jupyter_execute"]
+language = "en"
+
+# Notebooks: their committed outputs, and nothing runs
+nb_execution_mode = "off"
+nb_merge_streams = True
+nb_render_markdown_format = "myst"
+myst_enable_extensions = ["amsmath", "dollarmath"]
+myst_dmath_double_inline = True
+myst_heading_anchors = 4
+suppress_warnings = ["myst.header"]  # a level of headings may be passed over, as on the code host
+
+html_theme = "sphinx_book_theme"
+html_theme_options = {
+    "repository_url": REPOSITORY,
+    "repository_branch": "main",
+    "path_to_docs": ".",
+    "use_repository_button": True,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "home_page_in_toc": True,
+    "show_navbar_depth": 1,
+    "show_toc_level": 2,
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+html_static_path = ["static"]
+html_css_files = ["course.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_show_sphinx = False
+html_last_updated_fmt = None
+
+
+def mathml(node: nodes.math | nodes.math_block, as_block: bool) -> str:
+    """Return a formula as MathML, which browsers set by themselves: no script, no font, no request."""
+    tex = node.astext()
+    try:
+        return tex2mathml(tex, as_block=as_block).strip()
+    except Exception as error:
+        _LOG.warning("a formula that MathML can't say: %s (%s)", tex, error, location=node)
+        return f"<code>{nodes.Text(tex)}</code>"
+
+
+def visit_inline(self, node: nodes.math) -> None:
+    """Write a formula within a line."""
+    self.body.append(f'<span class="math">{mathml(node, False)}</span>')
+    raise nodes.SkipNode
+
+
+def visit_block(self, node: nodes.math_block) -> None:
+    """Write a formula on a line of its own."""
+    self.body.append(f'<div class="math">{mathml(node, True)}</div>\n')
+    raise nodes.SkipNode
+
+
+def describe_pictures(app: Sphinx, doctree: nodes.document) -> None:
+    """Give the pictures in a notebook's outputs the alt texts that stand in the outputs' metadata.
+
+    MyST-NB names a picture by the SHA-256 of its content.
+    """
+    path = Path(app.env.doc2path(app.env.current_document.docname))
+    if path.suffix != ".ipynb":
+        return
+    texts = {}
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            picture = output.get("data", {}).get("image/png")
+            alt = output.get("metadata", {}).get("image/png", {}).get("alt")
+            if picture and alt:
+                texts[hashlib.sha256(base64.b64decode(picture)).hexdigest()] = alt
+    for image in doctree.findall(nodes.image):
+        alt = texts.get(Path(image["uri"]).stem)
+        if alt:
+            image["alt"] = alt
+        elif not image.get("alt"):
+            _LOG.warning("a picture without alt text: %s", image["uri"], location=image)
+
+
+def setup(app: Sphinx) -> None:
+    """Register what Sphinx and MyST-NB don't bring."""
+    app.add_html_math_renderer("native", (visit_inline, None), (visit_block, None))
+    app.connect("doctree-read", describe_pictures)
+
+
+html_math_renderer = "native"
