@@ -24,9 +24,7 @@ def task_1(answer: object) -> str:
         raise Wrong("Give the function itself: answer = decode, without parentheses.")
     _expect(answer, "-a-l-", "al", "The blank, the last of the V symbols, stands for no letter.")
     _expect(answer, "-aa--ll-", "al", "A letter that lasts for several frames is one letter: merge equal neighbours.")
-    _expect(
-        answer, "ann-n-a", "anna", "Merge first, drop blanks then: a blank between two equal letters keeps them apart."
-    )
+    _expect(answer, "ann-n-a", "anna", "Merge first, then drop blanks: a blank keeps two equal letters apart.")
     _expect(answer, "a-  -l", "a l", "A space is a symbol like the others.")
     _expect(answer, "----", "", "A recording in which nothing is said has an empty text.")
     _expect(answer, "eel--le-", "elle", "Something is wrong with letters at the start or the end.")
