@@ -1,4 +1,4 @@
-"""Sphinx's settings for the course's pages; scripts/tools/make_site.py calls it, with what it says in build/site-source."""
+"""Sphinx's settings for the course's pages, which scripts/tools/make_site.py builds."""
 
 import base64
 import hashlib
