@@ -73,6 +73,7 @@ class Stage:
 
     def _notebook(self, source: str) -> nbformat.NotebookNode:
         notebook = nbformat.read(ROOT / source, as_version=4)
+        notebook.metadata.setdefault("language_info", {"name": "python"})  # by which code is coloured
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
                 cell.source = self._text(cell.source, source)
