@@ -7,7 +7,6 @@ from pathlib import Path
 
 import nbformat
 from docutils import nodes
-from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -17,7 +16,8 @@ REPOSITORY = os.environ["COURSE_REPOSITORY"]
 project = "ASR with NeMo and Weights & Biases"
 author = "the contributors of the course"
 html_title = "ASR with NeMo and W&B"
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "sphinx.ext.mathjax"]
+mathjax_path = "mathjax/tex-chtml.js"  # a copy on the site; make_site.py puts it there
 exclude_patterns = ["jupyter_execute"]
 language = "en"
 
@@ -40,38 +40,22 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "home_page_in_toc": True,
     "show_navbar_depth": 1,
+    "navbar_start": [],  # the sidebar has the title and the search
+    "navbar_center": [],
+    "navbar_end": [],
+    "navbar_persistent": [],
     "show_toc_level": 2,
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
+html_favicon = "static/icon.svg"
 html_static_path = ["static"]
 html_css_files = ["course.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_show_sphinx = False
 html_last_updated_fmt = None
-
-
-def mathml(node: nodes.math | nodes.math_block, as_block: bool) -> str:
-    """Return a formula as MathML, which browsers set by themselves: no script, no font, no request."""
-    tex = node.astext()
-    try:
-        return tex2mathml(tex, as_block=as_block).strip()
-    except Exception as error:
-        _LOG.warning("a formula that MathML can't say: %s (%s)", tex, error, location=node)
-        return f"<code>{nodes.Text(tex)}</code>"
-
-
-def visit_inline(self, node: nodes.math) -> None:
-    """Write a formula within a line."""
-    self.body.append(f'<span class="math">{mathml(node, False)}</span>')
-    raise nodes.SkipNode
-
-
-def visit_block(self, node: nodes.math_block) -> None:
-    """Write a formula on a line of its own."""
-    self.body.append(f'<div class="math">{mathml(node, True)}</div>\n')
-    raise nodes.SkipNode
 
 
 def describe_pictures(app: Sphinx, doctree: nodes.document) -> None:
@@ -98,9 +82,5 @@ def describe_pictures(app: Sphinx, doctree: nodes.document) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Register what Sphinx and MyST-NB don't bring."""
-    app.add_html_math_renderer("native", (visit_inline, None), (visit_block, None))
+    """Register what MyST-NB doesn't do."""
     app.connect("doctree-read", describe_pictures)
-
-
-html_math_renderer = "native"

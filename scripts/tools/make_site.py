@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Build the course's pages, build/site, from the committed notebooks; nothing is executed."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -137,6 +138,22 @@ def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
+def copy_mathjax(static: Path) -> None:
+    """Copy MathJax, which sets the formulas, with its fonts, so that no page asks another host for it.
+
+    Raises:
+        InputError: the package that brings its files isn't installed.
+    """
+    spec = importlib.util.find_spec("mathjax")  # of django-static-mathjax, which is nothing but MathJax's files
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError("MathJax's files are not here; make setup installs requirements-dev.txt")
+    files = Path(spec.submodule_search_locations[0], "static", "mathjax")
+    for name in ("es5/tex-chtml.js", "es5/output/chtml/fonts/woff-v2", "es5/input/tex/extensions", "LICENSE"):
+        target = static / "mathjax" / name.removeprefix("es5/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (files / name).is_dir() else shutil.copy2)(files / name, target)
+
+
 def weights(site: Path) -> dict[str, int]:
     """Return what each page weighs in bytes, with the files that it loads from the site."""
     found = {}
@@ -162,6 +179,7 @@ def main(
     source = output.with_name(f"{output.name}-source")
     Stage(source, repository_url().rstrip("/")).place()
     shutil.copytree(SETTINGS, source, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_mathjax(source / "static")
     if fresh:
         shutil.rmtree(output, ignore_errors=True)
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W", "--keep-going", "-j", "auto"]
@@ -173,6 +191,8 @@ def main(
     if done.returncode:
         raise InputError("Sphinx found what stands above; mend it in the notebook or text that it names")
     (output / ".nojekyll").touch()  # GitHub Pages then serves folders whose names begin with an underscore
+    for source_map in output.rglob("*.js.map"):  # of use to the theme's developers only
+        source_map.unlink()
     heavy = weights(output)
     largest = max(heavy, key=heavy.__getitem__)
     total = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
