@@ -2,7 +2,7 @@
 # scripts/setup_env.py decides whether .venv needs anything: it compares the requirements' content, not their dates.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial course model sync test proofs faults lab docker notebooks lint format constraints clean
+.PHONY: help setup tutorial course model sync test proofs faults site lab docker notebooks lint format constraints clean
 
 # The first Python that the course runs on; a name that is there may still not run (pyenv's shims).
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \
@@ -66,6 +66,9 @@ docker: ## Open JupyterLab in a container, with the GPU if there is one that fit
 
 notebooks: setup ## Execute the committed notebooks again, so that their outputs are fresh
 	$(VENV_PYTHON) scripts/run_notebooks.py update
+
+site: setup ## Build the course as static pages, build/site, from the committed notebooks; executes none of them
+	$(VENV_PYTHON) scripts/tools/make_site.py
 
 lint: setup ## Check style, notebooks included
 	$(VENV_PYTHON) -m ruff check

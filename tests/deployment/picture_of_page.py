@@ -25,7 +25,9 @@ def main(recording: Path) -> None:
             page.set_input_files("#file", recording)
             page.wait_for_selector("#said tr:not(.empty)")
             PICTURE.parent.mkdir(exist_ok=True)
-            page.screenshot(path=PICTURE)
+            text = page.locator("section[aria-labelledby=text-title]").bounding_box()
+            height = text["y"] + text["height"] + 10  # down to the text and what its colours mean
+            page.screenshot(path=PICTURE, full_page=True, clip={"x": 0, "y": 0, "width": 900, "height": height})
             browser.close()
         finally:
             server.stop()

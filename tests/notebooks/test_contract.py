@@ -28,8 +28,6 @@ NOT_YET = {
     "10_augmentation.ipynb",
     "11_language_model.ipynb",
     "12_fine_tuning.ipynb",
-    "14_deployment.ipynb",
-    "16_your_own_data.ipynb",
 }
 """Notebooks that wait for their new text."""
 FORBIDDEN = re.compile(r"-dirty|holds this very training|finished on|is not here")
