@@ -1,11 +1,16 @@
-"""Pictures of the word error rate: the matrix of edit distances with its path, and an alignment word by word."""
+"""The word error rate in pictures, and recordings of computer voices to measure one on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+import soxr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from asr_with_nemo.data import audio
+from asr_with_nemo.data.espeak import Speaker, Voice
 
 Pair = tuple[str, str]
 """(reference, hypothesis) of one step of an alignment; "" where one of them has no word."""
@@ -65,3 +70,44 @@ def draw_alignment(alignment: Sequence[Pair]) -> Figure:
             weight = "bold" if kind else "normal"
             axes.text(column, row, text, ha="center", va="center", fontsize=11, color=_COLORS[kind], weight=weight)
     return figure
+
+
+class Spoken(NamedTuple):
+    """A text that a computer voice has said.
+
+    Attributes:
+        kind: what the text is an example of.
+        text: the reference.
+        voice: name of the voice.
+        samples: mono at 16 kHz, (t,).
+    """
+
+    kind: str
+    text: str
+    voice: str
+    samples: np.ndarray
+
+
+def computer_voices(
+    phrases: Mapping[str, Sequence[str]],
+    variants: Sequence[str] = ("m1", "m3", "f2", "f4"),
+    words_per_minute: int = 140,
+) -> list[Spoken]:
+    """Let voices of espeak-ng say texts, with a quarter of a second of a quiet room around each.
+
+    Args:
+        phrases: kind → the language in espeak-ng's name, such as "en-us", then the texts.
+        variants: names of espeak-ng's voices; each says all texts.
+        words_per_minute: how fast they speak.
+    """
+    quiet, spoken = np.random.default_rng(0), []
+    with Speaker() as speaker:
+        for kind, (language, *texts) in phrases.items():
+            for variant in variants:
+                voice = Voice(language, variant, words_per_minute=words_per_minute, word_gap=5)
+                for text in texts:
+                    said = speaker.say(text, voice) / np.float32(32768)
+                    samples = np.pad(soxr.resample(said, speaker.rate, audio.SAMPLE_RATE), audio.SAMPLE_RATE // 4)
+                    samples = samples + quiet.normal(0, 5e-4, len(samples)).astype(np.float32)
+                    spoken.append(Spoken(kind, text, variant, samples))
+    return spoken
