@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from asr_with_nemo.base.files import replacing, write_if_changed
+from asr_with_nemo.base.html import still_table
 from asr_with_nemo.cli import run
 from asr_with_nemo.data import an4
 from asr_with_nemo.errors import InputError
@@ -150,6 +151,8 @@ def _tidy_output(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
         output.text = FREE_OF.sub("…", output.text)
         return output
     data = output.get("data", {})
+    if '<div id="table-' in data.get("text/html", ""):
+        data["text/html"] = still_table(data["text/html"])
     for element, note in (("<audio", AUDIO_NOTE), ("<iframe", PAGE_NOTE)):
         if element in str(data.get("text/html", "")):
             return nbformat.v4.new_output("display_data", {"text/plain": note})

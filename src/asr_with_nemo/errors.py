@@ -7,3 +7,7 @@ class InputError(Exception):
     The message names the file (and line), the cause and the next step. The scripts print it without a traceback and
     exit with status 1; in a notebook it is the last line of the traceback.
     """
+
+
+class DownloadFailed(InputError):
+    """A model is known by its name, but it isn't on this machine yet and couldn't be downloaded now."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from asr_with_nemo.data import an4, download, manifest
-from asr_with_nemo.errors import InputError
+from asr_with_nemo.errors import DownloadFailed, InputError
 from asr_with_nemo.models import names
 from asr_with_nemo.models.loading import load_model
 from asr_with_nemo.models.names import FORGOTTEN, NGC, cached_models, model_path, nemo_models
@@ -227,7 +227,7 @@ def test_without_a_network_the_error_says_what_there_is(hub: Hub, monkeypatch: p
     hub.files = {NEWER: b"newer"}
     model_path("stt_en_quartznet15x5", progress=False)
     monkeypatch.setenv("NGC_MODELS_URL", "http://127.0.0.1:9")
-    with pytest.raises(InputError, match="127.0.0.1:9") as error:
+    with pytest.raises(DownloadFailed, match="127.0.0.1:9") as error:
         model_path("QuartzNet15x5Base-En", progress=False)
     message = str(error.value)
     assert message.startswith("QuartzNet15x5Base-En: ")
@@ -289,6 +289,7 @@ def test_a_refusal_of_hugging_face_names_the_model_its_url_and_the_token(hugging
     with pytest.raises(InputError, match=rf"tester/parrot: .*/parrot\.nemo.*{status}") as error:
         model_path("tester/parrot", progress=False)
     assert ("HF_TOKEN" in str(error.value)) == (status != 500)
+    assert isinstance(error.value, DownloadFailed) == (status == 500)
     assert cached_models() == []
 
 

@@ -18,8 +18,6 @@ NOT_YET = {
     "00_start.ipynb",
     "01_data.ipynb",
     "02_features.ipynb",
-    "03_explore.ipynb",
-    "04_pretrained.ipynb",
     "05_ctc.ipynb",
     "06_training.ipynb",
     "07_sweeps.ipynb",

@@ -1,13 +1,17 @@
 """What runs measured lies in a file each, and the tables are made of those."""
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+import typer
+from omegaconf import OmegaConf
 
+from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, _with_values
 from asr_with_nemo.data import an4
-from asr_with_nemo.errors import InputError
-from asr_with_nemo.models.names import ASSETS
+from asr_with_nemo.errors import DownloadFailed, InputError
+from asr_with_nemo.models.names import ASSETS, BUILT_IN, model_path
 from asr_with_nemo.recognition import wer
 from asr_with_nemo.recognition.results import (
     gains,
@@ -149,3 +153,34 @@ def test_a_result_of_this_code_can_be_made_again():
 def test_a_study_without_results_says_how_to_make_them(tmp_path: Path):
     with pytest.raises(InputError, match=r"run_study\.py patience"):
         read_results("patience", tmp_path)
+
+
+STUDIES = OmegaConf.to_container(OmegaConf.load(ROOT / "configs" / "study.yaml"))
+COMMANDS = [(study, run["command"]) for study, plan in STUDIES.items() for run in plan["runs"] if "command" in run]
+
+
+@pytest.mark.parametrize(("study", "words"), COMMANDS, ids=lambda value: value if isinstance(value, str) else value[1])
+def test_the_commands_of_the_studies_are_ones_that_their_scripts_take(study: str, words: list[str]):
+    script, *arguments = words
+    path = ROOT / "scripts" / script
+    module = importlib.util.module_from_spec(importlib.util.spec_from_file_location(path.stem, path))
+    module.__spec__.loader.exec_module(module)
+    app = typer.Typer()
+    app.command()(module.main)
+    given = _with_values([*arguments, "--output", "results.json"], BARE_LANGUAGE_MODEL)
+    context = typer.main.get_command(app).make_context(script, given)
+    assert context.params["manifest"].name == f"{STUDIES[study]['split']}_manifest.json"
+    assert context.params["output"].name == "results.json"
+
+
+@pytest.mark.slow
+def test_the_pretrained_models_of_the_study_are_ones_that_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for variable in ("NGC_MODELS_URL", "HF_ENDPOINT"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    monkeypatch.setenv("ASR_MODELS", str(tmp_path))
+    named = [run["command"][1] for run in STUDIES["pretrained"]["runs"]]
+    assert len(named) == len(set(named)) == 4
+    for name in named:
+        if name not in BUILT_IN:
+            with pytest.raises(DownloadFailed, match=r"127\.0\.0\.1"):  # not: no such model
+                model_path(name, progress=False)

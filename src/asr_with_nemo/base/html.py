@@ -8,6 +8,7 @@ import hashlib
 import json
 import mimetypes
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -108,6 +109,25 @@ def html_table(
     # A digest, not a random number: the same table makes the same output.
     name = "table-" + hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:8]
     return ENVIRONMENT.get_template("table.html").render(name=name, page=page, heads=heads, rows=cells)
+
+
+def still_table(html: str) -> str:
+    """Return a table of `html_table` for where neither scripts nor the recordings are: its first page, as plain text.
+
+    A recording becomes ▶, a picture ▦.
+    """
+    rows = html.count("<tr>") + html.count("<tr hidden>") - 1
+    for pattern, instead in (
+        (r"<script>.*?</script>\n?|<tr hidden>.*?</tr>\n?|<p><input.*?</p>\n?", ""),
+        (r"<audio.*?</audio>", "▶"),
+        (r'<button class="picture".*?</button>', "▦"),
+        (r"</?button>", ""),
+    ):
+        html = re.sub(pattern, instead, html, flags=re.DOTALL)
+    note = (
+        f"<p>The first {html.count('<tr>') - 1} of {rows} rows. All of them, their sound (▶) and pictures (▦) are there"
+    )
+    return html.replace("</tbody></table>", f"</tbody></table>\n{note} when the notebook runs.</p>")
 
 
 class _Addresses:

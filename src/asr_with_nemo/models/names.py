@@ -14,7 +14,7 @@ from pathlib import Path
 
 from asr_with_nemo.base.files import write_if_changed
 from asr_with_nemo.data.archives import sha256_of
-from asr_with_nemo.errors import InputError
+from asr_with_nemo.errors import DownloadFailed, InputError
 from asr_with_nemo.tracking import artifacts
 from asr_with_nemo.tracking.versions import fetch_model
 
@@ -59,7 +59,8 @@ def model_path(model: str | os.PathLike, progress: bool = True, suffix: str = ".
         suffix: of the file of a model that ships: ".nemo", or ".onnx", which needs no NeMo (`deployment.runtime`).
 
     Raises:
-        InputError: unknown model, or the download failed; the message lists the models that are available.
+        DownloadFailed: the download of a model failed; the message lists the models that are available.
+        InputError: unknown model; the message lists them too.
     """
     name = os.fspath(model)
     path = Path(name)
@@ -154,7 +155,8 @@ def _from_ngc(name: str, progress: bool) -> Path:
     """Download a model of NVIDIA's.
 
     Raises:
-        InputError: NeMo lists no such model, or the download failed.
+        DownloadFailed: the download failed.
+        InputError: NeMo lists no such model.
     """
     base = (os.environ.get(_NGC_VARIABLE) or NGC).rstrip("/")
     if name in FORGOTTEN:
@@ -181,7 +183,7 @@ def _download(name: str, urls: Sequence[str], progress: bool) -> Path:
     try:
         download_first(urls, file, give_up_after=_PATIENCE, progress=progress)
     except DownloadError as error:
-        raise InputError(f"{name}: {error}\n{_available()}") from error
+        raise DownloadFailed(f"{name}: {error}\n{_available()}") from error
     return _keep(file)
 
 
@@ -192,7 +194,8 @@ def _from_hugging_face(name: str, progress: bool) -> Path:
     A connection that breaks is resumed by `huggingface_hub`; its notes stay in a folder .cache next to the file.
 
     Raises:
-        InputError: Hugging Face has no such model or file, or the download failed.
+        DownloadFailed: the download failed.
+        InputError: Hugging Face has no such model or file.
     """
     # Imported here: a program that only listens lacks them.
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -213,7 +216,9 @@ def _from_hugging_face(name: str, progress: bool) -> Path:
         raise
     except Exception as error:  # of the hub, of its HTTP client, of its storage, of the disk
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        kind = DownloadFailed
         if status in (401, 403, 404):
+            kind = InputError
             reason = (
                 f"no such file or folder here, and Hugging Face gives no {file.name} ({url} answered {status}); check "
                 "there that the name is right and that the model has this file; one that is private or gated (whose "
@@ -225,7 +230,7 @@ def _from_hugging_face(name: str, progress: bool) -> Path:
                 f"{url} could not be downloaded: {cause}. Check the network and the disk and run again, or save the "
                 f"file as {file} yourself"
             )
-        raise InputError(f"{name}: {reason}.\n{_available()}") from error
+        raise kind(f"{name}: {reason}.\n{_available()}") from error
 
 
 def _available() -> str:

@@ -2,8 +2,8 @@
 
 WER = (S + D + I) / N: the minimum number of substituted, deleted and inserted words that turn the reference into the
 hypothesis, summed over all utterances and divided by the words of all references. CER is the same over characters. Runs
-of spaces count as one space. Where several alignments are equally short, `kaldialign` takes one of them; another
-program may split the same number of errors into S, D and I a little differently.
+of spaces count as one space. Where several alignments are equally short, `kaldialign` takes one of them (`align` says
+which); another program may split the same number of errors into S, D and I a little differently.
 """
 
 from collections import Counter, defaultdict
@@ -73,6 +73,21 @@ def count_errors(reference: str, hypothesis: str, unit: Unit = "word") -> Counts
     return Counts(counts["sub"], counts["del"], counts["ins"], counts["ref_len"])
 
 
+def align(reference: str, hypothesis: str, unit: Unit = "word") -> list[tuple[str, str]]:
+    """Align a hypothesis with its reference, with as few errors as possible: (reference, hypothesis) of each step.
+
+    A deleted word has "" as its hypothesis, an inserted one as its reference. Of several such alignments it is the one
+    that is found from the end on by taking an insertion, else a deletion, else a substitution or a correct word.
+
+    Example:
+        >>> align("g l e n n", "g l a n")
+        [('g', 'g'), ('l', 'l'), ('e', 'a'), ('n', 'n'), ('n', '')]
+    """
+    import kaldialign
+
+    return [tuple(pair) for pair in kaldialign.align(_units(reference, unit), _units(hypothesis, unit), "")]
+
+
 @dataclass(frozen=True)
 class ScoredUtterance:
     """One utterance of an evaluation; `file` is relative to the manifest's folder, `speaker` is empty if unknown."""
@@ -122,12 +137,9 @@ def confusions(rows: Sequence[ScoredUtterance], unit: Unit = "word") -> Counter[
         >>> confusions([ScoredUtterance("1.wav", "", "nine five", "five five")])
         Counter({('nine', 'five'): 1})
     """
-    import kaldialign
-
     counts: Counter[tuple[str, str]] = Counter()
     for row in rows:
-        pairs = kaldialign.align(_units(row.reference, unit), _units(row.hypothesis, unit), "")
-        counts.update(tuple(pair) for pair in pairs if pair[0] != pair[1])
+        counts.update(pair for pair in align(row.reference, row.hypothesis, unit) if pair[0] != pair[1])
     return counts
 
 

@@ -1,0 +1,62 @@
+"""The checks of 03_explore and 04_pretrained take right answers, and say what is wrong with wrong ones."""
+
+import re
+
+import pytest
+
+from asr_with_nemo.teaching.tasks import Wrong, explore, pretrained
+
+ROWS = [
+    {"Transcript": "three", "Duration": 0.48, "Split": "train"},  # exactly six frames of 80 ms
+    {"Transcript": "three", "Duration": 0.44, "Split": "dev"},  # five, and its blank has none
+    {"Transcript": "a b c d", "Duration": 0.4, "Split": "dev"},  # five for seven characters
+    {"Transcript": "yes", "Duration": 0.16, "Split": "train"},
+    {"Transcript": "no no no", "Duration": 2.0, "Split": "dev"},
+]
+
+
+def test_rows_without_enough_frames_are_counted():
+    assert "3 of 5" in explore.task_1(3, ROWS)
+    for answer, hint in ((2, "equal letters"), (1, "A space"), (0, "20 ms"), (5, "whole frames"), ("many", "a number")):
+        with pytest.raises(Wrong, match=hint):
+            explore.task_1(answer, ROWS)
+
+
+def test_the_parrot_is_judged_by_words():
+    assert "12.5%" in explore.task_2(1 / 8, ROWS)
+    for answer, hint in ((12.5, "percentage"), (1 / 3, "utterances"), (7 / 8, "gets wrong"), (0.7, "Sum the words")):
+        with pytest.raises(Wrong, match=hint):
+            explore.task_2(answer, ROWS)
+
+
+def test_a_hypothesis_with_a_high_wer_and_a_low_cer():
+    assert "200%" in pretrained.task_1("en ter seven ty o ne")
+    for answer, hint in (
+        ("enterseventyone", "Joining"),
+        ("enter seven ty one", "Which single character"),
+        ("e n t e r s e v e n t y o n e", "three characters at most"),
+        (1.5, "a text in quotes"),
+    ):
+        with pytest.raises(Wrong, match=hint):
+            pretrained.task_1(answer)
+
+
+def test_a_normaliser_keeps_apart_what_is_different():
+    digits = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+    def right(text: str) -> str:
+        words = re.sub(r"[^\w' ]", " ", text.lower()).split()
+        return " ".join(digits[int(word)] if re.fullmatch("[0-9]", word) else word for word in words)
+
+    def spells_each_digit(text: str) -> str:
+        return " ".join(re.sub("[0-9]", lambda digit: f" {digits[int(digit.group())]} ", right(text)).split())
+
+    assert pretrained.task_2(right)
+    for answer, hint in (
+        (lambda text: text.lower(), "becomes \"it's nine o'clock.\""),
+        (spells_each_digit, "stands alone"),
+        (lambda text: None, "has to return the text"),
+        ("text", "The answer is a function"),
+    ):
+        with pytest.raises(Wrong, match=hint):
+            pretrained.task_2(answer)
