@@ -180,7 +180,7 @@ def _rate_interval(errors: Sequence[int], words: Sequence[int], trainings: int =
     return float(min(exact.low, low)), float(max(exact.high, high))  # a WER above 1 is no proportion
 
 
-def _bootstrap(errors: Sequence[int], words: Sequence[int]) -> tuple[float, float]:
+def _bootstrap(errors: Sequence[int], words: Sequence[int], confidence: float = 0.95) -> tuple[float, float]:
     """Percentile interval of sum(errors) / sum(words) over draws of utterances; errors may be differences."""
     from scipy import stats
 
@@ -198,23 +198,26 @@ def _bootstrap(errors: Sequence[int], words: Sequence[int]) -> tuple[float, floa
         batch=max(1, 1_000_000 // len(data[0])),  # some megabytes at a time
         vectorized=True,
         paired=True,
+        confidence_level=confidence,
         method="percentile",
         rng=np.random.default_rng(_SEED),
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def _difference_interval(differences: Sequence[int], words: Sequence[int], trainings: int = 1) -> tuple[float, float]:
+def _difference_interval(
+    differences: Sequence[int], words: Sequence[int], trainings: int = 1, confidence: float = 0.95
+) -> tuple[float, float]:
     """Percentile interval of sum(differences) / sum(words), where differences of errors are by utterance.
 
     If every draw has the same difference (none in any utterance, or a single utterance), a bootstrap has no width. Of
-    N words none has then departed from that difference, so that up to 1 - 0.025^(1 / N) of all words may (the exact
-    bound of Clopper and Pearson): one that only the one model gets wrong, or only the other.
+    N words none has then departed from that difference, so that up to 1 - 0.025^(1 / N) of all words may (at 95%, the
+    exact bound of Clopper and Pearson): one that only the one model gets wrong, or only the other.
     """
-    low, high = _bootstrap(differences, words)
+    low, high = _bootstrap(differences, words, confidence)
     if low < high:
         return low, high
-    departing = 1 - 0.025 ** (1 / max(1, round(sum(words) / trainings)))
+    departing = 1 - ((1 - confidence) / 2) ** (1 / max(1, round(sum(words) / trainings)))
     return low + departing * (min(-1, low) - low), high + departing * (max(1, high) - high)
 
 
@@ -298,9 +301,16 @@ def mean_of_seeds(trainings: Sequence[Sequence[ScoredUtterance]]) -> tuple[float
 
 
 def difference_of_seeds(
-    these: Sequence[Sequence[ScoredUtterance]], others: Sequence[Sequence[ScoredUtterance]]
+    these: Sequence[Sequence[ScoredUtterance]],
+    others: Sequence[Sequence[ScoredUtterance]],
+    confidence: float = 0.95,
 ) -> tuple[float, tuple[float, float]]:
-    """Subtract the mean WER of other trainings from that of these, with a 95% interval by a bootstrap over utterances.
+    """Subtract the mean WER of other trainings from that of these, with its interval by a bootstrap over utterances.
+
+    Args:
+        these, others: the scored utterances of as many trainings on both sides.
+        confidence: of the interval. Of several comparisons, each at 95%, some exclude 0 by chance; with
+            `1 - 0.05 / comparisons` there is any such with a probability of at most 5% (Bonferroni's correction).
 
     Raises:
         InputError: the utterances differ, or the numbers of trainings do.
@@ -310,7 +320,9 @@ def difference_of_seeds(
     errors, words = _by_utterance([*these, *others])
     ours, theirs = errors[: len(these)].sum(0), errors[len(these) :].sum(0)
     words = words[: len(these)].sum(0)
-    return float((ours.sum() - theirs.sum()) / words.sum()), _difference_interval(ours - theirs, words, len(these))
+    return float((ours.sum() - theirs.sum()) / words.sum()), _difference_interval(
+        ours - theirs, words, len(these), confidence
+    )
 
 
 def _by_utterance(trainings: Sequence[Sequence[ScoredUtterance]]) -> tuple[np.ndarray, np.ndarray]:

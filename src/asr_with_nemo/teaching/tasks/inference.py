@@ -53,7 +53,7 @@ def task_2(answer: object) -> str:
         raise Wrong("Too wide: have both models been given the same drawn speakers in each draw?")
     raise Wrong(
         "Sum errors of both models and words by speaker, draw as many speakers as there are, with replacement, and "
-        "take 100 * (errors of one - errors of the other) / words; then the 2.5th and the 97.5th percentile of 10,000 draws."
+        "take 100 * (one's errors - the other's) / words; then the 2.5th and 97.5th percentile of 10,000 draws."
     )
 
 
