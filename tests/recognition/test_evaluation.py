@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jiwer
 import pytest
+from scipy import stats
 
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.errors import InputError
@@ -155,6 +156,17 @@ def test_an_interval_without_spread_is_the_exact_binomial_one(
         assert interval == pytest.approx(expected)  # read twice, the words are no more
 
 
+@pytest.mark.parametrize("wrong", range(10))
+def test_an_interval_of_few_errors_is_no_narrower_than_the_exact_one(wrong: int):
+    def rows(wrong: int) -> list[ScoredUtterance]:
+        return [ScoredUtterance(str(n), "", "yes", "no" if n < wrong else "yes") for n in range(50)]
+
+    low, high = wer.wer_interval(rows(wrong))
+    exact = stats.binomtest(wrong, 50).proportion_ci(0.95, method="exact")
+    assert low <= exact.low + 1e-9 and high >= exact.high - 1e-9
+    assert high < wer.wer_interval(rows(wrong + 1))[1] + 0.001  # one error more is no better
+
+
 def test_an_interval_with_empty_references_is_a_number():
     rows = [ScoredUtterance("1", "", "", "uh"), ScoredUtterance("2", "", "go", "go"), ScoredUtterance("3", "", "", "")]
     assert all(math.isfinite(bound) for bound in wer.wer_interval(rows))
@@ -163,8 +175,22 @@ def test_an_interval_with_empty_references_is_a_number():
 def test_a_result_does_not_differ_from_itself():
     rows = some_rows()
     comparison = wer.compare(rows, rows[::-1])
-    assert (comparison.difference, comparison.ci95, comparison.is_significant) == (0, (0, 0), False)
-    assert "no difference" in str(comparison)
+    unseen = 1 - 0.025 ** (1 / comparison.this.words)  # of so many words, none differs: the exact bound
+    assert (comparison.difference, comparison.is_significant) == (0, False)
+    assert comparison.ci95 == pytest.approx((-unseen, unseen))
+    assert wer.difference_of_seeds([rows, rows], [rows, rows])[1] == pytest.approx((-unseen, unseen))
+    assert "+0.0 points" in str(comparison) and "not statistically significant" in str(comparison)
+
+
+@pytest.mark.parametrize(("count", "significant"), [(1, False), (5, False), (6, True)])
+def test_a_difference_without_spread_is_as_sure_as_its_words_are_many(count: int, significant: bool):
+    """As the exact sign test: of five words that all speak for one model, none is proof; of six it is, just so."""
+    right = [ScoredUtterance(str(n), "", "yes", "yes") for n in range(count)]
+    wrong = [replace(row, hypothesis="no") for row in right]
+    comparison = wer.compare(right, wrong)
+    assert comparison.difference == -1 == comparison.ci95[0]
+    assert comparison.is_significant is significant
+    assert wer.compare(wrong, right).ci95 == pytest.approx(tuple(-bound for bound in comparison.ci95[::-1]))
 
 
 def test_two_results_that_differ():

@@ -16,6 +16,7 @@ from asr_with_nemo.recognition import wer
 from asr_with_nemo.recognition.results import (
     gains,
     learning_curves,
+    paired_differences,
     read_results,
     read_utterances,
     study_differences,
@@ -148,6 +149,18 @@ def test_a_result_of_this_code_can_be_made_again():
         assert row["wer"] == pytest.approx(row["errors"] / row["words"], abs=1e-6), path
         assert row["ci95"][0] <= row["wer"] <= row["ci95"][1], path
         assert row["command"].startswith("python scripts/"), path
+
+
+def test_runs_are_compared_over_the_seeds_that_both_have(tmp_path: Path):
+    table = paired_differences("ablation", ROOT / "results").set_index("run")
+    without = table.loc["no SpecAugment"]
+    assert (without.seeds, len(without["each"])) == (1, 1)
+    assert without.difference == pytest.approx(without["each"][0])
+    assert without.low < without.difference < without.high < 0
+    surer = paired_differences("ablation", ROOT / "results", confidence=0.999).set_index("run").loc["no SpecAugment"]
+    assert surer.low < without.low and surer.high > without.high
+    assert "the recipe" not in table.index
+    assert paired_differences("ablation", tmp_path).empty
 
 
 def test_a_study_without_results_says_how_to_make_them(tmp_path: Path):

@@ -57,6 +57,40 @@ def study_differences(study: str, folder: Path = FOLDER) -> list[tuple[dict, wer
     return [(row, wer.compare(heard, its_utterances)) for row, heard in others]
 
 
+def paired_differences(study: str, folder: Path = FOLDER, confidence: float = 0.95) -> "pandas.DataFrame":
+    """Compare each run of a study with its first one, over the seeds that both have.
+
+    Args:
+        study: the study's name.
+        folder: of the results.
+        confidence: of the intervals (`wer.difference_of_seeds`).
+
+    Returns:
+        a row per run: its name, the number of shared `seeds`, the `difference` of the mean WERs with its interval,
+        `low` and `high`, and of `each` seed; negative if the run has fewer errors than the first. No rows if there
+        are no results that can be compared.
+
+    Raises:
+        InputError: the results are not of the same utterances, or one of them lacks them.
+    """
+    import pandas
+
+    runs: dict[str, dict[int | None, list[wer.ScoredUtterance]]] = {}
+    if any((folder / study).glob("*.json")):
+        for row, heard in read_utterances(study, folder):
+            runs.setdefault(row["name"], {})[row["seed"]] = heard
+    first = OmegaConf.load(_STUDIES)[study].runs[0].name
+    base, lines = runs.pop(first, {}), []
+    for name, trainings in runs.items():
+        shared = [seed for seed in trainings if seed in base]
+        if shared:
+            sides = [trainings[seed] for seed in shared], [base[seed] for seed in shared]
+            difference, (low, high) = wer.difference_of_seeds(*sides, confidence)
+            each = [total_errors(one).rate - total_errors(other).rate for one, other in zip(*sides, strict=True)]
+            lines.append((name, len(shared), difference, low, high, each))
+    return pandas.DataFrame(lines, columns=["run", "seeds", "difference", "low", "high", "each"])
+
+
 def learning_curves(study: str, folder: Path = FOLDER) -> "pandas.DataFrame":
     """Tabulate a study whose runs are named by a start and a fraction of the data, as in "from scratch, 10%".
 

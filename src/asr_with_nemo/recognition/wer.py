@@ -19,6 +19,8 @@ from asr_with_nemo.errors import InputError
 Unit = Literal["word", "character"]
 _RESAMPLES, _SEED = 10_000, 0
 """Of the bootstrap; the seed is fixed, so that the same result has the same interval."""
+_FEW = 10
+"""With errors in fewer utterances than these, a percentile bootstrap is too narrow."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,11 @@ def wer_interval(rows: Sequence[ScoredUtterance]) -> tuple[float, float]:
     estimates for confidence intervals in ASR performance evaluation", ICASSP 2004. Utterances are taken as independent;
     with many utterances per speaker the true interval is wider.
 
-    If every draw has the same WER (no errors, every word wrong, a single utterance), a bootstrap has no width. Then the
-    interval is the exact binomial one over words: C. J. Clopper and E. S. Pearson, "The use of confidence or fiducial
-    limits illustrated in the case of the binomial", Biometrika 26(4), 1934. It takes words as independent.
+    If every draw has the same WER (no errors, every word wrong, a single utterance), a bootstrap has no width; and if
+    fewer than ten utterances have errors, its width is too small. The interval is then at least as wide as the exact
+    binomial one over words, which takes words as independent: C. J. Clopper and E. S. Pearson, "The use of confidence
+    or fiducial limits illustrated in the case of the binomial", Biometrika 26(4), 1934. No error in N words: up to
+    about 3.7 / N (the "rule of three", 3 / N, is the one-sided bound).
 
     Example:
         >>> rows = [ScoredUtterance(f"{number}.wav", "", "yes", "yes") for number in range(50)]
@@ -180,7 +184,7 @@ def _rate_interval(errors: Sequence[int], words: Sequence[int], trainings: int =
     from scipy import stats
 
     low, high = _bootstrap(errors, words)
-    if low < high:
+    if low < high and np.count_nonzero(errors) >= _FEW:
         return low, high
     # The same words, read by several models, are no more words.
     count = max(1, round(sum(words) / trainings))
@@ -188,7 +192,7 @@ def _rate_interval(errors: Sequence[int], words: Sequence[int], trainings: int =
     return float(min(exact.low, low)), float(max(exact.high, high))  # a WER above 1 is no proportion
 
 
-def _bootstrap(errors: Sequence[int], words: Sequence[int]) -> tuple[float, float]:
+def _bootstrap(errors: Sequence[int], words: Sequence[int], confidence: float = 0.95) -> tuple[float, float]:
     """Percentile interval of sum(errors) / sum(words) over draws of utterances; errors may be differences."""
     from scipy import stats
 
@@ -206,10 +210,27 @@ def _bootstrap(errors: Sequence[int], words: Sequence[int]) -> tuple[float, floa
         batch=max(1, 1_000_000 // len(data[0])),  # some megabytes at a time
         vectorized=True,
         paired=True,
+        confidence_level=confidence,
         method="percentile",
         rng=np.random.default_rng(_SEED),
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _difference_interval(
+    differences: Sequence[int], words: Sequence[int], trainings: int = 1, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of sum(differences) / sum(words), where differences of errors are by utterance.
+
+    If every draw has the same difference (none in any utterance, or a single utterance), a bootstrap has no width. Of
+    N words none has then departed from that difference, so that up to 1 - 0.025^(1 / N) of all words may (at 95%, the
+    exact bound of Clopper and Pearson): one that only the one model gets wrong, or only the other.
+    """
+    low, high = _bootstrap(differences, words, confidence)
+    if low < high:
+        return low, high
+    departing = 1 - ((1 - confidence) / 2) ** (1 / max(1, round(sum(words) / trainings)))
+    return low + departing * (min(-1, low) - low), high + departing * (max(1, high) - high)
 
 
 @dataclass(frozen=True)
@@ -218,7 +239,8 @@ class Comparison:
 
     Attributes:
         this, other: errors in words of the two results.
-        ci95: 95% confidence interval of the difference, this WER - other WER, by a bootstrap over pairs of utterances.
+        ci95: 95% confidence interval of the difference, this WER - other WER, by a bootstrap over pairs of utterances;
+            where no two utterances differ it has no width, and an exact bound takes its place (`compare`).
 
     Example:
         >>> print(Comparison(Counts(4, words=100), Counts(9, words=100), (-0.08, -0.02)))
@@ -242,8 +264,6 @@ class Comparison:
     def __str__(self) -> str:
         low, high = (f"{100 * bound:+.1f}" for bound in self.ci95)
         figures = f"WER {self.this.rate:.1%} against {self.other.rate:.1%}"
-        if self.this.errors == self.other.errors and self.ci95 == (0, 0):
-            return f"{figures}: no difference in any utterance"
         figures += f": {100 * self.difference:+.1f} points, 95% interval {low} to {high}"
         if not self.is_significant:
             return f"{figures}; not statistically significant (95% interval includes 0)"
@@ -252,6 +272,15 @@ class Comparison:
 
 def compare(rows: Sequence[ScoredUtterance], others: Sequence[ScoredUtterance]) -> Comparison:
     """Test whether two results on the same utterances differ significantly, by a paired bootstrap.
+
+    Two results without a difference in any utterance aren't proven to be equal: in N words, the interval of their
+    difference is then ±(1 - 0.025^(1 / N)), the exact bound for what was never seen.
+
+    Example:
+        >>> rows = [ScoredUtterance(f"{number}.wav", "", "yes", "yes") for number in range(50)]
+        >>> print(compare(rows, rows))
+        WER 0.0% against 0.0%: +0.0 points, 95% interval -7.1 to +7.1; not statistically significant (95% interval \
+includes 0)
 
     Raises:
         InputError: the utterances or their references differ.
@@ -266,7 +295,7 @@ def compare(rows: Sequence[ScoredUtterance], others: Sequence[ScoredUtterance]) 
         )
     pairs = [(ours[key], theirs[key]) for key in ours]
     differences = [one.words.errors - other.words.errors for one, other in pairs]
-    ci95 = _bootstrap(differences, [one.words.words for one, _ in pairs])
+    ci95 = _difference_interval(differences, [one.words.words for one, _ in pairs])
     return Comparison(total_errors(rows), total_errors(others), ci95)
 
 
@@ -284,9 +313,16 @@ def mean_of_seeds(trainings: Sequence[Sequence[ScoredUtterance]]) -> tuple[float
 
 
 def difference_of_seeds(
-    these: Sequence[Sequence[ScoredUtterance]], others: Sequence[Sequence[ScoredUtterance]]
+    these: Sequence[Sequence[ScoredUtterance]],
+    others: Sequence[Sequence[ScoredUtterance]],
+    confidence: float = 0.95,
 ) -> tuple[float, tuple[float, float]]:
-    """Subtract the mean WER of other trainings from that of these, with a 95% interval by a bootstrap over utterances.
+    """Subtract the mean WER of other trainings from that of these, with its interval by a bootstrap over utterances.
+
+    Args:
+        these, others: the scored utterances of as many trainings on both sides.
+        confidence: of the interval. Of several comparisons, each at 95%, some exclude 0 by chance; with
+            `1 - 0.05 / comparisons` there is any such with a probability of at most 5% (Bonferroni's correction).
 
     Raises:
         InputError: the utterances differ, or the numbers of trainings do.
@@ -296,7 +332,9 @@ def difference_of_seeds(
     errors, words = _by_utterance([*these, *others])
     ours, theirs = errors[: len(these)].sum(0), errors[len(these) :].sum(0)
     words = words[: len(these)].sum(0)
-    return float((ours.sum() - theirs.sum()) / words.sum()), _bootstrap(ours - theirs, words)
+    return float((ours.sum() - theirs.sum()) / words.sum()), _difference_interval(
+        ours - theirs, words, len(these), confidence
+    )
 
 
 def _by_utterance(trainings: Sequence[Sequence[ScoredUtterance]]) -> tuple[np.ndarray, np.ndarray]:
