@@ -45,8 +45,8 @@ def main(
         train(config, {"exp_manager.create_wandb_logger"}, [learning.Watch(watched, STEPS, say=True)])
     rows = [row for row in learning.table(watched[0]) if row["dev WER"] or row["step"] == "0"]
     about = (
-        f"What configs/config.yaml writes for “{watched[0].text}”, a recording of its training set, after each of {epochs} "
-        "epochs, greedily decoded. The notebook 06_training draws the probabilities behind it."
+        f"What configs/config.yaml writes for “{watched[0].text}”, a recording of its training set, after each of "
+        f"{epochs} epochs, greedily decoded. The notebook 06_training draws the probabilities behind it."
     )
     command = shlex.join(["python", "scripts/tools/watch_learning.py", *sys.argv[1:]])
     save_measurement(output, "A recogniser learns one recording", about, rows, command)

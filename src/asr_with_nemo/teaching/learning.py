@@ -94,7 +94,7 @@ class Watch(pl.Callback):
     Args:
         watched: the recordings; their moments are filled in.
         steps: numbers of steps after which to look, besides the validations.
-        say: print the first recording's greedy text each time.
+        say: print the first recording's greedy text after each epoch.
     """
 
     def __init__(self, watched: Sequence[Watched], steps: Sequence[int] = (), say: bool = False):
@@ -123,6 +123,10 @@ class Watch(pl.Callback):
         for one in self.watched:
             if wer is not None and one.moments and one.moments[-1].step == trainer.global_step:
                 one.moments[-1].dev_wer = float(wer)
+        if self.say and self.watched[0].moments:
+            print(
+                f"    it reads {self.watched[0].moments[-1].text!r}, where {self.watched[0].text!r} is said", flush=True
+            )
 
     def _look(self, trainer: pl.Trainer, model: pl.LightningModule) -> None:
         outputs = decoding.log_probs(model, [one.path for one in self.watched], progress=False)
@@ -136,12 +140,21 @@ class Watch(pl.Callback):
             if one.moments and one.moments[-1].step == step:
                 continue  # the last step of an epoch, seen already
             one.moments.append(Moment(step, epoch, text, loss, log_probs))
-        if self.say:
-            print(f"    hears {self.watched[0].moments[-1].text!r}")
+
+
+def verdict(one: Mapping, other: Mapping) -> str:
+    """Say whether the 95% intervals of two results files (`recognition.results.read_results`) overlap."""
+    said = [
+        f"{row['name']} {row['wer']:.1%} ({row['errors']} of {row['words']}, {row['ci95'][0]:.1%} to {row['ci95'][1]:.1%})"
+        for row in (one, other)
+    ]
+    apart = one["ci95"][0] > other["ci95"][1] or other["ci95"][0] > one["ci95"][1]
+    end = "apart: a clear difference" if apart else "overlapping: these trainings alone don't decide it"
+    return f"{said[0]} and {said[1]}: intervals {end}"
 
 
 def ctc_loss(log_probs: np.ndarray, text: str, labels: Sequence[str]) -> float:
-    """Return the CTC loss of a text, -log Pr in nats, summed over its letters; `log_probs` is (T, V), the blank last."""
+    """Return the CTC loss of a text, -log Pr in nats; `log_probs` is (T, V), the blank last."""
     import torch
 
     columns = torch.tensor([[labels.index(letter) for letter in text]])
