@@ -55,6 +55,7 @@ class Watched:
         path: of the WAV.
         text: its transcript.
         name: what to call it in a picture.
+        duration: in seconds.
         labels: the letters of the columns; the blank, which comes last, isn't among them.
         seconds: a frame's length.
         moments: in the order of the training.
@@ -63,6 +64,7 @@ class Watched:
     path: Path
     text: str
     name: str
+    duration: float
     labels: list[str] = field(default_factory=list)
     seconds: float = 0.0
     moments: list[Moment] = field(default_factory=list)
@@ -72,17 +74,19 @@ def recordings(corpus: an4.Corpus) -> list[Watched]:
     """Return the two recordings that are watched: the course's example, and a spelled name of a dev speaker."""
     rows = manifest.read_manifest(corpus.manifest("train_all"))
     example = corpus.example.with_suffix(".wav")
-    said = {Path(row["audio_filepath"]).name: row["text"] for row in rows}[example.name]
+    row = next(row for row in rows if Path(row["audio_filepath"]).name == example.name)
     spelled = [
         row
         for row in manifest.read_manifest(corpus.manifest("dev"))
         if len(row["text"].split()) > 3 and all(len(word) == 1 for word in row["text"].split())
     ]
-    found = [Watched(example, said, f"{said.upper()} (in the training set)")]
+    chosen = [(row, "in the training set")]
     if spelled:
-        held = min(spelled, key=lambda row: row["duration"])
-        found.append(Watched(Path(held["audio_filepath"]), held["text"], f"{held['text'].upper()} (held out, in dev)"))
-    return found
+        chosen.append((min(spelled, key=lambda row: row["duration"]), "held out, in dev"))
+    return [
+        Watched(Path(row["audio_filepath"]), row["text"], f"{row['text'].upper()} ({where})", row["duration"])
+        for row, where in chosen
+    ]
 
 
 class Watch(pl.Callback):
@@ -144,10 +148,10 @@ class Watch(pl.Callback):
 
 def verdict(one: Mapping, other: Mapping) -> str:
     """Say whether the 95% intervals of two results files (`recognition.results.read_results`) overlap."""
-    said = [
-        f"{row['name']} {row['wer']:.1%} ({row['errors']} of {row['words']}, {row['ci95'][0]:.1%} to {row['ci95'][1]:.1%})"
-        for row in (one, other)
-    ]
+    said = []
+    for row in (one, other):
+        low, high = row["ci95"]
+        said.append(f"{row['name']} {row['wer']:.1%} ({row['errors']} of {row['words']}, {low:.1%} to {high:.1%})")
     apart = one["ci95"][0] > other["ci95"][1] or other["ci95"][0] > one["ci95"][1]
     end = "apart: a clear difference" if apart else "overlapping: these trainings alone don't decide it"
     return f"{said[0]} and {said[1]}: intervals {end}"

@@ -151,6 +151,16 @@ def field(reached: Sequence[np.ndarray], names: Sequence[str], frame_seconds: fl
     return figure
 
 
+def schedule(rates: Sequence[float], steps_an_epoch: int) -> Figure:
+    """Draw the learning rate of each step of a training, with a grey line at the end of each epoch."""
+    figure, axes = plt.subplots(figsize=(7, 2.6))
+    axes.plot(range(1, len(rates) + 1), rates)
+    for end in range(steps_an_epoch, len(rates) + 1, steps_an_epoch):
+        axes.axvline(end, color="0.85", lw=0.8, zorder=0)
+    axes.set(xlabel="step (grey: the end of an epoch)", ylabel="learning rate")
+    return figure
+
+
 def first_steps(steps: Sequence[tuple[float, float]]) -> Figure:
     """Draw the loss of the first steps: as it is, with the length of the recordings, and divided by that length.
 
