@@ -198,12 +198,12 @@ def table(watched: Watched) -> list[dict[str, str]]:
 def packed(watched: Watched) -> dict:
     """Return a watched recording as JSON can hold it, for the piece watch_it_learn: probabilities as characters.
 
-    A row is a symbol that reaches 1% at some moment: letters in the order of the alphabet, the blank last. A character
+    A row is a symbol that reaches 10% at some moment: letters in the order of the alphabet, the blank last. A character
     is a level from "#" (no more than 0.001) to "_" (1), equal steps of log-probability apart.
     """
     letters = [*watched.labels, BLANK]
     most = np.max([moment.log_probs.max(axis=0) for moment in watched.moments], axis=0)
-    rows = [row for row in range(len(letters)) if most[row] >= np.log(0.01)]
+    rows = [row for row in range(len(letters)) if most[row] >= np.log(0.1)]
     moments = []
     for moment in watched.moments:
         scale = 1 - np.clip(moment.log_probs[:, rows] / np.log(_LEAST), 0, 1)  # (T, rows), 0 to 1
@@ -272,7 +272,7 @@ def strip(recording: Mapping[str, object], chosen: Sequence[int] | None = None, 
         seen = levels(moment)
         extent = (0, seen.shape[1] * recording["seconds"], len(names) - 0.5, -0.5)
         image = axes.imshow(seen, norm=LogNorm(_LEAST, 1), aspect="auto", extent=extent, interpolation="none")
-        heard = moment["text"].strip() or "(nothing)"
+        heard = moment["text"].strip() or ("(spaces)" if moment["text"] else "(nothing)")
         title = heard if len(heard) <= 24 else f"{heard[:23]}…"
         axes.set_title(f"{when(moment)}\n{title}", fontsize=9)
         axes.set_yticks(range(len(names)), names, fontsize=9)

@@ -39,19 +39,22 @@ const curve = element("div", { "data-is": "curve" });
 const strip = element("div", { class: "row", style: "gap: 0.3rem" });
 
 const drawCurve = () => {
-    const wide = 560, high = 90, left = 40, moments = recording.moments;
-    const most = Math.max(...moments.map(moment => moment.loss));
+    const wide = 560, high = 130, left = 40, moments = recording.moments;
+    // A logarithmic axis: from 0.01, or above, to the power of ten above the largest loss.
+    const powers = moments.map(moment => Math.log10(Math.max(moment.loss, 0.01)));
+    const least = Math.floor(Math.min(...powers)), most = Math.ceil(Math.max(...powers));
     const x = index => left + 8 + index * (wide - left - 16) / Math.max(1, moments.length - 1);
-    const y = loss => 12 + (high - 24) * (1 - loss / most);
+    const y = power => 12 + (high - 24) * (most - power) / Math.max(1, most - least);
     const text = (at, content) => svg("text", { x: left - 6, y: at + 4, "text-anchor": "end", "font-size": 12, fill: "currentColor" }, content);
-    const points = moments.map((moment, index) => `${x(index)},${y(moment.loss)}`).join(" ");
+    const points = moments.map((moment, index) => `${x(index)},${y(powers[index])}`).join(" ");
     curve.replaceChildren(
-        element("div", { style: "font-size: 0.85rem" }, "CTC loss of the right text in this recording, by moment"),
+        element("div", { style: "font-size: 0.85rem" }, "CTC loss of the right text in this recording, moment by moment (logarithmic)"),
         svg("svg", { viewBox: `0 0 ${wide} ${high}`, width: wide, role: "img", "aria-label": "The CTC loss of the right text at each moment" },
-            svg("line", { x1: left, x2: wide, y1: y(0), y2: y(0), stroke: "var(--line)" }),
-            text(y(most), most.toFixed(0)), text(y(0), "0"),
+            ...[...Array(most - least + 1).keys()].flatMap(step => [
+                svg("line", { x1: left, x2: wide, y1: y(least + step), y2: y(least + step), stroke: "var(--faint)" }),
+                text(y(least + step), String(Number((10 ** (least + step)).toPrecision(1))))]),
             svg("polyline", { points, fill: "none", stroke: "var(--blue)", "stroke-width": 2 }),
-            svg("circle", { cx: x(now), cy: y(moments[now].loss), r: 5, fill: "var(--red)" })));
+            svg("circle", { cx: x(now), cy: y(powers[now]), r: 5, fill: "var(--red)" })));
 };
 const go = index => {
     now = index;
@@ -60,7 +63,7 @@ const go = index => {
     pace.node.querySelector("output").textContent = when(moment);
     paint(map, moment);
     map.setAttribute("aria-label", `Probability of each symbol over time, ${when(moment)}: it reads "${moment.text}"`);
-    heard.textContent = moment.text.trim() ? `“${moment.text}”` : "(nothing)";
+    heard.textContent = moment.text.trim() ? `“${moment.text}”` : moment.text ? "(only spaces)" : "(nothing)";
     const certain = moment.loss < 0.05 ? ", almost certain" : "";
     figures.textContent = `loss ${moment.loss.toFixed(1)}${certain}` +
         (moment.wer === null ? "" : ` · word error rate on the whole dev set ${(100 * moment.wer).toFixed(0)}%`);
