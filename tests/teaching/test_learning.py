@@ -32,8 +32,8 @@ def test_the_loss_is_that_of_all_paths():
 
 def test_a_verdict_follows_the_intervals():
     row = {"name": "a", "wer": 0.3, "errors": 3, "words": 10, "ci95": [0.2, 0.4]}
-    assert "overlapping" in learning.verdict(row, row | {"ci95": [0.35, 0.5]})
-    assert "apart" in learning.verdict(row | {"ci95": [0.45, 0.5]}, row)
+    assert "intervals overlap" in learning.verdict(row, row | {"ci95": [0.35, 0.5]})
+    assert "don't overlap" in learning.verdict(row | {"ci95": [0.45, 0.5]}, row)
 
 
 def test_the_strip_has_a_map_for_each_moment():
@@ -74,3 +74,23 @@ def test_the_committed_training_reads_as_it_was_written():
         for moment in recording["moments"]:
             assert {len(row) for row in moment["levels"]} == {len(moment["path"])}
             assert len(moment["levels"]) == len(recording["rows"])
+
+
+def test_what_06_training_says_of_the_committed_training_is_so():
+    spelled, held_out = learning.read(ROOT / "results" / "learning.json")["recordings"]
+    epochs = [moment for moment in spelled["moments"] if moment["wer"] is not None]
+    seen = [dict(zip(spelled["rows"], learning.levels(moment), strict=True)) for moment in epochs]
+    first = learning.levels(spelled["moments"][0])
+    assert first.max() < 0.05  # nothing is preferred
+    assert (seen[0][learning.BLANK] > 0.5).mean() > 0.85
+    assert not epochs[0]["text"].strip() and epochs[0]["text"]  # spaces alone
+    assert "t" in epochs[3]["text"] and "g" not in epochs[3]["text"]
+    assert epochs[-1]["text"] == spelled["text"]
+    middle, last = seen[7], seen[-1]
+    assert middle["m"].max() > 0.2
+    assert max((last[letter] > 0.5).sum() for letter in "glen") <= 3
+    losses = [[moment["loss"] for moment in one["moments"]] for one in (spelled, held_out)]
+    assert losses[0][-1] < 0.1
+    lowest = losses[1].index(min(losses[1]))
+    assert lowest < len(losses[1]) / 2  # the stranger's loss stops early,
+    assert max(losses[1][lowest:]) > 1.2 * min(losses[1])  # and rises again

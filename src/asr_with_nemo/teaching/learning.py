@@ -153,8 +153,8 @@ def verdict(one: Mapping, other: Mapping) -> str:
         low, high = row["ci95"]
         said.append(f"{row['name']} {row['wer']:.1%} ({row['errors']} of {row['words']}, {low:.1%} to {high:.1%})")
     apart = one["ci95"][0] > other["ci95"][1] or other["ci95"][0] > one["ci95"][1]
-    end = "apart: a clear difference" if apart else "overlapping: these trainings alone don't decide it"
-    return f"{said[0]} and {said[1]}: intervals {end}"
+    end = "don't overlap: a clear difference" if apart else "overlap: these trainings alone don't decide it"
+    return f"{said[0]} and {said[1]}: the intervals {end}"
 
 
 def ctc_loss(log_probs: np.ndarray, text: str, labels: Sequence[str]) -> float:
