@@ -19,7 +19,6 @@ NOT_YET = {
     "01_data.ipynb",
     "02_features.ipynb",
     "05_ctc.ipynb",
-    "06_training.ipynb",
     "07_sweeps.ipynb",
     "08_tracking.ipynb",
     "11_language_model.ipynb",
