@@ -86,7 +86,7 @@ def test_dragged_probabilities_change_the_sum(page_of):
     total = float(page.locator(".total").inner_text())
     assert total == pytest.approx(text_probability(now, "ab"), abs=0.01)
     assert page.locator(".sum").inner_text() == page.locator(".total").inner_text()
-    last = [float(value) for value in page.locator("text.alpha").all_inner_texts()]
+    last = [float(value) for value in page.locator("text.alpha").all_text_contents()]
     assert last[-1] + last[-2] == pytest.approx(total, abs=0.0011)
 
 

@@ -80,15 +80,16 @@ const drawLattice = (probabilities, symbols, text) => {
     const picture = svg("svg", { viewBox: `0 0 ${x(frames - 1) + 60} ${y(high - 1) + 40}`, width: x(frames - 1) + 60, role: "img",
         "aria-label": `Lattice of ${named(text)} over ${frames} frames with its forward probabilities`, fill: "currentColor", "font-size": 14, "text-anchor": "middle" });
     for (let t = 1; t < frames; t++) states.forEach((_, s) => stepsInto(states, s).forEach(before => {
-        picture.append(svg("line", { x1: x(t - 1), y1: y(before), x2: x(t), y2: y(s), "stroke-width": 1.5,
-            stroke: s - before === 2 ? "var(--blue)" : "currentColor", opacity: useful(t - 1, before) && useful(t, s) ? 0.8 : 0.12 }));
+        const dx = x(t) - x(t - 1), dy = y(s) - y(before), cut = 25 / Math.hypot(dx, dy); // lines end at the circles
+        picture.append(svg("line", { x1: x(t - 1) + cut * dx, y1: y(before) + cut * dy, x2: x(t) - cut * dx, y2: y(s) - cut * dy,
+            "stroke-width": 1.5, stroke: s - before === 2 ? "var(--blue)" : "currentColor",
+            opacity: useful(t - 1, before) && useful(t, s) ? 0.8 : 0.12 }));
     }));
     states.forEach((symbol, s) => {
         picture.append(svg("text", { x: 30, y: y(s) + 5, "font-size": 18 }, symbol));
         for (let t = 0; t < frames; t++) {
             const seen = useful(t, s), end = t === frames - 1 && s >= high - 2;
             const node = svg("g", { opacity: seen ? 1 : 0.2 },
-                svg("circle", { cx: x(t), cy: y(s), r: 25, fill: "Canvas" }),
                 svg("circle", { cx: x(t), cy: y(s), r: 25, fill: end ? "var(--orange)" : "var(--blue)",
                     "fill-opacity": seen ? 0.12 + 0.6 * alpha[t][s] : 0, stroke: "currentColor" }));
             if (seen) node.append(svg("text", { class: "alpha", x: x(t), y: y(s) + 5 }, alpha[t][s].toFixed(3)));
