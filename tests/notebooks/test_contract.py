@@ -20,7 +20,6 @@ NOT_YET = {
     "02_features.ipynb",
     "03_explore.ipynb",
     "04_pretrained.ipynb",
-    "05_ctc.ipynb",
     "06_training.ipynb",
     "07_sweeps.ipynb",
     "08_tracking.ipynb",

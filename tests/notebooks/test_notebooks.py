@@ -52,6 +52,10 @@ def test_outputs_are_of_the_text_that_stands_there(committed):
         ("01_data", ["SoX and the package agree on every sample: True", "checksum as in the header: True"]),
         ("02_features", ["correlation:        1.000000"]),
         ("04_pretrained", ["os.system, which is neither NeMo's nor torch's", "would be written outside of the folder"]),
+        (
+            "05_ctc",
+            ["the same: True", "the same as by listing: True", "all three the same: True", "frames rightly: True"],
+        ),
         ("09_inference", ["both the same: True", "of sound, greedy"]),
         ("10_augmentation", ["the parts add up to the score: True"]),
         ("12_fine_tuning", ["the encoder is the one that it was: True", "the decoder is a new one: True"]),
@@ -202,6 +206,7 @@ def test_the_tutorial_runs_and_ends_in_its_table(tmp_path: Path, course: Path, s
             ['models=["QuartzNet15x5Base-En"]'],
             ["QuartzNet15x5Base-En is not here", "an4, built in", "os.system, which is neither NeMo's nor torch's"],
         ),
+        ("05_ctc", [], ["the same: True", "all three the same: True", "frames rightly: True"]),
         ("07_sweeps", ["trials=2", "better_trials=2", "better_epochs=2", "most_epochs=3"], ["2 of 2 trials"]),
         ("08_tracking", ["steps=2", "epochs_each=1"], ["both the same: True", "short_jasper:v"]),
         ("10_augmentation", ["width=32"], ["the parts add up to the score: True", "after 2 epochs"]),

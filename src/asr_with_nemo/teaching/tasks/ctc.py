@@ -23,7 +23,7 @@ def task_1(answer: object) -> str:
     if paths == 1:
         raise Wrong("There is one path over the fewest frames. The question is about one frame more.")
     if paths == 455:  # comb(15, 12)
-        raise Wrong("Blanks between equal letters aren't free to be left out: take them off before you share frames out.")
+        raise Wrong("Blanks between equal letters aren't free to be left out: take them off before you share out.")
     if paths != _PATHS:
         raise Wrong("The shortest path is a row of runs: blanks (perhaps none), c, blanks, o, ... Which may be longer?")
     return "The spare frame can lengthen any of the 13 runs, blanks at both ends included."
