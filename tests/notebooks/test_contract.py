@@ -18,7 +18,6 @@ NOT_YET = {
     "00_start.ipynb",
     "01_data.ipynb",
     "02_features.ipynb",
-    "05_ctc.ipynb",
     "07_sweeps.ipynb",
     "08_tracking.ipynb",
     "11_language_model.ipynb",

@@ -55,6 +55,10 @@ def test_outputs_are_of_the_text_that_stands_there(committed):
         ("03_explore", ["W&B: offline", "0 of 948 recordings are too short"]),
         ("04_pretrained", ["Model QuartzNet15x5Base-En was not found", "ready: an4"]),
         (
+            "05_ctc",
+            ["the same: True", "the same as by listing: True", "all three the same: True", "frames rightly: True"],
+        ),
+        (
             "09_inference",
             ["both the same: True", "of sound, greedy", "'with masks': 0", "0 errors in  50 words: 0.0% to 7.1%"],
         ),
@@ -233,6 +237,7 @@ def test_the_tutorial_runs_and_ends_in_its_table(tmp_path: Path, course: Path, s
             ['models=["QuartzNet15x5Base-En"]'],
             ["when there is a network: QuartzNet15x5Base-En", "S 1 + D 1 + I 1 = 3 errors", "an4: WER"],
         ),
+        ("05_ctc", [], ["the same: True", "all three the same: True", "frames rightly: True"]),
         ("07_sweeps", ["trials=2", "better_trials=2", "better_epochs=2", "most_epochs=3"], ["2 of 2 trials"]),
         ("08_tracking", ["steps=2", "epochs_each=1"], ["both the same: True", "short_jasper:v"]),
         ("10_augmentation", [], ["another seed alone: ", "after 2 epochs, without against with:"]),
