@@ -5,7 +5,7 @@ const state = { frame: 1, way: "lm" };
 
 // The letters over time, with a cursor.
 const used = data.symbols.map((_, column) => column)
-    .filter(column => data.heard.some(row => row.some(([symbol, percent]) => symbol === column && percent >= 5)));
+    .filter(column => data.heard.some(row => row.some(([symbol, percent]) => symbol === column && percent >= 2)));
 const left = 52, cell = 14, wide = Math.max(4, Math.min(9, 760 / last)), top = 6;
 const height = top + used.length * cell + 22, width = left + last * wide + 8;
 const cursor = svg("rect", { y: top - 4, width: wide, height: used.length * cell + 6, fill: "none", stroke: "var(--red)",
