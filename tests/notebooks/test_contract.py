@@ -26,8 +26,6 @@ NOT_YET = {
     "08_tracking.ipynb",
     "09_inference.ipynb",
     "10_augmentation.ipynb",
-    "11_language_model.ipynb",
-    "12_fine_tuning.ipynb",
     "14_deployment.ipynb",
     "16_your_own_data.ipynb",
 }

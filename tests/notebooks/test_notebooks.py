@@ -54,7 +54,15 @@ def test_outputs_are_of_the_text_that_stands_there(committed):
         ("04_pretrained", ["os.system, which is neither NeMo's nor torch's", "would be written outside of the folder"]),
         ("09_inference", ["both the same: True", "of sound, greedy"]),
         ("10_augmentation", ["the parts add up to the score: True"]),
-        ("12_fine_tuning", ["the encoder is the one that it was: True", "the decoder is a new one: True"]),
+        ("11_language_model", ["the parts add up to the score: True"]),
+        (
+            "12_fine_tuning",
+            [
+                "the encoder is the one that it was: True",
+                "the decoder is a new one: True",
+                "mode in a training step: model training, preprocessor training, encoder training, decoder training",
+            ],
+        ),
     ],
 )
 def test_what_the_notebooks_check_holds_in_the_committed_outputs(name: str, checks: list[str]):
@@ -205,10 +213,16 @@ def test_the_tutorial_runs_and_ends_in_its_table(tmp_path: Path, course: Path, s
         ("07_sweeps", ["trials=2", "better_trials=2", "better_epochs=2", "most_epochs=3"], ["2 of 2 trials"]),
         ("08_tracking", ["steps=2", "epochs_each=1"], ["both the same: True", "short_jasper:v"]),
         ("10_augmentation", ["width=32"], ["the parts add up to the score: True", "after 2 epochs"]),
+        ("11_language_model", [], ["the parts add up to the score: True", "by torch's CTC loss"]),
         (
             "12_fine_tuning",
             ["base_epochs=2", "language_epochs=5"],
-            ["the encoder is the one that it was: True", "the decoder is a new one: True", "keep_letters: true"],
+            [
+                "the encoder is the one that it was: True",
+                "the decoder is a new one: True",
+                "keep_letters: true",
+                "mode in a training step: model training, preprocessor training, encoder training, decoder training",
+            ],
         ),
         ("14_deployment", [], ["texts are the same", "torch or NeMo imported: False", "exit status 0"]),
         ("16_your_own_data", ["data_dir=data", "epochs=5"], [NOTICE, "'kept': 300", "WER"]),

@@ -166,7 +166,7 @@ class BeamSearch:
         return BeamSearch(self.labels, self.language_model, *astuple(self.weights), boosts)
 
     def __str__(self) -> str:
-        weights, boosted = self.weights, f", {len(self.boosts)} words boosted" if self.boosts else ""
+        weights, boosted = self.weights, f", {len(self.boosts)} boosted" if self.boosts else ""
         if not weights.alpha:
             return f"beam, lexicon (beta {weights.beta:g}, width {weights.width}){boosted}"
         return f"beam, lexicon + word {self.language_model.order}-gram ({_described(weights)}){boosted}"

@@ -12,9 +12,13 @@ def task_1(answer: Sequence[float]) -> str:
     except (TypeError, ValueError):
         raise Wrong("expected a pair of numbers, (alpha, beta).") from None
     if abs(alpha - 2) < 1e-6:
-        raise Wrong("α is upside down: how much of the language model's lead of B does it take to make up for A's lead?")
+        raise Wrong(
+            "α is upside down: how much of the language model's lead of B does it take to make up for A's lead?"
+        )
     if abs(alpha - 0.5) > 1e-6:
-        raise Wrong(f"α: at {alpha:g} the scores are A {-1 - 21 * alpha:g} and B {-4 - 15 * alpha:g}, without β's share.")
+        raise Wrong(
+            f"α: at {alpha:g} the scores are A {-1 - 21 * alpha:g} and B {-4 - 15 * alpha:g}, without β's share."
+        )
     if abs(beta + 2.5) < 1e-6:
         raise Wrong("β has the wrong sign: C has a word more than B, and is behind without a bonus.")
     if abs(beta - 2.5) > 1e-6:
