@@ -91,8 +91,9 @@ class _Node:
 class _Prefix:
     """Prefix in the beam: its probability over all alignments that end in blank, and over those that end in its letter.
 
-    Both include the weighted language model score, as does `gain`, which a frame adds. `history`, `lm` and `bonus` (beta
-    for each, and those of boosted words) are those of its finished words. There is one object per text, so that alignments with the same text are merged.
+    Both include the weighted language model score, as does `gain`, which a frame adds. `history`, `lm` and `bonus` are
+    those of its finished words; `bonus` is beta for each, and what boosts them. There is one object per text, so that
+    alignments with the same text are merged.
     """
 
     __slots__ = ("blank", "bonus", "children", "gain", "history", "label", "letter", "lm", "node", "text", "total")

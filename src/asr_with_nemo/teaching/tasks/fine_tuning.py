@@ -27,9 +27,7 @@ def task_1(rows: Callable[[Sequence[str], Sequence[str]], Sequence[tuple[int, in
         if set(found) != letters | {blank} and {pair[::-1] for pair in found} == letters | {blank}:
             raise Wrong("The pairs are the wrong way round: first the row in the new decoder, then the row in the old.")
         if blank not in found and any(pair in found for pair in ((len(new) - 1, len(old) - 1), (0, 0), (-1, -1))):
-            raise Wrong(
-                f"{what}the blank's row is {blank}: it stands behind the last letter, so its index is their number."
-            )
+            raise Wrong(f"{what}the blank's row is {blank}: it stands behind the last letter.")
         if set(found) != letters | {blank}:
             missing, extra = sorted((letters | {blank}) - set(found)), sorted(set(found) - letters - {blank})
             raise Wrong(f"{what}missing are {missing}, too many {extra}.")
@@ -60,6 +58,8 @@ def task_2(hold: Callable[[nn.Module], object]) -> str:
             model.eval()  # as a loader leaves it
         hold(model)
         modes = {name: part.training for name, part in model.named_modules()}
+        if not any(weights.requires_grad for weights in model.decoder.parameters()):
+            raise Wrong("The decoder doesn't learn: its weights have no gradient.")
         optimizer.zero_grad()
         model.decoder(model.encoder(1 + torch.randn(2, 4, 9))).square().mean().backward()
         optimizer.step()
@@ -73,15 +73,9 @@ def task_2(hold: Callable[[nn.Module], object]) -> str:
         if any(name.startswith("encoder.") for name in moved) or any(
             weights.grad is not None and weights.grad.any() for weights in model.encoder.parameters()
         ):
-            raise Wrong(
-                "The encoder's weights have gradients, so an optimizer moves them. Which attribute prevents it?"
-            )
+            raise Wrong("The encoder's weights have gradients, so an optimizer moves them.")
         if any(modes[name] for name in modes if name.startswith("encoder")):
             raise Wrong("A module within the encoder is in training mode: its dropout is on.")
-        if not any(name.startswith("decoder.") for name in moved):
-            raise Wrong("The decoder doesn't learn: its weights have no gradient.")
         if not all(modes[name] for name in modes if name.startswith("decoder")):
-            raise Wrong(
-                "The decoder is in evaluation mode: the model came from a loader. It should be in training mode."
-            )
+            raise Wrong("The decoder is in evaluation mode, since the model came from a loader.")
     return "This is what finetuning.Frozen does, in every step."

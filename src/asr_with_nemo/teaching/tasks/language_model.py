@@ -12,20 +12,15 @@ def task_1(answer: Sequence[float]) -> str:
     except (TypeError, ValueError):
         raise Wrong("expected a pair of numbers, (alpha, beta).") from None
     if abs(alpha - 2) < 1e-6:
-        raise Wrong(
-            "α is upside down: how much of the language model's lead of B does it take to make up for A's lead?"
-        )
+        raise Wrong("α is upside down: how much of B's lead in language makes up for A's lead in sound?")
     if abs(alpha - 0.5) > 1e-6:
-        raise Wrong(
-            f"α: at {alpha:g} the scores are A {-1 - 21 * alpha:g} and B {-4 - 15 * alpha:g}, without β's share."
-        )
+        scores = f"A {-1 - 21 * alpha:g} and B {-4 - 15 * alpha:g}"
+        raise Wrong(f"α: at {alpha:g} the scores are {scores}, without β's share; they should be equal.")
     if abs(beta + 2.5) < 1e-6:
         raise Wrong("β has the wrong sign: C has a word more than B, and is behind without a bonus.")
     if abs(beta - 2.5) > 1e-6:
-        raise Wrong(
-            f"β: at {beta:g}, with α = 1, the scores are B {-19 + 6 * beta:g} and C {-21.5 + 7 * beta:g}; they should be "
-            "equal."
-        )
+        scores = f"B {-19 + 6 * beta:g} and C {-21.5 + 7 * beta:g}"
+        raise Wrong(f"β: at {beta:g}, with α = 1, the scores are {scores}; they should be equal.")
     return "B's three points less of sound are six points of language, and C's extra word is worth β."
 
 
