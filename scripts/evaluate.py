@@ -2,6 +2,7 @@
 """Measure a model's word error rate on a manifest."""
 
 import shlex
+from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated
 
@@ -65,12 +66,14 @@ def main(
         check_output(output)
     loaded = load_model(model)
     search = beam.load(arpa, alphabet(loaded), alpha, beta, width) if arpa else None
+    more = {}
     if tune:
         tuning = evaluation.tune_on(loaded, manifest, search, batch_size)
         search = search.with_weights(tuning.weights)
         counts = tuning.trials[tuning.weights]
         how = {"manifest": manifest.name, "model": Path(model).name, "errors": counts.errors, "words": counts.words}
         language_model.note_weights(arpa, tuning.weights, **how)
+        more["tuning"] = [[*astuple(weights), made.errors] for weights, made in tuning.trials.items()]
         typer.echo(f"{tuning}, saved in {language_model.notes_path(arpa)}")
     result = evaluation.evaluate(loaded, manifest, batch_size, model_path=model, search=search, line_rate=line_rate)
     typer.echo(result)
@@ -86,7 +89,7 @@ def main(
             command += [f"--lm={lm}" if lm else "--lm", f"--alpha={weights.alpha:g}", f"--beta={weights.beta:g}"]
             command += [f"--width={weights.width}"]
         command += [f"--line-rate={line_rate}"] if line_rate else []
-        evaluation.save(result, output, command=shlex.join(command))
+        evaluation.save(result, output, command=shlex.join(command), **more)
         typer.echo(f"results: {output}, utterances: {output.with_suffix('.tsv')}")
     if others:
         typer.echo(f"against {compare}: {wer.compare(result.rows, others)}")

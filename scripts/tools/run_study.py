@@ -110,9 +110,9 @@ def training_of(plan: dict, run: dict, seed: int, data_dir: Path) -> tuple[str, 
         InputError: that training failed, or the study has no run of that name.
     """
     overrides = [*plan.get("overrides", []), *run["overrides"], f"seed={seed}"]
-    config = plan.get("config", "config")
+    config = run.get("config", plan.get("config"))
     if "from" not in run:
-        options = ["--config-name", config] if "config" in plan else []
+        options = ["--config-name", config] if config else []
         return "train.py", [*options, f"data_dir={data_dir}", *overrides]
     start = next((other for other in plan["runs"] if other["name"] == run["from"]), None)
     if start is None:
@@ -120,7 +120,7 @@ def training_of(plan: dict, run: dict, seed: int, data_dir: Path) -> tuple[str, 
     script, arguments = training_of(plan, start, start["seeds"][0], data_dir)
     data = ["--manifest", str(data_dir / "train_manifest.json"), "--dev", str(data_dir / "dev_manifest.json")]
     model = train(*arguments, script=script)
-    return "finetune.py", [model, "--config-name", config, *data, *overrides]
+    return "finetune.py", [model, "--config-name", config or "config", *data, *overrides]
 
 
 def slug_of(name: str) -> str:

@@ -63,7 +63,15 @@ def test_outputs_are_of_the_text_that_stands_there(committed):
             ["both the same: True", "of sound, greedy", "'with masks': 0", "0 errors in  50 words: 0.0% to 7.1%"],
         ),
         ("10_augmentation", ["fewer errors: ", "still clear of zero: ", "without against with:"]),
-        ("12_fine_tuning", ["the encoder is the one that it was: True", "the decoder is a new one: True"]),
+        ("11_language_model", ["the parts add up to the score: True"]),
+        (
+            "12_fine_tuning",
+            [
+                "the encoder is the one that it was: True",
+                "the decoder is a new one: True",
+                "mode in a training step: model training, preprocessor training, encoder training, decoder training",
+            ],
+        ),
         (
             "14_deployment",
             [
@@ -241,10 +249,16 @@ def test_the_tutorial_runs_and_ends_in_its_table(tmp_path: Path, course: Path, s
         ("07_sweeps", ["trials=2", "better_trials=2", "better_epochs=2", "most_epochs=3"], ["2 of 2 trials"]),
         ("08_tracking", ["steps=2", "epochs_each=1"], ["both the same: True", "short_jasper:v"]),
         ("10_augmentation", [], ["another seed alone: ", "after 2 epochs, without against with:"]),
+        ("11_language_model", [], ["the parts add up to the score: True", "by torch's CTC loss"]),
         (
             "12_fine_tuning",
             ["base_epochs=2", "language_epochs=5"],
-            ["the encoder is the one that it was: True", "the decoder is a new one: True", "keep_letters: true"],
+            [
+                "the encoder is the one that it was: True",
+                "the decoder is a new one: True",
+                "keep_letters: true",
+                "mode in a training step: model training, preprocessor training, encoder training, decoder training",
+            ],
         ),
         (
             "14_deployment",

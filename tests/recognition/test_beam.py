@@ -117,6 +117,21 @@ def test_beta_rules_the_number_of_words():
     assert (few, many) == ("go", "g o")
 
 
+def test_a_boosted_word_wins_where_it_is_expected(words: LanguageModel):
+    log_probs = outputs_of("go")
+    log_probs[:3, [LABELS.index("g"), LABELS.index("n")]] = np.log([0.6, 0.4])  # "go", or perhaps "no"
+    search = BeamSearch(LABELS, words, 0.5, 1.0)
+    boosted = search.with_boosts({"no": 4})
+    assert [each.decode(log_probs)[0].text for each in (search, boosted)] == ["go", "no"]
+    assert str(boosted).endswith(", 1 boosted")
+    plain, raised = (next(one for one in each.decode(log_probs) if one.text == "no") for each in (search, boosted))
+    assert raised.total == pytest.approx(plain.total + 4, abs=1e-6)
+    assert (raised.ctc, raised.lm) == pytest.approx((plain.ctc, plain.lm), abs=1e-6)
+    assert boosted.with_weights(Weights(0, 0, 8)).boosts == {"no": 4}
+    with pytest.raises(InputError, match="maybe: not in the lexicon"):
+        search.with_boosts({"maybe": 1})
+
+
 def test_a_word_that_the_end_cuts_off_is_left_out(words: LanguageModel):
     assert BeamSearch(LABELS, words).decode(outputs_of("enter fiv", sureness=20))[0].text == "enter"
 

@@ -151,6 +151,35 @@ def test_frozen_parts_are_in_evaluation_mode_whatever_ran_between_two_steps(what
     assert model.training
 
 
+class Modes(pl.Callback):
+    """Keep whether the model and its encoder were in training mode, for each step."""
+
+    def __init__(self):
+        self.seen: set[tuple[bool, bool]] = set()
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        self.seen.add((pl_module.training, pl_module.encoder.training))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("freeze", "mode"), [("none", (True, True)), ("encoder", (True, False))])
+def test_a_step_is_in_training_mode_whatever_mode_a_model_is_loaded_in(
+    freeze: str, mode: tuple, small_model: Path, small_corpus: an4.Corpus, tmp_path: Path
+):
+    assert not load_model(small_model).training
+    modes = Modes()
+    finetuning.train(config_of(small_model, small_corpus, tmp_path, freeze=freeze), callbacks=[modes])
+    assert modes.seen == {mode}
+
+
+@pytest.mark.slow
+def test_training_sets_the_mode_itself(small_corpus: an4.Corpus, tmp_path: Path):
+    modes = Modes()
+    given = [f"data_dir={small_corpus.folder}", f"exp_manager.exp_dir={tmp_path}", *QUICK]
+    train(load_config(CONFIGS, "config", given), callbacks=[modes], begin=lambda model: model.eval())
+    assert modes.seen == {(True, True)}
+
+
 class Rates(pl.Callback):
     """Keep the initial learning rates, by the number of weights in the parameter group."""
 

@@ -6,6 +6,8 @@ the word sequence:
 
     log p_ctc(text) + alpha · log p_lm(text) + beta · words
 
+Words can be boosted, with a bonus of their own each.
+
 Sources: A. Graves and N. Jaitly, "Towards end-to-end speech recognition with recurrent neural networks", ICML 2014;
 A. Hannun, A. Maas, D. Jurafsky and A. Ng, "First-pass large vocabulary continuous speech recognition using
 bi-directional recurrent DNNs", arXiv 1408.2873, 2014.
@@ -16,8 +18,8 @@ import copy
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
@@ -67,7 +69,7 @@ class Hypothesis:
         text: its words; during the search, the last may be unfinished.
         ctc: natural log of the text's acoustic probability, summed over the alignments that the search kept.
         lm: natural log of the finished words' probability by the language model, including `</s>` at the end.
-        total: the score, ctc + alpha · lm + beta · words.
+        total: the score, ctc + alpha · lm + beta · words, and the bonuses of boosted words.
     """
 
     text: str
@@ -89,15 +91,16 @@ class _Node:
 class _Prefix:
     """Prefix in the beam: its probability over all alignments that end in blank, and over those that end in its letter.
 
-    Both include the weighted language model score, as does `gain`, which a frame adds. `history`, `lm` and `words` are
-    those of its finished words. There is one object per text, so that alignments with the same text are merged.
+    Both include the weighted language model score, as does `gain`, which a frame adds. `history`, `lm` and `bonus` are
+    those of its finished words; `bonus` is beta for each, and what boosts them. There is one object per text, so that
+    alignments with the same text are merged.
     """
 
-    __slots__ = ("blank", "children", "gain", "history", "label", "letter", "lm", "node", "text", "total", "words")
+    __slots__ = ("blank", "bonus", "children", "gain", "history", "label", "letter", "lm", "node", "text", "total")
 
-    def __init__(self, text: str, label: int, node: _Node, history: tuple, lm: float, words: int):
+    def __init__(self, text: str, label: int, node: _Node, history: tuple, lm: float, bonus: float):
         self.text, self.label, self.node = text, label, node
-        self.history, self.lm, self.words = history, lm, words
+        self.history, self.lm, self.bonus = history, lm, bonus
         self.children: dict[int, tuple[_Prefix, float] | None] = {}
         self.blank = self.letter = self.total = self.gain = 0.0
 
@@ -109,10 +112,13 @@ class BeamSearch:
         labels: the model's letters in the order of its outputs; the blank comes after the last.
         language_model: the language model; its words are the lexicon.
         weights: alpha, beta and width.
+        boosts: bonus for each of some words of the lexicon, in natural logs, added to beta; below 0, it holds a word
+            back.
         grid: the values that tuning tries.
 
     Raises:
-        InputError: the labels lack the space, or spell no word of the language model; a weight is out of range.
+        InputError: the labels lack the space, or spell no word of the language model; a weight is out of range; a
+            boosted word isn't in the lexicon.
 
     Example:
         >>> search = BeamSearch([" ", "g", "o"], ngrams.build_ngrams([["go"]], order=1))
@@ -130,11 +136,16 @@ class BeamSearch:
         alpha: float = WORD_WEIGHTS.alpha,
         beta: float = WORD_WEIGHTS.beta,
         width: int = WORD_WEIGHTS.width,
+        boosts: Mapping[str, float] | None = None,
     ):
         self.labels = list(labels)
         self.language_model = language_model
         self.weights = Weights(alpha, beta, width)
         _check_weights(self.weights)
+        self.boosts = dict(boosts or {})
+        strange = sorted(self.boosts.keys() - {*language_model.vocabulary})
+        if strange:
+            raise InputError(f"{', '.join(strange)}: not in the lexicon, so a boost can't make the search write it")
         self._words: dict[tuple, tuple[float, float, tuple]] = {}
         if " " not in self.labels:
             raise InputError(f"the model's alphabet {''.join(self.labels)!r} lacks the space, which separates words")
@@ -147,11 +158,19 @@ class BeamSearch:
         other.weights, other._words = weights, {}
         return other
 
+    def with_boosts(self, boosts: Mapping[str, float]) -> "BeamSearch":
+        """Copy the search with other boosts.
+
+        Raises:
+            InputError: a word isn't in the lexicon.
+        """
+        return BeamSearch(self.labels, self.language_model, *astuple(self.weights), boosts)
+
     def __str__(self) -> str:
-        weights = self.weights
+        weights, boosted = self.weights, f", {len(self.boosts)} boosted" if self.boosts else ""
         if not weights.alpha:
-            return f"beam, lexicon (beta {weights.beta:g}, width {weights.width})"
-        return f"beam, lexicon + word {self.language_model.order}-gram ({_described(weights)})"
+            return f"beam, lexicon (beta {weights.beta:g}, width {weights.width}){boosted}"
+        return f"beam, lexicon + word {self.language_model.order}-gram ({_described(weights)}){boosted}"
 
     def texts(self, log_probs: Sequence[np.ndarray]) -> list[str]:
         """Return the best text of each utterance; log-probs (T, V) each."""
@@ -174,11 +193,11 @@ class BeamSearch:
             pass
         # If the recording stops within every hypothesis' last word, that word is left out.
         whole = [prefix for prefix in beam if prefix.node is self._root or prefix.node.word] or beam
-        merged: dict[str, tuple[float, float, int]] = {}
+        merged: dict[str, tuple[float, float, float]] = {}
         for prefix in whole:
-            text, lm, words, factor = self._ending(prefix)
-            prob, _, _ = merged.get(text, (0.0, lm, words))  # "yes" and "yes " are one text
-            merged[text] = prob + prefix.total * factor, lm, words
+            text, lm, bonus, factor = self._ending(prefix)
+            prob, _, _ = merged.get(text, (0.0, lm, bonus))  # "yes" and "yes " are one text
+            merged[text] = prob + prefix.total * factor, lm, bonus
         return _ranked(self._hypothesis(text, *values, scale) for text, values in merged.items())
 
     def follow(self, log_probs: np.ndarray) -> Iterator[list[Hypothesis]]:
@@ -189,11 +208,11 @@ class BeamSearch:
         """
         for beam, scale in self._search(log_probs):
             yield _ranked(
-                self._hypothesis(prefix.text, prefix.total, prefix.lm, prefix.words, scale) for prefix in beam
+                self._hypothesis(prefix.text, prefix.total, prefix.lm, prefix.bonus, scale) for prefix in beam
             )
 
     def _empty(self) -> _Prefix:
-        prefix = _Prefix("", len(self.labels), self._root, self.language_model.start, 0.0, 0)
+        prefix = _Prefix("", len(self.labels), self._root, self.language_model.start, 0.0, 0.0)
         prefix.blank = prefix.total = 1.0
         return prefix
 
@@ -255,35 +274,39 @@ class BeamSearch:
         text, node = prefix.text + self.labels[label], prefix.node
         if label != self._space:
             after = node.children.get(label)
-            return after and (_Prefix(text, label, after, prefix.history, prefix.lm, prefix.words), 1.0)
+            return after and (_Prefix(text, label, after, prefix.history, prefix.lm, prefix.bonus), 1.0)
         if node.word is None:
             return None
         log_prob, factor, history = self._word(node.word, prefix.history)
-        return _Prefix(text, label, self._root, history, prefix.lm + log_prob, prefix.words + 1), factor
+        bonus = prefix.bonus + self._bonus(node.word)
+        return _Prefix(text, label, self._root, history, prefix.lm + log_prob, bonus), factor
+
+    def _bonus(self, word: str) -> float:
+        return self.weights.beta + self.boosts.get(word, 0.0)
 
     def _word(self, word: str, history: tuple) -> tuple[float, float, tuple]:
         """Score a word: its log-probability, exp of its contribution to the total score, and the history after it."""
         known = self._words.get((word, history))
         if known is None:
             log_prob, after = self.language_model.score(word, history)
-            bonus = self.weights.alpha * log_prob + (0 if word == ngrams.END else self.weights.beta)
-            known = self._words[word, history] = (log_prob, math.exp(bonus), after)
+            gain = self.weights.alpha * log_prob + (0 if word == ngrams.END else self._bonus(word))
+            known = self._words[word, history] = (log_prob, math.exp(gain), after)
         return known
 
-    def _ending(self, prefix: _Prefix) -> tuple[str, float, int, float]:
-        """Finish a prefix: its whole words, their log-probability and number, and the factor of the ending."""
-        text, lm, words, history, factor = prefix.text, prefix.lm, prefix.words, prefix.history, 1.0
+    def _ending(self, prefix: _Prefix) -> tuple[str, float, float, float]:
+        """Finish a prefix: its whole words, their log-probability and bonus, and the factor of the ending."""
+        text, lm, bonus, history, factor = prefix.text, prefix.lm, prefix.bonus, prefix.history, 1.0
         if prefix.node.word:
             log_prob, factor, history = self._word(prefix.node.word, history)
-            lm, words = lm + log_prob, words + 1
+            lm, bonus = lm + log_prob, bonus + self._bonus(prefix.node.word)
         else:
             text = text.rpartition(" ")[0]
         log_prob, last, _ = self._word(ngrams.END, history)
-        return text, lm + log_prob, words, factor * last
+        return text, lm + log_prob, bonus, factor * last
 
-    def _hypothesis(self, text: str, prob: float, lm: float, words: int, scale: float) -> Hypothesis:
+    def _hypothesis(self, text: str, prob: float, lm: float, bonus: float, scale: float) -> Hypothesis:
         total = scale + (math.log(prob) if prob else -math.inf)
-        return Hypothesis(text, total - self.weights.alpha * lm - self.weights.beta * words, lm, total)
+        return Hypothesis(text, total - self.weights.alpha * lm - bonus, lm, total)
 
 
 def _ranked(hypotheses: Iterable[Hypothesis]) -> list[Hypothesis]:

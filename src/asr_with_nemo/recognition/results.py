@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -155,6 +156,7 @@ def _files(study: str, folder: Path) -> list[tuple[dict, Path]]:
         return (
             order.index(row["name"]) if row["name"] in order else len(order),
             row["decoder"] != "greedy",
+            row["decoder"],  # the lexicon alone, then with a language model
             row["seed"] or 0,
         )
 
@@ -272,7 +274,8 @@ def results_summary(folder: Path = FOLDER) -> str:
     for row in rows:
         cells = table_cells(row)
         seed = "" if row["seed"] is None else f", seed {row['seed']}"
-        decoder = "beam, lexicon and language model" if row["decoder"].startswith("beam") else row["decoder"]
+        way = re.match(r"beam, lexicon( \+)?", row["decoder"])
+        decoder = "beam, lexicon and language model" if way and way[1] else way[0] if way else row["decoder"]
         line = {"on AN4's test set": f"{row['name']}{seed}", "decoder": decoder}
         lines.append(line | {name: cells[name] for name in ("WER", "errors", "95% interval")})
         if row["training"]:

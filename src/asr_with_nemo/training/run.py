@@ -161,6 +161,8 @@ def _train_in(
     model = build_model(config, trainer)
     if begin:
         begin(model)
+    # Lightning's fit keeps each module's mode (since 2.2), and one that comes from a loader is in evaluation mode.
+    model.train()
     weights = sum(parameter.numel() for parameter in model.parameters())
     log(f"{config.get('name')}: {weights / 1e6:.1f} M weights, seed {seed}; checkpoints and logs are in {folder}")
     if start:
