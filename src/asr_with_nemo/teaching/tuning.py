@@ -183,10 +183,10 @@ def agreement(curves: np.ndarray) -> pd.DataFrame:
     """
     final = curves.min(1)
     winner = int(final.argmin())
-    rows = [
-        (epoch + 1, stats.spearmanr(now, final).statistic, int((now < now[winner]).sum()) + 1)
-        for epoch, now in enumerate(curves.T)
-    ]
+    rows = []
+    for epoch, now in enumerate(curves.T, start=1):
+        correlation = stats.spearmanr(now, final).statistic if now.min() < now.max() else np.nan
+        rows.append((epoch, correlation, int((now < now[winner]).sum()) + 1))
     return pd.DataFrame(rows, columns=["epoch", "rank correlation", "place of the winner"]).set_index("epoch")
 
 
