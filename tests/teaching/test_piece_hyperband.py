@@ -39,7 +39,7 @@ def test_it_stops_what_the_package_stops(page: Page, first: int, eta: int):
     assert said.startswith(f"{sum(got)} of 72 epochs trained, {stopped} of 12 trials stopped.")
     assert page.locator(".asr-live svg path").count() == stopped
     winner = int(CURVES.min(1).argmin())
-    assert f"trial {winner}, the best of all" in said
+    assert f"The best of all, trial {winner} with" in said
     fate = f"is stopped after epoch {got[winner]}" if got[winner] < 6 else "goes on to the end"
     assert fate in said
 

@@ -130,8 +130,7 @@ def draw_searches(side: int = 4, seed: int = 0) -> Figure:
         axes.scatter(*points.T, color="tab:blue", zorder=3)
         axes.vlines(points[:, 0], 1.05, 1.13, color="tab:blue")
         different = len(set(points[:, 0].round(6)))
-        axes.set_title(f"{name}: {len(points)} trials, {different} different values of the one that matters")
-        axes.title.set_fontsize(10)
+        axes.set_title(f"{name}: {len(points)} trials, {different} values of what matters", fontsize=11)
         axes.set(xlabel="the setting that matters", xticks=[], yticks=[], xlim=(0, 1))
         axes.spines[:].set_visible(False)
     panels[0].set_ylabel("one that doesn't", y=0.33)
@@ -305,7 +304,7 @@ def seeds_of(study: Study) -> dict[str, list[float]]:
 def draw_seeds(study: Study) -> Figure:
     """Draw all trials of the sweep, and those that were trained again with their other seeds."""
     rows = {"all trials, one seed": list(study.rates), **seeds_of(study)}
-    figure, axes = plt.subplots(figsize=(9, 0.8 + 0.45 * len(rows)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.45 * len(rows)), layout="constrained")
     for place, (name, values) in enumerate(rows.items()):
         again = values if name == "config.yaml" else values[1:]
         if place:
@@ -317,7 +316,7 @@ def draw_seeds(study: Study) -> Figure:
     axes.set(yticks=range(len(rows)), yticklabels=list(rows), xlabel="WER on dev, %", ylim=(len(rows) - 0.5, -0.5))
     axes.plot([], [], "D", color="tab:red", label="the sweep's own seed")
     axes.plot([], [], "o", color="tab:blue", label="other seeds")
-    axes.legend(frameon=False, fontsize=9)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     return figure
 

@@ -58,8 +58,8 @@ const draw = () => {
     const kept = final.map((value, trial) => got[trial] === epochs ? value : Infinity);
     const best = kept.indexOf(Math.min(...kept));
     const fate = got[winner] < epochs
-        ? `${names[winner]}, the best of all with ${final[winner].toFixed(1)}%, is stopped after epoch ${got[winner]}; the best that is left is ${names[best]} with ${final[best].toFixed(1)}%.`
-        : `${names[winner]}, the best of all with ${final[winner].toFixed(1)}%, goes on to the end.`;
+        ? `The best of all, ${names[winner]} with ${final[winner].toFixed(1)}%, is stopped after epoch ${got[winner]}; the best that is left is ${names[best]} with ${final[best].toFixed(1)}%.`
+        : `The best of all, ${names[winner]} with ${final[winner].toFixed(1)}%, goes on to the end.`;
     said.textContent = `${spent} of ${trials * epochs} epochs trained, ${got.filter(number => number < epochs).length} of ${trials} trials stopped. ${fate}`;
     picture.setAttribute("aria-label", said.textContent);
 };
