@@ -69,9 +69,12 @@ def test_a_study_is_read(study: tuning.Study, tmp_path: Path):
 
 
 def test_seeds_are_those_of_the_best_and_of_the_plain_config(study: tuning.Study):
-    seeds = tuning.seeds_of(study)
+    table = tuning.seeds_of(study)
     best = study.results.best
-    assert seeds == {f"trial {best.number}": [best.value, 0.41, 0.42], "config.yaml": [0.41, 0.42]}
+    assert list(table.index) == [f"trial {best.number}", "config.yaml"]
+    assert table.columns.tolist() == ["in the sweep", "seed 1", "seed 2"]
+    assert table.iloc[0].tolist() == [best.value, 0.41, 0.42]
+    assert np.isnan(table.iloc[1, 0])
 
 
 @pytest.mark.parametrize(("first", "eta"), [(1, 2), (1, 3), (2, 2), (2, 3), (3, 2)])
@@ -124,6 +127,6 @@ def test_pictures_show_each_trial(study: tuning.Study):
     figure = comparison.draw_parallel(tuning.as_runs(study.results))
     assert len(figure.axes[0].lines) == len(study.rates) + 3  # and an upright line for each axis
     assert len(tuning.draw_searches().axes) == 2
-    assert len(tuning.draw_seeds(study).axes[0].lines) > len(tuning.seeds_of(study))
+    assert len(tuning.draw_seeds(study).axes[0].lines) == 4  # all trials, their own seed, two others
     got = tuning.replay(study.curves, 1, 2)
     assert len(tuning.draw_replay(study.curves, got).axes[0].lines) == len(got)

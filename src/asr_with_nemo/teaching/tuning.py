@@ -290,34 +290,35 @@ def splits(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["trial", "chosen", "other", "best", "mean"])
 
 
-def seeds_of(study: Study) -> dict[str, list[float]]:
-    """Return the WER of each seed of the trials that were trained again, the sweep's own first, and of config.yaml."""
-    found: dict[str, list[float]] = {}
-    own = {row.number: row.value for row in study.results.rows}
-    for number, group in study.repeats.groupby("trial", dropna=False, sort=False):
-        is_plain = number != number  # NaN
-        name = "config.yaml" if is_plain else f"trial {int(number)}"
-        found[name] = ([] if is_plain else [own[int(number)]]) + list(group.sort_values("seed")["wer"])
-    return found
+def seeds_of(study: Study) -> pd.DataFrame:
+    """Return the WER of each training with another seed than the sweep's.
+
+    Returns:
+        a row per trial that was trained again, and one for the values of config.yaml: the WER `in the sweep` (NaN for
+        config.yaml), and of each other `seed 1`, `seed 2` ...
+    """
+    own = {f"trial {row.number}": row.value for row in study.results.rows}
+    names = study.repeats["trial"].map(lambda number: "config.yaml" if number != number else f"trial {number:.0f}")
+    table = study.repeats.assign(trial=names, seed=study.repeats["seed"].map("seed {}".format))
+    table = table.pivot(index="trial", columns="seed", values="wer")
+    table.insert(0, "in the sweep", [own.get(name, np.nan) for name in table.index])
+    return table.sort_values("in the sweep").rename_axis(columns=None)  # config.yaml last
 
 
 def draw_seeds(study: Study) -> Figure:
     """Draw all trials of the sweep, and those that were trained again with their other seeds."""
-    rows = {"all trials, one seed": list(study.rates), **seeds_of(study)}
-    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.45 * len(rows)), layout="constrained")
-    for place, (name, values) in enumerate(rows.items()):
-        again = values if name == "config.yaml" else values[1:]
-        if place:
-            axes.plot([100 * value for value in again], [place] * len(again), "o", color="tab:blue", alpha=0.7)
-            if name != "config.yaml":
-                axes.plot(100 * values[0], place, "D", color="tab:red")
-        else:
-            axes.plot([100 * value for value in values], [place] * len(values), "|", color="0.4", ms=14)
-    axes.set(yticks=range(len(rows)), yticklabels=list(rows), xlabel="WER on dev, %", ylim=(len(rows) - 0.5, -0.5))
-    axes.plot([], [], "D", color="tab:red", label="the sweep's own seed")
-    axes.plot([], [], "o", color="tab:blue", label="other seeds")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+    table = 100 * seeds_of(study)
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.45 * (1 + len(table))), layout="constrained")
+    axes.plot(100 * study.rates, np.zeros(len(study.rates)), "|", color="0.4", ms=14)
+    places = np.arange(1, len(table) + 1)
+    axes.plot(table["in the sweep"], places, "D", color="tab:red", label="the sweep's own seed")
+    for column in table.columns[1:]:
+        label = "other seeds" if column == table.columns[1] else None
+        axes.plot(table[column], places, "o", color="tab:blue", alpha=0.7, label=label)
+    axes.set(yticks=range(len(table) + 1), yticklabels=["all trials, one seed", *table.index])
+    axes.set(xlabel="WER on dev, %", ylim=(len(table) + 0.5, -0.5))
     axes.grid(axis="x", alpha=0.3)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
