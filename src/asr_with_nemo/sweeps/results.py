@@ -266,18 +266,28 @@ def draw_curves(results: Results) -> "Figure | None":
     return figure
 
 
-def draw_importance(results: Results) -> "Figure | None":
-    """Plot the share of the metric's variance that each parameter explains alone; None with under four trials.
+def fanova(results: Results, values: Sequence[float] | None = None, seed: int = 0) -> dict[str, float]:
+    """Estimate the importance of each parameter that varies: its share of the variance that single parameters explain.
 
-    Trials that were stopped early count with the best value that they reported: they show which parameters are bad.
+    A forest of regression trees is fitted to the trials. What a parameter explains by itself, averaged over all the
+    others, is its main effect; the main effects are divided by their sum, so that the shares add up to 1 even if they
+    explain little of the metric, or only noise. Trials that were stopped early count with the best value that they
+    reported: they show which parameters are bad.
     Source: F. Hutter et al., "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014.
-    """
-    import matplotlib.pyplot as plt
 
+    Args:
+        results: the trials.
+        values: of the metric, in place of those of the trials that `results` shows.
+        seed: of the forest.
+
+    Returns:
+        parameter → share, the largest first; empty with under four trials, or if all have the same value.
+    """
     rows = _shown(results)
+    values = [row.value for row in rows] if values is None else values
     varied = _varied(results, rows)
-    if len(rows) < 4 or not varied or len({row.value for row in rows}) < 2:
-        return None
+    if len(rows) < 4 or not varied or len(set(values)) < 2:
+        return {}
     distributions: dict[str, BaseDistribution] = {}
     for parameter in results.sweep.parameters:
         seen = varied.get(parameter.name)
@@ -288,16 +298,25 @@ def draw_importance(results: Results) -> "Figure | None":
                 min(seen), max(seen), log=_is_logarithmic(parameter, seen)
             )
     study = optuna.create_study()
-    for place, row in enumerate(rows):
+    for place, value in enumerate(values):
         params = {name: seen[place] for name, seen in varied.items()}
-        study.add_trial(optuna.create_trial(value=row.value, params=params, distributions=distributions))
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        study.add_trial(optuna.create_trial(value=value, params=params, distributions=distributions))
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+    return optuna.importance.get_param_importances(study, evaluator=evaluator)
+
+
+def draw_importance(results: Results) -> "Figure | None":
+    """Plot the importance of each parameter (`fanova`); None with under four trials."""
+    import matplotlib.pyplot as plt
+
+    shares = fanova(results)
+    if not shares:
+        return None
     names = list(reversed(shares))
     figure, axes = plt.subplots(figsize=(8, 1.5 + 0.4 * len(names)), layout="constrained")
     bars = axes.barh(names, [shares[name] for name in names], color="tab:blue")
     axes.bar_label(bars, fmt="%.2f", padding=3)
-    axes.set(xlim=(0, 1.1), xlabel="importance (fANOVA)")
+    axes.set(xlim=(0, 1.1), xlabel="importance (fANOVA, the shares add up to 1)")
     axes.set_title(f"{results.sweep.name}: parameter importance for {results.sweep.metric.name}", loc="left")
     return figure
 

@@ -6,7 +6,7 @@ it to a `wandb.Table`, `browse` to an HTML table for the notebook.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ from asr_with_nemo.base.html import columns_of, html_table
 from asr_with_nemo.data import manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.tracking.pictures import MEDIA, PictureSettings, make_pictures, playable_file
+from asr_with_nemo.tracking.runs import Run
+from asr_with_nemo.tracking.wandb_internals import wandb_api
 
 if TYPE_CHECKING:
     import wandb
@@ -145,7 +147,27 @@ def read_table(folder: str | os.PathLike, name: str) -> list[Row]:
     Raises:
         InputError: the table's file is missing, or isn't a table.
     """
-    path = Path(folder) / f"{name}.table.json"
+    folder = Path(folder)
+    return _rows(folder / f"{name}.table.json", lambda path: folder / path)
+
+
+def logged_rows(run: Run, name: str) -> list[Row]:
+    """Read the rows of the newest table that a run has logged under a name.
+
+    Raises:
+        InputError: the run has no such table, or it can't be read.
+    """
+    if name not in run.tables:
+        raise InputError(f"run {run.label}: has no table {name!r}; it has {', '.join(run.tables) or 'none'}")
+    files = run.tables[name]
+    if not files:  # on the server
+        artifact = wandb_api().artifact(f"{run.project}/run-{run.id}-{name}:latest")
+        return read_table(artifact.download(), name)
+    return _rows(files[f"{name}.table.json"], lambda path: files.get(path, Path(path)))
+
+
+def _rows(path: Path, place: Callable[[str], Path]) -> list[Row]:
+    """Read a table's file; `place` finds the recordings and pictures that it names."""
     text = read_text(path, "a table", "no such table; expected the artifact of a wandb.Table")
     try:
         content = json.loads(text)
@@ -155,7 +177,7 @@ def read_table(folder: str | os.PathLike, name: str) -> list[Row]:
 
     def value(cell: object) -> object:
         if isinstance(cell, dict) and "path" in cell:  # a recording or a picture
-            file = Path(folder) / cell["path"]
+            file = place(cell["path"])
             return file if file.is_file() else None
         return cell if cell is None or isinstance(cell, int | float | str) else json.dumps(cell)
 
