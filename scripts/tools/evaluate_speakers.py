@@ -36,7 +36,7 @@ def main(
     from asr_with_nemo.recognition.results import save_measurement
 
     utterances = manifest.read_manifest(data_dir / "train_all_manifest.json")
-    results: dict[bool, list[list[wer.ScoredUtterance]]] = {True: [], False: []}  # by whether the voice is known
+    results: dict[bool, list[wer.ScoredUtterance]] = {True: [], False: []}  # by whether the voice is known
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as scratch:
             others, *halves = split(utterances, held_out, seed)
@@ -48,8 +48,8 @@ def main(
                     manifest.write_manifest(path, asked)
                     tsv = path.with_suffix(".results.json")
                     stage("evaluate.py", model, str(path), "--output", str(tsv))
-                    results[known].append(as_read(evaluation.read_rows(tsv), asked))
-    known, other = (sum(results[which], []) for which in (True, False))
+                    results[known] += as_read(evaluation.read_rows(tsv), asked)
+    known, other = results[True], results[False]
     lines = []
     for name, rows in (("heard in training", known), ("never heard", other)):
         errors, (low, high) = wer.total_errors(rows), wer.wer_interval(rows)

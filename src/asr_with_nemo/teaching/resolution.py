@@ -1,7 +1,8 @@
-"""What the interactive piece "resolution" shows: a letter through windows of several lengths, and mel bands by number."""
+"""What the interactive piece "resolution" shows: windows of several lengths, and numbers of mel bands."""
 
 import base64
 import io
+import itertools
 from collections.abc import Sequence
 
 import librosa
@@ -40,7 +41,7 @@ def through_window(
     part = np.pad(part, (0, hop * _COLUMNS - len(part)))
     strength = np.abs(librosa.stft(part, n_fft=2048, hop_length=hop, win_length=window))[:, :_COLUMNS]
     edges = np.linspace(0, _TOP_HZ * 2048 / sample_rate, _ROWS + 1).astype(int)
-    rows = [strength[low : max(low + 1, high)].max(axis=0) for low, high in zip(edges, edges[1:], strict=False)]
+    rows = [strength[low : max(low + 1, high)].max(axis=0) for low, high in itertools.pairwise(edges)]
     return librosa.amplitude_to_db(np.array(rows), ref=np.max, top_db=-_FLOOR_DB)
 
 
@@ -107,17 +108,19 @@ def data(
 def still(samples: np.ndarray, sample_rate: int, spans: np.ndarray) -> Figure:
     """Draw the first letter through the shortest, the course's and the longest window, and 8, 32 and 128 mel bands."""
     figure, panels = plt.subplots(2, 3, figsize=(7.5, 3.4), sharey="row", layout="constrained")
-    colors = plt.get_cmap("magma", 16)  # few colours make a small file
+    style = {"origin": "lower", "aspect": "auto", "vmin": _FLOOR_DB, "interpolation": "none"}
+    style["cmap"] = plt.get_cmap("magma", 16)  # few colours make a small file
     start = max(0.0, float(spans[0][0]) - 0.03)
     for axes, milliseconds in zip(panels[0], (WINDOWS[0], 20, WINDOWS[-1]), strict=True):
         picture = through_window(samples, sample_rate, milliseconds, start)
-        axes.imshow(picture, origin="lower", aspect="auto", extent=(0, _SECONDS, 0, _TOP_HZ), vmin=_FLOOR_DB, interpolation="none", cmap=colors)
+        extent = (0, _SECONDS, 0, _TOP_HZ)
+        axes.imshow(picture, extent=extent, **style)
         axes.set(title=f"window of {milliseconds} ms", xlabel="seconds")
     panels[0][0].set_ylabel("Hz")
     for axes, count in zip(panels[1], (BANDS[0], 32, BANDS[-1]), strict=True):
         mel = librosa.power_to_db(mel_strength(samples, sample_rate, count), ref=np.max, top_db=-_FLOOR_DB)
         extent = (0, len(samples) / sample_rate, 0, 1)
-        axes.imshow(mel[:, ::2], origin="lower", aspect="auto", extent=extent, vmin=_FLOOR_DB, interpolation="none", cmap=colors)
+        axes.imshow(mel[:, ::2], extent=extent, **style)
         axes.set(title=f"{count} mel bands", xlabel="seconds", yticks=[])
     panels[1][0].set_ylabel("low to high")
     return figure

@@ -14,8 +14,8 @@ def task_1(answer: object, train: Sequence[Utterance], test: Sequence[Utterance]
         raise Wrong("The answer is a number: how many of the test utterances.")
     if answer == right:
         return (
-            f"{right} of {len(test)}. New speakers, but not only new sentences: short commands come again and again. That "
-            "is how this test set is meant; for a system that must hear new sentences, look at the others by themselves."
+            f"{right} of {len(test)}. New speakers, but not only new sentences: short commands come again and again. "
+            "For a system that must understand new sentences, look at the others by themselves."
         )
     if answer == len({row["text"] for row in test} & known) != right:
         raise Wrong("You counted texts. Utterances are asked for: a text that the test set has twice counts twice.")
@@ -44,7 +44,7 @@ def task_2(answer: object, rows: Sequence[Utterance]) -> str:
             f"Women said {women_held:.0%} of what you hold out, and {women:.0%} of all. On this dev set a change that "
             "helps the ones and harms the others would look better or worse than it is."
         )
-    return f"{len(held)} utterances of {len(set(answer))} speakers, {women_held:.0%} of them by women ({women:.0%} in all)."
+    return f"{len(held)} utterances of {len(set(answer))} speakers, {women_held:.0%} by women ({women:.0%} in all)."
 
 
 def _women(rows: Sequence[Utterance]) -> float:
