@@ -1,0 +1,48 @@
+"""Checks of the tasks of 02_features."""
+
+import librosa
+import numpy as np
+
+from asr_with_nemo.teaching.tasks import Wrong
+
+
+def task_1(answer: object) -> str:
+    """Check how many of the 64 mel bands have their centre above 4,000 Hz."""
+    centres = librosa.mel_frequencies(n_mels=66, fmax=8000)[1:-1]  # without the two ends
+    right = int((centres > 4000).sum())
+    if isinstance(answer, bool) or not isinstance(answer, int | float | np.integer | np.floating):
+        raise Wrong("The answer is a number of bands.")
+    if answer == right:
+        return (
+            f"{right} of 64. A telephone takes away half of the frequencies, but well below half of the bands: most of "
+            "them are where most of speech is."
+        )
+    if answer == 32:
+        raise Wrong("32 would be right if the bands were equally wide in Hz. They are equally wide in mel.")
+    if answer == 64 - right:
+        raise Wrong("This many are below 4,000 Hz; those above are asked for.")
+    if abs(answer - right) <= 2:
+        raise Wrong(
+            "Nearly. 64 triangles have 66 corners: each begins at one, peaks at the next and ends at the one after it. "
+            "Count peaks only (`librosa.mel_frequencies(n_mels=66, fmax=8000)[1:-1]`)."
+        )
+    raise Wrong("Take the frequency at which each of the 64 triangles peaks, and count those above 4,000 Hz.")
+
+
+def task_2(answer: object) -> str:
+    """Check the shortest window, in ms, that shows the harmonics of a voice of 210 Hz apart."""
+    if isinstance(answer, bool) or not isinstance(answer, int | float | np.integer | np.floating):
+        raise Wrong("The answer is a number of milliseconds.")
+    needed = 2000 / 210  # two bins of the window's own spectrum
+    if answer > 1000:
+        raise Wrong("That is longer than a second; the answer is in milliseconds.")
+    if 0.75 * 16 * needed <= answer <= 1.3 * 16 * needed:
+        raise Wrong("That looks like a number of samples. At 16,000 Hz, 16 samples are a millisecond.")
+    if answer < 0.75 * needed:
+        raise Wrong("Too short: through this window the two tones are one hump. Did `valley` give less than 3 dB?")
+    if answer > 1.3 * needed:
+        raise Wrong("This window shows them apart, but a shorter one does as well.")
+    return (
+        "About two periods of the voice. So the 20 ms of the model's features show the harmonics of most women and "
+        "children, and of a man with a low voice hardly."
+    )
