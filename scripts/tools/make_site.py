@@ -191,8 +191,9 @@ def main(
     if done.returncode:
         raise InputError("Sphinx found what stands above; mend it in the notebook or text that it names")
     (output / ".nojekyll").touch()  # GitHub Pages then serves folders whose names begin with an underscore
-    for source_map in output.rglob("*.js.map"):  # of use to the theme's developers only
-        source_map.unlink()
+    static = output / "_static"
+    for left_over in (*static.rglob("*.js.map"), *static.glob("*.html")):  # of use to the theme's developers only
+        left_over.unlink()
     heavy = weights(output)
     largest = max(heavy, key=heavy.__getitem__)
     total = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
