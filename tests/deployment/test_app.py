@@ -567,7 +567,11 @@ def test_the_app_can_be_used_without_a_network(files: list[Path], texts: list[st
     with TestClient(create_app(runtime.Recognizer("an4", threads=1))) as client:
         reply = client.post("/v1/audio/transcriptions", files={"file": files[0].open("rb")})
         assert reply.json()["text"] == texts[0]
-        assert client.get("/").headers["content-security-policy"].startswith("default-src 'self'")
+        policy = client.get("/").headers["content-security-policy"]
+        assert policy.startswith("default-src 'self'")
+        assert policy.endswith("frame-ancestors http://127.0.0.1:* http://localhost:*")
+    with TestClient(create_app(runtime.Recognizer("an4", threads=1), api_key="secret")) as client:
+        assert client.get("/").headers["content-security-policy"].endswith("frame-ancestors 'none'")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 import csv
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import soundfile
 
 from asr_with_nemo.data import an4, audio, manifest
 from asr_with_nemo.deployment import runtime
+from asr_with_nemo.deployment.app import serve_in_background
 from asr_with_nemo.recognition import wer
 from tests.deployment.test_app import InThread, Served
 
@@ -178,6 +181,34 @@ def test_the_keyboard_reaches_everything(visit: Callable, files: list[Path]):
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.className"))
     assert {"record", "file", "player", "csv"} <= set(reached)
     assert any(name.startswith("word") for name in reached)
+
+
+def test_a_notebook_of_this_machine_shows_it_with_its_microphone(browser: "playwright.Browser"):
+    class Notebook(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(f'<iframe src="{address}" allow="microphone"></iframe>'.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    address = serve_in_background()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Notebook) as notebook:
+        threading.Thread(target=notebook.serve_forever).start()
+        page = browser.new_page()
+        for name, shown in (("localhost", True), ("127.0.0.1", True), ("other.localhost", False)):
+            page.goto(f"http://{name}:{notebook.server_port}/")
+            if shown:
+                expect(page.frame_locator("iframe").locator("#model")).to_have_text("an4", timeout=20_000)
+                page.frame_locator("iframe").locator("#record").click()
+                expect(page.frame_locator("iframe").locator("#status")).to_contain_text("Listening", timeout=20_000)
+            else:
+                page.wait_for_timeout(1000)
+                assert page.frame_locator("iframe").locator("#model").count() == 0
+        page.close()
+        notebook.shutdown()
 
 
 def test_a_key_is_asked_for(browser: "playwright.Browser", files: list[Path]):

@@ -13,7 +13,9 @@ memory or in an unnamed temporary file, which is deleted with the request.
 import asyncio
 import contextlib
 import logging
+import os
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -28,6 +30,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from asr_with_nemo.base.machine import usable_cores
 from asr_with_nemo.deployment.openapi import ANSWERS, DESCRIPTION, UPLOAD, docs_page
 from asr_with_nemo.deployment.runtime import Recognizer
 from asr_with_nemo.deployment.service import (
@@ -48,11 +51,20 @@ _PAGE = Path(__file__).parent / "page"
 _OWN_NAMES = ("localhost", "127.0.0.1", "[::1]", "testserver")
 """This machine's names for itself, and the one of FastAPI's test client."""
 _PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; media-src 'self' blob:; frame-ancestors 'none'",
     "Permissions-Policy": "microphone=(self)",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+def _page_headers(api_key: str) -> dict[str, str]:
+    """Return the headers of the server's pages.
+
+    Without a key, only this machine reaches the server; a page of its own, such as a notebook, may show it in a frame.
+    """
+    frames = "'none'" if api_key else "http://127.0.0.1:* http://localhost:*"
+    policy = f"default-src 'self'; media-src 'self' blob:; frame-ancestors {frames}"
+    return _PAGE_HEADERS | {"Content-Security-Policy": policy}
 
 
 # --- The app ----------------------------------------------------------------------------------------------------------
@@ -94,7 +106,7 @@ def create_app(
     app.add_exception_handler(Exception, unexpected_error_response)
     app.mount("/page", StaticFiles(directory=_PAGE), name="page")
     _add_openai_routes(app, server)
-    _add_other_routes(app, server)
+    _add_other_routes(app, server, _page_headers(api_key))
     return app
 
 
@@ -127,7 +139,7 @@ def _add_openai_routes(app: FastAPI, server: Server) -> None:
         return model
 
 
-def _add_other_routes(app: FastAPI, server: Server) -> None:
+def _add_other_routes(app: FastAPI, server: Server, page_headers: dict[str, str]) -> None:
     """Add live recognition, monitoring, the page and the API's description."""
 
     @app.get("/healthz")
@@ -145,11 +157,11 @@ def _add_other_routes(app: FastAPI, server: Server) -> None:
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
-        return FileResponse(_PAGE / "index.html", headers=_PAGE_HEADERS)
+        return FileResponse(_PAGE / "index.html", headers=page_headers)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(docs_page(app.openapi()), headers=_PAGE_HEADERS)
+        return HTMLResponse(docs_page(app.openapi()), headers=page_headers)
 
     @app.websocket("/v1/listen")
     async def listen(websocket: WebSocket) -> None:
@@ -213,3 +225,23 @@ def run_server(app: FastAPI, host: str, port: int) -> None:
         lifespan="on",
     )
     _Uvicorn(config, app.state.server).run(sockets=[listening])
+
+
+def serve_in_background(model: str | os.PathLike = "an4") -> str:
+    """Serve a model to this machine, on any free port, until this process (a notebook's kernel, say) ends.
+
+    Args:
+        model: a file that scripts/export.py wrote, or the name of a model that ships.
+
+    Returns:
+        the address of its page, as a browser opens it.
+
+    Raises:
+        InputError: the model can't be used.
+    """
+    app = create_app(Recognizer(model, threads=1), threads=usable_cores())
+    listening = socket.create_server(("127.0.0.1", 0), backlog=128)
+    config = uvicorn.Config(app, log_level="error", access_log=False, server_header=False, lifespan="on")
+    serve = uvicorn.Server(config).run
+    threading.Thread(target=serve, kwargs={"sockets": [listening]}, name="server", daemon=True).start()
+    return f"http://127.0.0.1:{listening.getsockname()[1]}/"
