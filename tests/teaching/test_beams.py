@@ -56,3 +56,10 @@ def test_the_fewest_errors_of_a_tuning_are_marked():
     beams.tuning_grid(axes, [*trials, (1, 0, 64, 3)], 32)
     assert [(text.get_text(), text.get_position()) for text in axes.texts] == [("50", (1, 1))]
     plt.close(figure)
+
+
+def test_a_study_that_was_not_run_says_so(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.chdir(tmp_path)
+    assert beams.read_in_ways("decoders") == {}
+    assert beams.tuning_picture("tuning") is None
+    assert capsys.readouterr().out.count("scripts/tools/run_study.py") == 2

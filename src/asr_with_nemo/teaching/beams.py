@@ -7,6 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.recognition import results
 from asr_with_nemo.recognition.beam import BeamSearch, Hypothesis
 from asr_with_nemo.recognition.wer import ScoredUtterance
 from asr_with_nemo.teaching import drawings
@@ -121,6 +123,36 @@ def _endings(axes: Axes, data: Mapping) -> None:
         axes.text(0.0, 0.85 - 0.26 * place, name, fontsize=10, color="0.4", transform=axes.transAxes)
         axes.text(0.35, 0.85 - 0.26 * place, text, fontsize=10, family="monospace", transform=axes.transAxes)
     axes.axis("off")
+
+
+def read_in_ways(study: str) -> dict[str, list[list[ScoredUtterance]]]:
+    """Read a study of decoders: for each way of decoding, the utterances of each seed.
+
+    Without results it says how to make them, and returns nothing.
+    """
+    ways: dict[str, list[list[ScoredUtterance]]] = {}
+    try:
+        for result, heard in results.read_utterances(study):
+            is_plain = not result["decoder"].startswith("beam")
+            with_lm = result["decoder"].startswith("beam, lexicon +")
+            way = "greedy" if is_plain else "lexicon + language model" if with_lm else "lexicon"
+            ways.setdefault(way, []).append(heard)
+    except InputError as error:
+        print(error)
+    return ways
+
+
+def tuning_picture(study: str = "tuning") -> Figure | None:
+    """Draw the errors on dev for each alpha and beta of a study's first result; None without results."""
+    try:
+        result = results.read_results(study)[0]
+    except InputError as error:
+        print(error)
+        return None
+    print(result["decoder"])
+    figure, axes = plt.subplots(figsize=(7, 3.6))
+    tuning_grid(axes, result["tuning"], 32)
+    return figure
 
 
 def tuning_grid(axes: Axes, trials: Sequence[Sequence[float]], width: int) -> None:
