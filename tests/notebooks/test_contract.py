@@ -22,8 +22,6 @@ NOT_YET = {
     "04_pretrained.ipynb",
     "05_ctc.ipynb",
     "06_training.ipynb",
-    "07_sweeps.ipynb",
-    "08_tracking.ipynb",
     "09_inference.ipynb",
     "10_augmentation.ipynb",
     "11_language_model.ipynb",

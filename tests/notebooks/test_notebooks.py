@@ -202,8 +202,8 @@ def test_the_tutorial_runs_and_ends_in_its_table(tmp_path: Path, course: Path, s
             ['models=["QuartzNet15x5Base-En"]'],
             ["QuartzNet15x5Base-En is not here", "an4, built in", "os.system, which is neither NeMo's nor torch's"],
         ),
-        ("07_sweeps", ["trials=2", "better_trials=2", "better_epochs=2", "most_epochs=3"], ["2 of 2 trials"]),
-        ("08_tracking", ["steps=2", "epochs_each=1"], ["both the same: True", "short_jasper:v"]),
+        ("07_sweeps", ["live_trials=2", "live_epochs=1"], ["2 of 2 trials", "beyond chance", "Task 2: no answer yet"]),
+        ("08_tracking", ["steps=2", "train_epochs=1"], ["both the same: True", "short_jasper:v0", "shipped:v1"]),
         ("10_augmentation", ["width=32"], ["the parts add up to the score: True", "after 2 epochs"]),
         (
             "12_fine_tuning",
