@@ -12,8 +12,8 @@ class Wrong(Exception):
     """An answer isn't right; the message says why, and doesn't give the solution away."""
 
 
-def check(task: str, answer: object, *given: object) -> bool:
-    """Print whether an answer to a task is right, or what is wrong with it; return whether it is right.
+def check(task: str, answer: object, *given: object) -> None:
+    """Print whether an answer to a task is right, or what is wrong with it.
 
     Args:
         task: the notebook and the task's number, such as "01_data 1".
@@ -31,11 +31,10 @@ def check(task: str, answer: object, *given: object) -> bool:
         raise ValueError(f"no task {task!r}") from error
     if answer is None or answer is ...:
         print(f"Task {number}: no answer yet. Change the cell, and run it again.")
-        return False
+        return
     try:
         praise = function(answer, *given)
     except Wrong as wrong:
         print(f"Task {number}: not yet. {wrong}")
-        return False
-    print(f"Task {number}: right. {praise or ''}".rstrip())
-    return True
+    else:
+        print(f"Task {number}: right. {praise or ''}".rstrip())
