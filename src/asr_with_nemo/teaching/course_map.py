@@ -54,13 +54,13 @@ def picture(course: Sequence[str]) -> Figure:
     around = ((3, 3.8, "augmentation", "10"), (5, 3.8, "tuning", "07"), (7, 3.8, "runs, versions", "08"))
     around += (
         (3, 0.6, "other models", "04"),
-        (5, 0.6, "more data, more GPUs", "15"),
-        (7.6, 0.6, "word error rate", "04 09"),
+        (5, 0.6, "more data,\nmore GPUs", "15"),
+        (8.4, 0.6, "word error rate", "04 09"),
     )
     for x, y, name, which in around:
         if numbers & set(which.split()):
             _box(axes, x, y, name, which, numbers, _AROUND)
-            towards = 5 if x < 7.6 else 9
+            towards = 5 if x < 8 else 9
             axes.plot(
                 [x, (x + towards) / 2],
                 [y - 0.45 if y > 2 else y + 0.45, 2.75 if y > 2 else 1.65],
@@ -73,7 +73,8 @@ def picture(course: Sequence[str]) -> Figure:
 
 def _box(axes: Axes, x: float, y: float, name: str, which: str, numbers: set[str], color: str) -> None:
     shape = {"boxstyle": "round,pad=0.02,rounding_size=0.1", "fc": color, "ec": "#555"}
-    axes.add_patch(FancyBboxPatch((x - 0.8, y - 0.45), 1.6, 0.9, **shape))
+    width = max(1.6, 0.125 * max(map(len, name.split("\n"))) + 0.25)
+    axes.add_patch(FancyBboxPatch((x - width / 2, y - 0.45), width, 0.9, **shape))
     axes.text(x, y + 0.12, name, ha="center", va="center", fontsize=9.5)
     there = " · ".join(number for number in which.split() if number in numbers)
     axes.text(x, y - 0.31, there, ha="center", va="center", fontsize=9, color="#444")
