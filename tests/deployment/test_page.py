@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from IPython.display import HTML
 
 from asr_with_nemo.data import an4, audio, manifest
 from asr_with_nemo.deployment import runtime
 from asr_with_nemo.deployment.app import serve_in_background
 from asr_with_nemo.recognition import wer
+from asr_with_nemo.teaching import notebook
 from tests.deployment.test_app import InThread, Served
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -183,32 +185,36 @@ def test_the_keyboard_reaches_everything(visit: Callable, files: list[Path]):
     assert any(name.startswith("word") for name in reached)
 
 
-def test_a_notebook_of_this_machine_shows_it_with_its_microphone(browser: "playwright.Browser"):
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "other.localhost"])
+def test_a_notebook_of_this_machine_shows_it_with_its_microphone(browser: "playwright.Browser", name: str):
     class Notebook(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "text/html")
             self.end_headers()
-            self.wfile.write(f'<iframe src="{address}" allow="microphone"></iframe>'.encode())
+            self.wfile.write(shown[0].data.encode())
 
         def log_message(self, *_: object) -> None:
             pass
 
-    address = serve_in_background()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Notebook) as notebook:
-        threading.Thread(target=notebook.serve_forever).start()
+    shown: list[HTML] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notebook, "display", shown.append)
+        notebook.show_page(serve_in_background())
+    with ThreadingHTTPServer(("127.0.0.1", 0), Notebook) as site:
+        threading.Thread(target=site.serve_forever, daemon=True).start()
         page = browser.new_page()
-        for name, shown in (("localhost", True), ("127.0.0.1", True), ("other.localhost", False)):
-            page.goto(f"http://{name}:{notebook.server_port}/")
-            if shown:
-                expect(page.frame_locator("iframe").locator("#model")).to_have_text("an4", timeout=20_000)
-                page.frame_locator("iframe").locator("#record").click()
-                expect(page.frame_locator("iframe").locator("#status")).to_contain_text("Listening", timeout=20_000)
-            else:
-                page.wait_for_timeout(1000)
-                assert page.frame_locator("iframe").locator("#model").count() == 0
+        page.goto(f"http://{name}:{site.server_port}/")
+        frame = page.frame_locator("iframe")
+        if name == "other.localhost":
+            page.wait_for_timeout(1000)
+            assert frame.locator("#model").count() == 0
+        else:
+            expect(frame.locator("#model")).to_have_text("an4", timeout=20_000)
+            frame.locator("#record").click()
+            expect(frame.locator("#status")).to_contain_text("Listening", timeout=20_000)
         page.close()
-        notebook.shutdown()
+        site.shutdown()
 
 
 def test_a_key_is_asked_for(browser: "playwright.Browser", files: list[Path]):

@@ -1,4 +1,4 @@
-"""The cells that a tool writes in every notebook: where to open it, links to its neighbours, the glossary."""
+"""The cells that a tool writes in the notebooks: where to open one, links to its neighbours, the glossary, the map."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 
-from asr_with_nemo.teaching import glossary
+from asr_with_nemo.teaching import course_map, glossary
 
 PLACES = "places"
 """Tag of the two cells, below a notebook's title, that lead to Colab and Kaggle and set up there."""
@@ -14,7 +14,9 @@ CHAIN = "chain"
 """Tag of the last cell: links to the notebooks before and after."""
 GLOSSARY = "glossary"
 """Tag of the cell that lists the course's terms."""
-_TAGS = {PLACES, CHAIN, GLOSSARY}
+MAP = "map"
+"""Tag of the cell that lists the notebooks, with the question that each answers."""
+_TAGS = {PLACES, CHAIN, GLOSSARY, MAP}
 
 
 def is_written_here(cell: nbformat.NotebookNode) -> bool:
@@ -93,6 +95,8 @@ def with_frame(
     for cell in cells:
         if GLOSSARY in cell.metadata.get("tags", []):
             cell.source = glossary.markdown()
+        if MAP in cell.metadata.get("tags", []):
+            cell.source = course_map.markdown(course)
     notebook.cells = [*cells[:1], *new, *cells[1:], last]
     if was_run:
         number(notebook)

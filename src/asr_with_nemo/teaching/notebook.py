@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Audio, display
+from IPython.display import HTML, Audio, display
 from matplotlib.figure import Figure
 
 from asr_with_nemo.data import an4
@@ -78,6 +78,31 @@ def show(figure: Figure | None, alt: str, corpus: an4.Corpus | None = None) -> N
 def play(samples: np.ndarray, sample_rate: int) -> None:
     """Display an audio player for mono samples, (t,), without autoplay."""
     display(Audio(samples, rate=sample_rate))
+
+
+_PAGE = """\
+<iframe src="{address}" width="100%" height="{height}" allow="microphone" style="border: 0"></iframe>
+<p><a href="{address}" target="_blank">Open it in a tab of its own</a></p>
+<script>
+(() => {{
+    // To a browser, localhost and 127.0.0.1 are two sites, and a page in the frame of another one gets no microphone.
+    const own = window.location.hostname;
+    if (own !== "localhost") return;
+    for (const frame of document.querySelectorAll('iframe[src="{address}"]')) {{
+        frame.src = frame.src.replace("127.0.0.1", own);
+    }}
+}})();
+</script>"""
+
+
+def show_page(address: str, height: int = 600) -> None:
+    """Display a page of a server on this machine, with the microphone, and a link to it.
+
+    Args:
+        address: such as http://127.0.0.1:8000/.
+        height: in pixels.
+    """
+    display(HTML(_PAGE.format(address=address, height=height)))
 
 
 class LiveCurves(pl.Callback):
