@@ -50,6 +50,7 @@ def test_outputs_are_of_the_text_that_stands_there(committed):
 @pytest.mark.parametrize(
     ("name", "checks"),
     [
+        ("00_start", ["AN4: 'g l e n n'"]),
         ("01_data", ["SoX and the package agree on every sample: True", "checksum as in the header: True"]),
         ("02_features", ["correlation:        1.000000"]),
         ("03_explore", ["W&B: offline", "0 of 948 recordings are too short"]),
@@ -239,6 +240,7 @@ def test_the_tutorial_runs_and_ends_in_its_table(tmp_path: Path, course: Path, s
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [
+        ("00_start", [], ["there is no my_voice.wav", "levels:", "Task 2: no answer yet"]),
         ("03_explore", [], ["W&B: offline"]),
         (
             "04_pretrained",
