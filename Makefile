@@ -2,7 +2,7 @@
 # scripts/setup_env.py decides whether .venv needs anything: it compares the requirements' content, not their dates.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial course model sync test proofs faults site lab docker notebooks lint format constraints clean
+.PHONY: help setup tutorial course model sync test proofs faults lab docker notebooks site lint format constraints clean
 
 # The first Python that the course runs on; a name that is there may still not run (pyenv's shims).
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13; do \

@@ -45,7 +45,14 @@ def test_the_checks_know_the_answers_and_the_usual_mistakes(config, monkeypatch:
     monkeypatch.chdir(ROOT)
     prologue, first = config.model.encoder.jasper[:2]
     block = JasperBlock(
-        prologue.filters, first.filters, kernel_size=[first.kernel[0]], residual=True, se=True, se_reduction_ratio=8
+        prologue.filters,
+        first.filters,
+        kernel_size=[first.kernel[0]],
+        stride=[1],
+        dilation=[1],
+        residual=True,
+        se=True,
+        se_reduction_ratio=8,
     )
     right = sum(weights.numel() for weights in block.parameters())
     assert "times as many" in training.task_1(right)
