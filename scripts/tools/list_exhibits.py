@@ -65,8 +65,9 @@ def main(
             kind = kind_of(cell) if cell.cell_type == "code" else ""
             if not kind or (kind == "text" and not text):
                 continue
-            following = cells[place + 1] if place + 1 < len(cells) else None
-            said = following is not None and following.cell_type == "markdown" and not frame.is_written_here(following)
+            # A second picture or a few numbers may come before the sentence that is about both.
+            following = next((one for one in cells[place + 1 : place + 4] if one.cell_type == "markdown"), None)
+            said = following is not None and not frame.is_written_here(following)
             sentence = first_words(following.source) if said and not following.source.startswith("#") else ""
             print(f"{path.stem}\t{place}\t{kind}\t{sentence}")
             if not sentence and kind != "text":

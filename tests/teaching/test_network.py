@@ -50,6 +50,7 @@ def test_the_checks_know_the_answers_and_the_usual_mistakes(config, monkeypatch:
         kernel_size=[first.kernel[0]],
         stride=[1],
         dilation=[1],
+        repeat=1,
         residual=True,
         se=True,
         se_reduction_ratio=8,

@@ -152,7 +152,7 @@ def replay(curves: np.ndarray, first: int, eta: float) -> list[int]:
         epochs of each trial.
 
     Example:
-        >>> replay(np.array([[0.9, 0.8], [0.95, 0.7], [0.85, 0.6]]), first=1, eta=2)
+        >>> replay(np.array([[0.9, 0.8], [0.95, 0.7], [0.85, 0.6]]), first=1, eta=3)
         [2, 1, 2]
     """
     trials, epochs = curves.shape
