@@ -3,17 +3,15 @@
 
 import json
 import shlex
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from omegaconf import OmegaConf
+from run_study import stage
 
 from asr_with_nemo.cli import run
-from asr_with_nemo.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "config.yaml"
@@ -151,23 +149,6 @@ def compact(content: Mapping[str, Any]) -> str:
         else:
             parts.append(f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")
     return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-def stage(script: str, *arguments: str) -> str:
-    """Run one of the course's commands; print its output as it comes, and return it.
-
-    Raises:
-        InputError: the command failed.
-    """
-    command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    lines = []
-    for line in process.stdout:
-        print("   ", line, end="", flush=True)
-        lines.append(line)
-    if process.wait():
-        raise InputError(f"{shlex.join(['scripts/' + script, *arguments])} failed; see its output above")
-    return "".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The cells that a tool writes in the notebooks: where to open one, links to its neighbours, the glossary, the map."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -110,8 +109,3 @@ def number(notebook: nbformat.NotebookNode) -> None:
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = count
-
-
-def title(notebook: nbformat.NotebookNode) -> str:
-    """Return a notebook's title, without its number."""
-    return re.sub(r"^# (\d+ · )?", "", notebook.cells[0].source.split("\n", 1)[0])
