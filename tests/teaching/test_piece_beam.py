@@ -1,32 +1,20 @@
 """The interactive beam search works in a browser: slider, switches, keyboard."""
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
 
 from asr_with_nemo.teaching import beams, interactive
+from tests.teaching.conftest import shown_piece
 from tests.teaching.test_beams import an_example
-
-playwright = pytest.importorskip("playwright.sync_api")
 
 
 @pytest.fixture
-def page() -> Iterator:
-    chromium = shutil.which("chromium")
-    if not chromium:
-        pytest.skip("needs Chromium")
+def page(chromium) -> Iterator:
     data, output = an_example()
     html = interactive.piece("beam", data, beams.still(data, output), "Beam search over the letters of no.")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        page.failures = []
-        page.on("pageerror", lambda error: page.failures.append(str(error)))
-        page.set_content(html)
+    with shown_piece(chromium, html) as page:
         yield page
-        assert not page.failures
-        browser.close()
 
 
 @pytest.mark.slow

@@ -1,31 +1,25 @@
 """The piece of Hyperband stops the trials that the course's own code stops, and can be operated by keyboard."""
 
 import re
-import shutil
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from asr_with_nemo.teaching import interactive, tuning
+from tests.teaching.conftest import shown_piece
 
 CURVES = np.random.default_rng(0).uniform(20, 100, (12, 6)).cumsum(1)[:, ::-1].round(1) / 6
 DATA = {"names": [f"trial {number}" for number in range(12)], "curves": CURVES.tolist(), "minIter": 2, "eta": 3}
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page()
-        problems = []
-        page.on("pageerror", lambda error: problems.append(error))
-        figure = tuning.draw_replay(CURVES, tuning.replay(CURVES, 2, 3))
-        page.set_content(interactive.piece("hyperband", DATA, figure, "Learning curves, of which some are stopped."))
+def page(chromium) -> Iterator[Page]:
+    figure = tuning.draw_replay(CURVES, tuning.replay(CURVES, 2, 3))
+    html = interactive.piece("hyperband", DATA, figure, "Learning curves, of which some are stopped.")
+    with shown_piece(chromium, html) as page:
         yield page
-        assert not problems
-        browser.close()
 
 
 @pytest.mark.parametrize("first", [1, 2, 3, 5])

@@ -1,14 +1,14 @@
 """The piece of the word error rate aligns, counts and divides as the package does, and can be operated."""
 
 import random
-import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from asr_with_nemo.recognition import wer
 from asr_with_nemo.teaching import interactive, word_errors
+from tests.teaching.conftest import shown_piece
 
 PRESETS = [
     {"name": "as said", "reference": "enter seventy one", "hypothesis": "enter seventy one"},
@@ -28,17 +28,11 @@ READ = """texts => {
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page()
-        problems = []
-        page.on("pageerror", lambda error: problems.append(error))
-        figure = word_errors.draw_alignment(wer.align("enter seventy one", "enter seventy one"))
-        page.set_content(interactive.piece("wer", {"presets": PRESETS}, figure, "An alignment, word by word."))
+def page(chromium) -> Iterator[Page]:
+    figure = word_errors.draw_alignment(wer.align("enter seventy one", "enter seventy one"))
+    html = interactive.piece("wer", {"presets": PRESETS}, figure, "An alignment, word by word.")
+    with shown_piece(chromium, html) as page:
         yield page
-        assert not problems
-        browser.close()
 
 
 def random_text(generator: random.Random, words: list[str]) -> str:

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
-from omegaconf import DictConfig
 
 from asr_with_nemo.recognition.beam import Hypothesis
 
@@ -210,41 +209,3 @@ def letter_confusions(axes: Axes, pairs: Mapping[tuple[str, str], int], groups: 
 
 def _as_letter(word: str) -> str:
     return word if len(word) == 1 else ("…" if word else "–")
-
-
-def jasper(config: DictConfig) -> Figure:
-    """Draw the blocks of a Jasper or QuartzNet config (`model.encoder.jasper`), from the input at the bottom to CTC."""
-    blocks = config.model.encoder.jasper
-    height = len(blocks) + 3.2
-    figure, axes = _canvas(10, height, (9, 0.55 * height))
-    rows = [("mel spectrogram, every 10 ms", _PLAIN, "")]
-    for block in blocks:
-        convolution = "separable convolution" if block.get("separable") else "convolution"
-        text = f"{block.repeat} × {convolution}, kernel {block.kernel[0]}, {block.filters} filters"
-        extras = [
-            f"stride {block.stride[0]}" if block.stride[0] > 1 else "",
-            f"dilation {block.dilation[0]}" if block.dilation[0] > 1 else "",
-            "squeeze-and-excite" if block.get("se") else "",
-            f"dropout {block.dropout}" if block.dropout else "",
-        ]
-        rows.append((text, _LEARNED, ", ".join(extra for extra in extras if extra)))
-    rows.append((f"decoder: 1×1 convolution to {len(config.model.labels)} letters + blank", _LEARNED, ""))
-    rows.append(("CTC", _PLAIN, ""))
-    for level, (text, color, extra) in enumerate(rows):
-        y = 0.6 + level
-        _box(axes, 4, y, text, color, width=5.6)
-        axes.text(7.1, y, extra, va="center", fontsize=9, color="#555")
-        if level:
-            _arrow(axes, (4, y - 0.68), (4, y - 0.32))
-    for number, block in enumerate(blocks):
-        if block.residual:
-            y = 1.6 + number
-            axes.annotate(
-                "",
-                (1.17, y + 0.2),
-                (1.17, y - 0.5),
-                arrowprops={"arrowstyle": "-|>", "color": "tab:red", "connectionstyle": "bar,fraction=-0.5"},
-            )
-    if any(block.residual for block in blocks):
-        axes.text(0.05, 0.6, "red: residual", fontsize=9, color="tab:red")
-    return figure
