@@ -151,7 +151,6 @@ def browser() -> Iterator[object]:
 
 
 @browsers_only
-@pytest.mark.xfail(reason="failed once under load, cause not found yet")
 def test_no_page_asks_another_host_or_fails_or_is_wider_than_a_phone(site, pages, served: str, browser):
     context = browser.new_context(viewport={"width": 390, "height": 844})
     asked, errors, wide = [], [], []
