@@ -7,10 +7,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patches import Circle, FancyArrowPatch, Rectangle
+
+from asr_with_nemo.teaching.drawings import GREY, arrow, box
 
 BLANK = "–"
-_GREY, _BLUE, _ORANGE = "#555555", "#3b6ea5", "#b36b00"
+_BLUE, _ORANGE = "#3b6ea5", "#b36b00"
 _FILLS = {"given": "#eeeeee", "learned": "#cfe3f7", "output": "#fbe3c4"}
 
 
@@ -100,7 +102,7 @@ def lattice(states: Sequence[str], alpha: np.ndarray | None, probabilities: np.n
         for state in range(count):
             for before in steps_into(states, state):
                 seen = useful[frame - 1, before] and useful[frame, state]
-                colour = "0.85" if not seen else (_BLUE if state - before == 2 else _GREY)
+                colour = "0.85" if not seen else (_BLUE if state - before == 2 else GREY)
                 start, end = where[frame - 1, before], where[frame, state]
                 style = {"arrowstyle": "-|>", "mutation_scale": 11, "shrinkA": 17, "shrinkB": 17}
                 axes.add_patch(FancyArrowPatch(start, end, color=colour, lw=1.2, zorder=1, **style))
@@ -108,10 +110,10 @@ def lattice(states: Sequence[str], alpha: np.ndarray | None, probabilities: np.n
         seen = useful[frame, state]
         last = frame == frames - 1 and state >= count - 2
         fill = _FILLS["output" if last else "learned"] if seen else "white"
-        axes.add_patch(Circle((x, y), 0.32, fc=fill, ec=_GREY if seen else "0.8", zorder=2))
+        axes.add_patch(Circle((x, y), 0.32, fc=fill, ec=GREY if seen else "0.8", zorder=2))
         if alpha is not None and seen:
             axes.text(x, y, f"{alpha[frame, state]:.3f}", ha="center", va="center", fontsize=9, zorder=3)
-        note = {"ha": "center", "va": "top", "fontsize": 9, "color": _GREY if seen else "0.7", "zorder": 3}
+        note = {"ha": "center", "va": "top", "fontsize": 9, "color": GREY if seen else "0.7", "zorder": 3}
         backdrop = {"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.8}
         axes.text(x, y - 0.34, f"p = {probabilities[frame, state]:.1f}", bbox=backdrop, **note)
     for state, symbol in enumerate(states):
@@ -125,37 +127,30 @@ def lattice(states: Sequence[str], alpha: np.ndarray | None, probabilities: np.n
 
 
 def _box(axes: Axes, x: float, y: float, text: str, fill: str, width: float = 2.2, height: float = 0.55) -> None:
-    style = "round,pad=0.02,rounding_size=0.1"
-    corner = (x - width / 2, y - height / 2)
-    axes.add_patch(FancyBboxPatch(corner, width, height, boxstyle=style, fc=_FILLS[fill], ec=_GREY, zorder=2))
-    axes.text(x, y, text, ha="center", va="center", fontsize=9, zorder=3)
-
-
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = _GREY, **style) -> None:
-    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, color=colour, zorder=1, **style))
+    box(axes, x, y, text, _FILLS[fill], width, height)
 
 
 def _frames(axes: Axes, marked: int | None = None) -> list[float]:
     """Draw what the three kinds share, the spectrogram, the encoder and its vectors; return the vectors' places."""
     _box(axes, 2.5, 0.4, "mel spectrogram", "given", 4)
     _box(axes, 2.5, 1.4, "encoder", "learned", 4)
-    _arrow(axes, (2.5, 0.7), (2.5, 1.1))
+    arrow(axes, (2.5, 0.7), (2.5, 1.1))
     places = [0.75 + 0.7 * number for number in range(6)]
     for number, x in enumerate(places):
-        _arrow(axes, (x, 1.7), (x, 2.12))
-        edge = {"ec": _ORANGE, "lw": 2} if number == marked else {"ec": _GREY}
+        arrow(axes, (x, 1.7), (x, 2.12))
+        edge = {"ec": _ORANGE, "lw": 2} if number == marked else {"ec": GREY}
         axes.add_patch(Rectangle((x - 0.15, 2.15), 0.3, 0.5, fc=_FILLS["learned"], zorder=2, **edge))
     return places
 
 
 def _ctc(axes: Axes) -> None:
     for x, symbol in zip(_frames(axes), f"{BLANK}g{BLANK}l{BLANK}e", strict=True):
-        _arrow(axes, (x, 2.67), (x, 3.2))
+        arrow(axes, (x, 2.67), (x, 3.2))
         _box(axes, x, 3.45, "σ", "learned", 0.32, 0.42)  # softmax
-        _arrow(axes, (x, 3.7), (x, 4.2))
+        arrow(axes, (x, 3.7), (x, 4.2))
         axes.text(x, 4.4, symbol, ha="center", va="center", fontsize=12)
     _box(axes, 2.5, 5.35, "merge repeats, drop blanks: g l e", "output", 4.2)
-    _arrow(axes, (2.5, 4.6), (2.5, 5.05))
+    arrow(axes, (2.5, 4.6), (2.5, 5.05))
     axes.text(2.5, 6.35, "CTC", ha="center", fontsize=12, weight="bold")
     axes.text(2.5, 5.95, "every frame decides for itself", ha="center", fontsize=9.5)
 
@@ -163,27 +158,27 @@ def _ctc(axes: Axes) -> None:
 def _transducer(axes: Axes) -> None:
     places = _frames(axes, marked=3)
     _box(axes, 3.4, 3.55, "joint network", "learned", 2.0)
-    _arrow(axes, (places[3], 2.67), (3.2, 3.25), _ORANGE)
+    arrow(axes, (places[3], 2.67), (3.2, 3.25), _ORANGE)
     _box(axes, 1.15, 3.55, "prediction\nnetwork", "learned", 1.6, 0.7)
-    _arrow(axes, (1.97, 3.55), (2.38, 3.55))
+    arrow(axes, (1.97, 3.55), (2.38, 3.55))
     _box(axes, 3.4, 5.15, "a letter: write it, stay\nblank: next frame", "output", 2.6, 0.8)
-    _arrow(axes, (3.4, 3.85), (3.4, 4.72))
+    arrow(axes, (3.4, 3.85), (3.4, 4.72))
     axes.text(1.15, 5.15, "so far: g l", ha="center", va="center", fontsize=9.5)
-    _arrow(axes, (2.08, 5.15), (1.82, 5.15))
-    _arrow(axes, (1.15, 4.95), (1.15, 3.95))
+    arrow(axes, (2.08, 5.15), (1.82, 5.15))
+    arrow(axes, (1.15, 4.95), (1.15, 3.95))
     axes.text(2.5, 6.35, "transducer", ha="center", fontsize=12, weight="bold")
     axes.text(2.5, 5.95, "frame by frame, knowing what is written", ha="center", fontsize=9.5)
 
 
 def _attention(axes: Axes) -> None:
     for x in _frames(axes):
-        _arrow(axes, (x, 2.67), (2.2 + (x - 2.5) / 3 + 0.3, 3.22))
+        arrow(axes, (x, 2.67), (2.2 + (x - 2.5) / 3 + 0.3, 3.22))
     _box(axes, 2.5, 3.55, "decoder with attention", "learned", 3.2, 0.6)
     _box(axes, 3.4, 5.15, "the next letter,\nor the end", "output", 2.2, 0.8)
-    _arrow(axes, (3.4, 3.88), (3.4, 4.72))
+    arrow(axes, (3.4, 3.88), (3.4, 4.72))
     axes.text(1.15, 5.15, "so far: g l", ha="center", va="center", fontsize=9.5)
-    _arrow(axes, (2.28, 5.15), (1.82, 5.15))
-    _arrow(axes, (1.15, 4.95), (1.15, 3.88))
+    arrow(axes, (2.28, 5.15), (1.82, 5.15))
+    arrow(axes, (1.15, 4.95), (1.15, 3.88))
     axes.text(2.5, 6.35, "attention", ha="center", fontsize=12, weight="bold")
     axes.text(2.5, 5.95, "letter by letter, looking at all frames", ha="center", fontsize=9.5)
 

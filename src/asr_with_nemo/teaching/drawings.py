@@ -13,19 +13,24 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from asr_with_nemo.recognition.beam import Hypothesis
 
+GREY = "#555555"
 _LEARNED, _GIVEN, _PLAIN = "#cfe3f7", "#fbe3c4", "#eeeeee"
 
 
-def _box(axes: Axes, x: float, y: float, text: str, color: str, width: float = 1.5, height: float = 0.62) -> None:
-    shape = FancyBboxPatch(
-        (x - width / 2, y - height / 2), width, height, boxstyle="round,pad=0.02,rounding_size=0.1", fc=color, ec="#555"
-    )
-    axes.add_patch(shape)
-    axes.text(x, y, text, ha="center", va="center", fontsize=9)
+def box(
+    axes: Axes, x: float, y: float, text: str, color: str, width: float = 1.5, height: float = 0.62, size: float = 9
+) -> None:
+    """Draw a box of a diagram around its centre, (x, y), with a text of `size` points in it."""
+    style = "round,pad=0.02,rounding_size=0.1"
+    corner = (x - width / 2, y - height / 2)
+    axes.add_patch(FancyBboxPatch(corner, width, height, boxstyle=style, fc=color, ec=GREY, zorder=2))
+    axes.text(x, y, text, ha="center", va="center", fontsize=size, zorder=3)
 
 
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "#555"})
+def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str = GREY, bend: str = "") -> None:
+    """Draw an arrow of a diagram, below its boxes; `bend` is a `connectionstyle` of Matplotlib's."""
+    shape = {"connectionstyle": bend} if bend else {}
+    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": color, **shape}, zorder=1)
 
 
 def _canvas(width: float, height: float, size: tuple[float, float]) -> tuple[Figure, Axes]:
@@ -46,16 +51,16 @@ def pipelines() -> Figure:
         (5.6, "search", _GIVEN),
         (9.9, "transcript", _PLAIN),
     ):
-        _box(axes, x, top, text, color)
+        box(axes, x, top, text, color)
     for x, y, text, color in (
         (3.9, top + 0.95, "acoustic model:\nsounds ← phonemes", _LEARNED),
         (5.95, top + 0.95, "lexicon:\nphonemes ← words", _GIVEN),
         (8.0, top + 0.95, "language model:\nwords ← words", _LEARNED),
     ):
-        _box(axes, x, y, text, color, width=1.9)
-        _arrow(axes, (x, y - 0.34), (5.6 + (x - 5.95) / 4, top + 0.34))
+        box(axes, x, y, text, color, width=1.9)
+        arrow(axes, (x, y - 0.34), (5.6 + (x - 5.95) / 4, top + 0.34))
     for start, end in ((1.68, 2.02), (3.58, 4.82), (6.38, 9.12)):
-        _arrow(axes, (start, top), (end, top))
+        arrow(axes, (start, top), (end, top))
     axes.text(0.1, 1.15, "end to end: argmax Pr(transcript | audio)", fontsize=10, weight="bold")
     for x, text, color, width in (
         (0.9, "recording", _PLAIN, 1.5),
@@ -63,9 +68,9 @@ def pipelines() -> Figure:
         (6.2, "one neural network,\ntrained on recordings and their transcripts", _LEARNED, 4.6),
         (9.9, "transcript", _PLAIN, 1.5),
     ):
-        _box(axes, x, 0.5, text, color, width=width)
+        box(axes, x, 0.5, text, color, width=width)
     for start, end in ((1.68, 2.02), (3.58, 3.87), (8.53, 9.12)):
-        _arrow(axes, (start, 0.5), (end, 0.5))
+        arrow(axes, (start, 0.5), (end, 0.5))
     axes.text(10.9, 3.4, "blue: learned from data", ha="right", fontsize=9, color="#3b6ea5")
     return figure
 

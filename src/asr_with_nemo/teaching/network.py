@@ -6,25 +6,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
 from omegaconf import DictConfig
 
+from asr_with_nemo.teaching.drawings import GREY, arrow, box
+
 _GIVEN, _PROLOGUE, _BLOCK, _EPILOGUE, _DECODER = "#eeeeee", "#fbe3c4", "#cfe3f7", "#fbe3c4", "#d9efd9"
-_GREY = "#555555"
 
 
 def _box(axes: Axes, x: float, y: float, text: str, color: str, width: float, height: float = 0.66) -> None:
-    corner = (x - width / 2, y - height / 2)
-    style = "round,pad=0.02,rounding_size=0.08"
-    axes.add_patch(FancyBboxPatch(corner, width, height, boxstyle=style, fc=color, ec=_GREY))
-    axes.text(x, y, text, ha="center", va="center", fontsize=9.5)
-
-
-def _arrow(
-    axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str = _GREY, bend: str = ""
-) -> None:
-    shape = {"connectionstyle": bend} if bend else {}
-    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": color, **shape})
+    box(axes, x, y, text, color, width, height, size=9.5)
 
 
 def parts(blocks: Sequence[DictConfig]) -> list[str]:
@@ -76,15 +66,15 @@ def drawing(config: DictConfig) -> Figure:
         axes.text(1.9, level, entry, ha="right", va="center", fontsize=9.5, family="monospace")
         axes.text(8.9, level, shape, va="center", fontsize=9.5, family="monospace")
         if level:
-            _arrow(axes, (5.4, level - 0.67), (5.4, level - 0.3))
+            arrow(axes, (5.4, level - 0.67), (5.4, level - 0.3))
     for number, block in enumerate(blocks):
         if block.residual:
-            _arrow(axes, (2.16, number + 1.45), (2.16, number + 2.12), "tab:red", "bar,fraction=-0.45")
+            arrow(axes, (2.16, number + 1.45), (2.16, number + 2.12), "tab:red", "bar,fraction=-0.45")
     kinds = {name: "B" if name.startswith("B") else name for name in names}
     for kind in dict.fromkeys(kinds.values()):
         levels = [number + 2 for number, name in enumerate(names) if kinds[name] == kind]
         label = f"{len(levels)} blocks" if kind == "B" else kind
-        axes.plot([10.35, 10.45, 10.45, 10.35], np.repeat([levels[0] - 0.3, levels[-1] + 0.3], 2), color=_GREY, lw=1)
+        axes.plot([10.35, 10.45, 10.45, 10.35], np.repeat([levels[0] - 0.3, levels[-1] + 0.3], 2), color=GREY, lw=1)
         axes.text(10.55, (levels[0] + levels[-1]) / 2, label, va="center", fontsize=9.5)
     axes.text(-0.2, 0, "red: residual", fontsize=9.5, color="tab:red", va="center")
     return figure
@@ -120,18 +110,18 @@ def inside(block: DictConfig, channels: int) -> Figure:
     axes.axis("off")
     for place, text in enumerate(layers):
         _box(axes, 1.9 + 2 * place, 0, text, _BLOCK, 1.5, 0.95)
-        _arrow(axes, (0.68 + 2 * place if place else 0.2, 0), (1.13 + 2 * place, 0))
+        arrow(axes, (0.68 + 2 * place if place else 0.2, 0), (1.13 + 2 * place, 0))
     x = 1.9 + 2 * len(layers)
     if block.residual:
         _box(axes, x - 0.5, 0, "+", "white", 0.4, 0.5)
         _box(axes, (x - 0.5) / 2, -1.45, f"1×1 convolution {channels} → {filters}, batch norm", "#f7d4d0", 5.6)
-        _arrow(axes, (0.45, 0), ((x - 0.5) / 2 - 2.82, -1.45), "tab:red", "angle,angleA=90,angleB=0")
-        _arrow(axes, ((x - 0.5) / 2 + 2.82, -1.45), (x - 0.5, -0.26), "tab:red", "angle,angleA=0,angleB=90")
-    _arrow(axes, (x - 1.35, 0), (x - 0.73 if block.residual else x - 0.2, 0))
+        arrow(axes, (0.45, 0), ((x - 0.5) / 2 - 2.82, -1.45), "tab:red", "angle,angleA=90,angleB=0")
+        arrow(axes, ((x - 0.5) / 2 + 2.82, -1.45), (x - 0.5, -0.26), "tab:red", "angle,angleA=0,angleB=90")
+    arrow(axes, (x - 1.35, 0), (x - 0.73 if block.residual else x - 0.2, 0))
     for place, text in enumerate(("ReLU", f"dropout\n{block.dropout:g}")):
         _box(axes, x + 0.75 + 1.9 * place, 0, text, _BLOCK, 1.3, 0.95)
-        _arrow(axes, (x - 0.27 if place == 0 else x + 1.42, 0), (x + 0.08 + 1.9 * place, 0))
-    _arrow(axes, (x + 3.32, 0), (x + 3.9, 0))
+        arrow(axes, (x - 0.27 if place == 0 else x + 1.42, 0), (x + 0.08 + 1.9 * place, 0))
+    arrow(axes, (x + 3.32, 0), (x + 3.9, 0))
     return figure
 
 
