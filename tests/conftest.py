@@ -1,6 +1,7 @@
 """Real sound and real models for the tests: a small corpus of the built-in voices, and a model trained on it."""
 
 import atexit
+import contextlib
 import io
 import os
 import select
@@ -10,6 +11,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,14 @@ def archive(tmp_path_factory: pytest.TempPathFactory, small_corpus: an4.Corpus) 
 def small_archive(tmp_path_factory: pytest.TempPathFactory, small_corpus: an4.Corpus) -> Path:
     """An archive in AN4's layout with the 60 utterances of `small_corpus`."""
     return pack(small_corpus.folder, tmp_path_factory.mktemp("small_archive") / an4.ARCHIVE_NAME)
+
+
+@pytest.fixture(autouse=True)
+def own_style() -> Iterator[None]:
+    """A test that sets Matplotlib's style, as a notebook does, leaves it as it was."""
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    with pyplot.rc_context() if pyplot else contextlib.nullcontext():
+        yield
 
 
 def put(path: Path, content: str | bytes | None) -> Path:

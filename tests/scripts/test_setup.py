@@ -15,6 +15,8 @@ from types import ModuleType
 import pytest
 from packaging.specifiers import SpecifierSet
 
+from asr_with_nemo.teaching import frame
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -295,9 +297,6 @@ def test_the_notebooks_first_cell_sets_up_on_colab_and_leaves_its_python_alone(t
     git = ["git", "-C", str(course), "-c", "user.name=a", "-c", "user.email=b"]
     for arguments in (["init", "-q"], ["add", "--all"], ["commit", "-q", "-m", "all"]):
         subprocess.run([*git, *arguments], check=True)
-    sys.path.insert(0, str(ROOT / "scripts"))
-    import run_notebooks
-
     looks = """
 import importlib.metadata, iniconfig, little, torch, shutil, sys, subprocess
 print(little.__file__, iniconfig.__file__, torch.__file__, importlib.metadata.version("iniconfig"), sep="\\n")
@@ -306,7 +305,7 @@ print(subprocess.run([sys.executable, "-c", code], capture_output=True, text=Tru
 """
     (tmp_path / "content").mkdir()
     before = importlib.metadata.version("iniconfig")
-    cell = run_notebooks.hosted_setup(f"file://{course}")
+    cell = frame.hosted_setup(f"file://{course}")
     done = subprocess.run(
         [sys.executable, "-c", cell + looks + "\n" + cell],  # again, as when a reader runs it twice
         cwd=tmp_path / "content",

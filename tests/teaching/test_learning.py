@@ -25,6 +25,15 @@ def test_the_probabilities_survive_the_packing():
         assert "\\" not in "".join(kept["levels"])
 
 
+def test_a_network_that_has_decided_nothing_has_rows_too():
+    one = watched("G L", "g l")
+    for moment in one.moments:
+        moment.log_probs = np.full_like(moment.log_probs, -np.log(29))
+    packed = learning.packed(one)
+    assert len(packed["rows"]) >= 3
+    plt.close(learning.strip(packed))
+
+
 def test_the_loss_is_that_of_all_paths():
     log_probs = np.log(np.array([[0.7, 0.1, 0.2], [0.2, 0.3, 0.5], [0.1, 0.6, 0.3]], dtype=np.float32))
     assert np.exp(-learning.ctc_loss(log_probs, "ab", "ab")) == pytest.approx(0.507, abs=1e-4)  # as 05_ctc counts it

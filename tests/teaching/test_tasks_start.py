@@ -31,8 +31,10 @@ def rows(*texts: str, speaker: str = "fann") -> list[dict]:
     ],
 )
 def test_a_check_says_what_is_wrong(task: str, answer: object, given: tuple, said: str, capsys: pytest.CaptureFixture):
-    assert check(task, answer, *given) == said.startswith("right")
-    assert said in capsys.readouterr().out
+    check(task, answer, *given)
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert printed.startswith(f"Task {task[-1]}: right.") == said.startswith("right")
 
 
 class Deaf:
@@ -45,11 +47,15 @@ class Deaf:
 
 def test_the_checks_of_the_start_ask_the_recogniser(capsys: pytest.CaptureFixture):
     said = rows("yes", "no", "yes")
-    assert check("00_start 1", 2, Deaf(), said)
-    assert not check("00_start 1", 1, Deaf(), said)
     silence = np.zeros(1000, np.float32)
-    assert check("00_start 2", 0.1, Deaf(), silence)
-    for level, hint in ((0.3, "less noise"), (0.001, "still the same"), (2, "one of")):
-        assert not check("00_start 2", level, Deaf(), silence)
-        assert hint in capsys.readouterr().out
+    for task, answer, given, printed in (
+        ("00_start 1", 2, said, "Task 1: right."),
+        ("00_start 1", 1, said, "Task 1: not yet."),
+        ("00_start 2", 0.1, silence, "Task 2: right."),
+        ("00_start 2", 0.3, silence, "less noise"),
+        ("00_start 2", 0.001, silence, "still the same"),
+        ("00_start 2", 2, silence, "one of"),
+    ):
+        check(task, answer, Deaf(), given)
+        assert printed in capsys.readouterr().out
     assert np.array_equal(start.with_noise(silence, 0.1), start.with_noise(silence, 0.1))

@@ -198,12 +198,14 @@ def table(watched: Watched) -> list[dict[str, str]]:
 def packed(watched: Watched) -> dict:
     """Return a watched recording as JSON can hold it, for the piece watch_it_learn: probabilities as characters.
 
-    A row is a symbol that reaches 10% at some moment: letters in the order of the alphabet, the blank last. A character
-    is a level from "#" (no more than 0.001) to "_" (1), equal steps of log-probability apart.
+    A row is a symbol that reaches 10% at some moment, or one of the three likeliest: letters in the order of the
+    alphabet, the blank last. A character is a level from "#" (no more than 0.001) to "_" (1), equal steps of
+    log-probability apart.
     """
     letters = [*watched.labels, BLANK]
     most = np.max([moment.log_probs.max(axis=0) for moment in watched.moments], axis=0)
-    rows = [row for row in range(len(letters)) if most[row] >= np.log(0.1)]
+    least = min(np.log(0.1), np.sort(most)[-3])
+    rows = [row for row in range(len(letters)) if most[row] >= least]
     moments = []
     for moment in watched.moments:
         scale = 1 - np.clip(moment.log_probs[:, rows] / np.log(_LEAST), 0, 1)  # (T, rows), 0 to 1
