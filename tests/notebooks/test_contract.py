@@ -14,8 +14,6 @@ from tests.conftest import ROOT, run_script
 from tests.notebooks.test_notebooks import run_notebooks
 
 COURSE = run_notebooks.course()
-NOT_YET = {"07_sweeps.ipynb", "08_tracking.ipynb"}
-"""Notebooks whose new text waits for the sweep of configs/sweep_study.yaml, results/sweep.json."""
 FORBIDDEN = re.compile(r"-dirty|holds this very training|finished on|is not here")
 
 
@@ -23,7 +21,7 @@ def sources(notebook: nbformat.NotebookNode, kind: str = "markdown") -> list[str
     return [cell.source for cell in notebook.cells if cell.cell_type == kind]
 
 
-@pytest.fixture(params=[name for name in COURSE if name not in NOT_YET])
+@pytest.fixture(params=COURSE)
 def notebook(request) -> nbformat.NotebookNode:
     read = nbformat.read(ROOT / "notebooks" / request.param, as_version=4)
     read.name = request.param
@@ -102,7 +100,7 @@ def test_no_heading_or_sentence_stands_without_its_exhibit(notebook):
 
 
 def test_a_sentence_says_what_each_table_or_figure_shows():
-    names = [Path(name).stem for name in COURSE if name not in NOT_YET]
+    names = [Path(name).stem for name in COURSE]
     options = [word for name in names for word in ("--only", name)]
     done = run_script("tools/list_exhibits.py", *options, cwd=ROOT)
     assert done.returncode == 0, done.stderr

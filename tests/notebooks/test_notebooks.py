@@ -248,8 +248,8 @@ def test_the_tutorial_runs_and_ends_in_its_table(tmp_path: Path, course: Path, s
             ["when there is a network: QuartzNet15x5Base-En", "S 1 + D 1 + I 1 = 3 errors", "an4: WER"],
         ),
         ("05_ctc", [], ["the same: True", "all three the same: True", "frames rightly: True"]),
-        ("07_sweeps", ["trials=2", "better_trials=2", "better_epochs=2", "most_epochs=3"], ["2 of 2 trials"]),
-        ("08_tracking", ["steps=2", "epochs_each=1"], ["both the same: True", "short_jasper:v"]),
+        ("07_sweeps", ["live_trials=2", "live_epochs=1"], ["2 of 2 trials", "beyond chance", "Task 2: no answer yet"]),
+        ("08_tracking", ["steps=2", "train_epochs=1"], ["both the same: True", "short_jasper:v0", "shipped:v1"]),
         ("10_augmentation", [], ["another seed alone: ", "after 2 epochs, without against with:"]),
         ("11_language_model", [], ["the parts add up to the score: True", "by torch's CTC loss"]),
         (

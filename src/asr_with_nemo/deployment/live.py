@@ -120,7 +120,7 @@ class Listener:
         until = min(len(self._sound), self._loud_until + round(_TAIL * self._rate)) if self._loud_until else 0
         if until > self._recognised:
             before, self._heard = self._heard, self._recognise(until)
-            if self._heard.text != before.text:
+            if self._heard.text.strip() != before.text.strip():
                 yield self._report(self._heard, _agreeing(before, self._heard), until)
         if not self._heard.words:
             self._drop(len(self._sound) - round(LEAD * self._rate))

@@ -257,16 +257,16 @@ def strip(recording: Mapping[str, object], chosen: Sequence[int] | None = None, 
     chosen = range(len(moments)) if chosen is None else chosen
     count = len(chosen)
     rows = -(-count // columns)
+    names = recording["rows"]
     figure, grid = plt.subplots(
         rows,
         columns,
-        figsize=(2.7 * columns, 2.2 * rows),
+        figsize=(2.7 * columns, max(2.2, 0.6 + 0.16 * len(names)) * rows),
         sharex=True,
         sharey=True,
         squeeze=False,
         layout="constrained",
     )
-    names = recording["rows"]
     for axes in grid.flat[count:]:
         axes.axis("off")
     for axes, index in zip(grid.flat, chosen, strict=False):

@@ -130,13 +130,15 @@ class LiveCurves(pl.Callback):
 def draw_curves(points: list[Mapping[str, float]]) -> Figure:
     """Draw the points of `training.read_log` or `LiveCurves`: losses on the left, dev WER on the right."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.8))
+    # Where an epoch has no validation, a log has none of these values, or nan.
+    measured = [{name: value for name, value in point.items() if value == value} for point in points]
     for name, title in (("train_loss_epoch", "train"), ("val_loss", "dev")):
-        rows = [(point["epoch"], point[name]) for point in points if name in point]
+        rows = [(point["epoch"], point[name]) for point in measured if name in point]
         if rows:
             left.plot(*zip(*rows, strict=True), marker=".", label=title)
     left.set(title="CTC loss", xlabel="epoch")
     left.legend(frameon=False)
-    rows = [(point["epoch"], 100 * point["val_wer"]) for point in points if "val_wer" in point]
+    rows = [(point["epoch"], 100 * point["val_wer"]) for point in measured if "val_wer" in point]
     if rows:
         right.plot(*zip(*rows, strict=True), marker=".", color="tab:green")
     right.set(title="WER on dev, %", xlabel="epoch", ylim=(0, 105))
