@@ -73,6 +73,8 @@ def main(
             --manifest data/mine/train_manifest.json \\
             --dev data/mine/dev_manifest.json
     """
+    from lightning.pytorch.utilities import rank_zero_only
+
     from asr_with_nemo.training import finetuning
     from asr_with_nemo.training.config import overridden_keys
     from asr_with_nemo.training.run import check_alias, make_alias
@@ -84,7 +86,7 @@ def main(
     trained = finetuning.train(config, overridden_keys(overrides or []))
     if output:
         make_alias(trained, output)
-    typer.echo(f"model: {output or trained}")
+    rank_zero_only(typer.echo)(f"model: {output or trained}")
 
 
 if __name__ == "__main__":

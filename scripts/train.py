@@ -44,6 +44,8 @@ def main(
         model.train_ds.manifest_filepath=data/an4/train_manifest.json
         model.validation_ds.manifest_filepath=data/an4/dev_manifest.json model.train_ds.batch_size=8
     """
+    from lightning.pytorch.utilities import rank_zero_only
+
     from asr_with_nemo.training.config import load_config, overridden_keys
     from asr_with_nemo.training.run import check_alias, make_alias, train
 
@@ -54,7 +56,7 @@ def main(
     model = train(config, overridden_keys(overrides))
     if output:
         make_alias(model, output)
-    typer.echo(f"model: {output or model}")
+    rank_zero_only(typer.echo)(f"model: {output or model}")
 
 
 if __name__ == "__main__":

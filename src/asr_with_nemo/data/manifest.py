@@ -92,7 +92,11 @@ def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> 
         json.dumps(u | {"audio_filepath": os.path.relpath(u["audio_filepath"], folder)}, ensure_ascii=False) + "\n"
         for u in utterances
     )
-    with replacing(path, only_if_changed=True) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
+    # The processes of one training may write it at the same moment.
+    with (
+        replacing(path, shared=True, only_if_changed=True) as partial,
+        open(partial, "w", encoding="utf-8", newline="\n") as file,
+    ):
         file.writelines(lines)  # one by one: a large corpus may not fit into memory
 
 

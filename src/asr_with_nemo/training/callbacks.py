@@ -188,6 +188,7 @@ class EpochLines(pl.Callback):
         pl_module.log("learning_rate", trainer.optimizers[0].param_groups[0]["lr"])
         throughput = self._utterances / (seconds - self._validated)
         pl_module.log("utterances_per_second", throughput, sync_dist=True, reduce_fx="sum")
+        train_loss = trainer.strategy.reduce(train_loss, reduce_op="mean")
         if not trainer.is_global_zero:
             return
         is_last = trainer.current_epoch + 1 == trainer.max_epochs

@@ -21,6 +21,7 @@ from asr_with_nemo.base.values import is_number, is_whole
 from asr_with_nemo.data import sizes
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.training.launch import Launch, check_strategy, launched
 
 DATASETS = ("train_ds", "validation_ds", "test_ds")
 _ALWAYS_ALLOWED = ("seed", "final", "fraction", "exp_manager.resume_from_checkpoint")
@@ -148,31 +149,33 @@ def is_overridden(key: str, overridden: set[str]) -> bool:
     return any(".".join(parts[:end]) in overridden for end in range(1, len(parts) + 1))
 
 
-def machine_settings(gpu: bool) -> dict[str, object]:
+def machine_settings(gpu: bool, started: Launch | None = None) -> dict[str, object]:
     """Return the settings of the Trainer and the data loaders for this machine: one process on a CPU, or all GPUs.
 
-    The precision is bf16-mixed where the hardware has bf16 (the weights stay fp32). Apple's GPU has no CTC loss, so a
-    Mac trains on its CPU.
+    Where torchrun or srun has started processes (`started`), those are the devices. The precision is bf16-mixed where
+    the hardware has bf16 (the weights stay fp32). Apple's GPU has no CTC loss, so a Mac trains on its CPU.
     """
     if gpu:
         # A notebook's kernel has initialised CUDA already, so it can't start further processes.
         devices = 1 if hasattr(sys, "ps1") or "ipykernel" in sys.modules else torch.cuda.device_count()
+        if started:
+            devices = started.each
         return {
             "accelerator": "gpu",
             "devices": devices,
-            "num_nodes": 1,
-            "strategy": "ddp" if devices > 1 else "auto",
+            "num_nodes": started.machines if started else 1,
+            "strategy": "ddp" if devices > 1 or started else "auto",
             "precision": "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true",
-            "num_workers": min(8, usable_cores()),
+            "num_workers": max(1, min(8, usable_cores() // devices)),  # of each process
             "pin_memory": True,
         }
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older torch: fp32
     bf16 = capabilities.get("avx512_bf16", False)
     return {
         "accelerator": "cpu",
-        "devices": 1,
-        "num_nodes": 1,
-        "strategy": "auto",
+        "devices": started.each if started else 1,
+        "num_nodes": started.machines if started else 1,
+        "strategy": "ddp" if started else "auto",
         "precision": "bf16-mixed" if bf16 else "32-true",
         # Reading AN4's WAVs takes 1% of a step, and worker processes would compete for the cores.
         "num_workers": 0,
@@ -193,14 +196,15 @@ def fit_to_machine(config: DictConfig, overridden: set[str] = frozenset()) -> tu
         the config for this machine, and one line that lists the settings used and those replaced.
 
     Raises:
-        InputError: a trainer setting given on the command line is unknown to Lightning, or the config gives neither
-            epochs nor steps.
+        InputError: a trainer setting given on the command line is unknown to Lightning or contradicts the processes
+            that torchrun or srun has started, or the config gives neither epochs nor steps.
     """
     config = config.copy()
     with open_dict(config):
         config.trainer = config.get("trainer") or {}
     on_cpu = is_overridden("trainer.accelerator", overridden) and config.trainer.get("accelerator") == "cpu"
-    machine = machine_settings(gpu=not on_cpu and has_working_gpu())
+    started = launched()
+    machine = machine_settings(not on_cpu and has_working_gpu(), started)
     known = set(inspect.signature(pl.Trainer.__init__).parameters) - {"self"}
     replaced = []
     with open_dict(config):
@@ -218,14 +222,23 @@ def fit_to_machine(config: DictConfig, overridden: set[str] = frozenset()) -> tu
             raise InputError("the length of the training is missing: give trainer.max_epochs or trainer.max_steps")
         for key in ("accelerator", "devices", "num_nodes", "strategy", "precision"):
             _replace(trainer, "trainer", key, machine[key], overridden, replaced)
-        if trainer.devices in (1, "1") and not is_overridden("trainer.strategy", overridden):
-            trainer.strategy = "auto"
+        if started and (trainer.devices, trainer.num_nodes) != (started.each, started.machines):
+            raise InputError(
+                f"{started.by} has started {started.processes} processes on {started.machines} machine(s), but the "
+                f"settings are trainer.devices={trainer.devices} trainer.num_nodes={trainer.num_nodes}; leave them out"
+            )
+        check_strategy(trainer.strategy)
+        if not is_overridden("trainer.strategy", overridden):
+            trainer.strategy = "auto" if trainer.devices in (1, "1") and trainer.num_nodes == 1 else "ddp"
         for name in DATASETS:
             dataset = config.model.get(name)
             if dataset is not None:
                 for key in ("num_workers", "pin_memory"):
                     _replace(dataset, f"model.{name}", key, machine[key], overridden, replaced)
     line = f"machine: {trainer.accelerator}, {trainer.devices} device(s), precision {trainer.precision}"
+    if started:
+        count = f"{started.processes} processes on {started.machines} machine(s), started by {started.by}"
+        line = f"machine: {count}; {trainer.accelerator}, precision {trainer.precision}"
     line += f" ({torch.cuda.get_device_name()})" if machine["accelerator"] == "gpu" else f", {usable_cores()} cores"
     return config, line + (f"; replaced {', '.join(replaced)}" if replaced else "")
 

@@ -51,6 +51,7 @@ from asr_with_nemo.training.config import (
     logger_settings,
     take_fraction,
 )
+from asr_with_nemo.training.launch import SharedWork, plugins, share_dev_set, together
 from asr_with_nemo.training.wandb_callbacks import log_final, wandb_run
 
 
@@ -86,6 +87,11 @@ def _digest(config: DictConfig, start: Path | None) -> str:
     settings = OmegaConf.to_container(config, resolve=True)
     place = settings.pop("exp_manager", None) or {}
     settings.pop("tracking", None)
+    # Started with another number of processes, a training goes on in the same folder.
+    settings["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    for name in DATASETS:
+        if settings["model"].get(name):
+            settings["model"][name] |= {"num_workers": 0, "pin_memory": False}
     digest = hashlib.sha256(json.dumps([settings, place.get("ema")], sort_keys=True).encode())
     for file in [*(config.model[name].manifest_filepath for name in DATASETS[:2]), *([start] if start else [])]:
         digest.update(b"\0")
@@ -124,16 +130,17 @@ def train(
     start = starting_point(config)
     digest = _digest(config, start)
     folder = _run_folder(config, digest)
+    is_new = not (config.get("exp_manager") or {}).get("resume_if_exists", True)
     model_path = folder / model_name(config)
     log = rank_zero_only(print)
     log(machine_line)
     try:
         with alone_in(folder, "is training", log) if rank_zero_only.rank == 0 else nullcontext():
-            if _is_finished(model_path, log):
+            if not is_new and _is_finished(model_path, log):
                 log(f"{folder} has this training, finished; exp_manager.resume_if_exists=false trains it again")
                 data.release()
                 return model_path
-            return _train_in(folder, config, start, digest, data, overridden, callbacks, begin)
+            return _train_in(folder, config, start, digest, data, overridden, callbacks, begin, is_new)
     except OSError as error:
         raise InputError(f"{folder}: can't be written to ({reason_of(error)}), or set exp_manager.exp_dir") from error
 
@@ -147,13 +154,14 @@ def _train_in(
     overridden: set[str],
     callbacks: Sequence[pl.Callback],
     begin: Callable[[pl.LightningModule], None] | None,
+    is_new: bool,
 ) -> Path:
-    """Train in a folder, from its last checkpoint if there is one; the arguments are those of `train`."""
+    """Train in a folder, from its last checkpoint if there is one and the training isn't new (`train`)."""
     log = rank_zero_only(print)
     seed = config.get("seed") or 0
     pl.seed_everything(seed, workers=True, verbose=False)
     # Of a killed training, the last checkpoint is later than the one it started from.
-    own_start = latest_checkpoint(folder / "checkpoints", log) or start
+    own_start = (None if is_new else latest_checkpoint(folder / "checkpoints", log)) or start
     first_epoch = epoch_after(read_state(own_start)) if own_start else 0
     origin = {"training": folder.name, "config": digest, "dev": _dev_digest(config)}
     trainer, own = build_trainer(config, folder, first_epoch, overridden, callbacks, origin, data)
@@ -174,7 +182,8 @@ def _train_in(
     if run := wandb_run(trainer):
         wandb_callbacks.start(run, config)
     try:
-        trainer.fit(model, ckpt_path=str(own_start) if own_start else None)
+        with together(trainer.world_size, f"the same command resumes from {folder}"):
+            trainer.fit(model, ckpt_path=str(own_start) if own_start else None)
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the first into the second
         raise InputError(f"interrupted; the same command resumes from {folder}") from error
     finally:
@@ -261,6 +270,7 @@ def build_model(config: DictConfig, trainer: pl.Trainer | None = None):
     if config.model.train_ds.get("vocal_tract"):
         augmentation.vary_vocal_tract(model, *config.model.train_ds.vocal_tract)
     channels_last.speed_up(model)
+    share_dev_set(model, config.model.validation_ds.get("batch_size") or 1)
     return model
 
 
@@ -310,6 +320,7 @@ def build_trainer(
     validates = config.trainer.get("limit_val_batches", 1.0) != 0
     callbacks: dict[str, pl.Callback] = {
         "seeds": EpochSeeds(config.get("seed") or 0, first_epoch),
+        "shared": SharedWork(config.model.train_ds.get("batch_size") or 1, first_epoch, rank_zero_only(print)),
         "lines": EpochLines(),
         "clipping": FusedClipping(),
         "checkpoint": ModelCheckpoint(
@@ -342,7 +353,8 @@ def build_trainer(
         enable_checkpointing=True,
         enable_progress_bar="bar" in callbacks,
         enable_model_summary=False,
-        plugins=[*(settings.get("plugins") or []), ReplacedCheckpoints()],
+        plugins=[*(settings.get("plugins") or []), ReplacedCheckpoints(), *plugins()],
+        default_root_dir=folder,
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -433,6 +445,7 @@ def _finish(
             "best": None if score is None else round(float(score), 6),
             "seconds": round(callbacks["lines"].seconds, 1),
             "precision": str(config.trainer.precision),
+            "processes": trainer.world_size,
             "weights": sum(parameter.numel() for parameter in model.parameters()),
             "seed": config.get("seed") or 0,
             "final": bool(config.get("final")),

@@ -219,17 +219,21 @@ class PredictionTable(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         is_due = epoch >= self._next or epoch == trainer.max_epochs
-        if trainer.sanity_checking or not is_due or not self.utterances or wandb_run(trainer) is None:
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        if trainer.sanity_checking or not is_due or not self.utterances or not loggers:
             return
         self._next = epoch + self.every
         from asr_with_nemo.tracking import explore
 
+        # All processes transcribe, though one logs: NeMo's encoder waits for the other processes in each batch.
+        with isolate_rng():  # keeps the training's random numbers as they would be without the table
+            rows = self._transcribe(trainer, pl_module)
+        if not trainer.is_global_zero:
+            return
         try:
-            with isolate_rng():  # keeps the training's random numbers as they would be without the table
-                table = explore.wandb_table(self._transcribe(trainer, pl_module), progress=False)
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    logger.log_metrics({"predictions": table}, trainer.global_step)
+            table = explore.wandb_table(rows, progress=False)
+            for logger in loggers:
+                logger.log_metrics({"predictions": table}, trainer.global_step)
         except OSError as error:
             if not self._lacks_space:
                 print(_not_kept(f"the table of epoch {epoch}", error), flush=True)
