@@ -174,6 +174,13 @@ def test_openais_client_works_unchanged(served: Served, files: list[Path], texts
     assert srt.startswith("1\n00:00:0") and " --> 00:00:0" in srt and vtt.startswith("WEBVTT\n\n00:00:0")
     assert [line for line in srt.splitlines() if line[:1].isalpha()] == [segment.text for segment in verbose.segments]
 
+    events = list(ask("json", stream=True))
+    assert [event.type for event in events[:-1]] == ["transcript.text.delta"] * (len(events) - 1)
+    assert "".join(event.delta for event in events[:-1]) == texts[0]
+    assert (events[-1].type, events[-1].text) == ("transcript.text.done", texts[0])
+    with pytest.raises(openai.BadRequestError, match=r"stream=true with response_format srt"):
+        ask("srt", stream=True)
+
     with pytest.raises(openai.NotFoundError, match="whisper-1.*an4"):
         client.audio.transcriptions.create(model="whisper-1", file=files[0])
     with pytest.raises(openai.BadRequestError, match=r"a\.wav"):

@@ -50,6 +50,17 @@ def test_a_parameter_that_is_no_key_of_the_config_is_refused_when_training_start
         Training(twice, *arguments)
 
 
+def test_numbers_in_quotes_are_numbers_as_for_wandbs_agent(small_corpus):
+    arguments = (str(CONFIGS), "config", [f"data_dir={small_corpus.folder}"])
+    parameters = {"model.optim.lr": {"value": "1e-3"}, "trainer.max_epochs": {"value": "2"}}
+    quoted = check_sweep({"method": "random", "parameters": parameters}, "sweep.yaml")
+    config = Training(quoted, *arguments).config(preview_trials(quoted, 1)[0])
+    assert (config.model.optim.lr, config.trainer.max_epochs) == (0.001, 2)
+    words = check_sweep({"method": "random", "parameters": {"model.optim.lr": {"value": "high"}}}, "sweep.yaml")
+    with pytest.raises(InputError, match=r"parameters.model.optim.lr: 'high' isn't a number"):
+        Training(words, *arguments).config(preview_trials(words, 1)[0])
+
+
 def table(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((folder / "trials.csv").read_text(encoding="utf-8").splitlines()))
 

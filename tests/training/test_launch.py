@@ -217,6 +217,19 @@ def test_processes_of_torchrun_share_the_work_and_one_that_is_killed_loses_nothi
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_lightnings_own_processes_share_the_work_too(data: Path, tmp_path: Path):
+    command = [sys.executable, str(ROOT / "tests/training/heard.py"), str(tmp_path / "heard")]
+    command += settings(data, tmp_path / "runs", "trainer.devices=2", "trainer.max_epochs=2")
+    process = start(command, tmp_path, variables(tmp_path))
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    check_shared(tmp_path, 1)
+    check_shared(tmp_path, 2)
+    assert said.count("epoch 2/2") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_slurms_processes_share_the_work_and_one_machine_goes_on_with_it(data: Path, tmp_path: Path):
     overrides = settings(data, tmp_path / "runs", "fraction=0.99")  # each process draws the fraction
     first, second = by_slurm(tmp_path, overrides, HEARD_KILL="1:3")

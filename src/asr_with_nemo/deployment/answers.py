@@ -1,5 +1,6 @@
 """Transcripts in the response formats of OpenAI's API: JSON, text, SRT and WebVTT captions."""
 
+import json
 import math
 from collections.abc import Iterable
 from enum import StrEnum
@@ -88,6 +89,20 @@ def format_response(transcript: Transcript, form: Format, language: str) -> Resp
             "usage": usage,
         }
     )
+
+
+def event_response(transcript: Transcript) -> Response:
+    """Return a transcript as OpenAI's server-sent events: its captions one by one, then the whole text.
+
+    The recording has been transcribed when the first event is sent; the WebSocket sends words while one speaks.
+    """
+    events: list[dict[str, object]] = []
+    for number, line in enumerate(captions(transcript.words)):
+        events.append({"type": "transcript.text.delta", "delta": " " * (number > 0) + _spelled(line)})
+    usage = {"type": "duration", "seconds": math.ceil(transcript.duration)}
+    events.append({"type": "transcript.text.done", "text": transcript.text, "usage": usage})
+    lines = [f"event: {event['type']}\ndata: {json.dumps(event, ensure_ascii=False)}\n\n" for event in events]
+    return Response("".join(lines), media_type="text/event-stream")
 
 
 def words_as_json(words: Iterable[Word]) -> list[dict[str, object]]:

@@ -13,6 +13,11 @@ UPLOAD = {
         "file": {"type": "string", "format": "binary", "description": "WAV, FLAC, Ogg (Vorbis, Opus), MP3 and more."},
         "model": {"type": "string", "description": "The id that GET /v1/models returns."},
         "response_format": {"type": "string", "enum": list(Format), "default": "json"},
+        "stream": {
+            "type": "boolean",
+            "default": False,
+            "description": "Answer with server-sent events: the text caption by caption, then all of it.",
+        },
         "language": {"type": "string", "description": "Returned in verbose_json; it doesn't change the transcript."},
         "prompt": {"type": "string", "description": "Accepted and ignored."},
         "temperature": {"type": "number", "description": "Accepted and ignored."},
@@ -47,6 +52,7 @@ ANSWERS = {
                 }
             },
             "text/plain": {"example": "1\n00:00:00,420 --> 00:00:00,940\nrubout\n"},
+            "text/event-stream": {"example": 'data: {"type": "transcript.text.delta", "delta": "rubout"}\n\n'},
             "text/vtt": {"example": "WEBVTT\n\n00:00:00.420 --> 00:00:00.940\nrubout\n"},
         },
     }

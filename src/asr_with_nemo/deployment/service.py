@@ -19,7 +19,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
-from asr_with_nemo.deployment.answers import Format, format_response
+from asr_with_nemo.deployment.answers import Format, event_response, format_response
 from asr_with_nemo.deployment.engine import BATCH, Engine
 from asr_with_nemo.deployment.runtime import Recognizer
 from asr_with_nemo.deployment.uploads import AudioTooLongError, decode_upload
@@ -248,7 +248,7 @@ class Server:
             except ClientDisconnect:
                 raise RequestError(400, "the upload was interrupted; send it again") from None
             try:
-                upload, form, language = _checked(fields, self.name)
+                upload, form, language, as_events = _checked(fields, self.name)
                 async with asyncio.timeout(self.limits.timeout):
                     samples = await self._decode(upload)
                     transcript = await self.engine.transcribe(samples)
@@ -259,7 +259,7 @@ class Server:
             finally:
                 await fields.close()
             self.metrics.sound.observe(transcript.duration)
-            return format_response(transcript, form, language)
+            return event_response(transcript) if as_events else format_response(transcript, form, language)
 
     async def _decode(self, upload: UploadFile) -> np.ndarray:
         rate, name = self.engine.recognizer.sample_rate, (upload.filename or "the upload")[:100]
@@ -280,8 +280,12 @@ async def _read_form(request: Request) -> FormData:
     return await request.form(max_files=1, max_fields=20, max_part_size=_FIELD_BYTES)
 
 
-def _checked(fields: FormData, name: str) -> tuple[UploadFile, Format, str]:
-    """Check the form's fields, and return the uploaded file, the response format and the language to return."""
+def _checked(fields: FormData, name: str) -> tuple[UploadFile, Format, str, bool]:
+    """Check the form's fields.
+
+    Returns:
+        the uploaded file, the response format, the language to return, and whether the answer is a stream of events.
+    """
     upload, model, form = fields.get("file"), fields.get("model", name), fields.get("response_format", "json")
     if not isinstance(upload, UploadFile):
         raise RequestError(400, "the field 'file' is missing, or isn't a file")
@@ -289,4 +293,9 @@ def _checked(fields: FormData, name: str) -> tuple[UploadFile, Format, str]:
         raise RequestError(404, f"the model {str(model)[:100]!r} does not exist; {name!r} does", "model_not_found")
     if form not in list(Format):
         raise RequestError(400, f"response_format {str(form)[:100]!r}: expected one of {', '.join(Format)}")
-    return upload, Format(form), str(fields.get("language", "en"))[:20]
+    stream = str(fields.get("stream", "false")).lower()
+    if stream not in ("true", "false"):
+        raise RequestError(400, f"stream {stream[:100]!r}: expected true or false")
+    if stream == "true" and form not in ("json", "text"):
+        raise RequestError(400, f"stream=true with response_format {form}: events have the text alone; expected json")
+    return upload, Format(form), str(fields.get("language", "en"))[:20], stream == "true"

@@ -160,6 +160,12 @@ def _build(
     wrong = [name for name in (*found.missing_keys, *found.unexpected_keys) if not name.startswith("preprocessor.")]
     if wrong:
         raise InputError(f"{path}: its weights don't fit its config; only one of them has {wrong[0]}")
+    lost = next((name for name, value in model.named_parameters() if not value.isfinite().all()), None)
+    if lost:
+        raise InputError(
+            f"{path}: its weights aren't numbers ({lost} has NaN or infinity), so it writes nothing; its training has "
+            "diverged: use an earlier checkpoint, or train again with a lower learning rate"
+        )
     return model
 
 

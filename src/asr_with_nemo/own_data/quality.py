@@ -8,7 +8,7 @@ z-score, from the median and the median absolute deviation).
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -145,8 +145,8 @@ def problems_of(text: str, measures: Measures) -> Iterator[Found]:
         yield "too much text", f"needs {needed} frames, has {frames}", ""
 
 
-def frames_needed(text: str) -> int:
-    """Return the minimum number of frames for a CTC alignment: one per character, and a blank between equal neighbours.
+def frames_needed(text: Sequence[object]) -> int:
+    """Return the minimum number of frames for a CTC alignment: one per symbol, and a blank between equal neighbours.
 
     Example:
         >>> frames_needed("abc"), frames_needed("aabb")

@@ -1,5 +1,6 @@
 """Training as a sweep's objective: a trial's values are set in a training config."""
 
+import contextlib
 import difflib
 import itertools
 import shutil
@@ -13,6 +14,7 @@ import optuna
 from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from asr_with_nemo.base.values import is_number
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.sweeps.space import Config, Sweep
 from asr_with_nemo.sweeps.store import TakenOver
@@ -82,10 +84,24 @@ class Training:
         config = self._config.copy()
         with open_dict(config):
             for name, value in self._sweep.values(trial).items():
-                OmegaConf.update(config, self._keys[name], value)
+                key = self._keys[name]
+                OmegaConf.update(config, key, self._unquoted(name, value, OmegaConf.select(config, key)))
             if folder:
                 config.setdefault("exp_manager", {}).exp_dir = str(folder)
         return config
+
+    def _unquoted(self, name: str, value: object, current: object) -> object:
+        """Return a number for one in quotes where the config has a number: W&B's agent passes it without the quotes.
+
+        Raises:
+            InputError: the text is none.
+        """
+        if not isinstance(value, str) or not is_number(current):
+            return value
+        for kind in (int, float):
+            with contextlib.suppress(ValueError):
+                return kind(value)
+        raise InputError(f"{self._sweep.file}: parameters.{name}: {value!r} isn't a number, and {current!r} is one")
 
     def __call__(self, config: Config, report: ReportMetrics) -> None:
         """Train a model.

@@ -42,6 +42,7 @@ from asr_with_nemo.training.checkpoints import (
     starting_point,
     writing,
 )
+from asr_with_nemo.training.checks import FiniteLoss, say_what_cannot_be_learned
 from asr_with_nemo.training.config import (
     DATASETS,
     checkpoint_settings,
@@ -167,6 +168,8 @@ def _train_in(
     trainer, own = build_trainer(config, folder, first_epoch, overridden, callbacks, origin, data)
     data.release()  # NeMo's dataset now takes that memory
     model = build_model(config, trainer)
+    if trainer.is_global_zero:
+        say_what_cannot_be_learned(model, data.listing(config.model.train_ds.manifest_filepath).utterances, log)
     if begin:
         begin(model)
     # Lightning's fit keeps each module's mode (since 2.2), and one that comes from a loader is in evaluation mode.
@@ -321,6 +324,7 @@ def build_trainer(
     callbacks: dict[str, pl.Callback] = {
         "seeds": EpochSeeds(config.get("seed") or 0, first_epoch),
         "shared": SharedWork(config.model.train_ds.get("batch_size") or 1, first_epoch, rank_zero_only(print)),
+        "finite": FiniteLoss(),
         "lines": EpochLines(),
         "clipping": FusedClipping(),
         "checkpoint": ModelCheckpoint(

@@ -1,0 +1,75 @@
+"""What goes wrong in a training without an error of its own: a loss that is no number, texts that nothing can learn."""
+
+import math
+from collections.abc import Callable
+
+import lightning.pytorch as pl
+import torch
+
+from asr_with_nemo.data import manifest
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.models.loading import sample_rate, seconds_per_frame
+from asr_with_nemo.own_data.quality import frames_needed
+
+_LONG = 60.0
+"""Seconds of an utterance from which on its memory is worth a warning."""
+
+
+class FiniteLoss(pl.Callback):
+    """End a training at the first loss that isn't a number: every weight would become NaN, and nothing say so."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict, batch: tuple, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"]
+        if torch.isfinite(loss):
+            return
+        raise InputError(
+            f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}: the loss is {float(loss)}, so that the "
+            f"weights are lost; nothing was saved of this epoch. Its batch: {_said(batch, pl_module)}. Usual causes: a "
+            f"learning rate that is too high (model.optim.lr={pl_module.cfg.optim.get('lr')}), precision 16-mixed "
+            "(trainer.precision=32-true shows), or a recording with values that aren't numbers"
+        )
+
+
+def _said(batch: tuple, model: pl.LightningModule) -> str:
+    """Describe the utterances of a batch, the shortest first: the text, and the seconds."""
+    _, lengths, tokens, token_lengths = batch[:4]
+    rows = []
+    for length, row, count in zip(lengths.tolist(), tokens, token_lengths.tolist(), strict=True):
+        text = model.decoding.decode_ids_to_str(row[:count].tolist())
+        rows.append((length / sample_rate(model), manifest.shortened(text, 60)))
+    return ", ".join(f"{text!r} ({seconds:.1f} s)" for seconds, text in sorted(rows))
+
+
+def say_what_cannot_be_learned(model: pl.LightningModule, rows: int, say: Callable[[str], object]) -> None:
+    """Say which utterances of the training set teach nothing, and which take much memory.
+
+    Args:
+        model: NeMo's, with its training set.
+        rows: utterances in the training manifest; NeMo leaves out those that are too short or too long.
+        say: called with each line.
+    """
+    collection = getattr(getattr(model._train_dl.dataset, "manifest_processor", None), "collection", None)
+    if collection is None:
+        return
+    settings = model.cfg.train_ds
+    if len(collection.data) < rows:
+        limits = f"min_duration={settings.get('min_duration')} and max_duration={settings.get('max_duration')} s"
+        say(f"warning: {rows - len(collection.data)} of {rows} utterances are left out by model.train_ds's {limits}")
+    stride = seconds_per_frame(model)
+    lost = [one for one in collection.data if frames_needed(one.text_tokens) > math.ceil(one.duration / stride)]
+    if lost:
+        first = lost[0]
+        say(
+            f"warning: {len(lost)} of {rows} utterances can't be learned, since their text has more letters than their "
+            f"sound has frames of {1000 * stride:.0f} ms; the first is {first.audio_file} ({first.duration:.2f} s, "
+            f"{len(first.text_tokens)} letters)"
+        )
+    longest = max(collection.data, key=lambda one: one.duration)
+    if longest.duration > _LONG:
+        say(
+            f"warning: the longest utterance has {longest.duration:.0f} s ({longest.audio_file}); its batch is "
+            f"padded to {longest.duration * (settings.get('batch_size') or 1):,.0f} s of sound, which may not fit into "
+            "memory; cut it, or leave it out with model.train_ds.max_duration"
+        )
