@@ -25,6 +25,7 @@ class Format(StrEnum):
     csv = "csv"
     txt = "txt"
     aligned = "aligned"
+    lists = "lists"
     librispeech = "librispeech"
     kaldi = "kaldi"
     nemo = "nemo"
@@ -258,7 +259,10 @@ def main(
 
     - filename: transcripts or labels in the names of files or folders; needs --pattern
 
-    - librispeech, kaldi: the folders of LibriSpeech, and Kaldi's data folders (wav.scp, text)
+    - lists: CMU Sphinx (.fileids, .transcription), CMU Arctic (txt.done.data), VoxForge (PROMPTS), fairseq (train.tsv
+    with train.wrd or train.ltr)
+
+    - librispeech, kaldi: the folders of LibriSpeech and LibriTTS, and Kaldi's data folders (wav.scp, text)
 
     - hf: a Hugging Face data set, saved with save_to_disk or as Parquet files
 

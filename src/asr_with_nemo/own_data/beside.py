@@ -35,14 +35,15 @@ def read(source: Source) -> Iterator[Entry]:
         "AND folder(path) IN (SELECT folder FROM used) ORDER BY path"
     )
     for path, stem in source.store.select(unused):
-        if stem not in NO_TRANSCRIPTS:
+        if stem not in NO_TRANSCRIPTS and not stem.endswith(".original"):
             yield Entry(path, name=path, problem="no audio", detail=f"no recording has the name of {path}")
 
 
 def there_are_texts(source: Source) -> bool:
-    """Return whether a text file has the name of a recording: x.txt or x.wav.txt beside x.wav."""
+    """Return whether a text file has the name of a recording: x.txt, x.wav.txt or x.normalized.txt beside x.wav."""
     texts = "SELECT stem FROM files WHERE kind = 'text'"
-    if source.store.value(f"SELECT 1 FROM files WHERE kind = 'audio' AND (stem IN ({texts}) OR name IN ({texts}))"):
+    named = f"stem IN ({texts}) OR name IN ({texts}) OR stem || '.normalized' IN ({texts})"
+    if source.store.value(f"SELECT 1 FROM files WHERE kind = 'audio' AND ({named})"):
         return True
     some = source.store.select("SELECT stem FROM files WHERE kind = 'audio' ORDER BY path LIMIT 100")
     bare = [_MICROPHONE.sub("", stem) for (stem,) in some]
@@ -57,7 +58,7 @@ def text_of(source: Source, path: str, stem: str) -> Path | None:
         path, stem: of the recording, as in the store's table `files`.
     """
     whole = source.root / path
-    for suffix in (".txt", ".lab", ".trn", ".TXT"):
+    for suffix in (".normalized.txt", ".txt", ".lab", ".trn", ".TXT"):  # the first as in LibriTTS
         for beside in (whole.with_suffix(suffix), whole.with_name(whole.name + suffix)):
             if beside.is_file():
                 return beside

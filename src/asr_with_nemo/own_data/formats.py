@@ -15,7 +15,7 @@ import re2
 
 from asr_with_nemo.base.files import read_text
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import aligned, beside, layouts, tables, times
+from asr_with_nemo.own_data import aligned, beside, layouts, prompts, tables, times
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import AUDIO, NO_TRANSCRIPTS, clean_text
 
@@ -45,7 +45,7 @@ def _usable_tables(
     """Return the usable tables with the first kind of suffixes that has any, and the reasons against the others."""
     found, reasons = [], []
     for suffixes in kinds:
-        for path in [source.path] if source.path.is_file() else _tables_of(source.path, suffixes):
+        for path in [source.path] if source.path.is_file() else _tables_of(source, suffixes):
 
             def is_audio(value: str, base: Path = path.parent) -> bool:
                 return finder.is_audio(value, base)
@@ -59,8 +59,9 @@ def _usable_tables(
     return found, reasons
 
 
-def _tables_of(folder: Path, suffixes: Set[str]) -> list[Path]:
+def _tables_of(source: Source, suffixes: Set[str]) -> list[Path]:
     """Return the tables of a folder; if they overlap, as in Common Voice, those of the train, dev and test splits."""
+    folder = source.path
     for pattern in ("*", "*/*", "*/*/*"):
         found = [path for path in sorted(folder.glob(pattern)) if path.suffix.lower() in suffixes]
         found = [path for path in found if path.is_file() and not path.name.startswith(".")]
@@ -74,7 +75,10 @@ def _tables_of(folder: Path, suffixes: Set[str]) -> list[Path]:
         whole = [path for path in found if path.stem == "validated"]
         if whole or found:
             return whole or found
-    return []
+    # Further down, the tables that are called the same: M-AILABS has a metadata.csv for each book.
+    query = "SELECT path, name FROM files WHERE kind = 'aligned' ORDER BY path"
+    named = [(path, name) for path, name in source.store.select(query) if os.path.splitext(name)[1] in suffixes]
+    return [folder / path for path, name in named if name == named[0][1]] if len(named) < 10_000 else []
 
 
 def _part_of(table: Path, folder: Path) -> str:
@@ -207,6 +211,7 @@ FORMATS = {
     "csv": _read_table,
     "txt": beside.read,
     "aligned": aligned.read,
+    "lists": prompts.read,
     "librispeech": layouts.read_librispeech,
     "kaldi": layouts.read_kaldi,
     "nemo": _read_table,
@@ -267,11 +272,13 @@ def detect(source: Source) -> str:
         return "kaldi"
     if has("*supervisions*.jsonl*"):
         return "lhotse"
-    if source.store.value("SELECT 1 FROM files WHERE kind = 'text' AND name LIKE '%.trans.txt'"):
+    if source.store.value("SELECT 1 FROM files WHERE name LIKE '%.trans.txt' OR name LIKE '%.trans.tsv'"):
         return "librispeech"
     if source.pattern and re.search(r"\{(label|text)\}", source.pattern):
         return "filename"
     is_table = source.columns or source.delimiter
+    if not is_table and prompts.lists_of(source):
+        return "lists"
     if not is_table and (source.tiers or aligned.fits(source)):
         return "aligned"
     finder = Finder(source)
@@ -298,12 +305,18 @@ def _detect_file(source: Source) -> str:
     instead = "is a recording; name its folder" if suffix in AUDIO else ""
     if suffix in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
         instead = "is an archive; unpack it and name the folder"
-    elif suffix in (".xlsx", ".xls", ".ods", ".numbers"):
+    elif _is_sheet(path):
         instead = "is a spreadsheet; save it as CSV in UTF-8 and name that file or its folder"
     if instead:
         raise InputError(f"{path}: {instead}")
     is_table = source.columns or source.delimiter
+    if not is_table and prompts.lists_of(source):
+        return "lists"
     return "aligned" if not is_table and aligned.is_one(path, source) else "csv"
+
+
+def _is_sheet(path: Path) -> bool:
+    return path.suffix.lower() in (".xlsx", ".xls", ".ods", ".numbers") and not path.name.startswith((".", "~$"))
 
 
 def _what_is_missing(source: Source, reasons: list[str]) -> str:
@@ -324,6 +337,8 @@ def _what_is_missing(source: Source, reasons: list[str]) -> str:
         )
     if timed := aligned.without_recordings(source):
         tables_there = f"\n  {', '.join(timed)}: no recording has this name{tables_there}"
+    for sheet in sorted(path for depth in ("*", "*/*") for path in source.path.glob(depth) if _is_sheet(path))[:3]:
+        tables_there += f"\n  {source.name_of(sheet)} is a spreadsheet: save it as CSV in UTF-8, in the same folder"
     query = "SELECT path FROM files WHERE kind = 'audio' ORDER BY path LIMIT 1 OFFSET ?"
     names = dict.fromkeys(source.store.value(query, (place,)) for place in (0, sounds // 2))
     return (
