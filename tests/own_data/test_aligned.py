@@ -259,6 +259,38 @@ def test_markup_is_removed_and_speakers_are_known(written: str, text: str, speak
     assert bool(cue.doubts) == (written.count("- ") == 2)
 
 
+def test_captions_that_mark_one_word_after_another_are_joined(tmp_path: Path):
+    blocks = []
+    for number in range(3):  # as whisper --highlight_words writes them
+        words = sentence(number).split()
+        for place in range(len(words)):
+            marked = " ".join(f"<u>{word}</u>" if at == place else word for at, word in enumerate(words))
+            start = 4 * number + place
+            blocks.append(f"{clock(start, ',')} --> {clock(start + 1, ',')}\n{marked}\n")
+    (tmp_path / "x.srt").write_text("\n".join(blocks))
+    found = [(cue.start, cue.end, cue.text) for cue in captions.read(tmp_path / "x.srt").cues]
+    assert found == [(4.0 * number, 4.0 * number + 4, sentence(number)) for number in range(3)]
+
+
+def test_names_that_nearly_all_cues_begin_with_are_speakers(tmp_path: Path):
+    mine = talk(tmp_path / "mine", "GMT2026_Recording.wav")
+    path = mine / "GMT2026_Recording.transcript.vtt"  # as Zoom writes it
+    cues_of = [(*part(number), f"Ann{number % 2} Lee") for number in range(PARTS)]
+    path.write_text("WEBVTT\n\n" + "\n".join(f"{clock(s)} --> {clock(e)}\n{n}: {t}\n" for s, e, t, n in cues_of))
+    prepared = prepare(mine, tmp_path / "out", split="utterance")
+    rows = fates_by_place(prepared).values()
+    assert {row["speaker"] for row in rows} == {"Ann0 Lee", "Ann1 Lee"}
+    assert {row["text"] for row in rows} == {sentence(number) for number in range(PARTS)}
+    assert any("speakers" in note for note in prepared.notes)
+
+
+def test_captions_in_a_form_that_is_not_read_are_named(tmp_path: Path):
+    mine = talk(tmp_path / "mine")
+    (mine / "talk.ass").write_text("[Script Info]\n")
+    with pytest.raises(InputError, match=r"talk\.ass: not read.*\.srt"):
+        prepare(mine, tmp_path / "out")
+
+
 def test_faults_of_captions_are_named_with_their_lines(tmp_path: Path):
     mine = talk(tmp_path / "mine")
     times = [(0, 1.5), (2, 3.5), (4, 4), (8, 7), (10, 11.5), (11, 12.5), (9, 9.8), (13, 14), (13, 14), (15, 16)]
@@ -327,7 +359,7 @@ def test_a_tier_with_a_word_an_interval_is_joined_at_pauses(tmp_path: Path):
     written += ["0", str(SECONDS), str(len(intervals))]
     written += [f'{start}\n{end}\n"{text}"' for start, end, text in intervals]
     (tmp_path / "x.TextGrid").write_text("\n".join(written))
-    reading = annotations.read_textgrid(tmp_path / "x.TextGrid", wanted=("ORT-MAU",))
+    reading = annotations.read_textgrid(tmp_path / "x.TextGrid")
     assert [cue.text for cue in reading.cues] == [sentence(number) for number in range(PARTS)]
     assert any("sil" in note for note in reading.notes)
 
@@ -497,6 +529,8 @@ def test_a_file_without_a_recording_or_without_captions_says_what_to_do(tmp_path
 
 
 def test_json_of_another_kind_is_not_whispers(tmp_path: Path):
+    (tmp_path / "x.json").write_text('{"segments": [{"start": 0, "end": 1, "text": "a"}, 7, {"text": "b"}]}')
+    assert [cue.problem for cue in segments.read_json(tmp_path / "x.json").cues] == ["", "broken row", "bad times"]
     for content in ({"id": "x", "title": "y"}, {"segments": 3}, [{"audio_filepath": "a.wav", "text": "x"}], [], 7):
         (tmp_path / "x.json").write_text(json.dumps(content))
         assert segments.read_json(tmp_path / "x.json") is None

@@ -39,11 +39,15 @@ _LISTS: dict[str, Callable[[Path, Source], Reading]] = {
 """Suffix → reader of a file that names its recordings."""
 _CAPTIONS = (".srt", ".vtt")
 _MAYBE = (".json", ".tsv", ".csv")  # these hold texts with times, or anything else
-_LANGUAGE = re.compile(r"\.(?P<code>[a-z]{2,3})(?:[-_][a-z0-9]+)*", re.IGNORECASE)
+# Between a recording's name and the suffix of its captions: a language, or as in Zoom's talk.transcript.vtt.
+_LANGUAGE = re.compile(
+    r"\.(?:transcript|captions?|subtitles?|subs?|auto|cc|(?P<code>[a-z]{2,3})(?:[-_][a-z0-9]+)*)", re.IGNORECASE
+)
 # Speakers that are numbered anew in each recording: SPEAKER_00, spk1, A.
 _NUMBERED = re.compile(
     r"(?:speaker|spk|spkr|talker|participant|person|s|spch)?[\s_.-]*(?:\d{1,3}|[a-z])?", re.IGNORECASE
 )
+_UNKNOWN = (".ass", ".ssa", ".sbv", ".ttml", ".dfxp", ".lrc", ".trs", ".cha")
 _SHORT = 30.0  # seconds; in a shorter recording, tiers are the alignment of the text beside it
 _BEST_FIRST = (".wav", ".flac", ".w64", ".aiff", ".aif", ".sph")  # of one recording in several formats
 
@@ -92,6 +96,12 @@ def _holds_times(path: Path, source: Source) -> bool:
         return _READERS[path.suffix.lower()](path, source) is not None
     except InputError:
         return False
+
+
+def not_read(folder: Path) -> list[str]:
+    """Return a few files of a folder with texts and times in a form that isn't read here."""
+    found = (path for depth in ("*", "*/*") for path in folder.glob(depth) if path.suffix.lower() in _UNKNOWN)
+    return [path.name for path, _ in zip(found, range(3), strict=False)]
 
 
 def without_recordings(source: Source) -> list[str]:
@@ -271,7 +281,7 @@ def _is_short(source: Source, path: str) -> bool:
 
 def _language(path: str) -> str:
     code = _LANGUAGE.fullmatch(os.path.splitext(os.path.splitext(path)[0])[1])
-    return code["code"].lower() if code else ""
+    return (code["code"] or "").lower() if code else ""
 
 
 def _candidates(source: Source, path: str, stem: str) -> list[str]:

@@ -107,9 +107,15 @@ def _named(tiers: Sequence[Tier]) -> str:
 def _with_transcripts(tiers: Sequence[Tier]) -> list[Tier]:
     filled = [tier for tier in tiers if any(any(map(str.isalpha, cue.text)) for cue in tier.cues)]
     free = [tier for tier in filled if not tier.is_dependent] or filled
-    free = [tier for tier in free if not set(_words(tier.name)) & _OTHERS]
+    free = [tier for tier in free if not _is_other(tier.name)]
     levels = [level for tier in free if (level := _level(tier.name)) is not None]
     return [tier for tier in free if _level(tier.name) == min(levels)] if levels else free
+
+
+def _is_other(name: str) -> bool:
+    words = set(_words(name))
+    # WebMAUS calls its tiers ORT-MAU (words), KAN-MAU and MAU (sounds).
+    return bool((words - {"mau"} if "ort" in words else words) & _OTHERS)
 
 
 def _words(name: str) -> list[str]:

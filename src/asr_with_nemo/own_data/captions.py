@@ -25,6 +25,7 @@ _IN_BRACKETS = re.compile(r"\[([^\[\]]{1,40})\]:\s+")
 _NAME = re.compile(r"([^\W\d_](?:[\w .'’-]{0,30}\w)?):\s+")
 _CAPITALS = re.compile(r"([A-Z][A-Z .'’-]{0,30}[A-Z](?: ?\d{1,2})?):\s+")
 _TOGETHER = 0.2  # seconds; captions that roll follow each other within so much
+_NAMED = 0.8  # share of the cues that begin with a name, from which it is their speaker
 _ROLLING = 0.5  # share of the cues that repeat what is shown, from which captions roll
 _OVERLAP = 0.1  # seconds
 
@@ -49,7 +50,8 @@ def read(path: Path, encoding: str = "") -> Reading:
     """Read captions.
 
     Markup is removed: tags, positions, dashes before what somebody says. A speaker is who `<v Name>`, `>> NAME:`,
-    `NAME:` or `[NAME]:` says. Captions that roll, each with the rows of the one before, become one cue per new row.
+    `NAME:` or `[NAME]:` says; or `Name:`, if nearly all cues begin so. Captions that roll, each with the rows of the
+    one before, become one cue per new row.
 
     Raises:
         InputError: the file can't be read, or has no cue.
@@ -57,9 +59,15 @@ def read(path: Path, encoding: str = "") -> Reading:
     blocks = _blocks(path, encoding)
     if not blocks:
         raise InputError(f"{path}: no captions found; expected times such as 00:00:01,000 --> 00:00:02,500")
+    form = _NAME if _have_names(blocks) else _CAPITALS
     for block in blocks:
-        _clean(block)
+        _clean(block, form)
     notes: list[str] = []
+    if form is _NAME:
+        notes.append("nearly all cues begin with a name and a colon: read as their speakers")
+    if len(joined := _joined(blocks)) < len(blocks):
+        blocks = joined
+        notes.append("cues that only mark the next word of the same text: joined")
     if _is_rolling(blocks):
         before = len(blocks)
         blocks = _unrolled(blocks)
@@ -110,8 +118,15 @@ def _seconds(hours: str | None, minutes: str, seconds: str, part: str | None) ->
 # --- Markup and speakers ----------------------------------------------------------------------------------------------
 
 
-def _clean(block: _Block) -> None:
-    """Fill a block's rows and speakers."""
+def _have_names(blocks: Sequence[_Block]) -> bool:
+    """Return whether nearly all cues begin with one of a few speakers, `Ann Lee: hello`, as Zoom writes them."""
+    first = [rows[0].strip() for block in blocks if (rows := [row for row in block.raw if row.strip()])]
+    names = [name[1] for row in first if (name := _NAME.match(row))]
+    return len(names) >= 3 and len(names) >= _NAMED * len(first) and len(set(names)) <= len(names) / 2
+
+
+def _clean(block: _Block, form: re.Pattern[str]) -> None:
+    """Fill a block's rows and speakers, whose names have a form, unless they follow a sign."""
     dashes = changes = 0
     for written in block.raw:
         is_timed = bool(_WORD_TIME.search(written))
@@ -122,7 +137,9 @@ def _clean(block: _Block) -> None:
             dashes, row = dashes + 1, row[dash.end() :]
         parts = _CHANGE.split(row)
         changes += sum(bool(part) for part in parts[:-1]) + (len(parts) > 1 and bool(block.rows))
-        row = " ".join(filter(None, (_without_name(block, part, place > 0) for place, part in enumerate(parts))))
+        row = " ".join(
+            filter(None, (_without_name(block, part, _NAME if place else form) for place, part in enumerate(parts)))
+        )
         row = " ".join(row.split())
         if row:
             block.rows.append(row)
@@ -132,10 +149,10 @@ def _clean(block: _Block) -> None:
     block.people = max(len(names), dashes, changes + 1)
 
 
-def _without_name(block: _Block, row: str, is_change: bool) -> str:
+def _without_name(block: _Block, row: str, form: re.Pattern[str]) -> str:
     """Return a row without the speaker before it, whom the block keeps."""
-    for form in (_IN_BRACKETS, _NAME if is_change else _CAPITALS):
-        if name := form.match(row):
+    for one in (_IN_BRACKETS, form):
+        if name := one.match(row):
             block.speakers.append(name[1].strip())
             return row[name.end() :]
     return row
@@ -154,6 +171,20 @@ def _cue(block: _Block) -> Cue:
 
 
 # --- Captions that roll -----------------------------------------------------------------------------------------------
+
+
+def _joined(blocks: Sequence[_Block]) -> list[_Block]:
+    """Return the blocks, joined if they differ in their markup alone: Whisper marks one word after another."""
+    kept: list[_Block] = []
+    for block in blocks:
+        before = kept[-1] if kept else None
+        if before and block.rows and _follows(before, block) and block.rows == before.rows:
+            marked = any("<u>" in row for row in block.raw + before.raw)
+            if marked and block.raw != before.raw:
+                before.end = block.end
+                continue
+        kept.append(block)
+    return kept
 
 
 def _old_rows(before: _Block, block: _Block) -> int:

@@ -277,14 +277,14 @@ def detect(source: Source) -> str:
     if source.pattern and re.search(r"\{(label|text)\}", source.pattern):
         return "filename"
     is_table = source.columns or source.delimiter
-    if not is_table and prompts.lists_of(source):
-        return "lists"
     if not is_table and (source.tiers or aligned.fits(source)):
         return "aligned"
     finder = Finder(source)
     found, reasons = _usable_tables(source, finder, [_TABLES])
     if found or is_table:
         return "csv"
+    if prompts.lists_of(source):
+        return "lists"
     if aligned.fits(source, with_tiers=True):
         return "aligned"
     if beside.there_are_texts(source):
@@ -337,6 +337,8 @@ def _what_is_missing(source: Source, reasons: list[str]) -> str:
         )
     if timed := aligned.without_recordings(source):
         tables_there = f"\n  {', '.join(timed)}: no recording has this name{tables_there}"
+    if others := aligned.not_read(source.path):
+        tables_there += f"\n  {', '.join(others)}: not read in this form; save it as .srt, .vtt or .TextGrid"
     for sheet in sorted(path for depth in ("*", "*/*") for path in source.path.glob(depth) if _is_sheet(path))[:3]:
         tables_there += f"\n  {source.name_of(sheet)} is a spreadsheet: save it as CSV in UTF-8, in the same folder"
     query = "SELECT path FROM files WHERE kind = 'audio' ORDER BY path LIMIT 1 OFFSET ?"

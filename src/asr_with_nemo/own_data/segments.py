@@ -50,8 +50,9 @@ def _segments(document: object) -> tuple[str, list | None]:
         return "", None
     for key in ("segments", "chunks", "transcription", "words"):
         items = document.get(key)
-        if isinstance(items, list) and all(isinstance(one, dict) for one in items):
-            timed = [one for one in items[:20] if {"start", "timestamp", "timestamps", "offsets"} & set(one)]
+        if isinstance(items, list):
+            first = [one for one in items[:20] if isinstance(one, dict)]
+            timed = [one for one in first if {"start", "timestamp", "timestamps", "offsets"} & set(one)]
             if timed or (not items and "text" in document and key == "segments"):
                 return "word" if key == "words" else "segment", items
     return "", None
