@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from asr_with_nemo.base.files import replacing
-from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, LanguageModel, Model, run
+from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Decoder, LanguageModel, Model, run
 from asr_with_nemo.errors import InputError
 
 
@@ -30,6 +30,7 @@ def main(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Write to this file, not to the terminal.")] = None,
     lm: LanguageModel = None,
+    decoder: Decoder = "",
 ) -> None:
     """Transcribe audio files.
 
@@ -59,9 +60,11 @@ def main(
     if path.suffix == ".onnx":
         recognizer = runtime.Recognizer(path)
         labels, transcribe_each = recognizer.labels, recognizer.transcribe_each
+        if decoder not in ("", "ctc"):
+            raise InputError(f"{path}: an ONNX export has only the decoder ctc; leave out --decoder {decoder}")
     else:
         loaded = load_model(path)
-        labels, transcribe_each = alphabet(loaded), partial(decoding.transcribe_each, loaded)
+        labels, transcribe_each = alphabet(loaded), partial(decoding.transcribe_each, loaded, decoder=decoder)
     search = beam.load(arpa, labels) if arpa else None
     failed = 0
     # A progress bar would break up the lines in a terminal, if there are several.

@@ -31,6 +31,15 @@ LanguageModel = Annotated[
 """Option --lm of scripts that decode. Its value is optional: pass `bare=BARE_LANGUAGE_MODEL` to `run`."""
 BARE_LANGUAGE_MODEL = {"--lm": ".arpa"}
 
+Decoder = Annotated[
+    str,
+    typer.Option(
+        help="ctc, rnnt or tdt, for a model that has several (a hybrid); by default its transducer, rnnt or tdt.",
+        metavar="NAME",
+    ),
+]
+"""Option --decoder of scripts that decode with NeMo."""
+
 Project = Annotated[str | None, typer.Option(help="W&B project; default: WANDB_PROJECT, else ASR.")]
 Name = Annotated[str, typer.Option(help="Only runs whose name matches; * and ? are wildcards.")]
 Group = Annotated[str | None, typer.Option(help="Only runs of this group.")]

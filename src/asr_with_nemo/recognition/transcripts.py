@@ -34,7 +34,8 @@ WINDOW_SECONDS, _FIRST_BATCHES, _MOST_BATCHES = 300.0, 4, 64
 class Word:
     """A word with its start and end in seconds from the start of the recording, and its confidence.
 
-    `confidence`, from 0 to 1, is the product of its letters' probabilities, each in the frame where it is highest.
+    `confidence`, from 0 to 1, is the product of the probabilities of its letters or pieces: by CTC, each in the frame
+    where it is highest; by a transducer, each when it was written.
     """
 
     word: str
@@ -188,14 +189,72 @@ def _viterbi(log_probs: np.ndarray, labels: list[int]) -> np.ndarray:
 
 
 def _words(letters: Iterable[Letter], duration: float) -> list[Word]:
-    words = []
-    for is_space, group in groupby(letters, key=lambda letter: letter.letter == " "):
-        if not is_space:
-            spelled = list(group)
-            start, end = min(spelled[0].start, duration), min(spelled[-1].end, duration)
-            confidence = math.prod(letter.confidence for letter in spelled)
-            words.append(Word("".join(letter.letter for letter in spelled), start, end, round(confidence, 4)))
-    return words
+    groups = groupby(letters, key=lambda letter: letter.letter == " ")
+    return [_word(list(group), duration) for is_space, group in groups if not is_space]
+
+
+def _word(letters: Sequence[Letter], duration: float) -> Word:
+    start, end = min(letters[0].start, duration), min(letters[-1].end, duration)
+    confidence = math.prod(letter.confidence for letter in letters)
+    return Word("".join(letter.letter for letter in letters), start, end, round(confidence, 4))
+
+
+# --- The output of a transducer ---------------------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """A letter or piece that a transducer wrote, at which frame, for how many frames, and with which probability."""
+
+    piece: str
+    frame: int
+    frames: int
+    probability: float
+
+
+def from_steps(steps: Iterable[Step], seconds: float, text: str, duration: float, has_pieces: bool) -> Transcript:
+    """Return the transcript of a transducer's output.
+
+    A transducer may write several letters or pieces, even words, in one frame; their times are then the same.
+
+    Args:
+        steps: what was written, in order.
+        seconds: frame length.
+        text: the decoder's text; its words are those of the steps, apart from the spaces before punctuation marks.
+        duration: of the recording, in seconds.
+        has_pieces: whether the steps are subword pieces, in which ▁ is the space before a word.
+
+    Example:
+        >>> steps = [Step("▁go", 2, 1, 0.9), Step("al", 4, 2, 0.5), Step("▁.", 6, 1, 1.0)]
+        >>> from_steps(steps, 0.08, "goal.", 0.6, has_pieces=True).words
+        [Word(word='goal.', start=0.16, end=0.56, confidence=0.45)]
+    """
+    letters = []
+    for step in steps:
+        start, end = round(step.frame * seconds, 3), round((step.frame + max(step.frames, 1)) * seconds, 3)
+        for place, part in enumerate(step.piece.split("▁") if has_pieces else [step.piece]):
+            if place:
+                letters.append(Letter(" ", start, start, step.probability))
+            if part:
+                letters.append(Letter(part, start, end, step.probability))
+    words = _words(letters, duration)
+    if [word.word for word in words] != text.split():
+        words = _regrouped([letter for letter in letters if letter.letter != " "], text.split(), duration) or words
+    return Transcript(text, words, duration)
+
+
+def _regrouped(letters: list[Letter], words: Sequence[str], duration: float) -> list[Word]:
+    """Return the words with the times of their letters; an empty list if the letters spell something else."""
+    found, first = [], 0
+    for word in words:
+        spelled, last = "", first
+        while len(spelled) < len(word) and last < len(letters):
+            spelled += letters[last].letter
+            last += 1
+        if spelled != word:
+            return []
+        found.append(_word(letters[first:last], duration))
+        first = last
+    return found if first == len(letters) else []
 
 
 # --- Sound to batches -------------------------------------------------------------------------------------------------
