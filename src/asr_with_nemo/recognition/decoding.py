@@ -118,7 +118,8 @@ def transcribe(
 ) -> list[Transcript]:
     """Transcribe recordings of any length, in the order given.
 
-    The texts are those of NeMo's `model.transcribe`; a recording of more than 20 s is cut at pauses.
+    The texts are those of NeMo's `model.transcribe`, but recordings of more than 20 s, and those with pauses of a
+    second, are cut there (`data.pauses`), silence has an empty text, and quiet recordings are raised.
 
     Args:
         model: from `models.loading.load_model`.
@@ -150,6 +151,14 @@ def transcribe_each(
 
 
 def _transcribe_batch(
+    model: "EncDecCTCModel", batch: Sequence[np.ndarray], search: "Search | None"
+) -> list[Transcript]:
+    return transcripts.recognise_audible(
+        batch, sample_rate(model), lambda audible: _transcribe_audible(model, audible, search)
+    )
+
+
+def _transcribe_audible(
     model: "EncDecCTCModel", batch: Sequence[np.ndarray], search: "Search | None"
 ) -> list[Transcript]:
     with _inference(model):
