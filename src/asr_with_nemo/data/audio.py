@@ -285,33 +285,3 @@ def quietest_place(samples: np.ndarray, size: int, count: int) -> int:
     """
     powers = np.convolve(frame_powers(samples, size), np.ones(count), "valid")
     return (int(powers.argmin()) + count // 2) * size
-
-
-def cut_at_pauses(
-    blocks: Iterable[np.ndarray], sample_rate: int, whole: float, longest: float, shortest: float
-) -> Iterator[tuple[float, np.ndarray]]:
-    """Split a stream of samples at pauses into segments that fit a model.
-
-    A stream of up to `whole` seconds stays in one segment. A longer one is cut between `shortest` and `longest` seconds
-    after the start of each segment, at the centre of the quietest 0.3 s there.
-
-    Yields:
-        (start in seconds, mono samples (t,)).
-    """
-    frame = sample_rate // 50  # 20 ms
-    window = 15  # frames, 0.3 s
-    buffer = np.zeros(0, np.float32)
-    start = 0
-    enough = whole  # seconds in the buffer above which it is cut
-    for block in blocks:
-        buffer = np.concatenate([buffer, block]) if len(buffer) else block
-        if len(buffer) > enough * sample_rate:
-            enough = longest
-        while len(buffer) > enough * sample_rate:
-            first = int(shortest * sample_rate)
-            cut = first + quietest_place(buffer[first : int(longest * sample_rate)], frame, window)
-            yield start / sample_rate, buffer[:cut]
-            buffer = buffer[cut:]
-            start += cut
-    if len(buffer):
-        yield start / sample_rate, buffer

@@ -165,7 +165,8 @@ def transcribe(
 ) -> list[Transcript]:
     """Transcribe recordings of any length, in the order given.
 
-    The texts are those of NeMo's `model.transcribe`; a recording of more than 20 s is cut at pauses.
+    The texts are those of NeMo's `model.transcribe`, but recordings of more than 20 s, and those with pauses of a
+    second, are cut there (`data.pauses`), silence has an empty text, and quiet recordings are raised.
 
     Args:
         model: from `models.loading.load_model`.
@@ -197,7 +198,9 @@ def transcribe_each(
         recognise = partial(_transcribe_ctc, model, search=search)
     else:
         recognise = partial(_transcribe_transducer, model, decoding=_greedy(model))
-    return transcripts.transcribe_each(sounds, sample_rate(model), recognise, batch_size, progress)
+    rate = sample_rate(model)
+    recognise_audible = partial(transcripts.recognise_audible, rate=rate, recognise=recognise)
+    return transcripts.transcribe_each(sounds, rate, recognise_audible, batch_size, progress)
 
 
 def _transcribe_ctc(model: "ASRModel", batch: Sequence[np.ndarray], search: "Search | None") -> list[Transcript]:

@@ -15,16 +15,13 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from asr_with_nemo.data import audio
+from asr_with_nemo.data import audio, pauses
 from asr_with_nemo.errors import InputError
 
 Sound = str | os.PathLike | np.ndarray
 """An audio file, or mono samples (t,) in [-1, 1] at the model's sample rate."""
-# Seconds. A recording of up to WHOLE is recognised in one piece; a longer one is cut at pauses into pieces between the
-# other two lengths. Short pieces suit models that were trained on a few seconds and whose layers see a whole piece at
-# once (squeeze-and-excite, normalisation): on AN4's dev set, joined to one file, they made fewer errors than pieces of
-# 10 to 20 s.
-WHOLE, LONGEST_PIECE, SHORTEST_PIECE = 20.0, 8.0, 2.0
+# dB of full scale that a twentieth of the 20 ms exceed: below _QUIET, a recording is raised to _LEVEL, AN4's median.
+_QUIET, _LEVEL = -35.0, -25.0
 # How much is read ahead, so that pieces of similar length share a batch: seconds or batches, whichever comes first.
 # The first window has few batches, so that all cores soon have work; each later one has four times as many.
 WINDOW_SECONDS, _FIRST_BATCHES, _MOST_BATCHES = 300.0, 4, 64
@@ -49,7 +46,7 @@ class Transcript:
     """Transcript of one recording.
 
     Attributes:
-        text: the decoder's text.
+        text: the decoder's text, without space around it.
         words: the words of `text` with their times.
         duration: seconds of audio.
     """
@@ -99,7 +96,8 @@ class Output:
         return text.strip() if self.spell else text
 
     def transcript(self, text: str, duration: float) -> Transcript:
-        """Add word times to a decoder's text, for a recording of `duration` seconds."""
+        """Add word times to a decoder's text, stripped, for a recording of `duration` seconds."""
+        text = text.strip()
         words = _words(self._letters, duration)
         if [word.word for word in words] != text.split():  # not the greedy text: align it
             spelled = " ".join(text.split())
@@ -302,6 +300,33 @@ def read(sounds: Sequence[Sound], rate: int) -> list[np.ndarray]:
     return [np.concatenate(list(_read_blocks(sound, index, rate))) for index, sound in enumerate(sounds)]
 
 
+def recognise_audible(
+    batch: Sequence[np.ndarray], rate: int, recognise: Callable[[list[np.ndarray]], list[Transcript]]
+) -> list[Transcript]:
+    """Recognise a batch without its silence, whose text is empty, and with quiet recordings raised.
+
+    Silence doesn't reach the network, whose normalisation would raise its noise to the level of speech. A quiet
+    recording's text would be worse: the features' logarithm has a floor, made for recordings of an ordinary level.
+
+    Args:
+        batch: mono float32 samples, (t,) each; they may be empty.
+        rate: sample rate in Hz.
+        recognise: the network and its decoder.
+    """
+    audible = [samples for samples in batch if np.abs(samples).max(initial=0) >= audio.SILENCE]
+    heard = iter(recognise([_raised(samples, rate) for samples in audible]) if audible else [])
+    return [
+        next(heard) if np.abs(samples).max(initial=0) >= audio.SILENCE else Transcript("", [], len(samples) / rate)
+        for samples in batch
+    ]
+
+
+def _raised(samples: np.ndarray, rate: int) -> np.ndarray:
+    powers = audio.frame_powers(samples, rate // 50)
+    level = 10 * math.log10(np.percentile(powers, 95) + 1e-12) if len(powers) else 0.0
+    return samples * np.float32(10 ** ((_LEVEL - level) / 20)) if level < _QUIET else samples
+
+
 def transcribe_each(
     sounds: Sequence[Sound],
     rate: int,
@@ -336,7 +361,7 @@ def transcribe_each(
         read = windows(pieces(sounds, rate), rate, batch_size)
         if threads > 1:
             read = _ahead(read, pool)
-        started = (_Window(window, rate, recognise, batch_size, apply) for window in read)
+        started = (_Window(window, recognise, batch_size, apply) for window in read)
         for window in _one_behind(started) if threads > 1 else started:
             waiting += window.heard()
             more = sum(piece.size for piece in window.pieces) / rate / 60
@@ -384,11 +409,11 @@ class Piece:
 
 
 def pieces(sounds: Iterable[Sound], rate: int) -> Iterator[Piece]:
-    """Yield the pieces of recordings; those longer than `WHOLE` seconds are cut at pauses."""
+    """Yield the pieces of recordings, cut at pauses (`data.pauses`)."""
     for index, sound in enumerate(sounds):
         try:
             blocks = _read_blocks(sound, index, rate)
-            for start, samples in audio.cut_at_pauses(blocks, rate, WHOLE, LONGEST_PIECE, SHORTEST_PIECE):
+            for start, samples in pauses.cut_at_pauses(blocks, rate):
                 yield Piece(index, start, samples)
         except InputError as error:
             yield Piece(index, 0.0, error)
@@ -423,18 +448,13 @@ class _Window:
     def __init__(
         self,
         pieces: list[Piece],
-        rate: int,
         recognise: Callable[[list[np.ndarray]], list[Transcript]],
         batch_size: int,
         apply: Callable[[Callable, Iterable], Iterable],
     ):
         self.pieces = pieces
-        # Silence has an empty transcript without the network, whose normalisation would raise its noise to that of
-        # speech.
         self._heard: dict[int, Transcript | InputError] = {
-            place: piece.samples if isinstance(piece.samples, InputError) else Transcript("", [], piece.size / rate)
-            for place, piece in enumerate(pieces)
-            if isinstance(piece.samples, InputError) or np.abs(piece.samples).max(initial=0) < audio.SILENCE
+            place: piece.samples for place, piece in enumerate(pieces) if isinstance(piece.samples, InputError)
         }
         readable = [place for place in range(len(pieces)) if place not in self._heard]
         self._groups = [
@@ -488,7 +508,7 @@ def joined(parts: Sequence[tuple[float, Transcript]]) -> Transcript:
         >>> joined(parts).text, joined(parts).words[1].start, joined(parts).duration
         ('go on', 2.2, 3.5)
     """
-    if len(parts) == 1:
+    if len(parts) == 1 and parts[0][0] == 0:
         return parts[0][1]
     words = [
         replace(word, start=round(start + word.start, 3), end=round(start + word.end, 3))
