@@ -260,7 +260,7 @@ def _of_recording(session: _Session, path: str, stem: str) -> Iterator[Entry]:
             suffix = os.path.splitext(read_one)[1]
             endings = ", ".join(_ending(other, stem) for other in others)
             advice = "; --language CODE chooses" if any(_language(name) for name in found[1:]) else ""
-            session.say(suffix, f"read; beside it, not read: {endings}{advice}", read_one)
+            session.say(suffix, f"beside it, not read: {endings}{advice}", read_one)
     elif text:
         _do(source, source.name_of(text))
         yield from beside.read_text(source, path, stem, text)
@@ -365,7 +365,7 @@ def _of_file(session: _Session, audio: str, path: Path) -> Iterator[Entry]:
     cues = reading.cues
     if reading.is_unitless:
         cues = _in_seconds(session, cues, base, name, suffix)
-    for note in reading.notes:
+    for note in reading.notes if reading.has_tiers else ["read", *reading.notes]:
         session.say(suffix, note, name)
     if not cues:
         session.say(suffix, "holds no texts", name)
@@ -409,7 +409,7 @@ def _of_list(session: _Session, path: Path) -> Iterator[Entry]:
     by_recording: dict[str, list[Cue]] = {}
     for cue in reading.cues:
         by_recording.setdefault(cue.recording, []).append(cue)
-    for note in reading.notes:
+    for note in ["read", *reading.notes]:
         session.say(suffix, note, name)
     read: Counter[str] = Counter()
     for recording, cues in by_recording.items():
