@@ -1,5 +1,6 @@
 """NeMo's recognisers, each family built small, with random weights."""
 
+import json
 from pathlib import Path
 
 MODULES = "nemo.collections.asr.modules"
@@ -69,6 +70,28 @@ def config_of(family: str, tokenizer: Path) -> dict:
     if "Hybrid" in kind:
         config["aux_ctc"] = {"ctc_loss_weight": 0.3, "decoder": ctc, "decoding": {"strategy": "greedy"}}
     return config
+
+
+def training_config(folder: Path, family: str, train: Path, dev: Path, *overrides: str):
+    """The config of a family's training as NeMo publishes them, with the data of overrides; written into a folder."""
+    from asr_with_nemo.training.config import load_config
+
+    model = config_of(family, folder)
+    if "tokenizer" in model:
+        model["tokenizer"] = {"dir": "???", "type": "bpe"}
+    for name in ("train_ds", "validation_ds"):
+        model[name] = {
+            "manifest_filepath": "???",
+            "sample_rate": 16_000,
+            "batch_size": 4,
+            "shuffle": name == "train_ds",
+        }
+    model["optim"] = {"name": "adamw", "lr": 0.001, "weight_decay": 0.001, "sched": {"name": "CosineAnnealing"}}
+    trainer = {"devices": -1, "accelerator": "auto", "max_epochs": 1, "max_steps": -1, "num_sanity_val_steps": 0}
+    config = {"name": "tiny", "model": model, "trainer": trainer, "exp_manager": {"exp_dir": str(folder)}}
+    (folder / "published.yaml").write_text(json.dumps(config))
+    data = [f"model.train_ds.manifest_filepath={train}", f"model.validation_ds.manifest_filepath={dev}"]
+    return load_config(folder, "published", [*data, *overrides])
 
 
 def build(family: str, tokenizer: Path):

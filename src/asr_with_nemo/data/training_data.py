@@ -130,12 +130,12 @@ class TrainingData:
             self._manifests[key] = parse_manifest(path)
         return self._manifests[key]
 
-    def check_recordings(self, path: str | os.PathLike, labels: list[str], sample_rate: int) -> None:
+    def check_recordings(self, path: str | os.PathLike, labels: list[str] | None, sample_rate: int) -> None:
         """Make sure that a model can spell the transcripts of a manifest and be trained on its recordings.
 
         Args:
             path: the manifest.
-            labels: the letters of the model.
+            labels: the letters of the model; None for one of pieces, whose tokenizer is checked elsewhere.
             sample_rate: of the model, in Hz.
 
         Raises:
@@ -143,7 +143,7 @@ class TrainingData:
         """
         parsed = self.parsed(path)
         parsed.check_audio()
-        if not parsed.letters <= set(labels):
+        if labels is not None and not parsed.letters <= set(labels):
             manifest.check_alphabet(path, parsed.utterances, labels)
         manifest.check_recordings(path, parsed.utterances, sample_rate)
 

@@ -11,7 +11,7 @@ parameters, types and limits listed there, and the models of `MODEL_CLASSES`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -223,11 +223,7 @@ def _model_class(config: dict, path: Path) -> str:
     Raises:
         InputError: it isn't one of `MODEL_CLASSES`.
     """
-    if config.get("target"):
-        named = str(config["target"])
-    else:  # of an early version, which wrote only CTC models and transducers
-        kind = "EncDecRNNT{}Model" if "joint" in config else "EncDecCTCModel{}"
-        named = f"{_MODELS}.{kind.format('BPE' if 'tokenizer' in config else '')}"
+    named = str(config.get("target") or f"{_MODELS}.{class_of(config)}")  # without one: of an early version
     name = named.rpartition(".")[2]
     collection = named.removeprefix("nemo.collections.").partition(".")[0]
     known = _OTHERS.get(name) or _COLLECTIONS.get(collection)
@@ -241,6 +237,19 @@ def _model_class(config: dict, path: Path) -> str:
     if name not in MODEL_CLASSES:
         raise InputError(f"{path}: contains a {name}; expected one of {', '.join(MODEL_CLASSES)}")
     return f"{_MODELS}.{name}"
+
+
+def class_of(config: Mapping) -> str:
+    """Return the name of the model class, one of `MODEL_CLASSES`, that the sections of a config describe.
+
+    Example:
+        >>> class_of({"decoder": {}, "joint": {}, "tokenizer": {}})
+        'EncDecRNNTBPEModel'
+    """
+    pieces = "BPE" if config.get("tokenizer") else ""
+    if not config.get("joint"):
+        return f"EncDecCTCModel{pieces}"
+    return f"EncDecHybridRNNTCTC{pieces}Model" if config.get("aux_ctc") else f"EncDecRNNT{pieces}Model"
 
 
 def _is_of(name: str, package: str) -> bool:
@@ -374,7 +383,12 @@ def _checked_tokenizer(section: object, path: Path, folder: Path | None) -> dict
         InputError: the tokenizer is of another type, or its files are elsewhere.
     """
     kind = section.get("type") if isinstance(section, dict) else section
-    if kind != "bpe" or "custom_tokenizer" in section or not section.get("model_path"):
+    if kind == "bpe" and not section.get("model_path"):
+        raise InputError(
+            f"{path}: has no tokenizer; a checkpoint's is in the folder `tokenizer` of its training, looked for next to "
+            "the checkpoint and one folder up"
+        )
+    if kind != "bpe" or "custom_tokenizer" in section:
         raise InputError(f"{path}: its tokenizer is of type {kind}; expected SentencePiece (bpe)")
     # Keys without a file are needed too: NeMo uses a default otherwise.
     checked = {"type": kind, "dir": "", "model_path": None, "vocab_path": None, "spe_tokenizer_vocab": None}

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
 TOKENIZER = "tokenizer"
 """The folder of a training that keeps its tokenizer."""
+_TOKENIZER_FILES = {
+    "model_path": "tokenizer.model",
+    "vocab_path": "vocab.txt",
+    "spe_tokenizer_vocab": "tokenizer.vocab",
+}
 _MOST_FILES = 1_000  # in a .nemo
 _PARAMETERS, _FEW = 4, 1_000_000  # a model may have 4 times the file's weights, and a million more
 
@@ -138,6 +143,10 @@ def _load_checkpoint(path: Path) -> "ASRModel":
         config = OmegaConf.to_container(config, resolve=False)
     folder = next((place for place in (path.parent, path.parent.parent) if (place / TOKENIZER).is_dir()), None)
     tokenizer = None if folder is None else folder / TOKENIZER
+    section = config.get("tokenizer")
+    if tokenizer is not None and isinstance(section, dict):
+        for key, name in _TOKENIZER_FILES.items():
+            section[key] = f"nemo:{name}" if (tokenizer / name).is_file() else None
     return _build(checked(config, path, tokenizer), checkpoint["state_dict"], path, tokenizer).to(device)
 
 

@@ -17,6 +17,7 @@ from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import alphabet, sample_rate, seconds_per_frame, writes_letters
 
 if TYPE_CHECKING:
+    import torch
     from nemo.collections.asr.models import ASRModel
 
 DECODERS = ("ctc", "rnnt", "tdt")
@@ -115,6 +116,17 @@ def ctc_decoder(model: "ASRModel"):
     """
     choose_decoder(model, "ctc")
     return model.ctc_decoder if hasattr(model, "ctc_decoder") else model.decoder
+
+
+def greedy_texts(model: "ASRModel", signals: "torch.Tensor", lengths: "torch.Tensor") -> list[str]:
+    """Return what a model hears in a batch, (B, t), by its default decoder as it is set, in the mode that it is in."""
+    output = model(input_signal=signals, input_signal_length=lengths)
+    if hasattr(model, "joint"):
+        found = model.decoding.rnnt_decoder_predictions_tensor(output[0], output[1])
+    else:
+        found = model.decoding.ctc_decoder_predictions_tensor(output[0], decoder_lengths=output[1])
+    # A beam search returns a list of hypotheses for each utterance, the best first.
+    return [(hypothesis[0] if isinstance(hypothesis, list) else hypothesis).text for hypothesis in found]
 
 
 def _frames_ahead(encoder: object) -> list[int]:
