@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from asr_with_nemo.data import manifest
+from asr_with_nemo.data import audio, manifest
 from asr_with_nemo.errors import InputError
 
 _MOST_KEPT = 4  # train, dev, test and train_all
@@ -172,10 +172,11 @@ class TrainingData:
     def sample(self, path: str | os.PathLike, count: int) -> list[manifest.Utterance]:
         """Return some utterances, evenly spaced over a manifest so that they are of several speakers.
 
-        Utterances that are cut out of longer files (`offset`) are left out.
+        Utterances that are cut out of longer files, by their `offset` or a shorter `duration`, are left out.
         """
         whole = [row for row in self.parsed(path).utterances if not row.get("offset")]
-        return whole[:: max(1, len(whole) // count)][:count]
+        spaced = whole[:: max(1, len(whole) // count)][:count]
+        return [row for row in spaced if not isinstance(audio.clip_of(row), audio.Clip)]
 
     def write(self, path: Path, utterances: list[manifest.Utterance]) -> None:
         """Write a manifest of some utterances, which need not be parsed again.

@@ -192,7 +192,7 @@ def evaluate(
     """
     decoding.check_decoder(model, decoder, search)
     utterances = read_references(manifest_path)
-    files = [utterance["audio_filepath"] for utterance in utterances]
+    files = [audio.clip_of(utterance) for utterance in utterances]
     if line_rate:
         files = [audio.load_through(file, line_rate, model.cfg.preprocessor.sample_rate) for file in files]
     decoding.transcribe(model, files[:batch_size], batch_size, False, search, decoder)
@@ -218,13 +218,11 @@ def read_references(manifest_path: str | os.PathLike) -> list[manifest.Utterance
     """Read a manifest with the reference texts of an evaluation.
 
     Raises:
-        InputError: it can't be used, its texts have no words, or it has offsets into longer files.
+        InputError: it can't be used, or its texts have no words.
     """
     utterances = manifest.read_manifest(manifest_path)
     if not any(utterance["text"].split() for utterance in utterances):
         raise InputError(f"{manifest_path}: its texts have no words, so the WER is undefined; add the reference texts")
-    if any(utterance.get("offset") for utterance in utterances):
-        raise InputError(f"{manifest_path}: has an `offset` into a longer file; cut the files first")
     return utterances
 
 
@@ -343,7 +341,7 @@ def tune_on(
         InputError: the manifest or an audio file can't be used, or the manifest's texts have no words.
     """
     utterances = read_references(manifest_path)
-    files = [utterance["audio_filepath"] for utterance in utterances]
+    files = [audio.clip_of(utterance) for utterance in utterances]
     log_probs = decoding.log_probs(model, files, batch_size, progress)
     return tune(search, log_probs, [utterance["text"] for utterance in utterances], progress=progress)
 

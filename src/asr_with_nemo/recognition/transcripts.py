@@ -18,8 +18,10 @@ from tqdm import tqdm
 from asr_with_nemo.data import audio, pauses
 from asr_with_nemo.errors import InputError
 
-Sound = str | os.PathLike | np.ndarray
-"""An audio file, or mono samples (t,) in [-1, 1] at the model's sample rate."""
+Sound = str | os.PathLike | audio.Clip | np.ndarray
+"""An audio file, a part of one, or mono samples (t,) in [-1, 1] at the model's sample rate."""
+# The headers of so many files are read for the progress bar's total.
+_MOST_HEADERS = 2_000
 # dB of full scale that a twentieth of the 20 ms exceed: below _QUIET, a recording is raised to _LEVEL, AN4's median.
 _QUIET, _LEVEL = -35.0, -25.0
 # How much is read ahead, so that pieces of similar length share a batch: seconds or batches, whichever comes first.
@@ -344,15 +346,12 @@ def transcribe_each(
         rate: the model's sample rate in Hz.
         recognise: transcribes a batch of mono float32 samples, (t,) each.
         batch_size: pieces of audio per batch.
-        progress: show a progress bar: of the files, or of the minutes if there is only one.
+        progress: show a progress bar, which counts hours of sound.
         threads: batches recognised in parallel.
     """
     waiting: list[_Read] = []
-    minutes = 0.0
-    of_one = audio.minutes_of(sounds[0]) if len(sounds) == 1 and not isinstance(sounds[0], np.ndarray) else None
-    scale = {"total": len(sounds), "unit": "file"}
-    if of_one:
-        scale = {"total": round(of_one, 1), "unit": "min", "bar_format": "{l_bar}{bar}| {n:.0f}/{total} min {elapsed}"}
+    scale = _hours(sounds) if progress else {}
+    index, reached = -1, 0.0  # of the recording that is being read, and the second up to which it is done
     with (
         ThreadPoolExecutor(threads) as pool,
         tqdm(**scale, delay=1, leave=False, disable=not progress) as bar,
@@ -364,20 +363,29 @@ def transcribe_each(
         started = (_Window(window, recognise, batch_size, apply) for window in read)
         for window in _one_behind(started) if threads > 1 else started:
             waiting += window.heard()
-            more = sum(piece.size for piece in window.pieces) / rate / 60
-            minutes += more
-            if of_one:
-                bar.update(more)
-            else:
-                bar.set_postfix_str(f"{minutes:.0f} min of audio", refresh=False)  # not before the delay
+            for piece in window.pieces:  # the silence between them counts, too
+                index, reached = piece.index, reached if piece.index == index else 0.0
+                bar.update((piece.start + piece.size / rate - reached) / 3600)
+                reached = piece.start + piece.size / rate
             last = waiting[-1].index  # more pieces of it may follow
-            for result in _joined(read for read in waiting if read.index < last):
-                bar.update(0 if of_one else 1)
-                yield result
+            bar.set_postfix_str(f"{last} of {len(sounds)} recordings", refresh=False)  # not before the delay
+            yield from _joined(read for read in waiting if read.index < last)
             waiting = [read for read in waiting if read.index == last]
-        for result in _joined(waiting):
-            bar.update(0 if of_one else 1)
-            yield result
+        yield from _joined(waiting)
+
+
+def _hours(sounds: Sequence[Sound]) -> dict[str, object]:
+    """Return the scale of the progress bar: hours of sound, with their total if the files say it."""
+    total = 0.0
+    for sound in sounds if len(sounds) <= _MOST_HEADERS else []:
+        minutes = None if isinstance(sound, np.ndarray) else audio.minutes_of(sound)
+        if minutes is None:  # unreadable, or without a length
+            continue
+        total += minutes / 60
+    if not total:
+        return {"bar_format": "{n:.2f} h of sound {elapsed}{postfix}"}
+    form = "{l_bar}{bar}| {n:.2f} of {total:.2f} h of sound, {elapsed}<{remaining}{postfix}"
+    return {"total": max(total, 1e-3), "bar_format": form}
 
 
 def all_of(results: Iterable[Transcript | InputError]) -> list[Transcript]:
