@@ -3,7 +3,8 @@
 The course's networks normalise each piece as a whole, so that silence in it changes how its speech looks to them; and
 they were trained on a few seconds with little silence around. AN4's test set, joined to one recording, has 10% to 17%
 of its words wrong when it is cut into pieces of 2 to 8 s at their quietest places, and 6% cut as here, as file by file.
-A neural voice detector (Silero VAD 6) finds no better pieces, and takes as long as the recognition.
+A neural voice detector (Silero VAD 6) is better where the pauses are of 0.2 s (6.2% against
+7.2%, with noise) and worse where they are longer; it takes longer than the recognition.
 """
 
 from collections.abc import Iterable, Iterator
