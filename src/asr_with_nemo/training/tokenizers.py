@@ -173,6 +173,8 @@ def prepare(config: DictConfig, manifests: Sequence[str], data: TrainingData) ->
         InputError: there is no tokenizer and none can be made, or it is of another kind.
     """
     section = config.model.tokenizer
+    if section.get("dir") == AUTO and OmegaConf.is_missing(section, "type"):
+        section.type = "bpe"  # the kind that is made
     if section.get("type") != "bpe":
         raise InputError(f"model.tokenizer.type={section.get('type')}: expected bpe (SentencePiece)")
     if OmegaConf.is_missing(section, "dir") or not section.get("dir"):
