@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, LanguageModel, Model, run
+from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Decoder, LanguageModel, Model, run
 from asr_with_nemo.errors import InputError
 
 
@@ -38,6 +38,7 @@ def main(
         int | None,
         typer.Option(min=1_000, help="Simulate a line of this sample rate; 8000 for a telephone.", metavar="HZ"),
     ] = None,
+    decoder: Decoder = "",
 ) -> None:
     """Measure a model's word error rate on a manifest.
 
@@ -54,10 +55,12 @@ def main(
         python scripts/evaluate.py BETTER.nemo data/an4/test_manifest.json --compare results/mine.json
 
         python scripts/evaluate.py MODEL.nemo data/an4/dev_manifest.json --lm lm.arpa --tune
+
+        python scripts/evaluate.py HYBRID.nemo data/an4/dev_manifest.json --decoder ctc
     """
     from asr_with_nemo.base.files import check_output
     from asr_with_nemo.models.loading import alphabet, load_model
-    from asr_with_nemo.recognition import beam, evaluation, language_model, wer
+    from asr_with_nemo.recognition import beam, decoding, evaluation, language_model, wer
 
     # Report errors before the slow part.
     arpa = _check_search(model, manifest, lm, tune, {"alpha": alpha, "beta": beta, "width": width})
@@ -66,6 +69,7 @@ def main(
         check_output(output)
     loaded = load_model(model)
     search = beam.load(arpa, alphabet(loaded), alpha, beta, width) if arpa else None
+    decoding.check_decoder(loaded, decoder, search)
     more = {}
     if tune:
         tuning = evaluation.tune_on(loaded, manifest, search, batch_size)
@@ -75,7 +79,9 @@ def main(
         language_model.note_weights(arpa, tuning.weights, **how)
         more["tuning"] = [[*astuple(weights), made.errors] for weights, made in tuning.trials.items()]
         typer.echo(f"{tuning}, saved in {language_model.notes_path(arpa)}")
-    result = evaluation.evaluate(loaded, manifest, batch_size, model_path=model, search=search, line_rate=line_rate)
+    result = evaluation.evaluate(
+        loaded, manifest, batch_size, model_path=model, search=search, line_rate=line_rate, decoder=decoder
+    )
     typer.echo(result)
     if result.unspellable:
         letters = " ".join(map(repr, result.unspellable))
@@ -89,6 +95,7 @@ def main(
             command += [f"--lm={lm}" if lm else "--lm", f"--alpha={weights.alpha:g}", f"--beta={weights.beta:g}"]
             command += [f"--width={weights.width}"]
         command += [f"--line-rate={line_rate}"] if line_rate else []
+        command += [f"--decoder={decoder}"] if decoder else []
         evaluation.save(result, output, command=shlex.join(command), **more)
         typer.echo(f"results: {output}, utterances: {output.with_suffix('.tsv')}")
     if others:

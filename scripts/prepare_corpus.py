@@ -24,6 +24,8 @@ class Format(StrEnum):
     auto = "auto"
     csv = "csv"
     txt = "txt"
+    aligned = "aligned"
+    lists = "lists"
     librispeech = "librispeech"
     kaldi = "kaldi"
     nemo = "nemo"
@@ -81,8 +83,8 @@ def main(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A folder in one of the layouts above, a table, or a data set file (.parquet, .arrow). First unpack "
-            "archives and save spreadsheets as CSV.",
+            help="A folder in one of the layouts above, a table, a file of texts with times, or a data set file "
+            "(.parquet, .arrow). First unpack archives and save spreadsheets as CSV.",
             metavar="SOURCE",
         ),
     ],
@@ -145,6 +147,15 @@ def main(
             metavar="NAME",
         ),
     ] = "",
+    tier: Annotated[
+        list[str] | None,
+        _option(
+            "The tier of a TextGrid or an ELAN file with the transcripts; repeat it for several tiers. By default, "
+            "it is found by its name, and the output says which it is.",
+            _Panel.reading,
+            metavar="NAME",
+        ),
+    ] = None,
     drop: Annotated[
         bool,
         _option(
@@ -184,7 +195,12 @@ def main(
         ),
     ] = Digits.keep,
     language: Annotated[
-        str, _option("The language of the transcripts (ISO 639-1): en, de, ru ...", _Panel.transcripts, metavar="CODE")
+        str,
+        _option(
+            "The language of the transcripts (ISO 639-1): en, de, ru ... Chooses between talk.en.srt and talk.de.srt.",
+            _Panel.transcripts,
+            metavar="CODE",
+        ),
     ] = "",
     split: Annotated[
         Split,
@@ -237,9 +253,16 @@ def main(
 
     - txt: talk.wav with its transcript in talk.txt, in the same folder or in a parallel tree, as in VCTK
 
+    - aligned: texts with their times beside long recordings: talk.srt, .vtt (YouTube's too), .TextGrid, .eaf, .stm,
+    .ctm, Whisper's .json, a .csv or .tsv with start and end, Audacity's labels in talk.txt; each text becomes an
+    utterance
+
     - filename: transcripts or labels in the names of files or folders; needs --pattern
 
-    - librispeech, kaldi: the folders of LibriSpeech, and Kaldi's data folders (wav.scp, text)
+    - lists: CMU Sphinx (.fileids, .transcription), CMU Arctic (txt.done.data), VoxForge (PROMPTS), fairseq (train.tsv
+    with train.wrd or train.ltr)
+
+    - librispeech, kaldi: the folders of LibriSpeech and LibriTTS, and Kaldi's data folders (wav.scp, text)
 
     - hf: a Hugging Face data set, saved with save_to_disk or as Parquet files
 
@@ -267,6 +290,10 @@ def main(
             --pattern '{label}_{speaker}_{take}.wav' \\
             --label-map labels.json
 
+        # interviews with captions: interview1.m4a and interview1.vtt
+
+        python scripts/prepare_corpus.py ~/interviews --out data/interviews --fix
+
         # Common Voice: repair doubtful rows, and drop the others
 
         python scripts/prepare_corpus.py ~/cv-corpus/el --out data/greek --fix --drop
@@ -290,6 +317,7 @@ def main(
         pattern=pattern,
         labels=formats.read_labels(label_map) if label_map else None,
         recipe=recipe,
+        tiers=tuple(tier or ()),
         rule=Rule(case.value, punctuation.value, digits.value, language),
         alphabet=_alphabet(vocabulary),
         rate=rate,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a character CTC model from a NeMo config."""
+"""Train a recogniser from a NeMo config."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,9 +22,11 @@ def main(
         Path | None, typer.Option(help="Link the model under this name too.", metavar="FILE.nemo")
     ] = None,
 ) -> None:
-    """Train a character CTC model from a NeMo config.
+    """Train a recogniser from a NeMo config: by CTC, RNN-T or TDT, or a hybrid; of letters or of pieces of words.
 
-    The default is configs/config.yaml, a Jasper 4x1 for AN4 that takes minutes on two CPU cores. The config's settings
+    The default is configs/config.yaml, a Jasper 4x1 for AN4 that takes minutes on two CPU cores. NeMo's published
+    configs are taken as they are; model.tokenizer.dir=auto makes the tokenizer that one of pieces needs, of a size that
+    fits the corpus (+model.tokenizer.size=N sets it). The config's settings
     of GPUs, devices, strategy, precision and workers are replaced by those for this machine, unless they are overridden
     on the command line. Metrics go to W&B (offline without an API key) and to a CSV file. The best and the last
     checkpoint are kept, and logged as versions of a W&B artifact. The same command again resumes a killed training;
@@ -43,6 +45,11 @@ def main(
         python scripts/train.py --config-path NEMO/examples/asr/conf/quartznet --config-name quartznet_15x5
         model.train_ds.manifest_filepath=data/an4/train_manifest.json
         model.validation_ds.manifest_filepath=data/an4/dev_manifest.json model.train_ds.batch_size=8
+
+        python scripts/train.py --config-path NEMO/examples/asr/conf/fastconformer/hybrid_transducer_ctc --config-name
+        fastconformer_hybrid_tdt_ctc_bpe model.tokenizer.dir=auto model.encoder.d_model=64 model.encoder.n_layers=2
+        model.train_ds.manifest_filepath=data/an4/train_manifest.json
+        model.validation_ds.manifest_filepath=data/an4/dev_manifest.json trainer.max_epochs=20
     """
     from lightning.pytorch.utilities import rank_zero_only
 

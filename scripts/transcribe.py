@@ -1,99 +1,141 @@
 #!/usr/bin/env python3
-"""Transcribe audio files."""
+"""Transcribe recordings."""
 
-import contextlib
-import json
 import sys
-from dataclasses import asdict
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from asr_with_nemo.base.files import replacing
-from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, LanguageModel, Model, run
+from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Decoder, LanguageModel, Model, run
 from asr_with_nemo.errors import InputError
+
+FormatName = StrEnum("FormatName", {name: name for name in ("text", "jsonl", "srt", "vtt", "ctm", "textgrid", "tsv")})
+_BY_SUFFIX = {".jsonl": "jsonl", ".srt": "srt", ".vtt": "vtt", ".ctm": "ctm", ".textgrid": "textgrid"}
 
 
 def main(
     model: Model,
-    files: Annotated[
-        list[Path], typer.Argument(help="Audio files of any format, sample rate and length.", metavar="FILE...")
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Recordings of any format, sample rate and length; folders of them; lists (.txt, a path a line); "
+            "manifests (.json, .jsonl); - for a list on standard input.",
+            metavar="INPUT...",
+        ),
     ],
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print JSON lines with file, text, duration, and words with times and confidence."),
-    ] = False,
+    form: Annotated[
+        FormatName | None,
+        typer.Option("--format", help="Format; by default that of the output's name (.srt, .vtt, ...), else text."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write to this file.", metavar="FILE")] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Write a file a recording into this folder.", metavar="DIR")
+    ] = None,
+    lm: LanguageModel = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Pieces of audio per batch; the default depends on the kind of model.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Write to this file, not to the terminal.")] = None,
-    lm: LanguageModel = None,
+    decoder: Decoder = "",
 ) -> None:
-    """Transcribe audio files.
+    """Transcribe recordings: to the terminal, into a file, or a file each into a folder.
 
-    The model an4 and .onnx files (scripts/export.py) start in a second or two: they need neither NeMo nor PyTorch.
+    **Begin here.** The model an4 ships with the course, knows letters, numbers and a few commands, and starts in a
+    second. So do .onnx files (scripts/export.py); other models need NeMo.
 
-    For one file, prints its text; for several, a line per file: its name, a tab, its text. Long files are cut at pauses
-    into pieces, so memory use hardly grows with their length. If a file can't be read, an error names it, the others
-    are transcribed, and the exit status is 1.
+        python scripts/transcribe.py an4 recording.wav
 
-    Examples:
+    **Many recordings.** Name files, a folder (searched with its folders), a list, a manifest (offset and duration are
+    honoured), or pipe paths in. For several, a line has the name, a tab, and the text.
 
-        python scripts/transcribe.py MODEL.nemo recording.wav
+        python scripts/transcribe.py an4 recordings/ --output texts.tsv
+
+        python scripts/transcribe.py an4 list.txt data/an4/test_manifest.json --output texts.tsv
+
+        find . -name '*.mp3' | python scripts/transcribe.py an4 -
+
+    **Subtitles and tables of words.** Subtitles have up to 2 lines of 42 characters and 7 seconds.
+
+        python scripts/transcribe.py MODEL.nemo lecture.m4a --output lecture.srt
+
+        python scripts/transcribe.py MODEL.nemo recordings/ --format vtt --output-dir subtitles
+
+        python scripts/transcribe.py MODEL.nemo lecture.m4a --json | jq .words
+
+    text: the text. jsonl: a JSON object a recording with file, text, duration, and words with times and confidence.
+    srt, vtt: subtitles. textgrid: Praat's, with a tier of words. ctm: NIST's, a line a word (sclite). tsv: a table of
+    words with their times in seconds and confidence.
+
+    **With a language model**, which knows what is likely to be said. A name that ends in .arpa, .arpa.gz, .lm, .bin or
+    .binary after --lm is the language model; without one, it is the model's own. --lm=FILE takes any name.
 
         python scripts/transcribe.py an4 --lm recording.wav
 
-        python scripts/transcribe.py MODEL.nemo data/an4/wav/an4test_clstk/*/*.wav --output texts.tsv
+        python scripts/transcribe.py MODEL.nemo --lm lm.arpa recording.wav
 
-        python scripts/transcribe.py MODEL.nemo lecture.flac --json | jq .words
+    **Interrupted?** The same command goes on, with --output and --output-dir: what is done isn't done again. A folder
+    is brought up to date: only new and changed recordings are transcribed. With another model all is done anew.
+
+    **What happens inside.** Long recordings are cut at pauses into pieces of a few seconds, so memory use hardly grows
+    with their length; quiet ones are raised; silence has no text. If a file can't be read, an error names it, the
+    others are transcribed, and the exit status is 1.
     """
-    from asr_with_nemo.deployment import runtime
-    from asr_with_nemo.models.loading import alphabet, load_model
     from asr_with_nemo.models.names import model_path
-    from asr_with_nemo.recognition import beam, decoding
+    from asr_with_nemo.recognition import decoding, destinations, formats
+    from asr_with_nemo.recognition.recordings import find
 
+    if output and output_dir:
+        raise InputError("--output writes one file, --output-dir a file a recording; choose one of them")
+    if as_json and form not in (None, FormatName.jsonl):
+        raise InputError(f"--json is --format jsonl; leave out it or --format {form}")
+    named = _BY_SUFFIX.get(output.suffix.lower(), "text") if output else "text"
+    form = FormatName.jsonl if as_json else form or FormatName(named)
     arpa = None if lm is None else decoding.language_model_path(model, lm)
     path = model_path(model, suffix=".onnx")
-    if path.suffix == ".onnx":
-        recognizer = runtime.Recognizer(path)
-        labels, transcribe_each = recognizer.labels, recognizer.transcribe_each
-    else:
-        loaded = load_model(path)
-        labels, transcribe_each = alphabet(loaded), partial(decoding.transcribe_each, loaded)
-    search = beam.load(arpa, labels) if arpa else None
-    failed = 0
+    recordings = find(inputs, log=partial(typer.echo, err=True))
+    settings = {"format": str(form), "model": [str(path), *destinations.stamp(path)]}
+    settings |= {"decoder": decoder} if decoder else {}
+    settings["lm"] = [str(arpa), *destinations.stamp(arpa)] if arpa else None
+    place = destinations.destination(formats.FORMATS[form], recordings, output, output_dir, settings)
+    destinations.say_what_is_done(recordings, place.pending)
     # A progress bar would break up the lines in a terminal, if there are several.
-    progress = output is not None or len(files) == 1 or not sys.stdout.isatty()
-    with _destination(output) as out:
+    progress = bool(output or output_dir) or len(recordings) == 1 or not sys.stdout.isatty()
+    failed = 0
+    if place.pending:
         size = {} if batch_size is None else {"batch_size": batch_size}
-        results = transcribe_each(files, progress=progress, search=search, **size)
-        for file, result in zip(files, results, strict=True):
+        sounds = [recording.sound for recording in place.pending]
+        results = _transcriber(path, arpa, decoder)(sounds, progress=progress, **size)
+        for recording, result in zip(place.pending, results, strict=True):
             if isinstance(result, InputError):
                 typer.echo(f"error: {result}", err=True)
                 failed += 1
-            elif as_json:
-                print(json.dumps({"file": str(file)} | asdict(result), ensure_ascii=False), file=out, flush=True)
             else:
-                print(result.text if len(files) == 1 else f"{file}\t{result.text}", file=out, flush=True)
+                place.add(recording, result)
+    place.finish()
     if failed:
-        rest = "; the others are done" if failed < len(files) else ""
-        typer.echo(f"error: {failed} of {len(files)} files can't be read (see above){rest}", err=True)
+        rest = "; the others are done" if failed < len(recordings) else ""
+        typer.echo(f"error: {failed} of {len(recordings)} files can't be read (see above){rest}", err=True)
         raise typer.Exit(1)
 
 
-@contextlib.contextmanager
-def _destination(path: Path | None):
-    """Open the terminal, or a file that gets its name only when it is complete."""
-    if path is None:
-        yield sys.stdout
-        return
-    try:
-        with replacing(path) as partial, open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
-            yield file
-    except OSError as error:
-        raise InputError(f"{path}: can't be written ({error.strerror})") from error
+def _transcriber(path: Path, arpa: Path | None, decoder: str):
+    """Load the model, and return its `transcribe_each` with the language model's search."""
+    from asr_with_nemo.deployment import runtime
+    from asr_with_nemo.models.loading import alphabet, load_model
+    from asr_with_nemo.recognition import beam, decoding
+
+    if path.suffix == ".onnx":
+        recognizer = runtime.Recognizer(path)
+        labels, each = recognizer.labels, recognizer.transcribe_each
+        if decoder not in ("", "ctc"):
+            raise InputError(f"{path}: an ONNX export has only the decoder ctc; leave out --decoder {decoder}")
+    else:
+        loaded = load_model(path)
+        labels, each = alphabet(loaded), partial(decoding.transcribe_each, loaded, decoder=decoder)
+    return partial(each, search=beam.load(arpa, labels) if arpa else None)
 
 
 if __name__ == "__main__":

@@ -162,12 +162,9 @@ def small_model(tmp_path_factory: pytest.TempPathFactory, small_corpus: an4.Corp
 
 
 @pytest.fixture(scope="session")
-def model_of_pieces(tmp_path_factory: pytest.TempPathFactory, small_corpus: an4.Corpus) -> Path:
-    """A small Conformer that writes pieces of words, as NeMo saves one, with random weights."""
+def pieces_of_words(tmp_path_factory: pytest.TempPathFactory, small_corpus: an4.Corpus) -> Path:
+    """A folder with a tokenizer of 60 pieces, made of the small corpus' texts, as NeMo wants one."""
     import sentencepiece
-    import torch
-    from nemo.collections.asr.models import EncDecCTCModelBPE
-    from omegaconf import OmegaConf
 
     folder = tmp_path_factory.mktemp("pieces")
     texts = [utterance["text"] for utterance in manifest.read_manifest(small_corpus.manifest("train"))]
@@ -176,20 +173,18 @@ def model_of_pieces(tmp_path_factory: pytest.TempPathFactory, small_corpus: an4.
     )
     pieces = [line.split("\t")[0] for line in (folder / "tokenizer.vocab").read_text().splitlines()]
     (folder / "vocab.txt").write_text("\n".join(pieces))
-    modules = "nemo.collections.asr.modules"
-    config = {
-        "sample_rate": 16_000,
-        "preprocessor": {"_target_": f"{modules}.AudioToMelSpectrogramPreprocessor", "features": 80},
-        "encoder": {
-            "_target_": f"{modules}.ConformerEncoder",
-            "feat_in": 80,
-            "n_layers": 1,
-            "d_model": 16,
-            "n_heads": 2,
-        },
-        "decoder": {"_target_": f"{modules}.ConvASRDecoder", "feat_in": 16, "num_classes": -1, "vocabulary": []},
-        "tokenizer": {"dir": str(folder), "type": "bpe"},
-    }
-    torch.manual_seed(0)
-    EncDecCTCModelBPE(cfg=OmegaConf.create(config)).save_to(str(folder / "pieces.nemo"))
-    return folder / "pieces.nemo"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recognizers(tmp_path_factory: pytest.TempPathFactory, pieces_of_words: Path) -> dict[str, Path]:
+    """A small `.nemo` file of each family of NeMo's recognisers, with random weights: tests/recognizers.py."""
+    from tests import recognizers
+
+    return recognizers.save_all(tmp_path_factory.mktemp("recognizers"), pieces_of_words)
+
+
+@pytest.fixture(scope="session")
+def model_of_pieces(recognizers: dict[str, Path]) -> Path:
+    """A small Conformer that writes pieces of words by CTC, as NeMo saves one, with random weights."""
+    return recognizers["ctc of pieces"]

@@ -23,6 +23,7 @@ from asr_with_nemo.models import model_file
 
 TOKENS = [b"", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\xd8\x00", b"\n", b"\r", b"\t", b'"', b"{", b"[" * 600]
 TOKENS += [b"-1", b"9" * 5000, b"1e999", b"NaN", b"null", b"&a [*a]", b"%s%n", b"\\end\\", b"../../x"]
+TOKENS += [b"-->", b"<", b"99:99:99,999", b"<!DOCTYPE a [<!ENTITY b 'c'>]>", b"1e308"]
 TOKENS += [b"!!python/object/apply:os.system [id]", b"${oc.env:HOME}"]
 
 
@@ -76,6 +77,37 @@ parameters:
   n: {values: [1, 2]}
 """
 TABLE = b'file\ttext\tspeaker\na.wav\tyes please\tann\nb.wav\t"no\tbob\n'
+SRT = b"1\n00:00:00,000 --> 00:00:00,020\n>> ANN: yes\n\n2\n00:00:00,020 --> 00:00:00,025\n- <i>no</i> [door]\n"
+VTT = b"WEBVTT\n\n00:00.000 --> 00:00.010\n<v Ann>a\n\n00:00.010 --> 00:00.015\na\n b<00:00.012><c> c</c>\n"
+TEXTGRID = b"""File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = 0.025
+tiers? <exists>
+size = 1
+item [1]:
+    class = "IntervalTier"
+    name = "words"
+    xmin = 0
+    xmax = 0.025
+    intervals: size = 1
+    intervals [1]:
+        xmin = 0
+        xmax = 0.02
+        text = "yes"
+"""
+EAF = b"""<?xml version="1.0"?>
+<ANNOTATION_DOCUMENT><TIME_ORDER><TIME_SLOT TIME_SLOT_ID="a" TIME_VALUE="0"/><TIME_SLOT TIME_SLOT_ID="b"
+TIME_VALUE="20"/></TIME_ORDER><TIER TIER_ID="Ann"><ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="c"
+TIME_SLOT_REF1="a" TIME_SLOT_REF2="b"><ANNOTATION_VALUE>yes</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>
+</TIER></ANNOTATION_DOCUMENT>
+"""
+WHISPER = b'{"text": "yes", "segments": [{"start": 0.0, "end": 0.02, "text": " yes", "words": [{"word": " yes"}]}]}'
+TIMED_TABLE = b"start\tend\ttext\n0\t20\tyes\n20\t25\tno\n"
+LABELS = b"0.000000\t0.020000\tyes\n0.020000\t0.025000\tno\n"
+STM = b";; made by hand\na 1 ann 0.0 0.02 <o,f0,female> yes\n"
+CTM = b"a 1 0.0 0.01 yes 0.9\na 1 0.01 0.01 no 0.9\n"
 
 
 def read_arpa(path: Path) -> object:
@@ -96,6 +128,21 @@ def read_table(path: Path) -> object:
     return prepare(path, path.parent / "out", workers=1, progress=False)
 
 
+def read_beside(path: Path) -> object:
+    (path.parent / "a.wav").write_bytes(wav())
+    return read_table(path)
+
+
+def read_cues(path: Path) -> object:
+    from asr_with_nemo.own_data import annotations, captions, cues, segments
+
+    readers = {".srt": captions.read, ".vtt": captions.read, ".TextGrid": annotations.read_textgrid}
+    readers |= {".eaf": annotations.read_elan, ".json": segments.read_json, ".tsv": segments.read_table}
+    readers |= {".stm": segments.read_stm, ".ctm": segments.read_ctm}
+    reading = readers[path.suffix](path)
+    return reading and list(cues.checked(reading.cues))
+
+
 def unpack(path: Path) -> object:
     return archives.unpack_tar(path, path.parent / "unpacked", max_bytes=100_000, max_files=20, progress=False)
 
@@ -107,6 +154,15 @@ READERS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object], str]] = 
     "ARPA": (lambda: ARPA, read_arpa, "a.arpa"),
     "sweep": (lambda: SWEEP, read_sweep, "s.yaml"),
     "table": (lambda: TABLE, read_table, "t.tsv"),
+    "SubRip": (lambda: SRT, read_cues, "a.srt"),
+    "WebVTT": (lambda: VTT, read_cues, "a.vtt"),
+    "TextGrid": (lambda: TEXTGRID, read_cues, "a.TextGrid"),
+    "ELAN": (lambda: EAF, read_cues, "a.eaf"),
+    "Whisper": (lambda: WHISPER, read_cues, "a.json"),
+    "timed table": (lambda: TIMED_TABLE, read_cues, "a.tsv"),
+    "labels": (lambda: LABELS, read_beside, "a.txt"),
+    "STM": (lambda: STM, read_cues, "a.stm"),
+    "CTM": (lambda: CTM, read_cues, "a.ctm"),
     "tar": (nemo, unpack, "a.tar"),
     "nemo": (nemo, model_file.read_alphabet, "a.nemo"),
 }

@@ -25,11 +25,22 @@ Model = Annotated[
 LanguageModel = Annotated[
     str | None,
     typer.Option(
-        help="Decode with a language model; without a FILE.arpa, the one next to the model.", metavar="[FILE.arpa]"
+        help="Decode with a language model, an ARPA file (.arpa, .arpa.gz); without a file, the one next to the model. "
+        "--lm=FILE takes a file of any name.",
+        metavar="[FILE]",
     ),
 ]
 """Option --lm of scripts that decode. Its value is optional: pass `bare=BARE_LANGUAGE_MODEL` to `run`."""
-BARE_LANGUAGE_MODEL = {"--lm": ".arpa"}
+BARE_LANGUAGE_MODEL = {"--lm": (".arpa", ".gz", ".lm", ".bin", ".binary", ".klm", ".mmap", ".trie")}
+
+Decoder = Annotated[
+    str,
+    typer.Option(
+        help="ctc, rnnt or tdt, for a model that has several (a hybrid); by default its transducer, rnnt or tdt.",
+        metavar="NAME",
+    ),
+]
+"""Option --decoder of scripts that decode with NeMo."""
 
 Project = Annotated[str | None, typer.Option(help="W&B project; default: WANDB_PROJECT, else ASR.")]
 Name = Annotated[str, typer.Option(help="Only runs whose name matches; * and ? are wildcards.")]
@@ -42,7 +53,9 @@ Maximize = Annotated[bool, typer.Option("--maximize", help="Rank the largest val
 """Options of scripts that select runs of a project."""
 
 
-def run(*mains: Callable[..., None], bare: Mapping[str, str] | None = None, about: str | None = None) -> None:
+def run(
+    *mains: Callable[..., None], bare: Mapping[str, tuple[str, ...]] | None = None, about: str | None = None
+) -> None:
     """Run a script's `main` with Typer; an `InputError` is printed without a traceback, with exit status 1.
 
     The same holds for a full disk. Text is UTF-8 whatever the locale, and SIGTERM ends the script as Ctrl-C does: what
@@ -50,7 +63,7 @@ def run(*mains: Callable[..., None], bare: Mapping[str, str] | None = None, abou
 
     Args:
         mains: functions whose parameters are the command line's; of several, each is a subcommand by its name.
-        bare: options with an optional value, and the suffix that a value must have: with {"--lm": ".arpa"},
+        bare: options with an optional value, and the suffixes of which a value has one: with {"--lm": (".arpa",)},
             `--lm recording.wav` is `--lm` without a value, passed to `main` as "", followed by an argument.
             `--lm=VALUE` takes any value.
         about: the help text above several subcommands.
@@ -104,11 +117,11 @@ def _sigterm_exits() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _with_values(arguments: Sequence[str], bare: Mapping[str, str]) -> list[str]:
+def _with_values(arguments: Sequence[str], bare: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Return the arguments with `=` appended to each bare option that has no value.
 
     Example:
-        >>> _with_values(["--lm", "a.wav", "--lm", "b.arpa"], {"--lm": ".arpa"})
+        >>> _with_values(["--lm", "a.wav", "--lm", "b.arpa"], {"--lm": (".arpa",)})
         ['--lm=', 'a.wav', '--lm', 'b.arpa']
     """
     complete = []
@@ -116,6 +129,6 @@ def _with_values(arguments: Sequence[str], bare: Mapping[str, str]) -> list[str]
         if argument == "--":  # only arguments follow
             return complete + list(arguments[place:])
         following = "".join(arguments[place + 1 : place + 2])
-        is_bare = argument in bare and (following.startswith("-") or not following.endswith(bare[argument]))
+        is_bare = argument in bare and (following.startswith("-") or not following.lower().endswith(bare[argument]))
         complete.append(f"{argument}=" if is_bare else argument)
     return complete

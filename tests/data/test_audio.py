@@ -140,21 +140,6 @@ def test_sound_that_is_not_there_or_is_none(tmp_path: Path):
         audio.load_audio(tmp_path / "empty.wav")
 
 
-def test_a_long_recording_is_cut_in_its_pauses():
-    rate = 16_000
-    generator = np.random.default_rng(0)
-    speech = generator.normal(0, 0.1, 12 * rate).astype(np.float32)
-    pause = generator.normal(0, 1e-4, rate).astype(np.float32)
-    whole = np.concatenate([speech, pause] * 4)
-    blocks = (whole[start : start + 7 * rate] for start in range(0, len(whole), 7 * rate))
-    pieces = list(audio.cut_at_pauses(blocks, rate, whole=30, longest=20, shortest=10))
-    np.testing.assert_array_equal(np.concatenate([piece for _, piece in pieces]), whole)
-    assert all(len(piece) <= 20 * rate for _, piece in pieces)
-    for start, _ in pieces[1:]:
-        assert start % 13 > 12, f"cut at {start} s, in the middle of speech"
-    assert len(list(audio.cut_at_pauses([whole], rate, whole=60, longest=20, shortest=10))) == 1
-
-
 def test_a_telephone_line_loses_what_is_above_half_its_rate(tmp_path: Path):
     seconds = np.arange(16_000) / 16_000
     low, high = (np.sin(2 * np.pi * frequency * seconds) for frequency in (1_000, 6_000))

@@ -49,6 +49,24 @@ def test_what_phones_and_browsers_record_is_read(tmp_path: Path, name: str, code
 
 
 @pytest.mark.parametrize(
+    ("name", "codec", "rate"), [("x.m4a", "aac", 16_000), ("x.mp4", "aac", 44_100), ("x.webm", "libopus", 48_000)]
+)
+def test_a_part_of_a_long_recording_is_the_same_as_in_the_whole(tmp_path: Path, name: str, codec: str, rate: int):
+    rising = np.sin(2 * np.pi * np.cumsum(np.linspace(100, 3_000, 40 * rate)) / rate)
+    path = encode(tmp_path / name, codec, (0.5 * rising).astype(np.float32), rate)
+    with open_sound(path) as sound:
+        whole = np.concatenate([*sound.blocks(1 << 20)])[:, 0]
+    for seconds in (2.0, 17.123, 38.9):
+        with open_sound(path) as sound:
+            part = np.concatenate([*sound.blocks(1 << 20, round(seconds * rate), rate // 2)])[:, 0]
+        start = round(seconds * rate)
+        # WebM has times in milliseconds.
+        shifts = range(-rate // 1000, rate // 1000 + 1)
+        assert min(np.abs(part - whole[start + shift : start + shift + len(part)]).max() for shift in shifts) < 1e-3
+        assert len(part) == rate // 2
+
+
+@pytest.mark.parametrize(
     ("content", "what"),
     [
         (b"", "empty"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asr_with_nemo.data import an4, audio, manifest
+from asr_with_nemo.data import an4, audio, manifest, pauses
 from asr_with_nemo.deployment import live, runtime
 from asr_with_nemo.deployment.live import Heard, Listener
 from asr_with_nemo.errors import InputError
@@ -112,7 +112,7 @@ def test_in_silence_nothing_is_computed_and_nothing_is_kept(recognizer: Counting
 def test_who_never_pauses_is_cut_off(recognizer: Counting, sounds: list[np.ndarray]):
     trimmed = [sound[RATE // 5 : -RATE // 5] for sound in sounds]
     stream = np.concatenate(trimmed * 8)
-    assert len(stream) > 1.5 * transcripts.WHOLE * RATE
+    assert len(stream) > 1.5 * pauses.WHOLE * RATE
     listener = Listener(recognizer, pause=30)
     live.PATIENCE, kept = 30, live.PATIENCE
     try:
@@ -121,7 +121,7 @@ def test_who_never_pauses_is_cut_off(recognizer: Counting, sounds: list[np.ndarr
         live.PATIENCE = kept
     finals = [one for one in heard if one.final]
     assert len(finals) >= 2
-    assert all(one.end - one.start <= transcripts.WHOLE + 0.2 for one in heard)
+    assert all(one.end - one.start <= pauses.WHOLE + 0.2 for one in heard)
     assert finals[0].end == pytest.approx(finals[1].start, abs=live.LEAD + 0.2)
 
 

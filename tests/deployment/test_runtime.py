@@ -18,7 +18,7 @@ from asr_with_nemo.deployment import runtime
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import load_model
 from asr_with_nemo.models.names import model_path
-from asr_with_nemo.recognition import beam, decoding
+from asr_with_nemo.recognition import beam, decoding, wer
 from tests.conftest import run_script
 
 RATE = audio.SAMPLE_RATE
@@ -119,6 +119,19 @@ def test_a_long_recording_is_cut_at_pauses(recognizer: runtime.Recognizer, files
     assert heard.duration == pytest.approx(len(sound) / RATE)
     assert [word.word for word in heard.words] == heard.text.split()
     assert heard.words[-1].end > heard.duration - 10
+
+
+def test_a_quiet_recording_is_heard_as_a_loud_one(recognizer: runtime.Recognizer, files: list[str]):
+    quiet = [audio.load_audio(file) * np.float32(10 ** (-42 / 20)) for file in files]
+    pairs = zip(recognizer.transcribe(files), recognizer.transcribe(quiet), strict=True)
+    assert sum((wer.count_errors(loud.text, soft.text) for loud, soft in pairs), wer.Counts()).rate < 0.1
+
+
+def test_silence_has_no_text_alone_or_in_a_batch(recognizer: runtime.Recognizer, files: list[str]):
+    hush = [np.zeros(RATE, np.float32), np.random.default_rng(0).normal(0, 5e-5, 3 * RATE).astype(np.float32)]
+    assert [recognizer.recognise([one])[0].text for one in hush] == ["", ""]
+    (first, *silent) = recognizer.recognise([audio.load_audio(files[0]), *hush])
+    assert first.text and [one.text for one in silent] == ["", ""]
 
 
 def test_recordings_that_cant_be_used_are_named(recognizer: runtime.Recognizer, files: list[str], tmp_path: Path):

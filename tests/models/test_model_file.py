@@ -97,7 +97,11 @@ def test_models_of_other_kinds_and_damaged_ones_are_refused(small_model: Path, m
         tmp_path / "transducer.nemo",
         lambda config: config.update(target="nemo.collections.asr.models.EncDecRNNTBPEModel"),
     )
-    refused(transducer, "EncDecRNNTBPEModel.*EncDecCTCModel")
+    refused(transducer, "refused.*RNNTDecoder")
+    strange = with_config(
+        members, tmp_path / "strange.nemo", lambda config: config.update(target="nemo.collections.asr.models.NewModel")
+    )
+    refused(strange, "NewModel.*EncDecCTCModel.*EncDecHybridRNNTCTCBPEModel")
     refused(with_config(members, tmp_path / "deaf.nemo", lambda config: config.pop("preprocessor")), "no preprocessor")
     smaller = with_config(members, tmp_path / "smaller.nemo", lambda config: config["encoder"]["jasper"].pop(2))
     refused(smaller, "weights|loaded")

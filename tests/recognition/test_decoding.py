@@ -14,7 +14,7 @@ import soundfile
 import soxr
 import torch
 
-from asr_with_nemo.data import an4, audio, manifest
+from asr_with_nemo.data import an4, audio, manifest, pauses
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import alphabet, load_model, seconds_per_frame
 from asr_with_nemo.recognition import beam, decoding, language_model, ngrams, transcripts, wer
@@ -73,7 +73,7 @@ def long_sound(files: list[str]) -> np.ndarray:
 @pytest.mark.slow
 def test_texts_are_those_of_nemos_own_transcribe(model, files: list[str]):
     ours = [transcript.text for transcript in decoding.transcribe(model, files, batch_size=3)]
-    assert ours == [hypothesis.text for hypothesis in model.transcribe(files, batch_size=4, verbose=False)]
+    assert ours == [hypothesis.text.strip() for hypothesis in model.transcribe(files, batch_size=4, verbose=False)]
     assert len(set(ours)) > 1 and max(map(len, ours)) > 5
 
 
@@ -245,13 +245,10 @@ def test_a_long_recording_is_cut_at_pauses_and_joined(model, files: list[str], l
     assert starts[-1] > transcript.duration - 10  # it was heard to the end
     assert [word.word for word in transcript.words] == transcript.text.split()
 
-    pieces = list(
-        audio.cut_at_pauses(
-            [long_sound], RATE, transcripts.WHOLE, transcripts.LONGEST_PIECE, transcripts.SHORTEST_PIECE
-        )
-    )
+    pieces = list(pauses.cut_at_pauses([long_sound], RATE))
     assert len(pieces) >= 3
-    texts = [piece.text.strip() for piece in decoding.transcribe(model, [samples for _, samples in pieces])]
+    heard = decoding.transcribe(model, [samples for _, samples in pieces if len(samples)])
+    texts = [piece.text for piece in heard]
     # This model's letters are nearly as likely as each other, so another batch's rounding may turn one.
     assert wer.count_errors(" ".join(text for text in texts if text), transcript.text, "character").rate < 0.01
 

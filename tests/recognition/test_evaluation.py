@@ -396,8 +396,10 @@ def test_manifests_of_all_sorts(small_model: Path, small_corpus: an4.Corpus, tmp
     assert 0 <= single.ci95[0] <= single.wer <= single.ci95[1]
     with pytest.raises(InputError, match=r"manifest\.json"):
         evaluate("", " ")
-    with pytest.raises(InputError, match="offset"):
-        evaluate("go", offset=1.5)
+    assert evaluate("go", offset=0.5, duration=0.4).duration == pytest.approx(0.4)
+    assert evaluate("go", duration=0.4).duration == pytest.approx(0.4)
+    with pytest.raises(InputError, match="milliseconds"):
+        evaluate("go", offset=1500, duration=400)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Transcripts become n-gram models, which are written as ARPA files and know what is likely to be said."""
 
+import gzip
 import json
 import math
 import random
@@ -10,7 +11,7 @@ import pytest
 
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.recognition import language_model, ngrams
+from asr_with_nemo.recognition import beam, language_model, ngrams
 from asr_with_nemo.recognition.language_model import Weights
 from asr_with_nemo.recognition.ngrams import END
 from tests.conftest import put, run_script
@@ -103,6 +104,33 @@ def test_an_arpa_file_of_another_program(tmp_path: Path):
     assert model.log_prob(["GO"]) == pytest.approx(-0.6 * math.log(10))
     assert model.log_prob([]) == pytest.approx(-0.8 * math.log(10))  # backs off from <s>
     assert model.log_prob(["STOP"]) == pytest.approx(-1.8 * math.log(10))  # <unk>
+
+
+def test_an_arpa_file_compressed_marked_in_capitals_and_with_an_end_too_many(tmp_path: Path):
+    ngrams.write_arpa(ngrams.build_ngrams(TEXTS, 2), tmp_path / "plain.arpa")
+    plain, text = ngrams.read_arpa(tmp_path / "plain.arpa"), (tmp_path / "plain.arpa").read_text()
+    (tmp_path / "lm.arpa.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "bom.arpa").write_text(text, encoding="utf-8-sig")
+    count = int(re.search(r"ngram 1=(\d+)", text)[1])
+    twice = text.replace(f"ngram 1={count}", f"ngram 1={count + 1}").replace("\t<s>", "\t</s>\t-1\n-99\t<s>", 1)
+    (tmp_path / "twice.arpa").write_text(twice)
+    (tmp_path / "capitals.arpa").write_text(text.upper())
+    for name in ("lm.arpa.gz", "bom.arpa", "twice.arpa"):
+        assert ngrams.read_arpa(tmp_path / name).log_probs == plain.log_probs, name
+        assert ngrams.is_language_model(tmp_path / name)
+    assert ngrams.lowered(ngrams.read_arpa(tmp_path / "capitals.arpa")).log_probs == plain.log_probs
+    labels = [" ", *"abcdefghijklmnopqrstuvwxyz"]
+    assert beam.load(tmp_path / "capitals.arpa", labels).language_model.vocabulary == plain.vocabulary
+    assert language_model.notes_path(tmp_path / "lm.arpa.gz").name == "lm.json"
+
+
+def test_a_binary_file_of_kenlm_is_named_for_what_it_is(tmp_path: Path):
+    start = b"mmap lm http://kheafield.com/code format version 5\n\0"
+    for name, content in (("lm.binary", start + bytes(100)), ("lm.gz", gzip.compress(start + bytes(100)))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=rf"{name}.*KenLM.*\.arpa"):
+            ngrams.read_arpa(tmp_path / name)
+        assert ngrams.is_language_model(tmp_path / name)
 
 
 @pytest.mark.parametrize(

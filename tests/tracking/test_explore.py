@@ -370,11 +370,13 @@ def test_a_folder_that_can_not_be_written_is_named(small_corpus: Corpus, tmp_pat
     assert re.search(r"error: .*file/pictures\S*: .*Not a directory", done.stderr)
 
 
-def test_utterances_cut_out_of_longer_files_are_refused(small_corpus: Corpus, tmp_path: Path):
+def test_utterances_within_longer_files_are_shown_as_parts(small_corpus: Corpus, tmp_path: Path):
     row = manifest.read_manifest(small_corpus.manifest("dev"))[0]
-    manifest.write_manifest(tmp_path / "cut_manifest.json", [row | {"offset": 0.5}])
-    with pytest.raises(InputError, match=r"cut_manifest.json: .*offset"):
-        explore.dataset_rows([tmp_path / "cut_manifest.json"], tmp_path / "pictures", progress=False)
+    parts = [row | {"offset": 0.5, "duration": 0.25}, row | {"duration": 0.5}, row]
+    manifest.write_manifest(tmp_path / "cut_manifest.json", parts)
+    rows = explore.dataset_rows([tmp_path / "cut_manifest.json"], tmp_path / "pictures", progress=False)
+    seconds = [soundfile.info(made["Audio File"]).duration for made in rows]
+    assert seconds == pytest.approx([0.25, 0.5, row["duration"]], abs=1e-3)
 
 
 # --- The benchmark ----------------------------------------------------------------------------------------------------

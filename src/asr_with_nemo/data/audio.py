@@ -6,7 +6,7 @@ libsndfile reads its plain PCM variant; SoX reads the others.
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ SAMPLE_RATE = 16_000
 SILENCE = 10 ** (-70 / 20)
 """Samples below this, -70 dB of full scale, are silence: a speaker's microphone has more noise."""
 _SPHERE_MAGIC = b"NIST_1A"
+# Seconds: a manifest's duration may be rounded; a clip may end a little after its file.
+_ROUNDING, _PAST_END = 0.1, 0.5
 # Conversion mostly waits for the disk; more threads would only wait for the interpreter's lock.
 _THREADS = 2
 
@@ -191,8 +193,40 @@ def wav_samples(path: str | os.PathLike) -> int:
         return -1
 
 
-def minutes_of(path: str | os.PathLike) -> float | None:
+@dataclass(frozen=True)
+class Clip:
+    """A part of an audio file, `duration` seconds from second `offset` on; to the end, if the duration is None."""
+
+    path: str
+    offset: float = 0.0
+    duration: float | None = None
+
+    def __str__(self) -> str:
+        until = "" if self.duration is None else f"{self.offset + self.duration:g}"
+        return f"{self.path} ({self.offset:g}-{until} s)"
+
+
+def clip_of(utterance: Mapping) -> "str | Clip":
+    """Return what a line of a manifest names: a file's path, or the part that its `offset` and `duration` say.
+
+    As in NeMo, a duration that is shorter than the file counts without an offset, too. One that differs by less than
+    `_ROUNDING` seconds is the file's own, rounded.
+    """
+    path, offset, duration = utterance["audio_filepath"], utterance.get("offset") or 0.0, utterance.get("duration")
+    if not offset:
+        minutes = minutes_of(path)
+        if duration is None or minutes is None or abs(60 * minutes - duration) < _ROUNDING:
+            return path
+    return Clip(path, float(offset), None if duration is None else float(duration))
+
+
+def minutes_of(path: str | os.PathLike | Clip) -> float | None:
     """Return the minutes of an audio file by its header; None if it can't be read or doesn't say."""
+    if isinstance(path, Clip):
+        if path.duration is not None:
+            return path.duration / 60
+        whole = minutes_of(path.path)
+        return None if whole is None else max(0.0, whole - path.offset / 60)
     try:
         with open_sound(path) as sound:
             return None if sound.seconds is None else sound.seconds / 60
@@ -200,7 +234,7 @@ def minutes_of(path: str | os.PathLike) -> float | None:
         return None
 
 
-def load_audio(path: str | os.PathLike, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+def load_audio(path: str | os.PathLike | Clip, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     """Read an audio file as mono float32 in [-1, 1], (T,), resampled to `sample_rate` if it has another rate.
 
     Raises:
@@ -210,7 +244,7 @@ def load_audio(path: str | os.PathLike, sample_rate: int = SAMPLE_RATE) -> np.nd
     return np.concatenate(blocks)
 
 
-def load_through(path: str | os.PathLike, line_rate: int, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+def load_through(path: str | os.PathLike | Clip, line_rate: int, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     """Read an audio file as transmitted at `line_rate` in Hz: frequencies above half of it are lost.
 
     A telephone line has 8,000 Hz. Otherwise as `load_audio`.
@@ -219,7 +253,7 @@ def load_through(path: str | os.PathLike, line_rate: int, sample_rate: int = SAM
 
 
 def stream_audio(
-    path: str | os.PathLike, sample_rate: int = SAMPLE_RATE, block_seconds: float = 30.0
+    path: str | os.PathLike | Clip, sample_rate: int = SAMPLE_RATE, block_seconds: float = 30.0
 ) -> Iterator[np.ndarray]:
     """Read an audio file in blocks, so that memory doesn't grow with its length.
 
@@ -227,16 +261,37 @@ def stream_audio(
         mono float32 samples at `sample_rate`, (t,), of about `block_seconds` each.
 
     Raises:
-        InputError: the file is missing, isn't audio, or has no samples.
+        InputError: the file is missing, isn't audio, has no samples, or ends more than `_PAST_END` seconds before a
+            clip of it does.
     """
     heard = 0
-    with open_sound(path) as sound:
-        blocks = sound.blocks(max(1, int(block_seconds * sound.rate)))
+    clip = path if isinstance(path, Clip) else Clip(os.fspath(path))
+    with open_sound(clip.path) as sound:
+        size = max(1, int(block_seconds * sound.rate))
+        _check_end(clip, sound.seconds)
+        count = None if clip.duration is None else max(1, round(clip.duration * sound.rate))
+        blocks = sound.blocks(size, round(clip.offset * sound.rate), count)
         for mono in resampled(blocks, sound.rate, sample_rate):
             heard += len(mono)
             yield mono
+    if clip.duration is not None:
+        _check_end(clip, clip.offset + heard / sample_rate)
     if heard == 0:
         raise InputError(f"{path}: has no audio (zero samples)")
+
+
+def _check_end(clip: Clip, seconds: float | None) -> None:
+    """Check that a file of this length holds the clip.
+
+    Raises:
+        InputError: it doesn't.
+    """
+    end = clip.offset + (clip.duration or 0.0)
+    if seconds is not None and end > seconds + _PAST_END:
+        raise InputError(
+            f"{clip.path}: ends after {seconds:.2f} s, but offset {clip.offset:g} and duration {clip.duration or 0:g} "
+            f"reach to {end:.2f} s; are the times in milliseconds, or of another file?"
+        )
 
 
 def resampled(blocks: Iterable[np.ndarray], rate: int, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
@@ -285,33 +340,3 @@ def quietest_place(samples: np.ndarray, size: int, count: int) -> int:
     """
     powers = np.convolve(frame_powers(samples, size), np.ones(count), "valid")
     return (int(powers.argmin()) + count // 2) * size
-
-
-def cut_at_pauses(
-    blocks: Iterable[np.ndarray], sample_rate: int, whole: float, longest: float, shortest: float
-) -> Iterator[tuple[float, np.ndarray]]:
-    """Split a stream of samples at pauses into segments that fit a model.
-
-    A stream of up to `whole` seconds stays in one segment. A longer one is cut between `shortest` and `longest` seconds
-    after the start of each segment, at the centre of the quietest 0.3 s there.
-
-    Yields:
-        (start in seconds, mono samples (t,)).
-    """
-    frame = sample_rate // 50  # 20 ms
-    window = 15  # frames, 0.3 s
-    buffer = np.zeros(0, np.float32)
-    start = 0
-    enough = whole  # seconds in the buffer above which it is cut
-    for block in blocks:
-        buffer = np.concatenate([buffer, block]) if len(buffer) else block
-        if len(buffer) > enough * sample_rate:
-            enough = longest
-        while len(buffer) > enough * sample_rate:
-            first = int(shortest * sample_rate)
-            cut = first + quietest_place(buffer[first : int(longest * sample_rate)], frame, window)
-            yield start / sample_rate, buffer[:cut]
-            buffer = buffer[cut:]
-            start += cut
-    if len(buffer):
-        yield start / sample_rate, buffer

@@ -21,6 +21,8 @@ from asr_with_nemo.errors import InputError
 _UNKNOWN = 1 << 50  # frames; a larger number in a header means that the length isn't known
 _HEAD = 4096  # bytes from which the kind of a file is told
 _OPEN_SIZES = (0x7FFF0000, 0xFFFF0000)  # of a WAV's data: from there on they mean "not known yet"
+_SEEKABLE = ("mov", "matroska")  # FFmpeg's formats in which each packet has its exact time
+_RUN_UP = 1.0  # seconds decoded before a part: a decoder needs a few packets until it is right
 _CANCELLED = 0.05  # of the louder channel's power: what is left of two channels that cancel each other out
 
 
@@ -264,10 +266,28 @@ def _by_ffmpeg(source: str | os.PathLike | bytes, name: str, kind: _Kind) -> Sou
         close()
         return None
 
+    def start_before(start: int) -> int:
+        """Go to shortly before a sample; return how many samples are still to be skipped."""
+        if kind.format not in _SEEKABLE or start < 10 * _RUN_UP * codec.rate:
+            return start
+        first = next(container.decode(stream), None)  # decoders drop what encoders have put before the sound
+        if first is not None and first.pts is not None:
+            wanted = first.pts + int((start / codec.rate - _RUN_UP) / stream.time_base)
+            container.seek(wanted, stream=stream)
+            reached = next(container.decode(stream), None)
+            container.seek(wanted, stream=stream)
+            if reached is not None and reached.pts is not None and first.pts <= reached.pts:
+                at = round((reached.pts - first.pts) * stream.time_base * codec.rate)
+                if at <= start:
+                    return start - at
+        container.seek(0)
+        return start
+
     def blocks(size: int, start: int) -> Iterator[np.ndarray]:
         resampler = av.AudioResampler(format="fltp", layout=codec.layout, rate=codec.rate)
-        parts, held, skip = [], 0, start
+        parts, held = [], 0
         try:
+            skip = start_before(start)
             for packet in itertools.chain(container.demux(stream), [None]):
                 for frame in [] if packet is None else packet.decode():
                     for piece in resampler.resample(frame):

@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from asr_with_nemo.data import manifest
+from asr_with_nemo.data import audio, manifest
 from asr_with_nemo.errors import InputError
 
 _MOST_KEPT = 4  # train, dev, test and train_all
@@ -130,12 +130,12 @@ class TrainingData:
             self._manifests[key] = parse_manifest(path)
         return self._manifests[key]
 
-    def check_recordings(self, path: str | os.PathLike, labels: list[str], sample_rate: int) -> None:
+    def check_recordings(self, path: str | os.PathLike, labels: list[str] | None, sample_rate: int) -> None:
         """Make sure that a model can spell the transcripts of a manifest and be trained on its recordings.
 
         Args:
             path: the manifest.
-            labels: the letters of the model.
+            labels: the letters of the model; None for one of pieces, whose tokenizer is checked elsewhere.
             sample_rate: of the model, in Hz.
 
         Raises:
@@ -143,7 +143,7 @@ class TrainingData:
         """
         parsed = self.parsed(path)
         parsed.check_audio()
-        if not parsed.letters <= set(labels):
+        if labels is not None and not parsed.letters <= set(labels):
             manifest.check_alphabet(path, parsed.utterances, labels)
         manifest.check_recordings(path, parsed.utterances, sample_rate)
 
@@ -172,10 +172,11 @@ class TrainingData:
     def sample(self, path: str | os.PathLike, count: int) -> list[manifest.Utterance]:
         """Return some utterances, evenly spaced over a manifest so that they are of several speakers.
 
-        Utterances that are cut out of longer files (`offset`) are left out.
+        Utterances that are cut out of longer files, by their `offset` or a shorter `duration`, are left out.
         """
         whole = [row for row in self.parsed(path).utterances if not row.get("offset")]
-        return whole[:: max(1, len(whole) // count)][:count]
+        spaced = whole[:: max(1, len(whole) // count)][:count]
+        return [row for row in spaced if not isinstance(audio.clip_of(row), audio.Clip)]
 
     def write(self, path: Path, utterances: list[manifest.Utterance]) -> None:
         """Write a manifest of some utterances, which need not be parsed again.

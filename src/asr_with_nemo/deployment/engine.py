@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from asr_with_nemo.data import audio
+from asr_with_nemo.data import pauses
 from asr_with_nemo.deployment.runtime import Recognizer
 from asr_with_nemo.recognition import transcripts
 from asr_with_nemo.recognition.transcripts import Transcript
@@ -51,8 +51,7 @@ class Engine:
     async def transcribe(self, samples: np.ndarray) -> Transcript:
         """Transcribe a recording, (t,), of any length; long ones are cut at pauses."""
         rate = self.recognizer.sample_rate
-        sizes = transcripts.WHOLE, transcripts.LONGEST_PIECE, transcripts.SHORTEST_PIECE
-        cut = await asyncio.to_thread(lambda: list(audio.cut_at_pauses([samples], rate, *sizes)))
+        cut = await asyncio.to_thread(lambda: list(pauses.cut_at_pauses([samples], rate)))
         parts: list[Transcript] = []
         for first in range(0, len(cut), _IN_FLIGHT):
             parts += await asyncio.gather(*(self.recognise(segment) for _, segment in cut[first : first + _IN_FLIGHT]))

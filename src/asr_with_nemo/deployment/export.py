@@ -40,6 +40,7 @@ from asr_with_nemo.deployment import runtime
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import alphabet, sample_rate, seconds_per_frame, writes_letters
 from asr_with_nemo.models.names import SUMMARY, model_path
+from asr_with_nemo.models.recognizer import check_ctc
 from asr_with_nemo.recognition import decoding, transcripts
 from asr_with_nemo.recognition.transcripts import Sound
 
@@ -306,6 +307,7 @@ def export(
     path = Path(path)
     if path.suffix != ".onnx":
         raise InputError(f"{path}: expected a name that ends in .onnx")
+    check_ctc(model, "the export")
     if not writes_letters(model):
         raise InputError("export doesn't support models that write pieces of words; give one that writes letters")
     proto, facts = _to_onnx(model), _described(model) | dict(card or {})

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from asr_with_nemo.data import audio
+from asr_with_nemo.data import audio, pauses
 from asr_with_nemo.deployment.runtime import Recognizer
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.recognition.transcripts import WHOLE, Transcript, Word
+from asr_with_nemo.recognition.transcripts import Transcript, Word
 
 if TYPE_CHECKING:
     from asr_with_nemo.recognition.beam import Search
@@ -129,7 +129,7 @@ class Listener:
         quiet = len(self._sound) - max(last_letter, self._loud_until)
         if quiet >= self.pause * self._rate or len(self._sound) - last_letter >= PATIENCE * self._rate:
             yield self._end(until)
-        elif len(self._sound) >= WHOLE * self._rate:
+        elif len(self._sound) >= pauses.WHOLE * self._rate:
             yield self._end(self._quietest())
 
     def _measure(self, piece: np.ndarray) -> None:

@@ -111,7 +111,7 @@ class Recognizer:
         progress: bool = False,
         search: "Search | None" = None,
     ) -> list[Transcript]:
-        """Transcribe recordings of any length, in the order given; those of more than 20 s are cut at pauses.
+        """Transcribe recordings of any length, in the order given, cut at pauses (`data.pauses`).
 
         Args:
             sounds: files of any rate, or mono float samples (T,) at the model's rate.
@@ -139,6 +139,11 @@ class Recognizer:
 
     def recognise(self, batch: Sequence[np.ndarray], search: "Search | None" = None) -> list[Transcript]:
         """Transcribe one batch of recordings: mono float32 samples, (t,) each, at the model's rate; they aren't cut."""
+        return transcripts.recognise_audible(
+            batch, self.sample_rate, lambda audible: self._recognise_audible(audible, search)
+        )
+
+    def _recognise_audible(self, batch: Sequence[np.ndarray], search: "Search | None") -> list[Transcript]:
         outputs = [self.output(row) for row in self.run(batch)]
         texts = search.texts([output.log_probs for output in outputs]) if search else [o.greedy for o in outputs]
         return [

@@ -7,11 +7,11 @@ from asr_with_nemo.models import model_file
 from asr_with_nemo.models.names import model_path
 
 if TYPE_CHECKING:
-    from nemo.collections.asr.models import EncDecCTCModel
+    from nemo.collections.asr.models import ASRModel
 
 
-def load_model(model: str | os.PathLike) -> "EncDecCTCModel":
-    """Load a CTC model in evaluation mode: of letters (AN4's, QuartzNet) or of subwords (FastConformer).
+def load_model(model: str | os.PathLike) -> "ASRModel":
+    """Load a recogniser in evaluation mode: by CTC, RNN-T or TDT, or a hybrid; of letters or of subwords.
 
     Nothing in its file is executed (`model_file.load`). It is on the GPU if this torch can use one, else on the CPU.
 
@@ -19,29 +19,33 @@ def load_model(model: str | os.PathLike) -> "EncDecCTCModel":
         model: as for `names.model_path`: "an4", a `.nemo` or `.ckpt` file, "QuartzNet15x5Base-En"...
 
     Raises:
-        InputError: unknown model, the download failed, or the file is damaged, unsafe or not of a CTC model.
+        InputError: unknown model, the download failed, or the file is damaged, unsafe or of another kind of model.
     """
     return model_file.load(model_path(model))
 
 
-def alphabet(model: "EncDecCTCModel") -> list[str]:
-    """Return a model's vocabulary in the order of its outputs; CTC's blank is the output after the last.
+def alphabet(model: "ASRModel") -> list[str]:
+    """Return a model's vocabulary in the order of its outputs; the blank is the output after the last.
 
     Letters, or SentencePiece subwords, in which ▁ is the space before a word.
     """
-    return list(model.decoder.vocabulary)
+    return list(model.joint.vocabulary if hasattr(model, "joint") else model.decoder.vocabulary)
 
 
-def writes_letters(model: "EncDecCTCModel") -> bool:
+def writes_letters(model: "ASRModel") -> bool:
     """Return whether a model's vocabulary is letters, not subwords."""
     return not hasattr(model, "tokenizer")
 
 
-def seconds_per_frame(model: "EncDecCTCModel") -> float:
+def seconds_per_frame(model: "ASRModel") -> float:
     """Return the stride of a model's outputs, in seconds per frame."""
-    return float(model.cfg.preprocessor.window_stride * model.encoder.subsampling_factor)
+    encoder = model.encoder
+    factor = encoder.subsampling_factor
+    if getattr(encoder, "reduction_subsampling", None) is not None:  # a second one, between a Conformer's layers
+        factor *= model.cfg.encoder.reduction_factor
+    return float(model.cfg.preprocessor.window_stride * factor)
 
 
-def sample_rate(model: "EncDecCTCModel") -> int:
+def sample_rate(model: "ASRModel") -> int:
     """Return the sample rate of a model's input, in Hz."""
     return int(model.cfg.preprocessor.sample_rate)

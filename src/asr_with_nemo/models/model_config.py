@@ -6,12 +6,12 @@ that load further models, whose configs it doesn't check. So only the classes of
 parameters, types and limits listed there, and the models of `MODEL_CLASSES`.
 
 - Sections about data, optimiser or profiling take effect in a later training: a data set may be a `pipe:` that runs a
-  command. They are dropped, and so is `decoding`, whose language models are paths.
+  command. They are dropped, and so is `decoding`, whose language models are paths: decoding is greedy.
 - Tokenizers are paths: only files in the archive are read.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -21,13 +21,45 @@ from asr_with_nemo.models.nemo_internals import yaml_loader
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-PARTS = ("preprocessor", "spec_augment", "encoder", "decoder")
+PARTS = ("preprocessor", "spec_augment", "encoder", "decoder", "joint")
 """Sections of a config that name the class that builds them."""
-MODEL_CLASSES = ("EncDecCTCModel", "EncDecCTCModelBPE")
+MODEL_CLASSES = (
+    "EncDecCTCModel",
+    "EncDecCTCModelBPE",
+    "EncDecRNNTModel",
+    "EncDecRNNTBPEModel",
+    "EncDecHybridRNNTCTCModel",
+    "EncDecHybridRNNTCTCBPEModel",
+)
+"""The model classes that are loaded: CTC, transducers, and hybrids of both; each of letters or, BPE, of pieces."""
 LARGEST_CONFIG = 2 * 1024**2
 """Bytes of a config; that of a model with a thousand tokens has 20,000."""
-_KEPT = (*PARTS, "target", "tokenizer", "decoding", "interctc", "ctc_reduction", "use_cer", "log_prediction")
+_FLAGS = ("ctc_reduction", "rnnt_reduction", "use_cer", "log_prediction", "compute_eval_loss")
+_KEPT = (*PARTS, *_FLAGS, "target", "labels", "tokenizer", "decoding", "interctc", "model_defaults", "loss", "aux_ctc")
 """Keys of a config that are read; all others are dropped."""
+_PROMPTED = "a recogniser that is told the language of each recording"
+_OTHERS = {
+    "EncDecMultiTaskModel": "an attention encoder-decoder for several tasks (Canary)",
+    "EncDecTransfModelBPE": "a model that translates speech",
+    "EncDecRNNTBPEModelWithPrompt": _PROMPTED,
+    "EncDecHybridRNNTCTCBPEModelWithPrompt": _PROMPTED,
+    "EncDecMultiTalkerRNNTBPEModel": "a recogniser of one among several speakers",
+    "EncDecClassificationModel": "a classifier of recordings",
+    "EncDecFrameClassificationModel": "a detector of speech",
+    "EncDecSpeakerLabelModel": "a recogniser of speakers",
+    "SortformerEncLabelModel": "a model that tells speakers apart (diarization)",
+    "ClusteringDiarizer": "a model that tells speakers apart (diarization)",
+    "SpeechEncDecSelfSupervisedModel": "an encoder trained without texts",
+    "EncDecDenoiseMaskedTokenPredModel": "an encoder trained without texts",
+    "EncDecMaskedTokenPredModel": "an encoder trained without texts",
+}
+_COLLECTIONS = {
+    "speechlm2": "a language model that listens (SALM)",
+    "tts": "a model that speaks",
+    "audio": "a model that changes audio",
+}
+"""What models of other kinds are, by the class, or by the collection of NeMo's that it is in."""
+_MOST_SYMBOLS = 10  # pieces per frame that greedy decoding of a transducer writes at most, as in NeMo's configs
 _MOST_VALUES = 1_000_000  # of a config, once aliases and references are followed
 _DEEPEST = 50  # levels of a config
 _NAMESPACES = re.compile(r"(nemo|torch)(\.\w+)+")
@@ -60,7 +92,7 @@ def checked(config: object, path: Path, folder: Path | None = None) -> dict:
         folder: folder of the archive's other files; None without any.
 
     Raises:
-        InputError: the config isn't of a CTC model, or is unsafe.
+        InputError: the config isn't of one of the `MODEL_CLASSES`, or is unsafe.
     """
     from asr_with_nemo.models.parts import InterCTC  # pydantic takes half a second
 
@@ -74,30 +106,40 @@ def checked(config: object, path: Path, folder: Path | None = None) -> dict:
     for key, value in _values(config, path):
         if key in ("_target_", "cls", "target") and value is not None and not _NAMESPACES.fullmatch(str(value)):
             raise refusal(path, f"{key}: {value}", "is neither NeMo's nor torch's, and would be called")
-    config = {key: modern(resolved(config[key], root, path)) for key in _KEPT if config.get(key) is not None}
+    # The class first: a model of another kind has other sections.
     target = _model_class(config, path)
+    config = {key: modern(resolved(config[key], root, path)) for key in _KEPT if config.get(key) is not None}
+    transduces = "RNNT" in target
     for part in PARTS:
-        if part in config:
-            config[part] = _checked_part(part, config[part], path)
+        if part == "joint" and not transduces:
+            config.pop(part, None)
+        elif part in config:
+            config[part] = _checked_part(part, config[part], path, transduces)
         elif part != "spec_augment":
-            raise InputError(f"{path}: its config has no {part}, so not a CTC model")
-    for key, value in _values(config.pop("decoding", None), path):
-        if _FILE_KEYS.search(str(key)) and isinstance(value, str) and value:
-            raise refusal(path, f"decoding.{key}: {value}", "is a file outside of the archive")
+            kind = "a transducer" if transduces else "a CTC model"
+            raise InputError(f"{path}: its config has no {part}, so not {kind}")
+    _check_decoding(config.pop("decoding", None), "decoding", path)
     if "interctc" in config:
         config["interctc"] = _valid(InterCTC, config["interctc"], "interctc", path)
-    for key in ("ctc_reduction", "use_cer", "log_prediction"):
+    for key in _FLAGS:
         if not isinstance(config.get(key, ""), str | bool):
             raise refusal(path, f"{key}: {config[key]}", "has the wrong type")
-    letters = config["decoder"].get("vocabulary")
+    config["vocabulary"] = _letters(config, path)
     if "tokenizer" in config:
         config["tokenizer"] = _checked_tokenizer(config["tokenizer"], path, folder)
         config["validation_ds"] = {"use_start_end_token": False}  # NeMo's transcribe looks for it there
-    elif isinstance(letters, list) and letters and all(isinstance(letter, str) for letter in letters):
+        config.pop("labels", None)  # NeMo takes them from the tokenizer
+    if transduces:
+        _complete_transducer(config, path)
+    if "Hybrid" in target:
+        config["aux_ctc"] = _checked_ctc(config.get("aux_ctc"), path)
+    if letters := config.pop("vocabulary"):
         config["labels"] = letters  # without this key, NeMo 3 uses a default alphabet for data
-        config["decoder"]["num_classes"] = len(letters)
-    else:
-        raise InputError(f"{path}: its decoder has no vocabulary; expected a CTC model of letters, or with a tokenizer")
+        for decoder in (config["decoder"], (config.get("aux_ctc") or {}).get("decoder")):
+            if decoder is not None and "prednet" not in decoder:
+                decoder |= {"num_classes": len(letters), "vocabulary": letters}
+    if "Hybrid" not in target:
+        config.pop("aux_ctc", None)
     # NeMo's own defaults, for code that reads them from the config.
     config["preprocessor"] = {"sample_rate": 16_000, "window_stride": 0.01} | config["preprocessor"]
     config["sample_rate"] = config["preprocessor"]["sample_rate"]
@@ -179,20 +221,35 @@ def _model_class(config: dict, path: Path) -> str:
     """Return the full name of a config's model class.
 
     Raises:
-        InputError: it isn't one of the CTC models.
+        InputError: it isn't one of `MODEL_CLASSES`.
     """
-    named = str(
-        config.get("target") or f"{_MODELS}.{'EncDecCTCModelBPE' if 'tokenizer' in config else 'EncDecCTCModel'}"
-    )
+    named = str(config.get("target") or f"{_MODELS}.{class_of(config)}")  # without one: of an early version
     name = named.rpartition(".")[2]
+    collection = named.removeprefix("nemo.collections.").partition(".")[0]
+    known = _OTHERS.get(name) or _COLLECTIONS.get(collection)
+    if name not in MODEL_CLASSES and known:
+        raise InputError(
+            f"{path}: contains a {name}, {known}; expected a recogniser by CTC, RNN-T or TDT. NeMo itself runs it: "
+            f"{named}.restore_from(...), with NVIDIA's instructions for this model"
+        )
     if not _is_of(named, _MODELS):
         raise refusal(path, named, "is not a class of NeMo's models")
     if name not in MODEL_CLASSES:
-        raise InputError(
-            f"{path}: contains a {name}; expected a CTC model, an EncDecCTCModel (letters) or "
-            "EncDecCTCModelBPE (subwords)"
-        )
+        raise InputError(f"{path}: contains a {name}; expected one of {', '.join(MODEL_CLASSES)}")
     return f"{_MODELS}.{name}"
+
+
+def class_of(config: Mapping) -> str:
+    """Return the name of the model class, one of `MODEL_CLASSES`, that the sections of a config describe.
+
+    Example:
+        >>> class_of({"decoder": {}, "joint": {}, "tokenizer": {}})
+        'EncDecRNNTBPEModel'
+    """
+    pieces = "BPE" if config.get("tokenizer") else ""
+    if not config.get("joint"):
+        return f"EncDecCTCModel{pieces}"
+    return f"EncDecHybridRNNTCTC{pieces}Model" if config.get("aux_ctc") else f"EncDecRNNT{pieces}Model"
 
 
 def _is_of(name: str, package: str) -> bool:
@@ -200,8 +257,14 @@ def _is_of(name: str, package: str) -> bool:
     return re.fullmatch(rf"{re.escape(package)}(\.[a-z]\w*)?\.[A-Z]\w*", name, re.ASCII) is not None
 
 
-def _checked_part(part: str, section: object, path: Path) -> dict:
+def _checked_part(part: str, section: object, path: Path, transduces: bool = False) -> dict:
     """Return a section of `PARTS`, without parameters that its class doesn't know if they are off.
+
+    Args:
+        part: the section's name.
+        section: its content.
+        path: of the model, for messages.
+        transduces: whether the section `decoder` is a transducer's prediction network.
 
     Raises:
         InputError: the section's class isn't allowed, or a parameter has another type or too large a value.
@@ -210,17 +273,90 @@ def _checked_part(part: str, section: object, path: Path) -> dict:
 
     if not isinstance(section, dict) or not isinstance(section.get("_target_"), str):
         raise InputError(f"{path}: its config doesn't name the class of its {part} (_target_), so not a NeMo model")
+    allowed = ALLOWED["prediction" if transduces and part == "decoder" else part]
     named = section["_target_"]
     name = named.rpartition(".")[2]
-    if not _is_of(named, _MODULES) or name not in ALLOWED[part]:
-        raise refusal(path, f"{part}: {named}", f"is not one of these: {', '.join(ALLOWED[part])}")
-    fields = ALLOWED[part][name].model_fields
+    if not _is_of(named, _MODULES) or name not in allowed:
+        raise refusal(path, f"{part}: {named}", f"is not one of these: {', '.join(allowed)}")
+    fields = allowed[name].model_fields
     unknown = {key: value for key, value in section.items() if key not in fields and key != "_target_"}
     for key, value in unknown.items():
         if value not in (None, False):
             raise InputError(f"{path}: its {part} has {key}={value}, which this NeMo doesn't support")
     given = {key: value for key, value in section.items() if key in fields}
-    return {"_target_": f"{_MODULES}.{name}"} | _valid(ALLOWED[part][name], given, part, path)
+    return {"_target_": f"{_MODULES}.{name}"} | _valid(allowed[name], given, part, path)
+
+
+def _check_decoding(section: object, name: str, path: Path) -> None:
+    """Make sure that a section about decoding names no file.
+
+    Raises:
+        InputError: it does.
+    """
+    for key, value in _values(section, path):
+        if _FILE_KEYS.search(str(key)) and isinstance(value, str) and value:
+            raise refusal(path, f"{name}.{key}: {value}", "is a file outside of the archive")
+
+
+def _letters(config: dict, path: Path) -> list[str] | None:
+    """Return the alphabet of a config without a tokenizer; None with one.
+
+    Raises:
+        InputError: the config has neither.
+    """
+    if "tokenizer" in config:
+        return None
+    for letters in (config["decoder"].get("vocabulary"), (config.get("joint") or {}).get("vocabulary")):
+        if letters:
+            return letters
+    letters = config.get("labels")
+    if isinstance(letters, list) and letters and all(isinstance(letter, str) for letter in letters):
+        return letters
+    raise InputError(f"{path}: its decoder has no vocabulary; expected a model of letters, or with a tokenizer")
+
+
+def _complete_transducer(config: dict, path: Path) -> None:
+    """Check what a transducer has besides its networks, and set greedy decoding.
+
+    Raises:
+        InputError: a value is missing, has another type or is out of bounds, or the loss is of another kind.
+    """
+    from asr_with_nemo.models.parts import DurationLoss, Widths
+
+    config["model_defaults"] = _valid(Widths, config.get("model_defaults") or {}, "model_defaults", path)
+    joint, loss = config["joint"], config.pop("loss", None) or {}
+    name = str(loss.get("loss_name", "")) if isinstance(loss, dict) else ""
+    config["decoding"] = {"strategy": "greedy_batch", "greedy": {"max_symbols": _MOST_SYMBOLS}}
+    if name.startswith("tdt"):
+        settings = _valid(DurationLoss, loss.get(f"{name}_kwargs") or {}, f"loss.{name}_kwargs", path)
+        if len(settings["durations"]) != joint.get("num_extra_outputs", 0):
+            raise InputError(
+                f"{path}: its loss has {len(settings['durations'])} durations, but its joint network "
+                f"{joint.get('num_extra_outputs', 0)} outputs for them"
+            )
+        config["loss"] = {"loss_name": "tdt", "tdt_kwargs": settings}
+        config["decoding"] |= {"model_type": "tdt", "durations": settings["durations"]}
+    elif joint.get("num_extra_outputs"):
+        raise InputError(
+            f"{path}: its joint network has outputs for something other than durations (a multi-blank transducer); "
+            "expected a transducer by RNN-T or TDT"
+        )
+
+
+def _checked_ctc(section: object, path: Path) -> dict:
+    """Return the section of a hybrid's CTC decoder.
+
+    Raises:
+        InputError: it is missing or unsafe.
+    """
+    if not isinstance(section, dict):
+        raise InputError(f"{path}: its config has no aux_ctc, so not a hybrid of a transducer and CTC")
+    _check_decoding(section.get("decoding"), "aux_ctc.decoding", path)
+    weight = section.get("ctc_loss_weight", 0.5)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
+        raise refusal(path, f"aux_ctc.ctc_loss_weight: {weight}", "is not a number from 0 to 1")
+    decoder = _checked_part("decoder", section.get("decoder"), path)
+    return {"ctc_loss_weight": weight, "decoder": {"feat_in": None, "num_classes": -1, "vocabulary": []} | decoder}
 
 
 def _valid(schema: "type[BaseModel]", given: object, part: str, path: Path) -> dict:
@@ -247,7 +383,17 @@ def _checked_tokenizer(section: object, path: Path, folder: Path | None) -> dict
         InputError: the tokenizer is of another type, or its files are elsewhere.
     """
     kind = section.get("type") if isinstance(section, dict) else section
-    if kind != "bpe" or "custom_tokenizer" in section or not section.get("model_path"):
+    if kind == "bpe" and not section.get("model_path"):
+        raise InputError(
+<<<<<<< HEAD
+            f"{path}: has no tokenizer; a checkpoint's is in the folder `tokenizer` of its training, looked for beside "
+            "the checkpoint and one folder up"
+=======
+            f"{path}: has no tokenizer; a checkpoint's is in the folder `tokenizer` of its training, looked for next "
+            "to the checkpoint and one folder up"
+>>>>>>> recognisers
+        )
+    if kind != "bpe" or "custom_tokenizer" in section:
         raise InputError(f"{path}: its tokenizer is of type {kind}; expected SentencePiece (bpe)")
     # Keys without a file are needed too: NeMo uses a default otherwise.
     checked = {"type": kind, "dir": "", "model_path": None, "vocab_path": None, "spe_tokenizer_vocab": None}

@@ -23,25 +23,33 @@ from asr_with_nemo.models.saved import largest_content, read_saved
 
 if TYPE_CHECKING:
     import torch
-    from nemo.collections.asr.models import EncDecCTCModel
+    from nemo.collections.asr.models import ASRModel
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights.ckpt"
+TOKENIZER = "tokenizer"
+"""The folder of a training that keeps its tokenizer."""
+_TOKENIZER_FILES = {
+    "model_path": "tokenizer.model",
+    "vocab_path": "vocab.txt",
+    "spe_tokenizer_vocab": "tokenizer.vocab",
+}
 _MOST_FILES = 1_000  # in a .nemo
 _PARAMETERS, _FEW = 4, 1_000_000  # a model may have 4 times the file's weights, and a million more
 
 
-def load(path: Path) -> "EncDecCTCModel":
-    """Load the CTC model of a `.nemo` file or a Lightning checkpoint (`.ckpt`), in evaluation mode.
+def load(path: Path) -> "ASRModel":
+    """Load the recogniser of a `.nemo` file or a Lightning checkpoint (`.ckpt`), in evaluation mode.
 
     The model is on the GPU if this torch can use one, else on the CPU. Nothing in the file is executed. The model's
-    config is in NeMo 3's format, without sections such as data and optimiser.
+    config is in NeMo 3's format, without sections such as data and optimiser. A checkpoint of a model of pieces lacks
+    their tokenizer: it is read from the folder `tokenizer` of the training.
 
     Args:
         path: the file; its content decides the format, not its name.
 
     Raises:
-        InputError: the file is missing, damaged or not a model file, isn't of a CTC model, or its content is unsafe: it
-            references code, files outside of the archive, or paths outside of its folder.
+        InputError: the file is missing, damaged or not a model file, isn't of a recogniser by CTC, RNN-T or TDT, or its
+            content is unsafe: it references code, files outside of the archive, or paths outside of its folder.
     """
     if not path.is_file():
         reason = "a folder" if path.is_dir() else "no such file"
@@ -95,10 +103,11 @@ def read_alphabet(path: Path) -> list[str]:
     config = read_yaml(content, path)
     root = config if isinstance(config, dict) else {}
     model = root["model"] if isinstance(root.get("model"), dict) else root
-    decoder = model.get("decoder")
-    letters = modern(resolved(decoder, root, path)).get("vocabulary") if isinstance(decoder, dict) else None
-    if not isinstance(letters, list) or not letters or any(len(str(letter)) != 1 for letter in letters):
-        raise InputError(f"{path}: its decoder has no alphabet; expected a CTC model of letters")
+    sections = [model.get(name) for name in ("decoder", "joint")]
+    found = [modern(resolved(one, root, path)).get("vocabulary") for one in sections if isinstance(one, dict)]
+    letters = next(filter(None, found), None)
+    if not isinstance(letters, list) or any(len(str(letter)) != 1 for letter in letters):
+        raise InputError(f"{path}: its decoder has no alphabet; expected a model of letters")
     return [str(letter) for letter in letters]
 
 
@@ -110,7 +119,7 @@ def _device() -> str:
     return "cuda" if has_working_gpu() else "cpu"
 
 
-def _load_nemo(path: Path) -> "EncDecCTCModel":
+def _load_nemo(path: Path) -> "ASRModel":
     with tempfile.TemporaryDirectory(prefix="nemo-") as scratch:
         folder = Path(scratch)
         unpack_tar(path, folder, max_bytes=largest_content(path), max_files=_MOST_FILES)
@@ -122,7 +131,7 @@ def _load_nemo(path: Path) -> "EncDecCTCModel":
         return _build(config, read_saved(folder / WEIGHTS, path, device), path, folder).to(device)
 
 
-def _load_checkpoint(path: Path) -> "EncDecCTCModel":
+def _load_checkpoint(path: Path) -> "ASRModel":
     from omegaconf import DictConfig, OmegaConf
 
     device = _device()
@@ -132,15 +141,19 @@ def _load_checkpoint(path: Path) -> "EncDecCTCModel":
         raise InputError(f"{path}: not a Lightning checkpoint of a NeMo model (it lacks state_dict or the model's cfg)")
     if isinstance(config, DictConfig):
         config = OmegaConf.to_container(config, resolve=False)
-    return _build(checked(config, path), checkpoint["state_dict"], path).to(device)
+    folder = next((place for place in (path.parent, path.parent.parent) if (place / TOKENIZER).is_dir()), None)
+    tokenizer = None if folder is None else folder / TOKENIZER
+    section = config.get("tokenizer")
+    if tokenizer is not None and isinstance(section, dict):
+        for key, name in _TOKENIZER_FILES.items():
+            section[key] = f"nemo:{name}" if (tokenizer / name).is_file() else None
+    return _build(checked(config, path, tokenizer), checkpoint["state_dict"], path, tokenizer).to(device)
 
 
 # --- The model --------------------------------------------------------------------------------------------------------
 
 
-def _build(
-    config: dict, weights: "dict[str, torch.Tensor]", path: Path, folder: Path | None = None
-) -> "EncDecCTCModel":
+def _build(config: dict, weights: "dict[str, torch.Tensor]", path: Path, folder: Path | None = None) -> "ASRModel":
     """Build the model of a checked config, with the weights of its file.
 
     Raises:

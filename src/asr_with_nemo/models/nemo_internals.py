@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     import yaml
+    from nemo.collections.asr.losses.rnnt import RNNTLoss
     from nemo.collections.asr.parts.preprocessing.perturb import AudioAugmentor, Perturbation
     from nemo.collections.asr.parts.preprocessing.segment import AudioSegment
     from nemo.collections.asr.parts.submodules.spectr_augment import SpecCutout
@@ -58,6 +59,16 @@ def restoring(model_class: "type[ModelPT]", folder: Path | None = None) -> Itera
         yield
     finally:
         model_class._set_model_restore_state(is_being_restored=False)
+
+
+def transducer_loss(loss: "RNNTLoss") -> "torch.nn.Module":
+    """Return what a transducer's loss calls: the loss of each utterance of a batch."""
+    return loss._loss
+
+
+def set_transducer_loss(loss: "RNNTLoss", inner: "torch.nn.Module") -> None:
+    """Replace what a transducer's loss calls."""
+    _set(loss, "_loss", inner)
 
 
 # --- PyTorch 2.13, and Lightning 2.4.0, which reads these names -------------------------------------------------------

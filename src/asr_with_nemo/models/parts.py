@@ -2,8 +2,9 @@
 
 NeMo builds each part of a model by calling what its config names (`_target_`), with the parameters that it gives.
 Among NeMo's own classes are some that read, write or download files when they are made. So only the classes below are
-built: encoders, decoders, preprocessors and augmentations of CTC models. None of them opens a file. The limits are far
-above those of published models; they keep a small file from asking for all of the memory.
+built: preprocessors, augmentations, encoders, CTC decoders, and the prediction and joint networks of transducers. None
+of them opens a file. The limits are far above those of published models; they keep a small file from asking for all of
+the memory.
 
 Source: the signatures in `nemo.collections.asr.modules` of NeMo 3.0.0; `tests/models/test_parts.py` compares them.
 """
@@ -259,6 +260,67 @@ class LSTMDecoder(Part):
     add_blank: bool = True
 
 
+# --- Transducers ------------------------------------------------------------------------------------------------------
+
+
+class Prednet(BaseModel):
+    """The sizes of a transducer's prediction network; NeMo ignores other keys, so they are left out."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    pred_hidden: Positive
+    pred_rnn_layers: Annotated[int, Field(ge=1, le=64)] = 1
+    rnn_hidden_size: OrOff = -1
+    t_max: Positive | None = None
+    forget_gate_bias: Number | None = 1.0
+    weights_init_scale: Number = 1.0
+    hidden_hidden_bias_scale: Number = 0.0
+    dropout: Share | None = 0.0
+
+
+class Jointnet(BaseModel):
+    """The sizes of a transducer's joint network; NeMo ignores other keys, so they are left out."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    joint_hidden: Positive
+    activation: Name
+    encoder_hidden: Positive | None = None
+    pred_hidden: Positive | None = None
+    dropout: Share | None = 0.0
+
+
+class _Prediction(Part):
+    prednet: Prednet
+    vocab_size: Annotated[int, Field(ge=-1, le=1_000_000)] = -1
+    normalization_mode: Name | None = None
+
+
+class RNNTDecoder(_Prediction):
+    random_state_sampling: bool = False
+    blank_as_pad: bool = True
+
+
+class StatelessTransducerDecoder(_Prediction):
+    context_size: Annotated[int, Field(ge=1, le=64)] = 1
+
+
+class HATJoint(Part):
+    jointnet: Jointnet
+    num_classes: Annotated[int, Field(ge=-1, le=1_000_000)] = -1
+    num_extra_outputs: Annotated[int, Field(ge=0, le=64)] = 0
+    vocabulary: Vocabulary | None = None
+    log_softmax: bool | None = None
+    preserve_memory: bool = False
+    fuse_loss_wer: bool = False
+    fused_batch_size: OrOff | None = None
+    experimental_fuse_loss_wer: bool | None = None
+
+
+class RNNTJoint(HATJoint):
+    masking_prob: Annotated[float, Field(ge=-1, lt=1)] = -1
+
+
 ALLOWED: dict[str, dict[str, type[Part]]] = {
     "preprocessor": {
         "AudioToMelSpectrogramPreprocessor": AudioToMelSpectrogramPreprocessor,
@@ -279,8 +341,17 @@ ALLOWED: dict[str, dict[str, type[Part]]] = {
         "RNNEncoder": RNNEncoder,
     },
     "decoder": {"ConvASRDecoder": ConvASRDecoder, "LSTMDecoder": LSTMDecoder},
+    "prediction": {"RNNTDecoder": RNNTDecoder, "StatelessTransducerDecoder": StatelessTransducerDecoder},
+    "joint": {"RNNTJoint": RNNTJoint, "HATJoint": HATJoint},
 }
-"""The classes of each section of a model's config, by their names in `nemo.collections.asr.modules`."""
+"""The classes of each part of a model, by their names in `nemo.collections.asr.modules`.
+
+Each part is a section of the config, except that a transducer's prediction network is its section `decoder`, where a
+CTC model has its CTC decoder.
+"""
+
+
+# --- Settings of a model that are no modules --------------------------------------------------------------------------
 
 
 class InterCTC(Part):
@@ -288,3 +359,24 @@ class InterCTC(Part):
 
     loss_weights: Annotated[list[Number], Field(max_length=512)] | None = None
     apply_at_layers: Annotated[list[Few], Field(max_length=512)] | None = None
+
+
+class Widths(BaseModel):
+    """A transducer's `model_defaults`, as far as NeMo reads them: the inputs of the joint network."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    enc_hidden: Positive
+    pred_hidden: Positive
+
+
+class DurationLoss(BaseModel):
+    """The loss of a token-and-duration transducer: the durations in frames that it can predict, and its weights."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    durations: Annotated[list[Annotated[int, Field(ge=0, le=256)]], Field(min_length=1, max_length=64)]
+    sigma: Number = 0.0
+    omega: Share = 0.0
+    fastemit_lambda: Number = 0.0
+    clamp: Number = -1.0

@@ -14,11 +14,10 @@ from pathlib import Path
 import re2
 
 from asr_with_nemo.base.files import read_text
-from asr_with_nemo.data.sound import open_sound
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import layouts, tables, times
+from asr_with_nemo.own_data import aligned, beside, layouts, prompts, tables, times
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
-from asr_with_nemo.own_data.store import AUDIO, NO_TRANSCRIPTS, clean_text, name_key
+from asr_with_nemo.own_data.store import AUDIO, NO_TRANSCRIPTS, clean_text
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
@@ -46,7 +45,7 @@ def _usable_tables(
     """Return the usable tables with the first kind of suffixes that has any, and the reasons against the others."""
     found, reasons = [], []
     for suffixes in kinds:
-        for path in [source.path] if source.path.is_file() else _tables_of(source.path, suffixes):
+        for path in [source.path] if source.path.is_file() else _tables_of(source, suffixes):
 
             def is_audio(value: str, base: Path = path.parent) -> bool:
                 return finder.is_audio(value, base)
@@ -60,8 +59,9 @@ def _usable_tables(
     return found, reasons
 
 
-def _tables_of(folder: Path, suffixes: Set[str]) -> list[Path]:
+def _tables_of(source: Source, suffixes: Set[str]) -> list[Path]:
     """Return the tables of a folder; if they overlap, as in Common Voice, those of the train, dev and test splits."""
+    folder = source.path
     for pattern in ("*", "*/*", "*/*/*"):
         found = [path for path in sorted(folder.glob(pattern)) if path.suffix.lower() in suffixes]
         found = [path for path in found if path.is_file() and not path.name.startswith(".")]
@@ -75,7 +75,10 @@ def _tables_of(folder: Path, suffixes: Set[str]) -> list[Path]:
         whole = [path for path in found if path.stem == "validated"]
         if whole or found:
             return whole or found
-    return []
+    # Further down, the tables that are called the same: M-AILABS has a metadata.csv for each book.
+    query = "SELECT path, name FROM files WHERE kind = 'aligned' ORDER BY path"
+    named = [(path, name) for path, name in source.store.select(query) if os.path.splitext(name)[1] in suffixes]
+    return [folder / path for path, name in named if name == named[0][1]] if len(named) < 10_000 else []
 
 
 def _part_of(table: Path, folder: Path) -> str:
@@ -108,92 +111,7 @@ def _of_row(row: tables.TableRow, table: tables.Table, finder: Finder, split: st
     return Entry(**named, audio=str(path), name=finder.source.name_of(path), start=start, seconds=length)
 
 
-# --- Text files and names ---------------------------------------------------------------------------------------------
-
-
-# The end of the recordings' names if a speaker was recorded by several microphones, as in VCTK.
-_MICROPHONE = re.compile(r"[_.-](?:mic|ch|chan|channel)[_-]?\d+$")
-
-
-def _read_text_files(source: Source) -> Iterator[Entry]:
-    """Read audio files with text files of the same name, in the same folder or in a parallel tree."""
-    database = source.store.db
-    database.execute("CREATE TEMP TABLE used (path TEXT PRIMARY KEY, folder TEXT) WITHOUT ROWID")
-    for path, stem in source.store.select("SELECT path, stem FROM files WHERE kind = 'audio' ORDER BY path"):
-        text = _text_beside(source, path, stem)
-        if text is None:
-            continue  # a recording without a row
-        place = source.name_of(text)
-        database.execute("INSERT OR IGNORE INTO used VALUES (?, ?)", (place, os.path.dirname(place)))
-        lines = tables.Lines(text, source.encoding or tables.encoding_of(text))
-        rows = [row for line in lines if (row := line.strip())]
-        words = " ".join(" ".join(_spoken(rows)).split())
-        # As in VCTK, p225/p225_001.wav.
-        folder = os.path.basename(os.path.dirname(path))
-        speaker = folder if re.match(rf"{re.escape(name_key(folder))}[_-]", stem) else ""
-        entry = Entry(place, str(source.root / path), path, clean_text(words), clean_text(speaker), doubt=lines.doubt())
-        labels = [match for row in rows if (match := _LABEL.fullmatch(row))]
-        if rows and len(labels) == len(rows):
-            note = f"lines that begin with two numbers, such as those of {place}: read as start, end and text"
-            if not any(known.startswith("lines that begin") for known in source.notes):
-                source.notes.append(note)
-            yield from _of_labels(entry, labels)
-        else:
-            yield entry
-    # In a folder where no text file has a recording, the files are something else: a README, a list of speakers.
-    database.create_function("folder", 1, os.path.dirname, deterministic=True)
-    unused = (
-        "SELECT path, stem FROM files WHERE kind = 'text' AND path NOT IN (SELECT path FROM used) "
-        "AND folder(path) IN (SELECT folder FROM used) ORDER BY path"
-    )
-    for path, stem in source.store.select(unused):
-        if stem not in NO_TRANSCRIPTS:
-            yield Entry(path, name=path, problem="no audio", detail=f"no recording has the name of {path}")
-
-
-# A line of Audacity's labels (seconds) or of TIMIT (samples): start, end, text.
-_LABEL = re.compile(r"(\d+(?:[.,]\d+)?)\s+(\d+(?:[.,]\d+)?)\s+(\S.*)")
-
-
-def _of_labels(entry: Entry, labels: Sequence[re.Match[str]]) -> Iterator[Entry]:
-    """Yield an entry for each label of a recording; numbers that can't be seconds are samples."""
-    try:
-        with open_sound(entry.audio) as sound:
-            rate, whole = sound.rate, sound.seconds
-    except InputError as error:
-        yield replace(entry, text="", problem="unreadable", detail=str(error).removeprefix(f"{entry.audio}: "))
-        return
-    is_whole = all(label[1].isdecimal() and label[2].isdecimal() for label in labels)
-    longest = max(times.parse_time(label[2]) for label in labels)
-    unit = 1 / rate if is_whole and whole is not None and longest > whole + 1 else 1.0
-    for number, label in enumerate(labels, 1):
-        start, end = (times.parse_time(label[group]) * unit for group in (1, 2))
-        place = f"{entry.place}, line {number}" if len(labels) > 1 else entry.place
-        # TIMIT counts a few samples more than there are; one label for all is no cut.
-        rest = len(labels) == 1 and start == 0 and whole is not None and abs(end - whole) < 0.5
-        seconds = None if rest else end - start
-        yield replace(entry, place=place, text=clean_text(label[3]), start=start, seconds=seconds)
-
-
-def _spoken(rows: Sequence[str]) -> Sequence[str]:
-    """Return the lines that are the transcript: of THCHS-30's three lines the first, before pinyin and its parts."""
-    if len(rows) == 3 and not rows[0].isascii() and all(re.fullmatch(r"[a-z0-9 ]+", row) for row in rows[1:]):
-        return rows[:1]
-    return rows
-
-
-def _text_beside(source: Source, path: str, stem: str) -> Path | None:
-    whole = source.root / path
-    for suffix in (".txt", ".lab", ".trn", ".TXT"):
-        for beside in (whole.with_suffix(suffix), whole.with_name(whole.name + suffix)):
-            if beside.is_file():
-                return beside
-    query = "SELECT path FROM files WHERE kind = 'text' AND stem = ? LIMIT 2"
-    for name in dict.fromkeys((stem, _MICROPHONE.sub("", stem))):
-        found = list(source.store.select(query, (name,)))
-        if len(found) == 1:
-            return source.root / found[0][0]
-    return None
+# --- Names ------------------------------------------------------------------------------------------------------------
 
 
 def compile_pattern(pattern: str) -> re2._Regexp:
@@ -291,7 +209,9 @@ def _note_lists(source: Source) -> bool:
 
 FORMATS = {
     "csv": _read_table,
-    "txt": _read_text_files,
+    "txt": beside.read,
+    "aligned": aligned.read,
+    "lists": prompts.read,
     "librispeech": layouts.read_librispeech,
     "kaldi": layouts.read_kaldi,
     "nemo": _read_table,
@@ -309,6 +229,8 @@ def read(source: Source, format: str) -> Iterator[Entry]:
         InputError: the source isn't in this format.
     """
     pattern = compile_pattern(source.pattern) if source.pattern and format != "filename" else None
+    if source.tiers and format != "aligned":
+        raise InputError(f"--tier: {source.path} is read as {format}, which has no tiers; see --format in --help")
     for entry in FORMATS[format](source):
         fields = (match_name(pattern, entry.name) or {}) if pattern else {}
         if fields:
@@ -339,7 +261,7 @@ def detect(source: Source) -> str:
     if source.recipe:
         return "lhotse"
     if path.is_file():
-        return _detect_file(path)
+        return _detect_file(source)
 
     def has(*patterns: str) -> bool:
         return any(next(path.glob(pattern), None) for pattern in patterns)
@@ -350,15 +272,22 @@ def detect(source: Source) -> str:
         return "kaldi"
     if has("*supervisions*.jsonl*"):
         return "lhotse"
-    if source.store.value("SELECT 1 FROM files WHERE kind = 'text' AND name LIKE '%.trans.txt'"):
+    if source.store.value("SELECT 1 FROM files WHERE name LIKE '%.trans.txt' OR name LIKE '%.trans.tsv'"):
         return "librispeech"
     if source.pattern and re.search(r"\{(label|text)\}", source.pattern):
         return "filename"
+    is_table = source.columns or source.delimiter
+    if not is_table and (source.tiers or aligned.fits(source)):
+        return "aligned"
     finder = Finder(source)
     found, reasons = _usable_tables(source, finder, [_TABLES])
-    if found or source.columns or source.delimiter:
+    if found or is_table:
         return "csv"
-    if _has_texts_beside(source):
+    if prompts.lists_of(source):
+        return "lists"
+    if aligned.fits(source, with_tiers=True):
+        return "aligned"
+    if beside.there_are_texts(source):
         return "txt"
     if has("*.parquet", "*/*.parquet", "*/*/*.parquet"):
         return "hf"
@@ -368,28 +297,26 @@ def detect(source: Source) -> str:
     raise InputError(_what_is_missing(source, reasons + more))
 
 
-def _detect_file(path: Path) -> str:
+def _detect_file(source: Source) -> str:
+    path = source.path
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".arrow"):
         return "hf"
     instead = "is a recording; name its folder" if suffix in AUDIO else ""
     if suffix in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
         instead = "is an archive; unpack it and name the folder"
-    elif suffix in (".xlsx", ".xls", ".ods", ".numbers"):
+    elif _is_sheet(path):
         instead = "is a spreadsheet; save it as CSV in UTF-8 and name that file or its folder"
     if instead:
         raise InputError(f"{path}: {instead}")
-    return "csv"
+    is_table = source.columns or source.delimiter
+    if not is_table and prompts.lists_of(source):
+        return "lists"
+    return "aligned" if not is_table and aligned.is_one(path, source) else "csv"
 
 
-def _has_texts_beside(source: Source) -> bool:
-    texts = "SELECT stem FROM files WHERE kind = 'text'"
-    # x.txt or x.wav.txt beside x.wav
-    if source.store.value(f"SELECT 1 FROM files WHERE kind = 'audio' AND (stem IN ({texts}) OR name IN ({texts}))"):
-        return True
-    some = source.store.select("SELECT stem FROM files WHERE kind = 'audio' ORDER BY path LIMIT 100")
-    bare = [_MICROPHONE.sub("", stem) for (stem,) in some]
-    return any(source.store.value(f"SELECT 1 WHERE ? IN ({texts})", (stem,)) for stem in bare)
+def _is_sheet(path: Path) -> bool:
+    return path.suffix.lower() in (".xlsx", ".xls", ".ods", ".numbers") and not path.name.startswith((".", "~$"))
 
 
 def _what_is_missing(source: Source, reasons: list[str]) -> str:
@@ -398,11 +325,22 @@ def _what_is_missing(source: Source, reasons: list[str]) -> str:
         return f"{source.path}: no table and no text files found, and {_lacks_label(source.pattern)}"
     sounds = source.store.value("SELECT count(*) FROM files WHERE kind = 'audio'")
     tables_there = "".join(f"\n  {reason}" for reason in reasons[:3])
+    if not sounds and (timed := aligned.without_recordings(source)):
+        return (
+            f"{source.path}: no recordings found, and so none for {', '.join(timed)}; put them into the same folder, "
+            f"each with the name of its file: {Path(timed[0]).stem}.wav"
+        )
     if not sounds:
         return (
             f"{source.path}: no recordings found ({' '.join(sorted(AUDIO)[:4])} ...), and no table, data set or Kaldi "
             f"folder; name a folder that has one of these{tables_there}"
         )
+    if timed := aligned.without_recordings(source):
+        tables_there = f"\n  {', '.join(timed)}: no recording has this name{tables_there}"
+    if others := aligned.not_read(source.path):
+        tables_there += f"\n  {', '.join(others)}: not read in this form; save it as .srt, .vtt or .TextGrid"
+    for sheet in sorted(path for depth in ("*", "*/*") for path in source.path.glob(depth) if _is_sheet(path))[:3]:
+        tables_there += f"\n  {source.name_of(sheet)} is a spreadsheet: save it as CSV in UTF-8, in the same folder"
     query = "SELECT path FROM files WHERE kind = 'audio' ORDER BY path LIMIT 1 OFFSET ?"
     names = dict.fromkeys(source.store.value(query, (place,)) for place in (0, sounds // 2))
     return (

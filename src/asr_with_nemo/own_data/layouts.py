@@ -1,4 +1,4 @@
-"""Readers of public corpora's layouts: LibriSpeech, Kaldi, Lhotse manifests, and Hugging Face data sets.
+"""Readers of public corpora's layouts: LibriSpeech and LibriTTS, Kaldi, Lhotse manifests, and Hugging Face data sets.
 
 LibriSpeech and Kaldi are streamed, since they can be huge. Lhotse has recipes for a hundred more corpora, but it holds
 a corpus in memory, runs the commands in a Kaldi `wav.scp`, and skips missing files silently; so it is used only for its
@@ -26,20 +26,27 @@ from asr_with_nemo.own_data.store import clean_text
 
 
 def read_librispeech(source: Source) -> Iterator[Entry]:
-    """Read `SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`, lines of `ID TEXT`, and `ID.flac` in the same folder."""
+    """Read `SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`, lines of `ID TEXT`, and `ID.flac` in the same folder.
+
+    LibriTTS has `SPEAKER_CHAPTER.trans.tsv` instead, with the text as printed and normalised; the latter is read.
+    """
     finder = Finder(source)
-    query = "SELECT path FROM files WHERE kind = 'text' AND name LIKE '%.trans.txt' ORDER BY path"
+    query = "SELECT path FROM files WHERE name LIKE '%.trans.txt' OR name LIKE '%.trans.tsv' ORDER BY path"
     for (path,) in source.store.select(query):
         whole = source.root / path
         lines = tables.Lines(whole, source.encoding or tables.encoding_of(whole))
         for line in lines:
-            name, _, text = clean_text(line).strip().partition(" ")
+            if path.lower().endswith(".tsv"):
+                name, *texts = (cell.strip() for cell in clean_text(line).split("\t"))
+                text = texts[-1] if texts else ""
+            else:
+                name, _, text = clean_text(line).strip().partition(" ")
             if not name:
                 continue
             place = f"{path}, line {lines.number}"
             audio = finder.find(name, whole.parent)
             doubt = lines.doubt()
-            speaker = name.partition("-")[0]
+            speaker = re.split("[-_]", name)[0]
             named = {"place": place, "text": text, "speaker": speaker, "split": _part_of(path), "doubt": doubt}
             if isinstance(audio, Missing):
                 yield Entry(**named, name=name, problem=audio.problem, detail=audio.detail)

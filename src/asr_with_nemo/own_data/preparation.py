@@ -118,6 +118,8 @@ def _prepare(
         settings.pattern,
         settings.labels,
         settings.recipe,
+        settings.tiers,
+        settings.rule.language,
         scratch=out,
         notes=prepared.notes,
     )
@@ -265,6 +267,7 @@ def _keep(store: CorpusStore, outcome: Outcome, one: _Waiting) -> None:
             problem, detail = store.db.execute(query, (one.recording,)).fetchone()
     problems = [(kind, found, done) for kind, (found, done) in outcome.doubts.items()]
     problems += [(entry.doubt, "", "")] if entry.doubt else []
+    problems += [(kind, found, "") for kind, found in entry.doubts]
     seconds = pace = digest = None
     if problem:
         problems.append((problem, detail, ""))

@@ -1,6 +1,6 @@
 """The settings of a corpus preparation, and its result."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ class Settings:
     Attributes:
         format: one of `formats.FORMATS`, or "auto".
         columns: role → column of a table.
-        encoding, delimiter, pattern, labels, recipe: as in `sources.Source`.
+        encoding, delimiter, pattern, labels, recipe, tiers: as in `sources.Source`.
         rule: how transcripts are normalised.
         alphabet: the characters allowed in transcripts; None for any.
         rate: sampling rate of the WAVs, in Hz.
@@ -36,6 +36,7 @@ class Settings:
     pattern: str = ""
     labels: Mapping[str, str] | None = None
     recipe: str = ""
+    tiers: Sequence[str] = ()
     rule: Rule = field(default_factory=Rule)
     alphabet: frozenset[str] | None = None
     rate: int = audio.SAMPLE_RATE

@@ -59,6 +59,11 @@ KINDS = {
     "no label": Kind("the label isn't in the label map", "add it to the label map", lost=True),
     "no match": Kind("the name doesn't match the pattern", "rename the file, or change --pattern", lost=True),
     "broken row": Kind("the row is damaged", "repair its columns or quotes in the table", lost=True),
+    "bad times": Kind("its times can't be right", "correct its start and end in the file", lost=True),
+    "no speech": Kind("it holds a remark or a sound, but no speech", "nothing: it can't be trained on", lost=True),
+    "unreadable text": Kind(
+        "the file with its texts can't be read", "save it again in the form of its suffix", lost=True
+    ),
     "leak": Kind("the same recording is in another split", "keep one of the two", lost=True),
     "unnameable": Kind("the file's name isn't Unicode", "rename it (convmv renames a whole folder)", lost=True),
     "special": Kind("a pipe, socket or device, not a file", "remove it, or put the file there", lost=True),
@@ -69,6 +74,10 @@ KINDS = {
         "each channel holds another person, and they were mixed",
         "give each channel its own recording and transcript",
     ),
+    "overlap": Kind("another text is spoken at the same time", "correct the times, or drop both"),
+    "several speakers": Kind("several people speak in it", "divide it where they change"),
+    "unsorted": Kind("it starts before the text above it", "check its times", drop=False),
+    "sung": Kind("it is marked as sung, with notes", "drop it, unless songs are to be learned"),
     "silence": Kind("the recording is silent", "record it again, or drop it"),
     "clipping": Kind("the recording is clipped", "record it again with less gain, or drop it"),
     "very short": Kind(f"shorter than {_SHORTEST} seconds", "listen to it: it can't hold the utterance"),

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -37,6 +37,7 @@ class Entry:
         channel: to take, from 0; None for a mix of all channels.
         problem, detail: why the entry can't be used: a kind of `quality.KINDS`, and details.
         doubt: "encoding" if its line wasn't valid UTF-8.
+        doubts: further problems: kinds of `quality.KINDS` and details.
     """
 
     place: str
@@ -51,6 +52,7 @@ class Entry:
     problem: str = ""
     detail: str = ""
     doubt: str = ""
+    doubts: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -65,6 +67,8 @@ class Source:
         pattern: of the recordings' names, with {label}, {speaker}, {split} and other fields.
         labels: label → transcript; None if the labels are transcripts.
         recipe: the name of a Lhotse recipe.
+        tiers: the names of the tiers to read in annotations; by default, those with transcripts.
+        language: of the transcripts; chooses between captions in several languages.
         scratch: a folder for intermediate files.
         notes: findings of the reader, one line each.
     """
@@ -77,6 +81,8 @@ class Source:
     pattern: str = ""
     labels: Mapping[str, str] | None = None
     recipe: str = ""
+    tiers: Sequence[str] = ()
+    language: str = ""
     scratch: Path = Path(".")
     notes: list[str] = field(default_factory=list)
 

@@ -19,6 +19,8 @@ _SUFFIXES = """wav wave flac mp3 mp2 mpga ogg oga opus m4a mp4 aac wma webm amr 
 AUDIO = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 """Suffixes of audio files."""
 _TEXTS = frozenset((".txt", ".lab", ".trn"))
+ALIGNED = frozenset((".srt", ".vtt", ".textgrid", ".eaf", ".stm", ".ctm", ".json", ".csv", ".tsv"))
+"""Suffixes of files that may hold texts with times."""
 NO_TRANSCRIPTS = {"readme", "license", "licence", "copying", "changelog", "index", "notes", "speakers", "chapters"}
 """Stems of text files that hold no transcripts."""
 _KEPT = f"""
@@ -117,7 +119,7 @@ class CorpusStore:
     # --- The files of a folder ----------------------------------------------------------------------------------------
 
     def list_files(self, root: Path, leave_out: Path) -> None:
-        """List every audio and text file below a folder; links are followed, hidden files are skipped.
+        """List every file of sound or text below a folder; links are followed, hidden files are skipped.
 
         Pipes, sockets and devices are listed by a kind of their own: opening one can wait for ever.
 
@@ -142,7 +144,7 @@ class CorpusStore:
                             pending.append(Path(entry.path))
                             continue
                         stem, suffix = os.path.splitext(entry.name)
-                        kind = "audio" if suffix.lower() in AUDIO else "text" if suffix.lower() in _TEXTS else ""
+                        kind = _kind_of(suffix.lower())
                         if kind:
                             path = os.path.relpath(entry.path, root)
                             if not entry.is_file() and os.path.exists(entry.path):
@@ -166,6 +168,12 @@ class CorpusStore:
                 continue
         self.insert("files", found)
         self.db.executescript("CREATE INDEX files_by_name ON files (name); CREATE INDEX files_by_stem ON files (stem);")
+
+
+def _kind_of(suffix: str) -> str:
+    if suffix in AUDIO:
+        return "audio"
+    return "text" if suffix in _TEXTS else "aligned" if suffix in ALIGNED else ""
 
 
 def _is_unicode(text: str) -> bool:

@@ -117,7 +117,7 @@ def encoding_of(path: Path) -> str:
     return "utf-8"
 
 
-def _is_wide(encoding: str) -> bool:
+def is_wide(encoding: str) -> bool:
     """Return whether a character takes two bytes or more, so that a line can't be found among the bytes."""
     return codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
 
@@ -140,7 +140,7 @@ class Lines:
         return doubt
 
     def __iter__(self) -> Iterator[str]:
-        if _is_wide(self.encoding):
+        if is_wide(self.encoding):
             with open(self.path, encoding=self.encoding, errors="replace", newline="\n") as file:
                 for line in file:
                     yield from self._ended(line)
@@ -177,6 +177,7 @@ def inspect(
     encoding: str = "",
     delimiter: str = "",
     columns: Mapping[str, str] | None = None,
+    needs: Sequence[str] = ("audio", "text"),
 ) -> Table:
     """Detect a table's form and the roles of its columns.
 
@@ -185,6 +186,7 @@ def inspect(
         is_audio: whether a cell names a recording.
         encoding, delimiter: override the detection.
         columns: role → a column's name, or its number from 1; overrides the detection.
+        needs: the roles without which it isn't such a table; one of ("text",) may have no recordings.
 
     Raises:
         InputError: the file can't be read, isn't a table, or has no column of recordings or of transcripts.
@@ -202,7 +204,7 @@ def inspect(
     if not first:
         raise InputError(f"{path}: the table is empty; expected rows of a path and a transcript")
     with open(path, "rb") as file:
-        if b"\0" in file.read(4096) and not _is_wide(table.encoding):
+        if b"\0" in file.read(4096) and not is_wide(table.encoding):
             raise InputError(f"{path}: not a text file; expected CSV, TSV or JSON")
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json") or first in "{[":
         table.columns = list(dict.fromkeys(key for row in islice(_read_json(table), _SAMPLE) for key in row.cells))
@@ -212,10 +214,16 @@ def inspect(
     table.roles = named_roles(table, columns or {})
     _find_times(table)
     for role in ROLES:
+        if (
+            role == "audio"
+            and role not in needs
+            and not any(is_audio(as_text(cell)) for row in sample for cell in row.values())
+        ):
+            continue
         if role not in table.roles and role not in _TIMES and (column := _guess(role, table, sample, is_audio)):
             table.roles[role] = column
     for role, what in (("audio", "recordings"), ("text", "transcripts")):
-        if role not in table.roles:
+        if role in needs and role not in table.roles:
             first = sample[0] if sample and not table.has_header else {}
             there = ", ".join(f"{name} ({first[name]!r})" if first.get(name) else repr(name) for name in table.columns)
             raise InputError(

@@ -1,5 +1,6 @@
 """Times in tables: which columns hold them, in which unit, and how they are written."""
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ _COLUMN = re.compile(
     rf"(?:time_|t_)?(?P<word>{'|'.join((*_START, *_END, *_LENGTH, 'seconds'))})(?:_time|_timestamp|_at)?"
     rf"(?:_(?P<unit>{'|'.join(filter(None, _UNITS))}))?"
 )
-_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,3}):(\d{1,2}(?:[.,]\d+)?)")
+_CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,3}):(\d{1,2}(?:[.,]\d+)?)")
 _NUMBER = re.compile(r"([-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:e[-+]?\d+)?)\s*(s|sec|ms|msec)?", re.IGNORECASE)
 _SUSPECT = re.compile(r"(^|_)(time|start|begin|onset|offset|end|stop|tmin|tmax|xmin|xmax|from|to|dur|duration)(_|$)")
 
@@ -84,4 +85,7 @@ def parse_time(text: str, scale: float = 1.0) -> float:
     if number is None:
         raise ValueError(f"{text!r} is no time")
     unit = (number[2] or "").lower()
-    return float(number[1].replace(",", ".")) * (_UNITS[unit] if unit else scale)
+    seconds = float(number[1].replace(",", ".")) * (_UNITS[unit] if unit else scale)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{text[:20]!r} is no time")
+    return seconds

@@ -449,7 +449,7 @@ def load(
     """Load the search for an ARPA file: `BeamSearch` for words, NeMo's `beam_batch` for characters.
 
     Args:
-        arpa: the language model; its words are the lexicon.
+        arpa: the language model; its words are the lexicon, in lower case if they are all capitals and the labels none.
         labels: the acoustic model's letters, from `models.loading.alphabet`.
         alpha, beta, width: by default the file's tuned weights, else this module's defaults.
 
@@ -460,6 +460,9 @@ def load(
         raise InputError("beam search with a language model needs a model of letters; this one has subword pieces")
     model = ngrams.read_arpa(arpa)
     of_characters = language_model.is_of_characters(model)
+    words = "".join(model.vocabulary)
+    if not of_characters and words.isupper() and "".join(labels).islower():
+        model = ngrams.lowered(model)
     weights = language_model.tuned_weights(arpa) or (_CHARACTER_WEIGHTS if of_characters else WORD_WEIGHTS)
     given = {"alpha": alpha, "beta": beta, "width": width}
     weights = replace(weights, **{name: value for name, value in given.items() if value is not None})

@@ -1,5 +1,8 @@
 """Offline decoding with NeMo: log-probabilities, transcripts with word times, and forced alignment.
 
+`transcribe` takes every recogniser that `models.loading.load_model` loads. Log-probabilities, alignment and the search
+with a language model need a CTC decoder, which a CTC model or a hybrid has.
+
 Every function takes audio as files (any format that soundfile reads, at any sample rate) or as arrays of mono samples
 at the model's rate. Results don't depend on order or batching, apart from floating-point rounding.
 """
@@ -7,6 +10,7 @@ at the model's rate. Results don't depend on order or batching, apart from float
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +20,15 @@ from tqdm import tqdm
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import alphabet, sample_rate, seconds_per_frame, writes_letters
 from asr_with_nemo.models.names import model_path
+from asr_with_nemo.models.recognizer import choose_decoder, ctc_decoder, decoders, durations
 from asr_with_nemo.recognition import transcripts
-from asr_with_nemo.recognition.transcripts import Letter, Output, Sound, Transcript
+from asr_with_nemo.recognition.transcripts import Letter, Output, Sound, Step, Transcript
 
 if TYPE_CHECKING:
     import torch
-    from nemo.collections.asr.models import EncDecCTCModel
+    from nemo.collections.asr.models import ASRModel
+    from nemo.collections.asr.parts.submodules.rnnt_decoding import AbstractRNNTDecoding
+    from nemo.collections.asr.parts.utils.rnnt_utils import Hypothesis
 
     from asr_with_nemo.recognition.beam import Search
 
@@ -44,16 +51,43 @@ def language_model_path(model: str | os.PathLike, lm: str | os.PathLike = "") ->
     return path
 
 
-def decoder_of(model: "EncDecCTCModel", search: "Search | None" = None) -> str:
-    """Name the decoder: the search's own name, "greedy", or NeMo's name of the model's decoding strategy."""
+def decoder_of(model: "ASRModel", search: "Search | None" = None, decoder: str = "") -> str:
+    """Name the decoder: the search's own name, "greedy", or NeMo's name of the model's decoding strategy.
+
+    For models other than CTC ones, it ends with the name of the decoder: "greedy, tdt".
+    """
     if search:
         return str(search)
-    strategy = str(model.decoding.cfg.strategy)
-    return "greedy" if strategy.startswith("greedy") else strategy
+    decoder = choose_decoder(model, decoder)
+    strategy = str((_ctc_decoding(model) if decoder == "ctc" else model.decoding).cfg.strategy)
+    strategy = "greedy" if strategy.startswith("greedy") else strategy
+    return strategy if decoders(model) == ("ctc",) else f"{strategy}, {decoder}"
+
+
+def check_decoder(model: "ASRModel", decoder: str = "", search: "Search | None" = None) -> str:
+    """Return the decoder to use: the one given, else the model's default.
+
+    Raises:
+        InputError: the model doesn't have it, or a search with a language model can't use it.
+    """
+    decoder = choose_decoder(model, decoder)
+    if search and decoder != "ctc":
+        other = "add --decoder ctc" if "ctc" in decoders(model) else "take a CTC model or a hybrid"
+        raise InputError(f"a language model can't be used with the decoder {decoder}, only with ctc: {other}")
+    if decoder != "ctc" and not str(model.decoding.cfg.strategy).startswith("greedy"):
+        raise InputError(
+            f"the model is set to decode with {model.decoding.cfg.strategy}; here, the decoder {decoder} is greedy: "
+            "model.change_decoding_strategy sets greedy_batch, or use model.transcribe"
+        )
+    return decoder
+
+
+def _ctc_decoding(model: "ASRModel"):
+    return model.ctc_decoding if hasattr(model, "ctc_decoding") else model.decoding
 
 
 @contextlib.contextmanager
-def _inference(model: "EncDecCTCModel") -> Iterator[None]:
+def _inference(model: "ASRModel") -> Iterator[None]:
     """Switch off gradients, dropout, dither (random) and extra padding, as NeMo's own `transcribe` does."""
     import torch
 
@@ -69,14 +103,25 @@ def _inference(model: "EncDecCTCModel") -> Iterator[None]:
         model.train(was_training)
 
 
-def _forward(model: "EncDecCTCModel", batch: Sequence[np.ndarray]) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Run a batch of recordings, (t,) each; return log-probs (B, T, V) and the number of frames of each, (B,)."""
+def _encode(model: "ASRModel", batch: Sequence[np.ndarray]) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Run a batch of recordings, (t,) each; return the model's output and the number of frames of each, (B,).
+
+    The output is log-probs (B, T, V) of a CTC model, and the encoder's output (B, D, T) of others.
+    """
     import torch
 
     signals = [torch.from_numpy(samples) for samples in batch]
     padded = torch.nn.utils.rnn.pad_sequence(signals, batch_first=True)  # (B, t)
     lengths = torch.tensor([len(samples) for samples in batch])
-    output, frames, _ = model(input_signal=padded.to(model.device), input_signal_length=lengths.to(model.device))
+    output = model(input_signal=padded.to(model.device), input_signal_length=lengths.to(model.device))
+    return output[0], output[1]
+
+
+def _log_probs(model: "ASRModel", batch: Sequence[np.ndarray]) -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Run a batch of recordings, (t,) each; return log-probs (B, T, V) and the number of frames of each, (B,)."""
+    output, frames = _encode(model, batch)
+    if hasattr(model, "joint"):
+        output = ctc_decoder(model)(encoder_output=output)
     return output, frames
 
 
@@ -84,7 +129,7 @@ def _forward(model: "EncDecCTCModel", batch: Sequence[np.ndarray]) -> tuple["tor
 
 
 def log_probs(
-    model: "EncDecCTCModel", sounds: Sequence[Sound], batch_size: int = 16, progress: bool = True
+    model: "ASRModel", sounds: Sequence[Sound], batch_size: int = 16, progress: bool = True
 ) -> list[np.ndarray]:
     """Compute the model's log-probabilities for each recording, in the order given. Long files are not cut.
 
@@ -92,13 +137,14 @@ def log_probs(
         log-probabilities, (T, V) float32 each: a row every `seconds_per_frame`, a column per letter, the blank last.
 
     Raises:
-        InputError: a file can't be read, or an array isn't mono float samples.
+        InputError: a file can't be read, an array isn't mono float samples, or the model has no CTC decoder.
     """
+    ctc_decoder(model)
     samples = transcripts.read(sounds, sample_rate(model))
     results: list[np.ndarray] = [np.empty(0)] * len(samples)
     with _inference(model), tqdm(total=len(samples), unit="file", delay=1, leave=False, disable=not progress) as bar:
         for batch in transcripts.batches([len(s) for s in samples], batch_size):
-            output, frames = _forward(model, [samples[index] for index in batch])
+            output, frames = _log_probs(model, [samples[index] for index in batch])
             output = output.float().cpu().numpy()
             for index, row, length in zip(batch, output, frames.tolist(), strict=True):
                 results[index] = row[:length].copy()
@@ -110,15 +156,17 @@ def log_probs(
 
 
 def transcribe(
-    model: "EncDecCTCModel",
+    model: "ASRModel",
     sounds: Sequence[Sound],
     batch_size: int = 16,
     progress: bool = True,
     search: "Search | None" = None,
+    decoder: str = "",
 ) -> list[Transcript]:
     """Transcribe recordings of any length, in the order given.
 
-    The texts are those of NeMo's `model.transcribe`; a recording of more than 20 s is cut at pauses.
+    The texts are those of NeMo's `model.transcribe`, but recordings of more than 20 s, and those with pauses of a
+    second, are cut there (`data.pauses`), silence has an empty text, and quiet recordings are raised.
 
     Args:
         model: from `models.loading.load_model`.
@@ -126,39 +174,43 @@ def transcribe(
         batch_size: pieces of audio per batch.
         progress: show a progress bar.
         search: a beam search with a language model (`beam.load`); by default the model's own decoding.
+        decoder: "ctc", "rnnt" or "tdt", of a model that has several; by default a hybrid's transducer.
 
     Raises:
-        InputError: a file can't be read, or an array isn't mono float samples.
+        InputError: a file can't be read, an array isn't mono float samples, or the model lacks the decoder.
     """
-    return transcripts.all_of(transcribe_each(model, sounds, batch_size, progress, search))
+    return transcripts.all_of(transcribe_each(model, sounds, batch_size, progress, search, decoder))
 
 
 def transcribe_each(
-    model: "EncDecCTCModel",
+    model: "ASRModel",
     sounds: Sequence[Sound],
     batch_size: int = 16,
     progress: bool = True,
     search: "Search | None" = None,
+    decoder: str = "",
 ) -> Iterator[Transcript | InputError]:
     """Transcribe as `transcribe` does, but yield one result at a time; an unreadable recording yields its error.
 
     At most twice `transcripts.WINDOW_SECONDS` of audio and a piece are in memory, however long or many the recordings.
     """
-    return transcripts.transcribe_each(
-        sounds, sample_rate(model), lambda batch: _transcribe_batch(model, batch, search), batch_size, progress
-    )
+    if check_decoder(model, decoder, search) == "ctc":
+        recognise = partial(_transcribe_ctc, model, search=search)
+    else:
+        recognise = partial(_transcribe_transducer, model, decoding=_greedy(model))
+    rate = sample_rate(model)
+    recognise_audible = partial(transcripts.recognise_audible, rate=rate, recognise=recognise)
+    return transcripts.transcribe_each(sounds, rate, recognise_audible, batch_size, progress)
 
 
-def _transcribe_batch(
-    model: "EncDecCTCModel", batch: Sequence[np.ndarray], search: "Search | None"
-) -> list[Transcript]:
+def _transcribe_ctc(model: "ASRModel", batch: Sequence[np.ndarray], search: "Search | None") -> list[Transcript]:
     with _inference(model):
-        output, frames = _forward(model, batch)
+        output, frames = _log_probs(model, batch)
         rows = [row[:length] for row, length in zip(output.float().cpu().numpy(), frames.tolist(), strict=True)]
         if search:
             texts = search.texts(rows)
         else:
-            hypotheses = model.decoding.ctc_decoder_predictions_tensor(output, decoder_lengths=frames)
+            hypotheses = _ctc_decoding(model).ctc_decoder_predictions_tensor(output, decoder_lengths=frames)
             # A beam search returns a list of hypotheses per utterance, the best first.
             texts = [(found[0] if isinstance(found, list) else found).text for found in hypotheses]
     return [
@@ -167,21 +219,84 @@ def _transcribe_batch(
     ]
 
 
-def _output(model: "EncDecCTCModel", log_probs: np.ndarray) -> Output:
-    spell = None if writes_letters(model) else model.tokenizer.text_to_ids
-    return Output(log_probs, alphabet(model), seconds_per_frame(model), spell)
+# --- Transducers ------------------------------------------------------------------------------------------------------
+
+_UNKNOWN = "▁⁇▁"
+
+
+def _greedy(model: "ASRModel") -> "AbstractRNNTDecoding":
+    """Return NeMo's greedy batched decoding of a transducer, with the frame and probability of each letter or piece."""
+    from nemo.collections.asr.parts.submodules.rnnt_decoding import RNNTBPEDecoding, RNNTDecoding
+    from omegaconf import OmegaConf
+
+    asked = model.decoding.cfg.get("greedy") or {}
+    settings: dict[str, object] = {
+        "strategy": "greedy_batch",
+        "greedy": {"max_symbols": asked.get("max_symbols") or asked.get("max_symbols_per_step")},
+        "confidence_cfg": {
+            "preserve_frame_confidence": True,
+            "preserve_token_confidence": True,
+            "preserve_word_confidence": False,
+            "exclude_blank": True,
+            "aggregation": "prod",
+            "method_cfg": {"name": "max_prob", "alpha": 1.0},
+        },
+    }
+    if has := durations(model):
+        settings |= {"model_type": "tdt", "durations": has, "tdt_include_token_duration": True}
+    parts = {"decoding_cfg": OmegaConf.create(settings), "decoder": model.decoder, "joint": model.joint}
+    if writes_letters(model):
+        return RNNTDecoding(**parts, vocabulary=model.joint.vocabulary)
+    return RNNTBPEDecoding(**parts, tokenizer=model.tokenizer)
+
+
+def _transcribe_transducer(
+    model: "ASRModel", batch: Sequence[np.ndarray], decoding: "AbstractRNNTDecoding"
+) -> list[Transcript]:
+    with _inference(model):
+        encoded, frames = _encode(model, batch)  # (B, D, T), (B,)
+        hypotheses = decoding.rnnt_decoder_predictions_tensor(encoded, frames, return_hypotheses=True)
+    labels, seconds, has_pieces = alphabet(model), seconds_per_frame(model), not writes_letters(model)
+    if has_pieces:  # as their tokenizer spells them: an unknown letter as a word, marks such as <s> not at all
+        pieces = model.tokenizer.tokenizer
+        labels = [
+            _UNKNOWN if pieces.is_unknown(column) else "" if pieces.is_control(column) else label
+            for column, label in enumerate(labels)
+        ]
+    return [
+        transcripts.from_steps(
+            _steps(found, labels), seconds, found.text, len(samples) / sample_rate(model), has_pieces
+        )
+        for found, samples in zip(hypotheses, batch, strict=True)
+    ]
+
+
+def _steps(hypothesis: "Hypothesis", labels: Sequence[str]) -> Iterator[Step]:
+    """Yield what a hypothesis has written."""
+    columns, frames = (list(map(int, values)) for values in (hypothesis.y_sequence, hypothesis.timestamp))
+    lengths = list(map(int, hypothesis.token_duration if len(hypothesis.token_duration) else [1] * len(columns)))
+    choices = len(labels) + 1
+    for column, frame, length, confidence in zip(columns, frames, lengths, hypothesis.token_confidence, strict=True):
+        # NeMo's confidence is the highest probability p scaled to (p · V - 1) / (V - 1), from 0 for a guess to 1.
+        yield Step(labels[column], frame, length, (float(confidence) * (choices - 1) + 1) / choices)
 
 
 # --- Forced alignment -------------------------------------------------------------------------------------------------
 
 
-def align(model: "EncDecCTCModel", sound: Sound, text: str) -> list[Letter]:
+def _output(model: "ASRModel", log_probs: np.ndarray) -> Output:
+    spell = None if writes_letters(model) else model.tokenizer.text_to_ids
+    return Output(log_probs, alphabet(model), seconds_per_frame(model), spell)
+
+
+def align(model: "ASRModel", sound: Sound, text: str) -> list[Letter]:
     """Align a known transcript with its recording: the most likely CTC path that spells it (Viterbi).
 
     Returns:
         the letters of `text` in order, spaces included; for a model of subword pieces, those pieces.
 
     Raises:
-        InputError: `text` is empty, has characters that the model lacks, or is too long for the recording.
+        InputError: `text` is empty, has characters that the model lacks, or is too long for the recording; or the model
+            has no CTC decoder.
     """
     return _output(model, log_probs(model, [sound], progress=False)[0]).align(text)

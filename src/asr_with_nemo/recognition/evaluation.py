@@ -25,7 +25,7 @@ from asr_with_nemo.recognition.language_model import Weights
 from asr_with_nemo.recognition.wer import Counts, ScoredUtterance, by_speaker, count_errors, total_errors, wer_interval
 
 if TYPE_CHECKING:
-    from nemo.collections.asr.models import EncDecCTCModel
+    from nemo.collections.asr.models import ASRModel
 
     from asr_with_nemo.recognition.beam import Grid, Search
 
@@ -54,7 +54,8 @@ class Result:
     Attributes:
         rows: scored utterances, in the manifest's order.
         corpus: "an4", "synthetic", or the name of the manifest's folder.
-        decoder: "greedy", NeMo's name of another strategy, or a beam search with its language model and weights.
+        decoder: "greedy", NeMo's name of another strategy, or a beam search with its language model and weights; with
+            the decoder's name ("greedy, tdt") unless the model is a CTC model.
         model, manifest: paths as given ("" for a model without a file).
         duration: seconds of audio.
         seconds: computing time, from reading the files to the texts, without loading the model.
@@ -162,13 +163,14 @@ class Result:
 
 
 def evaluate(
-    model: "EncDecCTCModel",
+    model: "ASRModel",
     manifest_path: str | os.PathLike,
     batch_size: int = 16,
     model_path: str | os.PathLike = "",
     progress: bool = True,
     search: "Search | None" = None,
     line_rate: int | None = None,
+    decoder: str = "",
 ) -> Result:
     """Transcribe a manifest and compare the hypotheses with its texts.
 
@@ -182,23 +184,26 @@ def evaluate(
         progress: show a progress bar.
         search: a beam search with a language model (`beam.load`); by default the model's own decoding.
         line_rate: simulate a telephone line of this sample rate in Hz (`audio.load_through`).
+        decoder: "ctc", "rnnt" or "tdt", of a model that has several; by default a hybrid's transducer.
 
     Raises:
-        InputError: the manifest or an audio file can't be used, or the manifest's texts have no words.
+        InputError: the manifest or an audio file can't be used, the manifest's texts have no words, or the model lacks
+            the decoder.
     """
+    decoding.check_decoder(model, decoder, search)
     utterances = read_references(manifest_path)
-    files = [utterance["audio_filepath"] for utterance in utterances]
+    files = [audio.clip_of(utterance) for utterance in utterances]
     if line_rate:
         files = [audio.load_through(file, line_rate, model.cfg.preprocessor.sample_rate) for file in files]
-    decoding.transcribe(model, files[:batch_size], batch_size, progress=False, search=search)
+    decoding.transcribe(model, files[:batch_size], batch_size, False, search, decoder)
     started = time.perf_counter()
-    transcripts = decoding.transcribe(model, files, batch_size, progress, search)
+    transcripts = decoding.transcribe(model, files, batch_size, progress, search, decoder)
     seconds = time.perf_counter() - started
     rows = make_rows(manifest_path, utterances, [transcript.text for transcript in transcripts])
     return Result(
         rows,
         corpus=an4.corpus_of(manifest_path),
-        decoder=decoding.decoder_of(model, search),
+        decoder=decoding.decoder_of(model, search, decoder),
         model=str(model_path),
         manifest=str(manifest_path),
         duration=sum(transcript.duration for transcript in transcripts),
@@ -213,13 +218,11 @@ def read_references(manifest_path: str | os.PathLike) -> list[manifest.Utterance
     """Read a manifest with the reference texts of an evaluation.
 
     Raises:
-        InputError: it can't be used, its texts have no words, or it has offsets into longer files.
+        InputError: it can't be used, or its texts have no words.
     """
     utterances = manifest.read_manifest(manifest_path)
     if not any(utterance["text"].split() for utterance in utterances):
         raise InputError(f"{manifest_path}: its texts have no words, so the WER is undefined; add the reference texts")
-    if any(utterance.get("offset") for utterance in utterances):
-        raise InputError(f"{manifest_path}: has an `offset` into a longer file; cut the files first")
     return utterances
 
 
@@ -326,7 +329,7 @@ def tune(
 
 
 def tune_on(
-    model: "EncDecCTCModel",
+    model: "ASRModel",
     manifest_path: str | os.PathLike,
     search: "Search",
     batch_size: int = 16,
@@ -338,7 +341,7 @@ def tune_on(
         InputError: the manifest or an audio file can't be used, or the manifest's texts have no words.
     """
     utterances = read_references(manifest_path)
-    files = [utterance["audio_filepath"] for utterance in utterances]
+    files = [audio.clip_of(utterance) for utterance in utterances]
     log_probs = decoding.log_probs(model, files, batch_size, progress)
     return tune(search, log_probs, [utterance["text"] for utterance in utterances], progress=progress)
 

@@ -48,13 +48,14 @@ class Weights:
 
 
 def notes_path(arpa: str | os.PathLike) -> Path:
-    """Return the path of an ARPA file's notes: next to it, with .json for .arpa.
+    """Return the path of an ARPA file's notes: next to it, with .json for .arpa or .arpa.gz.
 
     Example:
         >>> notes_path("models/words.arpa").name
         'words.json'
     """
-    return Path(arpa).with_suffix(".json")
+    path = Path(arpa)
+    return (path.with_suffix("") if path.suffix == ".gz" else path).with_suffix(".json")
 
 
 def read_notes(arpa: str | os.PathLike) -> dict:

@@ -1,8 +1,10 @@
 """N-gram language models: modified Kneser-Ney smoothing, and reading and writing of ARPA files."""
 
+import gzip
 import math
 import os
 import re
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -99,6 +101,8 @@ class LanguageModel:
 
 
 _MARKS = {START, END, UNKNOWN}
+_MARKS_IN_CAPITALS = {mark.upper(): mark for mark in _MARKS}
+_GZIP, _KENLM = b"\x1f\x8b", b"mmap lm http://kheafield.com/code"
 
 
 def build_ngrams(texts: Iterable[Sequence[str]], order: int, lexicon: Iterable[str] = ()) -> LanguageModel:
@@ -200,40 +204,44 @@ def write_arpa(model: LanguageModel, path: str | os.PathLike) -> None:
 
 
 def read_arpa(path: str | os.PathLike) -> LanguageModel:
-    """Read an ARPA file of any program.
+    """Read an ARPA file of any program, compressed with gzip or not.
+
+    Of an n-gram that is there twice, as some programs write </s>, the likelier counts.
 
     Raises:
-        InputError: the file doesn't exist, or isn't a complete ARPA file.
+        InputError: the file doesn't exist, or isn't a complete ARPA file; the error says what a binary file is.
     """
     path = Path(path)
-    missing = "no such language model; make one with scripts/build_lm.py"
-    lines = read_text(path, "an ARPA file", missing, encoding="utf-8").split("\n")
+    lines = _text_of(path).split("\n")
     log_probs: dict[Ngram, float] = {}
     backoffs: dict[Ngram, float] = {}
     promised: dict[int, int] = {}
+    found: Counter[int] = Counter()
     size, ended = None, False  # of the n-grams that follow; 0 in the header, None before it
     for number, line in enumerate(lines, 1):
         line = line.strip("\r ")
-        if line == "\\data\\":
+        if line.lower() == "\\data\\":
             size = 0
         elif size is None or not line:
             continue
-        elif line == "\\end\\":
+        elif line.lower() == "\\end\\":
             ended = True
             break
-        elif section := re.fullmatch(r"\\(\d+)-grams:", line):
+        elif section := re.fullmatch(r"\\(\d+)-grams:", line, re.IGNORECASE):
             size = int(section[1])
-        elif header := re.fullmatch(r"ngram\s+(\d+)\s*=\s*(\d+)", line) if size == 0 else None:
+        elif header := re.fullmatch(r"(?i)ngram\s+(\d+)\s*=\s*(\d+)", line) if size == 0 else None:
             promised[int(header[1])] = int(header[2])
         else:
             try:
                 ngram, log_prob, backoff = _parse(line, size)
             except ValueError:
                 raise InputError(f"{path}, line {number}: expected an n-gram of {size} tokens, got {line!r}") from None
+            found[size] += 1
+            if log_prob * _LN10 <= log_probs.get(ngram, -math.inf):
+                continue
             log_probs[ngram] = log_prob * _LN10
             if backoff:
                 backoffs[ngram] = backoff * _LN10
-    found = Counter(map(len, log_probs))
     if not ended or not found or found != {size: count for size, count in promised.items() if count}:
         raise InputError(f"{path}: not an ARPA file, or cut short; make it again with scripts/build_lm.py")
     if (END,) not in log_probs:
@@ -241,11 +249,54 @@ def read_arpa(path: str | os.PathLike) -> LanguageModel:
     return LanguageModel(log_probs, backoffs)
 
 
+def _text_of(path: Path) -> str:
+    """Read an ARPA file's text."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(_KENLM))
+        if start.startswith(_GZIP):
+            with gzip.open(path, "rt", encoding="utf-8-sig", newline="\n") as file:
+                start, text = b"", file.read()
+                if not text.startswith(_KENLM.decode()):
+                    return text
+                start = _KENLM
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such language model; make one with scripts/build_lm.py") from None
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: can't be read as an ARPA file ({error})") from error
+    if start == _KENLM:
+        raise InputError(
+            f"{path}: a binary file of KenLM, which only KenLM reads; name the .arpa file that it was made from"
+        )
+    return read_text(path, "an ARPA file", "no such language model; make one with scripts/build_lm.py")
+
+
+def is_language_model(path: str | os.PathLike) -> bool:
+    """Return whether a file begins as an ARPA file, or as a binary one of KenLM does."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(2)
+        with gzip.open(path) if start == _GZIP else open(path, "rb") as file:
+            head = file.read(4096)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return head.startswith(_KENLM) or bool(re.search(rb"(?im)^(\xef\xbb\xbf)?\\data\\\s*$", head))
+
+
+def lowered(model: LanguageModel) -> LanguageModel:
+    """Return a model with its words in lower case."""
+
+    def lower(table: Mapping[Ngram, float]) -> dict[Ngram, float]:
+        return {tuple(token.lower() for token in ngram): value for ngram, value in table.items()}
+
+    return LanguageModel(lower(model.log_probs), lower(model.backoffs))
+
+
 def _parse(line: str, size: int) -> tuple[Ngram, float, float]:
     # Tabs separate fields and spaces separate tokens; some programs write only spaces. A token of NeMo's may be a
     # character that Python takes for white space, which a plain split would lose.
     log_prob, *fields = re.split("[\t ]+", line)
-    ngram, backoff = tuple(fields[:size]), fields[size:]
+    ngram, backoff = tuple(_MARKS_IN_CAPITALS.get(token, token) for token in fields[:size]), fields[size:]
     if not size or len(ngram) < size or len(backoff) > 1:
         raise ValueError
     return ngram, float(log_prob), float(backoff[0]) if backoff else 0.0

@@ -15,16 +15,15 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from asr_with_nemo.data import audio
+from asr_with_nemo.data import audio, pauses
 from asr_with_nemo.errors import InputError
 
-Sound = str | os.PathLike | np.ndarray
-"""An audio file, or mono samples (t,) in [-1, 1] at the model's sample rate."""
-# Seconds. A recording of up to WHOLE is recognised in one piece; a longer one is cut at pauses into pieces between the
-# other two lengths. Short pieces suit models that were trained on a few seconds and whose layers see a whole piece at
-# once (squeeze-and-excite, normalisation): on AN4's dev set, joined to one file, they made fewer errors than pieces of
-# 10 to 20 s.
-WHOLE, LONGEST_PIECE, SHORTEST_PIECE = 20.0, 8.0, 2.0
+Sound = str | os.PathLike | audio.Clip | np.ndarray
+"""An audio file, a part of one, or mono samples (t,) in [-1, 1] at the model's sample rate."""
+# The headers of so many files are read for the progress bar's total.
+_MOST_HEADERS = 2_000
+# dB of full scale that a twentieth of the 20 ms exceed: below _QUIET, a recording is raised to _LEVEL, AN4's median.
+_QUIET, _LEVEL = -35.0, -25.0
 # How much is read ahead, so that pieces of similar length share a batch: seconds or batches, whichever comes first.
 # The first window has few batches, so that all cores soon have work; each later one has four times as many.
 WINDOW_SECONDS, _FIRST_BATCHES, _MOST_BATCHES = 300.0, 4, 64
@@ -34,7 +33,8 @@ WINDOW_SECONDS, _FIRST_BATCHES, _MOST_BATCHES = 300.0, 4, 64
 class Word:
     """A word with its start and end in seconds from the start of the recording, and its confidence.
 
-    `confidence`, from 0 to 1, is the product of its letters' probabilities, each in the frame where it is highest.
+    `confidence`, from 0 to 1, is the product of the probabilities of its letters or pieces: by CTC, each in the frame
+    where it is highest; by a transducer, each when it was written.
     """
 
     word: str
@@ -48,7 +48,7 @@ class Transcript:
     """Transcript of one recording.
 
     Attributes:
-        text: the decoder's text.
+        text: the decoder's text, without space around it.
         words: the words of `text` with their times.
         duration: seconds of audio.
     """
@@ -98,7 +98,8 @@ class Output:
         return text.strip() if self.spell else text
 
     def transcript(self, text: str, duration: float) -> Transcript:
-        """Add word times to a decoder's text, for a recording of `duration` seconds."""
+        """Add word times to a decoder's text, stripped, for a recording of `duration` seconds."""
+        text = text.strip()
         words = _words(self._letters, duration)
         if [word.word for word in words] != text.split():  # not the greedy text: align it
             spelled = " ".join(text.split())
@@ -188,14 +189,72 @@ def _viterbi(log_probs: np.ndarray, labels: list[int]) -> np.ndarray:
 
 
 def _words(letters: Iterable[Letter], duration: float) -> list[Word]:
-    words = []
-    for is_space, group in groupby(letters, key=lambda letter: letter.letter == " "):
-        if not is_space:
-            spelled = list(group)
-            start, end = min(spelled[0].start, duration), min(spelled[-1].end, duration)
-            confidence = math.prod(letter.confidence for letter in spelled)
-            words.append(Word("".join(letter.letter for letter in spelled), start, end, round(confidence, 4)))
-    return words
+    groups = groupby(letters, key=lambda letter: letter.letter == " ")
+    return [_word(list(group), duration) for is_space, group in groups if not is_space]
+
+
+def _word(letters: Sequence[Letter], duration: float) -> Word:
+    start, end = min(letters[0].start, duration), min(letters[-1].end, duration)
+    confidence = math.prod(letter.confidence for letter in letters)
+    return Word("".join(letter.letter for letter in letters), start, end, round(confidence, 4))
+
+
+# --- The output of a transducer ---------------------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """A letter or piece that a transducer wrote, at which frame, for how many frames, and with which probability."""
+
+    piece: str
+    frame: int
+    frames: int
+    probability: float
+
+
+def from_steps(steps: Iterable[Step], seconds: float, text: str, duration: float, has_pieces: bool) -> Transcript:
+    """Return the transcript of a transducer's output.
+
+    A transducer may write several letters or pieces, even words, in one frame; their times are then the same.
+
+    Args:
+        steps: what was written, in order.
+        seconds: frame length.
+        text: the decoder's text; its words are those of the steps, apart from the spaces before punctuation marks.
+        duration: of the recording, in seconds.
+        has_pieces: whether the steps are subword pieces, in which ▁ is the space before a word.
+
+    Example:
+        >>> steps = [Step("▁go", 2, 1, 0.9), Step("al", 4, 2, 0.5), Step("▁.", 6, 1, 1.0)]
+        >>> from_steps(steps, 0.08, "goal.", 0.6, has_pieces=True).words
+        [Word(word='goal.', start=0.16, end=0.56, confidence=0.45)]
+    """
+    letters = []
+    for step in steps:
+        start, end = round(step.frame * seconds, 3), round((step.frame + max(step.frames, 1)) * seconds, 3)
+        for place, part in enumerate(step.piece.split("▁") if has_pieces else [step.piece]):
+            if place:
+                letters.append(Letter(" ", start, start, step.probability))
+            if part:
+                letters.append(Letter(part, start, end, step.probability))
+    words = _words(letters, duration)
+    if [word.word for word in words] != text.split():
+        words = _regrouped([letter for letter in letters if letter.letter != " "], text.split(), duration) or words
+    return Transcript(text, words, duration)
+
+
+def _regrouped(letters: list[Letter], words: Sequence[str], duration: float) -> list[Word]:
+    """Return the words with the times of their letters; an empty list if the letters spell something else."""
+    found, first = [], 0
+    for word in words:
+        spelled, last = "", first
+        while len(spelled) < len(word) and last < len(letters):
+            spelled += letters[last].letter
+            last += 1
+        if spelled != word:
+            return []
+        found.append(_word(letters[first:last], duration))
+        first = last
+    return found if first == len(letters) else []
 
 
 # --- Sound to batches -------------------------------------------------------------------------------------------------
@@ -243,6 +302,33 @@ def read(sounds: Sequence[Sound], rate: int) -> list[np.ndarray]:
     return [np.concatenate(list(_read_blocks(sound, index, rate))) for index, sound in enumerate(sounds)]
 
 
+def recognise_audible(
+    batch: Sequence[np.ndarray], rate: int, recognise: Callable[[list[np.ndarray]], list[Transcript]]
+) -> list[Transcript]:
+    """Recognise a batch without its silence, whose text is empty, and with quiet recordings raised.
+
+    Silence doesn't reach the network, whose normalisation would raise its noise to the level of speech. A quiet
+    recording's text would be worse: the features' logarithm has a floor, made for recordings of an ordinary level.
+
+    Args:
+        batch: mono float32 samples, (t,) each; they may be empty.
+        rate: sample rate in Hz.
+        recognise: the network and its decoder.
+    """
+    audible = [samples for samples in batch if np.abs(samples).max(initial=0) >= audio.SILENCE]
+    heard = iter(recognise([_raised(samples, rate) for samples in audible]) if audible else [])
+    return [
+        next(heard) if np.abs(samples).max(initial=0) >= audio.SILENCE else Transcript("", [], len(samples) / rate)
+        for samples in batch
+    ]
+
+
+def _raised(samples: np.ndarray, rate: int) -> np.ndarray:
+    powers = audio.frame_powers(samples, rate // 50)
+    level = 10 * math.log10(np.percentile(powers, 95) + 1e-12) if len(powers) else 0.0
+    return samples * np.float32(10 ** ((_LEVEL - level) / 20)) if level < _QUIET else samples
+
+
 def transcribe_each(
     sounds: Sequence[Sound],
     rate: int,
@@ -260,15 +346,12 @@ def transcribe_each(
         rate: the model's sample rate in Hz.
         recognise: transcribes a batch of mono float32 samples, (t,) each.
         batch_size: pieces of audio per batch.
-        progress: show a progress bar: of the files, or of the minutes if there is only one.
+        progress: show a progress bar, which counts hours of sound.
         threads: batches recognised in parallel.
     """
     waiting: list[_Read] = []
-    minutes = 0.0
-    of_one = audio.minutes_of(sounds[0]) if len(sounds) == 1 and not isinstance(sounds[0], np.ndarray) else None
-    scale = {"total": len(sounds), "unit": "file"}
-    if of_one:
-        scale = {"total": round(of_one, 1), "unit": "min", "bar_format": "{l_bar}{bar}| {n:.0f}/{total} min {elapsed}"}
+    scale = _hours(sounds) if progress else {}
+    index, reached = -1, 0.0  # of the recording that is being read, and the second up to which it is done
     with (
         ThreadPoolExecutor(threads) as pool,
         tqdm(**scale, delay=1, leave=False, disable=not progress) as bar,
@@ -277,23 +360,32 @@ def transcribe_each(
         read = windows(pieces(sounds, rate), rate, batch_size)
         if threads > 1:
             read = _ahead(read, pool)
-        started = (_Window(window, rate, recognise, batch_size, apply) for window in read)
+        started = (_Window(window, recognise, batch_size, apply) for window in read)
         for window in _one_behind(started) if threads > 1 else started:
             waiting += window.heard()
-            more = sum(piece.size for piece in window.pieces) / rate / 60
-            minutes += more
-            if of_one:
-                bar.update(more)
-            else:
-                bar.set_postfix_str(f"{minutes:.0f} min of audio", refresh=False)  # not before the delay
+            for piece in window.pieces:  # the silence between them counts, too
+                index, reached = piece.index, reached if piece.index == index else 0.0
+                bar.update((piece.start + piece.size / rate - reached) / 3600)
+                reached = piece.start + piece.size / rate
             last = waiting[-1].index  # more pieces of it may follow
-            for result in _joined(read for read in waiting if read.index < last):
-                bar.update(0 if of_one else 1)
-                yield result
+            bar.set_postfix_str(f"{last} of {len(sounds)} recordings", refresh=False)  # not before the delay
+            yield from _joined(read for read in waiting if read.index < last)
             waiting = [read for read in waiting if read.index == last]
-        for result in _joined(waiting):
-            bar.update(0 if of_one else 1)
-            yield result
+        yield from _joined(waiting)
+
+
+def _hours(sounds: Sequence[Sound]) -> dict[str, object]:
+    """Return the scale of the progress bar: hours of sound, with their total if the files say it."""
+    total = 0.0
+    for sound in sounds if len(sounds) <= _MOST_HEADERS else []:
+        minutes = None if isinstance(sound, np.ndarray) else audio.minutes_of(sound)
+        if minutes is None:  # unreadable, or without a length
+            continue
+        total += minutes / 60
+    if not total:
+        return {"bar_format": "{n:.2f} h of sound {elapsed}{postfix}"}
+    form = "{l_bar}{bar}| {n:.2f} of {total:.2f} h of sound, {elapsed}<{remaining}{postfix}"
+    return {"total": max(total, 1e-3), "bar_format": form}
 
 
 def all_of(results: Iterable[Transcript | InputError]) -> list[Transcript]:
@@ -325,11 +417,11 @@ class Piece:
 
 
 def pieces(sounds: Iterable[Sound], rate: int) -> Iterator[Piece]:
-    """Yield the pieces of recordings; those longer than `WHOLE` seconds are cut at pauses."""
+    """Yield the pieces of recordings, cut at pauses (`data.pauses`)."""
     for index, sound in enumerate(sounds):
         try:
             blocks = _read_blocks(sound, index, rate)
-            for start, samples in audio.cut_at_pauses(blocks, rate, WHOLE, LONGEST_PIECE, SHORTEST_PIECE):
+            for start, samples in pauses.cut_at_pauses(blocks, rate):
                 yield Piece(index, start, samples)
         except InputError as error:
             yield Piece(index, 0.0, error)
@@ -364,18 +456,13 @@ class _Window:
     def __init__(
         self,
         pieces: list[Piece],
-        rate: int,
         recognise: Callable[[list[np.ndarray]], list[Transcript]],
         batch_size: int,
         apply: Callable[[Callable, Iterable], Iterable],
     ):
         self.pieces = pieces
-        # Silence has an empty transcript without the network, whose normalisation would raise its noise to that of
-        # speech.
         self._heard: dict[int, Transcript | InputError] = {
-            place: piece.samples if isinstance(piece.samples, InputError) else Transcript("", [], piece.size / rate)
-            for place, piece in enumerate(pieces)
-            if isinstance(piece.samples, InputError) or np.abs(piece.samples).max(initial=0) < audio.SILENCE
+            place: piece.samples for place, piece in enumerate(pieces) if isinstance(piece.samples, InputError)
         }
         readable = [place for place in range(len(pieces)) if place not in self._heard]
         self._groups = [
@@ -429,7 +516,7 @@ def joined(parts: Sequence[tuple[float, Transcript]]) -> Transcript:
         >>> joined(parts).text, joined(parts).words[1].start, joined(parts).duration
         ('go on', 2.2, 3.5)
     """
-    if len(parts) == 1:
+    if len(parts) == 1 and parts[0][0] == 0:
         return parts[0][1]
     words = [
         replace(word, start=round(start + word.start, 3), end=round(start + word.end, 3))

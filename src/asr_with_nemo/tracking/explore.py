@@ -4,18 +4,20 @@ A table is a list of rows, each a dict of column → value; a `Path` is a record
 it to a `wandb.Table`, `browse` to an HTML table for the notebook.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from IPython.display import HTML
 from tqdm import tqdm
 
 from asr_with_nemo.base.files import read_text
 from asr_with_nemo.base.html import columns_of, html_table
-from asr_with_nemo.data import manifest
+from asr_with_nemo.data import audio, manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.tracking.pictures import MEDIA, PictureSettings, make_pictures, playable_file
 from asr_with_nemo.tracking.runs import Run
@@ -51,9 +53,10 @@ def dataset_rows(
         InputError: a manifest or a recording can't be used, or the folder can't be written.
     """
     manifests = [Path(path) for path in manifests]
-    utterances = [(path, utterance) for path in manifests for utterance in _whole_files(path)]
-    files = [utterance["audio_filepath"] for _, utterance in utterances]
-    pictured = make_pictures(files, pictures or manifests[0].parent / MEDIA, settings, progress)
+    utterances = [(path, utterance) for path in manifests for utterance in manifest.read_manifest(path)]
+    folder = Path(pictures or manifests[0].parent / MEDIA)
+    files = [_file_of(utterance, folder) for _, utterance in utterances]
+    pictured = make_pictures(files, folder, settings, progress)
     splits = {path: _splits(path) for path in manifests}
     return [
         {
@@ -70,11 +73,21 @@ def dataset_rows(
     ]
 
 
-def _whole_files(path: Path) -> list[manifest.Utterance]:
-    utterances = manifest.read_manifest(path)
-    if any(utterance.get("offset") for utterance in utterances):
-        raise InputError(f"{path}: has utterances within longer files (offset); cut the files first")
-    return utterances
+def _file_of(utterance: manifest.Utterance, folder: Path) -> Path:
+    """Return an utterance's recording; of a part of a longer file, a WAV of that part, in the folder."""
+    sound = audio.clip_of(utterance)
+    if not isinstance(sound, audio.Clip):
+        return Path(sound)
+    facts = repr((os.path.abspath(sound.path), os.stat(sound.path).st_mtime_ns, sound.offset, sound.duration))
+    wav = folder / "parts" / f"{Path(sound.path).stem}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}.wav"
+    if not wav.is_file():
+        samples = np.round(np.clip(audio.load_audio(sound), -1, 1) * 32_767).astype(np.int16)
+        try:
+            wav.parent.mkdir(parents=True, exist_ok=True)
+            audio.write_wav(wav, samples)
+        except OSError as error:
+            raise InputError(f"{wav}: can't be written ({error.strerror})") from error
+    return wav
 
 
 def _split_name(path: Path) -> str:

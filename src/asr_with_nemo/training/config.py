@@ -13,7 +13,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from asr_with_nemo.base.machine import has_working_gpu, usable_cores
@@ -21,8 +21,10 @@ from asr_with_nemo.base.values import is_number, is_whole
 from asr_with_nemo.data import sizes
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.training import tokenizers
 from asr_with_nemo.training.launch import Launch, check_strategy, launched
 
+_LOSSES = ("default", "warprnnt_numba", "pytorch", "tdt")  # of transducers: the first three are of RNN-T
 DATASETS = ("train_ds", "validation_ds", "test_ds")
 _ALWAYS_ALLOWED = ("seed", "final", "fraction", "exp_manager.resume_from_checkpoint")
 """Keys that can be overridden even if the config doesn't have them, as NeMo's own configs don't."""
@@ -257,6 +259,9 @@ def _replace(
 def complete_config(config: DictConfig, data: TrainingData | None = None) -> DictConfig:
     """Check a config and the data that it names, and put `labels` and `sample_rate` where NeMo 3 expects them.
 
+    The config is of any of NeMo's recognisers: by CTC, RNN-T or TDT, or of a hybrid. With `model.tokenizer.dir: auto`,
+    the tokenizer of a model of pieces is made here.
+
     With `final: true`, for a training whose settings have been chosen, the dev set is part of the training set
     (`train_all`), nothing is validated, and the last epoch is kept.
 
@@ -266,7 +271,8 @@ def complete_config(config: DictConfig, data: TrainingData | None = None) -> Dic
 
     Raises:
         InputError: a manifest is not given or missing, or has letters that the model can't spell or recordings that it
-            can't be trained on; held-out data is in the training set; the config is not of a character CTC model.
+            can't be trained on; held-out data is in the training set; the config is not of a recogniser, or its
+            tokenizer can't be used.
     """
     data = data or TrainingData()
     config = config.copy()
@@ -277,29 +283,57 @@ def complete_config(config: DictConfig, data: TrainingData | None = None) -> Dic
         epochs, every = (config.get("trainer", {}).get(key) for key in ("max_epochs", "check_val_every_n_epoch"))
         if every and 0 < (epochs or 0) < every:
             config.trainer.check_val_every_n_epoch = epochs  # a short training is validated at its end
-        decoder = model.get("decoder") or {}
-        if "tokenizer" in model or "joint" in model or not decoder:
-            raise InputError("the config is not of a character CTC model (model.decoder with a vocabulary of letters)")
-        labels = model.get("labels") or config.get("labels") or decoder.get("vocabulary")
-        if not labels or any(not isinstance(letter, str) or len(letter) != 1 for letter in labels):
-            raise InputError(f"model.labels is {labels}; expected a list of letters, one character each")
+        if not model.get("decoder"):
+            raise InputError("the config is not of a recogniser: it has no model.decoder")
         preprocessor = model.get("preprocessor") or {}
-        model.labels = labels
         model.sample_rate = model.get("sample_rate") or preprocessor.get("sample_rate")
         if not preprocessor or not model.sample_rate:
             raise InputError("the config has no model.preprocessor with a sample_rate")
+        labels = None if model.get("tokenizer") else _set_letters(config)
+        _check_loss(config)
         for name in DATASETS[:2]:
             dataset = model.get(name)
             if dataset is None or OmegaConf.is_missing(dataset, "manifest_filepath") or not dataset.manifest_filepath:
                 raise InputError(f"no data: give model.{name}.manifest_filepath=MANIFEST")
-            dataset.labels = model.labels
+            if labels is not None:
+                dataset.labels = labels
             path = dataset.manifest_filepath
             if not isinstance(path, str) or dataset.get("is_tarred"):
                 raise InputError(f"model.{name}: expected one manifest file in manifest_filepath, and no tarred audio")
             _check_manifest(path)
-            data.check_recordings(path, model.labels, model.sample_rate)
+            data.check_recordings(path, labels, model.sample_rate)
+        if labels is None:
+            tokenizers.prepare(config, [model[name].manifest_filepath for name in DATASETS[:2]], data)
         _check_held_out(config, data)
     return config
+
+
+def _set_letters(config: DictConfig) -> ListConfig:
+    """Put the alphabet of a config where NeMo 3 expects it, and return it.
+
+    Raises:
+        InputError: there is none.
+    """
+    model = config.model
+    labels = model.get("labels") or config.get("labels") or model.decoder.get("vocabulary")
+    if not labels or any(not isinstance(letter, str) or len(letter) != 1 for letter in labels):
+        raise InputError(
+            f"model.labels is {labels}; expected a list of letters, one character each, or a tokenizer in "
+            "model.tokenizer"
+        )
+    model.labels = labels
+    return model.labels
+
+
+def _check_loss(config: DictConfig) -> None:
+    """Make sure that a transducer's loss is of a kind whose models this package loads again.
+
+    Raises:
+        InputError: it is another.
+    """
+    loss = (config.model.get("loss") or {}).get("loss_name", "default")
+    if config.model.get("joint") and loss not in _LOSSES:
+        raise InputError(f"model.loss.loss_name={loss}: expected one of {', '.join(_LOSSES)}")
 
 
 def _make_final(config: DictConfig) -> None:

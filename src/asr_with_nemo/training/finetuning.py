@@ -23,6 +23,7 @@ from asr_with_nemo.errors import InputError
 from asr_with_nemo.models import nemo_internals
 from asr_with_nemo.models.loading import alphabet, load_model, writes_letters
 from asr_with_nemo.models.names import model_path
+from asr_with_nemo.models.recognizer import check_ctc
 from asr_with_nemo.models.vocabulary import read_alphabet
 from asr_with_nemo.tracking import artifacts
 from asr_with_nemo.training import config as training_config
@@ -94,6 +95,7 @@ def complete_config(config: DictConfig, base: "EncDecCTCModel") -> DictConfig:
     """
     config = config.copy()
     settings = _settings(config)
+    check_ctc(base, f"{settings['model']}: fine-tuning")
     same = writes_letters(base) and settings["vocabulary"] is None
     if not same and settings["vocabulary"] is None:
         raise InputError(

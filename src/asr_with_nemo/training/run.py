@@ -27,11 +27,13 @@ from asr_with_nemo.base.machine import quieten
 from asr_with_nemo.data.archives import sha256_of
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.models.model_config import class_of
 from asr_with_nemo.models.model_file import check_nemo
 from asr_with_nemo.models.names import SUMMARY
+from asr_with_nemo.models.recognizer import durations
 from asr_with_nemo.tracking.session import configure_wandb, describe_mode, project_name
 from asr_with_nemo.tracking.wandb_internals import drop_deprecated_settings
-from asr_with_nemo.training import wandb_callbacks
+from asr_with_nemo.training import tokenizers, wandb_callbacks
 from asr_with_nemo.training.callbacks import EpochLines, EpochSeeds, FusedClipping, ReplacedCheckpoints, WeightAveraging
 from asr_with_nemo.training.checkpoints import (
     best_checkpoint,
@@ -94,7 +96,10 @@ def _digest(config: DictConfig, start: Path | None) -> str:
         if settings["model"].get(name):
             settings["model"][name] |= {"num_workers": 0, "pin_memory": False}
     digest = hashlib.sha256(json.dumps([settings, place.get("ema")], sort_keys=True).encode())
-    for file in [*(config.model[name].manifest_filepath for name in DATASETS[:2]), *([start] if start else [])]:
+    files = [config.model[name].manifest_filepath for name in DATASETS[:2]]
+    if tokenizer := config.model.get("tokenizer"):
+        files.append(Path(tokenizer.dir) / tokenizers.MODEL)
+    for file in [*files, *([start] if start else [])]:
         digest.update(b"\0")
         with open(file, "rb") as content:
             while block := content.read(2**20):
@@ -181,6 +186,7 @@ def _train_in(
     if first_epoch:
         log(f"resuming from the end of epoch {first_epoch}")
     if trainer.is_global_zero:
+        tokenizers.keep(config, folder)
         OmegaConf.save(config, folder / "config.yaml", resolve=True)
     if run := wandb_run(trainer):
         wandb_callbacks.start(run, config)
@@ -251,23 +257,32 @@ def _dev_digest(config: DictConfig) -> str:
 
 
 def build_model(config: DictConfig, trainer: pl.Trainer | None = None):
-    """Build the NeMo model that a config describes (an `EncDecCTCModel`).
+    """Build the NeMo model that a config describes, of one of `model_config.MODEL_CLASSES`.
+
+    On a CPU, for which NeMo has no loss of TDT models, theirs is `training.tdt_loss`.
 
     Raises:
         InputError: NeMo can't build it, with NeMo's reason.
     """
-    from nemo.collections.asr.models import EncDecCTCModel
+    from nemo.collections.asr import models
 
-    from asr_with_nemo.training import augmentation, channels_last
+    from asr_with_nemo.training import augmentation, channels_last, tdt_loss
 
     quieten()
     _check_names(config)
     augmentation.register()
+    # Resolved, so that a checkpoint's config has no references to sections outside of `model`.
+    section = OmegaConf.create(OmegaConf.to_container(config.model, resolve=True))
+    for ctc in (section.get("aux_ctc"), None if section.get("joint") else section):
+        if ctc is not None and not ctc.get("decoding"):
+            ctc.decoding = {"strategy": "greedy_batch"}  # NeMo's default, whose class a checkpoint would have to name
     try:
-        model = EncDecCTCModel(cfg=config.model, trainer=trainer)
+        model = getattr(models, class_of(section))(cfg=section, trainer=trainer)
     except Exception as error:  # NeMo, Hydra and torch raise errors of any type for an invalid setting
         reason = str(error.__cause__ or error).strip()
         raise InputError(f"NeMo can't build this model: {reason}\nLook at the model: section of the config.") from error
+    if frames := durations(model):
+        tdt_loss.use(model.loss, frames, model.cfg.loss.tdt_kwargs)
     augmentation.seed_cutout(model)
     augmentation.keep_in_memory(model)
     if config.model.train_ds.get("vocal_tract"):

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from asr_with_nemo.data import audio, manifest
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.models.recognizer import greedy_texts
 from asr_with_nemo.tracking import artifacts
 from asr_with_nemo.tracking.corpus_artifacts import manifests_artifact
 from asr_with_nemo.tracking.versions import fetch_model, list_versions, log_model
@@ -250,13 +251,10 @@ class PredictionTable(pl.Callback):
         batch = torch.nn.utils.rnn.pad_sequence(signals, batch_first=True).to(pl_module.device)  # (B, t)
         lengths = torch.tensor([len(signal) for signal in signals], device=pl_module.device)
         with trainer.precision_plugin.val_step_context():
-            log_probs, frames, _ = pl_module(input_signal=batch, input_signal_length=lengths)
-            found = pl_module.decoding.ctc_decoder_predictions_tensor(log_probs, decoder_lengths=frames)
+            texts = greedy_texts(pl_module, batch, lengths)
         rows = []
-        for utterance, hypothesis in zip(self.utterances, found, strict=True):
+        for utterance, text in zip(self.utterances, texts, strict=True):
             reference, path = utterance["text"], Path(utterance["audio_filepath"])
-            # A beam search returns a list of hypotheses for each utterance, the best first.
-            text = (hypothesis[0] if isinstance(hypothesis, list) else hypothesis).text
             wer = round(word_error_rate([text], [reference]), 4) if reference.split() else None
             rows.append({"File": path.name, "Audio": path, "Reference": reference, "Hypothesis": text, "WER": wer})
         return rows

@@ -1,0 +1,163 @@
+"""Transcripts as text, JSON lines, subtitles (SRT, WebVTT), CTM, Praat's TextGrid, and a table of words."""
+
+import json
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from asr_with_nemo.recognition.transcripts import Transcript, Word
+
+_WIDTH, _LINES, _LONGEST = 42, 2, 7.0
+"""Characters a line, lines a subtitle, and its seconds at most, as subtitlers have it."""
+_SHORTEST, _GAP = 1.0, 1.0
+"""Seconds that a subtitle stays at least, if the next one leaves it the time; and a pause that ends one."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of transcripts.
+
+    Attributes:
+        suffix: of its files.
+        write: (name of the recording, transcript, whether there are several) → what is written for it.
+        several: whether a file may hold several recordings.
+        head: what a file starts with.
+    """
+
+    suffix: str
+    write: Callable[[str, Transcript, bool], str]
+    several: bool = True
+    head: str = ""
+
+
+# --- Text, tables -----------------------------------------------------------------------------------------------------
+
+
+def _text(name: str, heard: Transcript, several: bool) -> str:
+    return f"{name}\t{heard.text}\n" if several else f"{heard.text}\n"
+
+
+def _jsonl(name: str, heard: Transcript, several: bool) -> str:
+    return json.dumps({"file": name} | asdict(heard), ensure_ascii=False) + "\n"
+
+
+def _tsv(name: str, heard: Transcript, several: bool) -> str:
+    return "".join(f"{name}\t{w.start:.3f}\t{w.end:.3f}\t{w.word}\t{w.confidence:.4f}\n" for w in heard.words)
+
+
+def _ctm(name: str, heard: Transcript, several: bool) -> str:
+    """NIST's CTM: recording, channel, start, duration, word, confidence, separated by spaces."""
+    recording = "_".join(Path(name).stem.split())
+    return "".join(
+        f"{recording} 1 {w.start:.3f} {w.end - w.start:.3f} {w.word} {w.confidence:.4f}\n" for w in heard.words
+    )
+
+
+# --- Subtitles --------------------------------------------------------------------------------------------------------
+
+
+def subtitles(heard: Transcript) -> Iterator[tuple[float, float, list[str]]]:
+    """Group words into subtitles: start and end in seconds, and one or two lines.
+
+    A subtitle has up to 2 lines of 42 characters and 7 s, and ends at a pause of a second. It is shown for a second at
+    least, if the next one leaves it the time.
+
+    Example:
+        >>> words = [Word("go", 0.2, 0.4, 0.9), Word("on", 3.0, 3.2, 0.9)]
+        >>> [(start, end, lines) for start, end, lines in subtitles(Transcript("go on", words, 3.5))]
+        [(0.2, 1.2, ['go']), (3.0, 3.5, ['on'])]
+    """
+    groups: list[list[Word]] = []
+    for word in heard.words:
+        group = groups[-1] if groups else []
+        if (
+            group
+            and word.start - group[-1].end < _GAP
+            and word.end - group[0].start <= _LONGEST
+            and len(_lines([*group, word])) <= _LINES
+        ):
+            group.append(word)
+        else:
+            groups.append([word])
+    starts = [group[0].start for group in groups[1:]] + [heard.duration]
+    for group, following in zip(groups, starts, strict=False):  # without words there is one too many
+        start, end = group[0].start, min(group[-1].end, group[0].start + _LONGEST)
+        end = max(end, min(start + _SHORTEST, following))
+        yield start, round(max(end, start + 0.001), 3), _lines(group)
+
+
+def _lines(words: list[Word]) -> list[str]:
+    """Break a subtitle into lines, two of about equal length rather than a full one and a rest."""
+    text = " ".join(word.word for word in words)
+    lines = textwrap.wrap(text, _WIDTH)
+    if len(lines) == _LINES:
+        for width in range(len(text) // _LINES, _WIDTH):
+            balanced = textwrap.wrap(text, width, break_long_words=False)
+            if len(balanced) == _LINES and max(map(len, balanced)) <= _WIDTH:
+                return balanced
+    return lines
+
+
+def _clock(seconds: float, comma: str) -> str:
+    whole = round(seconds * 1000)
+    return f"{whole // 3_600_000:02}:{whole // 60_000 % 60:02}:{whole // 1000 % 60:02}{comma}{whole % 1000:03}"
+
+
+def _srt(name: str, heard: Transcript, several: bool) -> str:
+    return "".join(
+        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n" + "\n".join(lines) + "\n\n"
+        for number, (start, end, lines) in enumerate(subtitles(heard), 1)
+    )
+
+
+def _vtt(name: str, heard: Transcript, several: bool) -> str:
+    return "".join(
+        f"{_clock(start, '.')} --> {_clock(end, '.')}\n" + "\n".join(map(_escaped, lines)) + "\n\n"
+        for start, end, lines in subtitles(heard)
+    )
+
+
+def _escaped(line: str) -> str:
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+# --- Praat ------------------------------------------------------------------------------------------------------------
+
+
+def _textgrid(name: str, heard: Transcript, several: bool) -> str:
+    """Praat's TextGrid with a tier of words; what is between them are intervals without a text."""
+    intervals: list[tuple[float, float, str]] = []
+    reached = 0.0
+    for word in heard.words:
+        start = max(word.start, reached)
+        if word.end <= start:
+            continue
+        if start > reached:
+            intervals.append((reached, start, ""))
+        intervals.append((start, word.end, word.word))
+        reached = word.end
+    end = max(heard.duration, reached)
+    if reached < end or not intervals:
+        intervals.append((reached, end, ""))
+    lines = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "xmin = 0", f"xmax = {end:.3f}"]
+    lines += ["tiers? <exists>", "size = 1", "item []:", "    item [1]:", '        class = "IntervalTier"']
+    lines += ['        name = "words"', "        xmin = 0", f"        xmax = {end:.3f}"]
+    lines += [f"        intervals: size = {len(intervals)}"]
+    for number, (start, stop, text) in enumerate(intervals, 1):
+        quoted = text.replace('"', '""')
+        lines += [f"        intervals [{number}]:", f"            xmin = {start:.3f}", f"            xmax = {stop:.3f}"]
+        lines += [f'            text = "{quoted}"']
+    return "\n".join(lines) + "\n"
+
+
+FORMATS = {
+    "text": Format(".txt", _text),
+    "jsonl": Format(".jsonl", _jsonl),
+    "srt": Format(".srt", _srt, several=False),
+    "vtt": Format(".vtt", _vtt, several=False, head="WEBVTT\n\n"),
+    "ctm": Format(".ctm", _ctm),
+    "textgrid": Format(".TextGrid", _textgrid, several=False),
+    "tsv": Format(".tsv", _tsv, head="file\tstart\tend\tword\tconfidence\n"),
+}
+"""The formats by their names."""

@@ -1,0 +1,217 @@
+"""The tokenizer of a model that writes pieces of words: made for the corpus, checked against it, kept with the run.
+
+NeMo's configs for such models have a section `model.tokenizer` with the folder of a SentencePiece tokenizer. With
+`dir: auto`, the tokenizer is made of the training texts; `size` sets its number of pieces.
+"""
+
+import hashlib
+import io
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from asr_with_nemo.base.files import replacing
+from asr_with_nemo.base.values import is_whole
+from asr_with_nemo.data.training_data import TrainingData
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.models.model_file import TOKENIZER
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+AUTO = "auto"
+"""The value of `model.tokenizer.dir` with which a tokenizer is made."""
+MODEL, VOCABULARY = "tokenizer.model", "vocab.txt"
+_FILES = (MODEL, "tokenizer.vocab", VOCABULARY)
+_WORDS_PER_PIECE, _MOST_PIECES = 50, 1024
+_MOST_NAMED = 5  # texts in a warning
+
+
+@dataclass(frozen=True)
+class Unwritable:
+    """The texts of a manifest that a tokenizer can't write.
+
+    Attributes:
+        texts: how many of the manifest's texts.
+        total: the number of texts.
+        letters: the characters that it lacks, with how often the texts have them, the most frequent first.
+        examples: a few of the texts, with what the tokenizer makes of them.
+    """
+
+    texts: int
+    total: int
+    letters: dict[str, int]
+    examples: list[tuple[str, str]]
+
+    def __str__(self) -> str:
+        letters = ", ".join(f"{letter!r} ({count:,})" for letter, count in self.letters.items())
+        lines = [f"{self.texts:,} of {self.total:,} texts can't be written as they are" + (letters and f": {letters}")]
+        lines += [f"  {text!r} becomes {written!r}" for text, written in self.examples]
+        return "\n".join(lines)
+
+
+def fitting_size(texts: Iterable[str]) -> int:
+    """Return a number of pieces for a corpus: its letters, and one more for every 50 words, at most 1,024 in all.
+
+    So a small corpus has pieces that are frequent enough to be learnt; 1,024 is what NVIDIA's English models have.
+
+    Example:
+        >>> fitting_size(["go on"] * 500)
+        27
+    """
+    letters, words = set(), 0
+    for text in texts:
+        letters.update(text)
+        words += len(text.split())
+    return max(len(letters) + 2, min(_MOST_PIECES, len(letters | {"▁"}) + 2 + words // _WORDS_PER_PIECE))
+
+
+def make(texts: Sequence[str], folder: Path, size: int | None = None) -> int:
+    """Make a SentencePiece tokenizer (unigram) of texts, in the files that NeMo wants, and return its pieces' number.
+
+    Args:
+        texts: the training transcripts.
+        folder: for the files; it appears when they are complete.
+        size: pieces, by default `fitting_size`; there may be fewer, if the texts have no more.
+
+    Raises:
+        InputError: the texts are empty, have too many letters for the size, or the folder can't be written.
+    """
+    import sentencepiece
+
+    size = size or fitting_size(texts)
+    written = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=written,
+            vocab_size=size,
+            model_type="unigram",
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            bos_id=-1,
+            eos_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(
+            f"model.tokenizer: no tokenizer of {size} pieces can be made of the training texts ({reason}); "
+            f"set another size: +model.tokenizer.size={2 * size}"
+        ) from error
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    rows = [(pieces.id_to_piece(column), pieces.get_score(column)) for column in range(pieces.get_piece_size())]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(folder) as partial:
+            partial.mkdir()
+            (partial / MODEL).write_bytes(written.getvalue())
+            (partial / "tokenizer.vocab").write_text("".join(f"{p}\t{s:g}\n" for p, s in rows), encoding="utf-8")
+            (partial / VOCABULARY).write_text("".join(f"{piece}\n" for piece, _ in rows), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{folder}: can't be written ({error.strerror}); set exp_manager.exp_dir") from error
+    return len(rows)
+
+
+def load(folder: Path) -> "SentencePieceProcessor":
+    """Load the tokenizer of a folder.
+
+    Raises:
+        InputError: the folder has none.
+    """
+    import sentencepiece
+
+    file = folder / MODEL
+    if not file.is_file():
+        raise InputError(
+            f"{folder}: has no {MODEL}; model.tokenizer.dir is the folder of a SentencePiece tokenizer, or "
+            f"{AUTO}, with which one is made of the training texts"
+        )
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=str(file))
+    except (RuntimeError, OSError) as error:
+        raise InputError(f"{file}: not a SentencePiece model, or damaged") from error
+
+
+def unwritable(pieces: "SentencePieceProcessor", texts: Iterable[str]) -> Unwritable:
+    """Find the texts that a tokenizer can't write: written and read again, they are others."""
+    letters: Counter[str] = Counter()
+    found, total, examples, known = 0, 0, [], {}
+    for text in texts:
+        total += 1
+        columns = pieces.encode(text)
+        written = pieces.decode(columns)
+        if written == " ".join(text.split()) and pieces.unk_id() not in columns:
+            continue
+        found += 1
+        for letter in set(text) - known.keys() - {" "}:
+            known[letter] = pieces.unk_id() not in pieces.encode(letter)
+        letters.update(letter for letter in text if not known.get(letter, True))
+        if len(examples) < _MOST_NAMED:
+            examples.append((text, written))
+    return Unwritable(found, total, dict(letters.most_common()), examples)
+
+
+def prepare(config: DictConfig, manifests: Sequence[str], data: TrainingData) -> None:
+    """Make or find the tokenizer of a config, check it, and say which texts it can't write.
+
+    Args:
+        config: a training config with a section `model.tokenizer`; its `dir` is set, and `size` is removed.
+        manifests: those whose texts the model has to write, that of the training first.
+        data: has them parsed.
+
+    Raises:
+        InputError: there is no tokenizer and none can be made, or it is of another kind.
+    """
+    section = config.model.tokenizer
+    if section.get("dir") == AUTO and OmegaConf.is_missing(section, "type"):
+        section.type = "bpe"  # the kind that is made
+    if section.get("type") != "bpe":
+        raise InputError(f"model.tokenizer.type={section.get('type')}: expected bpe (SentencePiece)")
+    if OmegaConf.is_missing(section, "dir") or not section.get("dir"):
+        raise InputError(f"no tokenizer: give model.tokenizer.dir={AUTO} to make one, or the folder of one")
+    with open_dict(section):
+        size = section.pop("size", None)
+    if size is not None and (not is_whole(size) or not 2 <= size <= 65_536):
+        raise InputError(f"model.tokenizer.size={size}: expected the number of pieces, a whole number")
+    log = rank_zero_only(print)
+    if section.dir == AUTO:
+        texts = [row["text"] for row in data.parsed(manifests[0]).utterances]
+        digest = hashlib.sha256(json.dumps([texts, size]).encode()).hexdigest()[:12]
+        place = Path((config.get("exp_manager") or {}).get("exp_dir") or "runs") / "tokenizers" / digest
+        if not (place / MODEL).is_file():
+            make(texts, place, size)
+        section.dir = str(place)
+    pieces = load(Path(section.dir))
+    log(f"tokenizer: {pieces.get_piece_size():,} pieces, in {section.dir}")
+    for path in manifests:
+        wrong = unwritable(pieces, (row["text"] for row in data.parsed(path).utterances))
+        if wrong.texts:
+            log(f"warning: {path}: {wrong}")
+
+
+@rank_zero_only
+def keep(config: DictConfig, folder: Path) -> None:
+    """Copy the tokenizer of a config into the folder of its training, for which its checkpoints need it.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    place = folder / TOKENIZER
+    if "tokenizer" in config.model and not (place / MODEL).is_file():
+        source = Path(config.model.tokenizer.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(place) as partial:
+            partial.mkdir()
+            for name in _FILES:
+                if (source / name).is_file():
+                    shutil.copyfile(source / name, partial / name)

@@ -1,0 +1,129 @@
+"""Corpora whose lists name the recordings, each in its own form, and the folders of LibriTTS and M-AILABS."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from asr_with_nemo.errors import InputError
+from tests.own_data.corpora import fates, prepare, record, sentence, with_table
+
+COUNT = 12
+
+
+def rows_of(source: Path, out: Path) -> dict[str, dict[str, str]]:
+    prepared = prepare(source, out, split="utterance")
+    assert prepared.fates == {"kept": COUNT}
+    return fates(prepared)
+
+
+def test_a_corpus_of_cmu_sphinx_is_read(tmp_path: Path):
+    mine = tmp_path / "mine"
+    ids, lines = [], []
+    for number in range(COUNT):
+        person, name = f"p{number % 3}", f"u{number // 3}"  # names alone occur three times
+        record(mine / "wav" / person / f"{name}.wav", 1.2 + number / 100)
+        ids.append(f"{person}/{name}")
+        lines.append(f"<s> {sentence(number).upper()} </s> ({name})")
+    lines[5] = lines[5].replace("<s> ", "<s> ++cough++ HELLO(2) ")
+    (mine / "etc").mkdir()
+    (mine / "etc" / "mine_train.fileids").write_text("\n".join(ids) + "\n")
+    (mine / "etc" / "mine_train.transcription").write_text("\n".join(lines) + "\n")
+    rows = rows_of(mine, tmp_path / "out")
+    assert {(row["speaker"], row["text"]) for name, row in rows.items() if "p2/u1" not in name} == {
+        (f"p{number % 3}", sentence(number)) for number in range(COUNT) if number != 5
+    }
+    odd = rows["wav/p2/u1.wav"]
+    assert odd["text"] == f"cough hello {sentence(5)}" and "annotation ([cough]" in odd["problems"]
+    assert rows_of(mine / "etc" / "mine_train.transcription", tmp_path / "alone")
+
+
+def test_a_voice_of_cmu_arctic_is_read(tmp_path: Path):
+    mine = tmp_path / "mine" / "cmu_us_bdl_arctic"
+    for number in range(COUNT):
+        record(mine / "wav" / f"arctic_a{number:04}.wav", 1.2)
+    (mine / "etc").mkdir()
+    lines = [f'( arctic_a{number:04} "{sentence(number).capitalize()}." )\n' for number in range(COUNT)]
+    (mine / "etc" / "txt.done.data").write_text("".join(lines))
+    rows = rows_of(tmp_path / "mine", tmp_path / "out")
+    assert {row["speaker"] for row in rows.values()} == {"bdl"}
+    assert rows["cmu_us_bdl_arctic/wav/arctic_a0003.wav"]["text"] == sentence(3)
+    (mine / "etc" / "txt.done.data").write_text("".join(lines[:-1]) + "( arctic_a0011 \n")
+    prepared = prepare(mine, tmp_path / "broken", split="utterance")
+    assert prepared.problems["broken row"] == 1
+
+
+def test_packages_of_voxforge_are_read(tmp_path: Path):
+    mine = tmp_path / "mine"
+    for number in range(COUNT):
+        package = mine / f"user{number % 2}-2010{number // 6}"
+        record(package / "wav" / f"a{number}.wav", 1.2)
+        (package / "etc").mkdir(exist_ok=True)
+        with open(package / "etc" / "PROMPTS", "a", encoding="utf-8") as file:
+            file.write(f"{package.name}/mfc/a{number} {sentence(number).upper()}\n")
+        (package / "etc" / "prompts-original").write_text("a0 something else\n")
+    rows = rows_of(mine, tmp_path / "out")
+    assert rows["user1-20100/wav/a3.wav"]["text"] == sentence(3)
+    assert {row["speaker"] for row in rows.values()} == {"user0", "user1"}
+
+
+@pytest.mark.parametrize("suffix", [".wrd", ".ltr"])
+def test_fairseqs_lists_have_their_texts_beside_them(suffix: str, tmp_path: Path):
+    mine = tmp_path / "mine"
+    texts = []
+    for number in range(COUNT):
+        record(mine / "audio" / f"{number}.wav", 1.2)
+        words = sentence(number).upper()
+        texts.append(words if suffix == ".wrd" else " ".join(words.replace(" ", "|")) + " |")
+    rows = "".join(f"{number}.wav\t19200\n" for number in range(COUNT))
+    (mine / "train.tsv").write_text(f"/another/machine/audio\n{rows}")
+    (mine / f"train{suffix}").write_text("\n".join(texts) + "\n")
+    assert rows_of(mine, tmp_path / "out")["audio/3.wav"]["text"] == sentence(3)
+    (mine / f"train{suffix}").write_text("\n".join(texts[1:]) + "\n")
+    with pytest.raises(InputError, match=rf"train\{suffix}: has 11 lines.*12 recordings"):
+        prepare(mine, tmp_path / "short")
+
+
+@pytest.mark.parametrize("has_table", [True, False])
+def test_libritts_is_read_with_its_normalised_texts(has_table: bool, tmp_path: Path):
+    mine = tmp_path / "mine"
+    for number in range(COUNT):
+        chapter = mine / "train-clean-100" / str(number % 3) / "201"
+        name = f"{number % 3}_201_{number:06}_000000"
+        record(chapter / f"{name}.wav", 1.2)
+        (chapter / f"{name}.normalized.txt").write_text(sentence(number))
+        (chapter / f"{name}.original.txt").write_text(f"{number} Mr.")
+        if has_table:
+            with open(chapter / f"{number % 3}_201.trans.tsv", "a", encoding="utf-8") as file:
+                file.write(f"{name}\t{number} Mr.\t{sentence(number)}\n")
+    rows = rows_of(mine, tmp_path / "out")
+    assert {row["text"] for row in rows.values()} == {sentence(number) for number in range(COUNT)}
+    if has_table:
+        assert {row["speaker"] for row in rows.values()} == {"0", "1", "2"}
+
+
+def test_mailabs_has_a_table_for_each_book_far_below(tmp_path: Path):
+    mine = tmp_path / "mine"
+    for book in range(3):
+        folder = mine / "en_US" / "by_book" / "female" / f"ann{book}" / f"book{book}"
+        rows = []
+        for number in range(4):
+            record(folder / "wavs" / f"b{book}_{number}.wav", 1.2)
+            rows.append((f"b{book}_{number}", "Written as PRINTED", sentence(10 * book + number)))
+        with_table(folder, rows, "metadata.csv", delimiter="|")
+    prepared = prepare(mine, tmp_path / "out", split="utterance", pattern="{a}/{b}/{c}/{speaker}/{book}/{d}/*")
+    assert prepared.fates == {"kept": COUNT}
+    rows = fates(prepared)
+    assert {row["speaker"] for row in rows.values()} == {"ann0", "ann1", "ann2"}
+    assert {row["text"] for row in rows.values()} == {sentence(10 * b + n) for b in range(3) for n in range(4)}
+
+
+def test_a_spreadsheet_in_a_folder_is_named(tmp_path: Path):
+    mine = tmp_path / "mine"
+    for number in range(3):
+        record(mine / f"r{number}.wav", 1.2)
+    (mine / "texts.xlsx").write_bytes(b"PK\3\4")
+    (mine / "~$texts.xlsx").write_bytes(b"open in Excel")
+    with pytest.raises(InputError, match=r"texts\.xlsx is a spreadsheet: save it as CSV") as error:
+        prepare(mine, tmp_path / "out")
+    assert not re.search(r"~\$", str(error.value))

@@ -1,0 +1,140 @@
+"""A day with scripts/transcribe.py: folders, lists, manifests, subtitles, an interruption."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr_with_nemo.data import an4, audio, manifest
+from tests.conftest import ROOT, run_script
+from tests.recognition.in_process import error_of
+
+
+@pytest.fixture
+def folder(small_corpus: an4.Corpus, tmp_path: Path) -> Path:
+    """Three recordings, one in a folder of its own, and what a Mac leaves beside them."""
+    rows = manifest.read_manifest(small_corpus.manifest("test"))
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name, row in zip(("a.wav", "b.wav", "sub/a.wav"), rows, strict=False):
+        shutil.copy(row["audio_filepath"], tmp_path / "in" / name)
+    (tmp_path / "in" / "._a.wav").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "in" / "notes.md").write_text("not sound")
+    return tmp_path
+
+
+def transcribe(folder: Path, *arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "transcribe.py"), "an4", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, input=stdin, capture_output=True, text=True, timeout=300)
+
+
+def test_a_folder_a_list_a_manifest_and_standard_input_give_the_same_texts(folder: Path):
+    lines = transcribe(folder, "in").stdout.splitlines()
+    names, texts = zip(*(line.split("\t") for line in lines), strict=True)
+    assert names == ("in/a.wav", "in/b.wav", "in/sub/a.wav")
+    assert all(text == text.strip() for text in texts)
+    (folder / "in" / "list.txt").write_text("a.wav\nb.wav\n\nsub/a.wav\n")
+    rows = [{"audio_filepath": name} for name in ("a.wav", "b.wav", "sub/a.wav")]
+    (folder / "in" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for done in (
+        transcribe(folder, "in/list.txt"),
+        transcribe(folder, "in/rows.jsonl"),
+        transcribe(folder, "-", stdin="\n".join(names)),
+    ):
+        assert (done.returncode, done.stdout.splitlines()) == (0, lines), done.stderr
+
+
+def test_offset_and_duration_of_a_manifest_are_honoured(folder: Path):
+    parts = [audio.load_audio(folder / "in" / name) for name in ("a.wav", "b.wav")]
+    soundfile.write(folder / "long.wav", np.concatenate(parts), audio.SAMPLE_RATE)
+    first, second = (len(part) / audio.SAMPLE_RATE for part in parts)
+    rows = [{"audio_filepath": "long.wav", "duration": first}, {"audio_filepath": "long.wav", "offset": first}]
+    rows += [{"audio_filepath": "long.wav", "offset": 1000 * first, "duration": 1000 * second}]
+    (folder / "rows.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = transcribe(folder, "rows.json", "--json")
+    assert done.returncode == 1
+    assert "long.wav" in done.stderr and "milliseconds" in done.stderr and "rows.json: 1 recordings" in done.stderr
+    heard = [json.loads(line) for line in done.stdout.splitlines()]
+    apart = [json.loads(line) for line in transcribe(folder, "in/a.wav", "in/b.wav", "--json").stdout.splitlines()]
+    assert [row["duration"] for row in heard] == pytest.approx([first, second], abs=1e-3)
+    assert [row["text"] for row in heard] == [row["text"] for row in apart]
+
+
+def test_subtitles_into_a_folder_are_brought_up_to_date(folder: Path):
+    done = transcribe(folder, "in", "--format", "srt", "--output-dir", "out")
+    assert done.returncode == 0, done.stderr
+    made = sorted(str(path.relative_to(folder / "out")) for path in (folder / "out").rglob("*.srt"))
+    assert made == ["a.srt", "b.srt", "sub/a.srt"]
+    assert re.match(r"1\n00:00:00,\d{3} --> 00:00:\d\d,\d{3}\n\w", (folder / "out" / "a.srt").read_text())
+    dates = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*.srt")}
+    (folder / "out" / "b.srt").unlink()
+    again = transcribe(folder, "in", "--format", "srt", "--output-dir", "out")
+    assert "2 of 3 were done before" in again.stderr
+    assert (folder / "out" / "b.srt").is_file()
+    assert all(path.stat().st_mtime_ns == date for path, date in dates.items() if path.name != "b.srt")
+
+
+def test_what_was_interrupted_goes_on(folder: Path):
+    clip = audio.load_audio(folder / "in" / "a.wav")
+    (folder / "many").mkdir()
+    for number in range(300):
+        soundfile.write(folder / "many" / f"{number:03}.wav", clip, audio.SAMPLE_RATE)
+    command = [sys.executable, str(ROOT / "scripts" / "transcribe.py"), "an4", "many", "--output", "out.tsv"]
+    notes = folder / ".out.tsv.progress"
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (notes.is_file() and notes.read_bytes().count(b"\n") > 5):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "out.tsv").exists()
+    with open(notes, "ab") as file:
+        file.write(b'{"key": "half a li')
+    done = transcribe(folder, "many", "--output", "out.tsv")
+    assert done.returncode == 0 and re.search(r"^\d+ of 300 were done before", done.stderr), done.stderr
+    lines = (folder / "out.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in lines] == [f"many/{number:03}.wav" for number in range(300)]
+    assert not notes.exists()
+
+
+def test_one_that_cant_be_read_is_named_and_the_others_are_done(folder: Path):
+    (folder / "in" / "bad.wav").write_text("dear friend")
+    done = transcribe(folder, "in", "--output", "out.jsonl")
+    assert done.returncode == 1 and "error: in/bad.wav: " in done.stderr and "1 of 4 files" in done.stderr
+    rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    assert [row["file"] for row in rows] == ["in/a.wav", "in/b.wav", "in/sub/a.wav"]
+
+
+def test_a_language_model_is_never_taken_for_a_recording(folder: Path):
+    done = run_script("transcribe.py", "an4", "--lm", "in/a.wav", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    os.rename(shutil.copy(ROOT / "src/asr_with_nemo/assets/an4.arpa", folder), folder / "mine.model")
+    done = transcribe(folder, "--lm", "mine.model", "in/a.wav")
+    assert (done.returncode, done.stdout) == (1, "") and "--lm=mine.model" in done.stderr
+    assert transcribe(folder, "--lm=mine.model", "in/a.wav").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["empty"], "empty: has no recordings"),
+        (["list.txt"], "list.txt: empty"),
+        (["bad.json"], "bad.json, line 2: lacks 'audio_filepath'"),
+        (["x/a.wav", "y/a.wav", "--output-dir", "out"], "x/a.wav and y/a.wav"),
+        (["a.wav", "b.wav", "--format", "srt"], "--output-dir"),
+        (["a.wav", "--output", "a.txt", "--output-dir", "out"], "--output"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], reason: str):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.txt").write_text("\n")
+    (tmp_path / "bad.json").write_text('{"audio_filepath": "a.wav"}\n{"text": "go"}\n')
+    monkeypatch.chdir(tmp_path)
+    assert reason in error_of("transcribe.py", "an4", *arguments)
