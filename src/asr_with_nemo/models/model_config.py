@@ -385,13 +385,8 @@ def _checked_tokenizer(section: object, path: Path, folder: Path | None) -> dict
     kind = section.get("type") if isinstance(section, dict) else section
     if kind == "bpe" and not section.get("model_path"):
         raise InputError(
-<<<<<<< HEAD
             f"{path}: has no tokenizer; a checkpoint's is in the folder `tokenizer` of its training, looked for beside "
             "the checkpoint and one folder up"
-=======
-            f"{path}: has no tokenizer; a checkpoint's is in the folder `tokenizer` of its training, looked for next "
-            "to the checkpoint and one folder up"
->>>>>>> recognisers
         )
     if kind != "bpe" or "custom_tokenizer" in section:
         raise InputError(f"{path}: its tokenizer is of type {kind}; expected SentencePiece (bpe)")
