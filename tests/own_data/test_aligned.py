@@ -551,6 +551,17 @@ def test_a_table_of_recordings_stays_a_table(tmp_path: Path):
     assert (prepared.format, prepared.rows) == ("csv", PARTS)
 
 
+def test_a_programs_captions_of_one_recording_dont_replace_the_table_of_all(tmp_path: Path):
+    mine = tmp_path / "mine"
+    rows = [(f"r{number}.wav", sentence(number)) for number in range(PARTS)]
+    for name, _ in rows:
+        record(mine / name, 2.0)
+    with_table(mine, [("file", "text"), *rows], "metadata.csv")
+    (mine / "r0.srt").write_text("1\n00:00:00,100 --> 00:00:01,500\nwhat a program heard\n")
+    prepared = prepare(mine, tmp_path / "out", split="utterance")
+    assert (prepared.format, prepared.rows) == ("csv", PARTS)
+
+
 def test_digits_in_a_transcript_are_no_label(tmp_path: Path):
     mine = tmp_path / "mine"
     for number in range(PARTS):

@@ -130,11 +130,15 @@ def test_a_language_model_is_never_taken_for_a_recording(folder: Path):
         (["x/a.wav", "y/a.wav", "--output-dir", "out"], "x/a.wav and y/a.wav"),
         (["a.wav", "b.wav", "--format", "srt"], "--output-dir"),
         (["a.wav", "--output", "a.txt", "--output-dir", "out"], "--output"),
+        (["a.wav", "--output-dir", "."], "a.txt: there is such a file, and not from this command"),
+        (["spoken.txt"], "spoken.txt: a line is no path of a recording: go on"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], reason: str):
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.txt").write_text("\n")
+    (tmp_path / "a.txt").write_text("what a person wrote\n")
+    (tmp_path / "spoken.txt").write_text("go on " * 100)
     (tmp_path / "bad.json").write_text('{"audio_filepath": "a.wav"}\n{"text": "go"}\n')
     monkeypatch.chdir(tmp_path)
     assert reason in error_of("transcribe.py", "an4", *arguments)

@@ -68,7 +68,7 @@ def replacing(
         ['note.txt']
     """
     path = Path(path)
-    own = f".{os.getpid()}" if shared else ""
+    own = f".{platform.node()}.{os.getpid()}" if shared else ""  # containers may have equal numbers
     partial = path.with_name(f".partial{own}-{path.name}" if keep_suffix else f".{path.name}{own}.partial")
     _remove(partial)
     try:

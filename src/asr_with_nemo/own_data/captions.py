@@ -18,7 +18,7 @@ _TIME = r"(?:(\d{1,4}):)?([0-5]?\d):([0-5]?\d)(?:[.,](\d{1,6}))?"
 _TIMING = re.compile(rf"\s*{_TIME}\s*-{{1,3}}>\s*{_TIME}(?:\s.*)?")
 _TAG = re.compile(r"</?(?:i|b|u|s|c|v|font|lang|ruby|rt|br|span)(?:[.\s][^<>]*)?/?>|\{\\[^{}]*\}", re.IGNORECASE)
 _WORD_TIME = re.compile(r"<\d[\d:.,]*>")
-_VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s+([^<>]+)>", re.IGNORECASE)
+_VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s([^<>]+)>", re.IGNORECASE)
 _DASH = re.compile(r"\s*[-‐–—]\s*(?=\S)")
 _CHANGE = re.compile(r"\s*>>+\s*")
 _IN_BRACKETS = re.compile(r"\[([^\[\]]{1,40})\]:\s+")
@@ -132,7 +132,7 @@ def _clean(block: _Block, form: re.Pattern[str]) -> None:
         is_timed = bool(_WORD_TIME.search(written))
         block.speakers += [html.unescape(name).strip() for name in _VOICE.findall(written)]
         row = html.unescape(_TAG.sub(lambda tag: " " if tag[0].lower().startswith("<br") else "", written))
-        row = _WORD_TIME.sub("", row).replace("\\N", " ").replace("\\h", " ").strip()
+        row = " ".join(_WORD_TIME.sub("", row).replace("\\N", " ").replace("\\h", " ").split())
         if dash := _DASH.match(row):
             dashes, row = dashes + 1, row[dash.end() :]
         parts = _CHANGE.split(row)

@@ -277,11 +277,15 @@ def detect(source: Source) -> str:
     if source.pattern and re.search(r"\{(label|text)\}", source.pattern):
         return "filename"
     is_table = source.columns or source.delimiter
-    if not is_table and (source.tiers or aligned.fits(source)):
-        return "aligned"
     finder = Finder(source)
     found, reasons = _usable_tables(source, finder, [_TABLES])
-    if found or is_table:
+    # A table of all recordings is a person's; captions of some of them may be a program's.
+    own = tuple(f"{stem}." for (stem,) in source.store.select("SELECT stem FROM files WHERE kind = 'audio'"))
+    if is_table or (not source.tiers and any(not table.path.name.startswith(own) for table in found)):
+        return "csv"
+    if source.tiers or aligned.fits(source):
+        return "aligned"
+    if found:
         return "csv"
     if prompts.lists_of(source):
         return "lists"

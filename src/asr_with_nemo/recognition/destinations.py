@@ -92,7 +92,10 @@ class Folder(Terminal):
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{folder}: can't be written ({reason_of(error)})") from error
-        self._notes = _Notes(folder / f".transcribe{form.suffix}.progress", settings)
+        notes = folder / f".transcribe{form.suffix}.progress"
+        if not notes.is_file() and (old := next((path for path in self._paths.values() if path.exists()), None)):
+            raise InputError(f"{old}: there is such a file, and not from this command; name another --output-dir")
+        self._notes = _Notes(notes, settings)
         self.pending = [
             recording
             for recording, path in self._paths.items()

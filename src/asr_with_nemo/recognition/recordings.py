@@ -129,7 +129,10 @@ def _listed(text: str, name: str, folder: Path) -> list[Recording]:
     found = []
     for line in lines:
         path = folder / line
-        path = path if path.exists() else Path(line)
+        try:
+            path = path if path.exists() else Path(line)
+        except OSError:  # a name that no file can have
+            raise InputError(f"{name}: a line is no path of a recording: {line[:80]}") from None
         found.append(Recording(str(path), str(path), Path(path.stem)))
     return found
 
@@ -145,7 +148,7 @@ def _in_manifest(path: Path, log: Callable[[str], object]) -> list[Recording]:
         file = os.path.normpath(path.parent / row["audio_filepath"])
         sound = audio.clip_of(row | {"audio_filepath": file})
         inside = os.path.relpath(file, path.parent)
-        output = Path(Path(file).stem if inside.startswith("..") else inside).with_suffix("")
+        output = Path(Path(file).stem) if inside.startswith("..") else Path(inside).with_suffix("")
         if isinstance(sound, audio.Clip):
             until = "end" if sound.duration is None else f"{sound.offset + sound.duration:.2f}"
             output = output.with_name(f"{output.name}_{sound.offset:.2f}-{until}")

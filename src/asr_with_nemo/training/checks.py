@@ -9,6 +9,7 @@ import torch
 from asr_with_nemo.data import manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import sample_rate, seconds_per_frame
+from asr_with_nemo.models.recognizer import decoders
 from asr_with_nemo.own_data.quality import frames_needed
 
 _LONG = 60.0
@@ -59,12 +60,12 @@ def say_what_cannot_be_learned(model: pl.LightningModule, rows: int, say: Callab
         say(f"warning: {rows - len(collection.data)} of {rows} utterances are left out by model.train_ds's {limits}")
     stride = seconds_per_frame(model)
     lost = [one for one in collection.data if frames_needed(one.text_tokens) > math.ceil(one.duration / stride)]
-    if lost:
+    if lost and "ctc" in decoders(model):  # a transducer writes several letters a frame
         first = lost[0]
         say(
-            f"warning: {len(lost)} of {rows} utterances can't be learned, since their text has more letters than their "
+            f"warning: {len(lost)} of {rows} utterances can't be learned, since their text has more symbols than their "
             f"sound has frames of {1000 * stride:.0f} ms; the first is {first.audio_file} ({first.duration:.2f} s, "
-            f"{len(first.text_tokens)} letters)"
+            f"{len(first.text_tokens)} symbols)"
         )
     longest = max(collection.data, key=lambda one: one.duration)
     if longest.duration > _LONG:

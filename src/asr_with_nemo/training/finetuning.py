@@ -108,6 +108,8 @@ def complete_config(config: DictConfig, base: "EncDecCTCModel") -> DictConfig:
         config.finetuning = settings | {"sha256": sha256_of(model_path(settings["model"]))}
         model = config.model
         model.preprocessor, model.encoder = network["preprocessor"], network["encoder"]
+        for key in ("tokenizer", "joint", "aux_ctc", "loss"):  # of a config for another family
+            model.pop(key, None)
         model.decoder = network["decoder"] | {"vocabulary": letters, "num_classes": len(letters)}
         model.labels, model.sample_rate = letters, network["sample_rate"]
         rates = settings["learning_rates"]

@@ -222,13 +222,14 @@ class SharedWork(pl.Callback):
                 "the rate is usual with Adam and its kin)"
             )
         if self._before not in (None, processes) and self.first_epoch:
+            in_epochs = trainer.max_steps == -1
+            schedule = "at the same share of its schedule" if in_epochs else "with its schedule of trainer.max_steps"
             self.say(
                 f"resuming with {processes} process(es) what {self._before} began: a step takes {whole} utterances "
-                f"instead of {self._before * self.batch_size * accumulated}, and the learning rate goes on at the same "
-                "share of its schedule"
+                f"instead of {self._before * self.batch_size * accumulated}, and the learning rate goes on {schedule}"
             )
             done = math.ceil(trainer.num_training_batches / accumulated) * self.first_epoch
-            for planned in trainer.lr_scheduler_configs:
+            for planned in trainer.lr_scheduler_configs if in_epochs else ():
                 _stretch(planned.scheduler, done)
         self._before = processes
 

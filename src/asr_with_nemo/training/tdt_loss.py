@@ -135,7 +135,7 @@ def _log_likelihood(
     leaving: list[torch.Tensor] = []  # of each frame, what arrives at (t + d, u), for each d: (B, U + 1, D)
     for frame in range(frames):
         arriving = [leaving[frame - duration][..., place] for place, duration in moving if frame >= duration]
-        alpha = torch.stack(arriving).logsumexp(0) if arriving else start
+        alpha = torch.stack(arriving).logsumexp(0) if arriving else never if frame else start
         if stays is not None:
             # a(u) = base(u) + a(u - 1) · c(u), all in logs: divided by the product of all c, it is a sum.
             products = nn.functional.pad(stays[:, frame], (1, 0))  # (B, U + 1)

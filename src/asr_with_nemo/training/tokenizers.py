@@ -112,12 +112,14 @@ def make(texts: Sequence[str], folder: Path, size: int | None = None) -> int:
     rows = [(pieces.id_to_piece(column), pieces.get_score(column)) for column in range(pieces.get_piece_size())]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(folder) as partial:
+        with replacing(folder, shared=True) as partial:
             partial.mkdir()
             (partial / MODEL).write_bytes(written.getvalue())
             (partial / "tokenizer.vocab").write_text("".join(f"{p}\t{s:g}\n" for p, s in rows), encoding="utf-8")
             (partial / VOCABULARY).write_text("".join(f"{piece}\n" for piece, _ in rows), encoding="utf-8")
     except OSError as error:
+        if (folder / MODEL).is_file():  # another process of the training has made it at the same moment
+            return len(rows)
         raise InputError(f"{folder}: can't be written ({error.strerror}); set exp_manager.exp_dir") from error
     return len(rows)
 
