@@ -43,7 +43,7 @@ def seconds_per_frame(model: "ASRModel") -> float:
     factor = encoder.subsampling_factor
     if getattr(encoder, "reduction_subsampling", None) is not None:  # a second one, between a Conformer's layers
         factor *= model.cfg.encoder.reduction_factor
-    return float(model.cfg.preprocessor.window_stride * factor)
+    return float(model.cfg.preprocessor.get("window_stride", 0.01) * factor)
 
 
 def sample_rate(model: "ASRModel") -> int:

@@ -243,7 +243,7 @@ def class_of(config: Mapping) -> str:
     """Return the name of the model class, one of `MODEL_CLASSES`, that the sections of a config describe.
 
     Example:
-        >>> class_of({"decoder": {}, "joint": {}, "tokenizer": {}})
+        >>> class_of({"decoder": {}, "joint": {"joint_dropout": 0}, "tokenizer": {"dir": "pieces"}})
         'EncDecRNNTBPEModel'
     """
     pieces = "BPE" if config.get("tokenizer") else ""
