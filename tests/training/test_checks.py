@@ -72,7 +72,7 @@ def test_texts_that_nothing_can_learn_are_counted(data: Path, tmp_path: Path, ca
     )
     said = capsys.readouterr().out
     assert "1 of 6 utterances can't be learned" in said
-    assert "short.wav (0.20 s, 9 letters)" in said
+    assert "short.wav (0.20 s, 9 symbols)" in said
     assert "the longest utterance has 61 s" in said
 
     import torch
