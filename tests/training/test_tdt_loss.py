@@ -1,6 +1,8 @@
 """TDT's loss on the CPU is the sum over all paths, and trains a model."""
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -146,3 +148,31 @@ def test_a_text_that_no_path_can_write_counts_nothing():
 def test_durations_that_lead_nowhere(durations: list[int]):
     with pytest.raises(InputError, match="durations"):
         TDTLoss(BLANK, durations)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["tdt of pieces", "tdt and ctc of pieces"])
+def test_it_trains_a_model(family: str, pieces_of_words: Path):
+    from asr_with_nemo.training import tdt_loss
+    from tests import recognizers
+
+    model = recognizers.build(family, pieces_of_words)
+    kwargs = dict(model.cfg.loss.tdt_kwargs)
+    tdt_loss.use(model.loss, kwargs.pop("durations"), kwargs | {"omega": 0.0})
+    model.preprocessor.featurizer.dither = 0.0
+    model.setup_optimization({"name": "adam", "lr": 0.02, "sched": None})
+    # A step reads its number and what to log of a Trainer; here it has none of its own.
+    model._trainer = SimpleNamespace(global_step=0, log_every_n_steps=100, sanity_checking=False)
+    model.log = model.log_dict = lambda *_, **__: None
+    optimizer, generator = torch.optim.Adam(model.parameters(), 0.02), torch.Generator().manual_seed(0)
+    signals = torch.randn(2, 16_000, generator=generator)
+    labels = torch.randint(3, 60, (2, 6), generator=generator)
+    batch = signals, torch.tensor([16_000, 12_000]), labels, torch.tensor([6, 4])
+    losses = []
+    for step in range(4):
+        optimizer.zero_grad()
+        loss = model.training_step(batch, step)["loss"]
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] and all(map(math.isfinite, losses))
