@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
+from asr_with_nemo.recognition.formats import clock
 from asr_with_nemo.recognition.transcripts import Transcript, Word
 
 
@@ -47,12 +48,6 @@ def captions(words: Iterable[Word]) -> list[list[Word]]:
     return lines
 
 
-def _clock(seconds: float, point: str) -> str:
-    milliseconds = round(1000 * seconds)
-    minutes, milliseconds = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{milliseconds // 1000:02}{point}{milliseconds % 1000:03}"
-
-
 def _spelled(line: Iterable[Word]) -> str:
     return " ".join(word.word for word in line)
 
@@ -73,7 +68,7 @@ def format_response(transcript: Transcript, form: Format, language: str) -> Resp
         parts = [] if form is Format.srt else ["WEBVTT\n"]
         for number, line in enumerate(lines, 1):
             head = f"{number}\n" if form is Format.srt else ""
-            parts.append(f"{head}{_clock(line[0].start, point)} --> {_clock(line[-1].end, point)}\n{_spelled(line)}\n")
+            parts.append(f"{head}{clock(line[0].start, point)} --> {clock(line[-1].end, point)}\n{_spelled(line)}\n")
         return PlainTextResponse("\n".join(parts), media_type="text/vtt" if form is Format.vtt else "text/plain")
     usage = {"type": "duration", "seconds": math.ceil(transcript.duration)}
     if form is Format.json:

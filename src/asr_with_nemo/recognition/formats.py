@@ -99,21 +99,27 @@ def _lines(words: list[Word]) -> list[str]:
     return lines
 
 
-def _clock(seconds: float, comma: str) -> str:
+def clock(seconds: float, comma: str) -> str:
+    """Return a time as in subtitles, with milliseconds.
+
+    Example:
+        >>> clock(3_661.5, ",")
+        '01:01:01,500'
+    """
     whole = round(seconds * 1000)
     return f"{whole // 3_600_000:02}:{whole // 60_000 % 60:02}:{whole // 1000 % 60:02}{comma}{whole % 1000:03}"
 
 
 def _srt(name: str, heard: Transcript, several: bool) -> str:
     return "".join(
-        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n" + "\n".join(lines) + "\n\n"
+        f"{number}\n{clock(start, ',')} --> {clock(end, ',')}\n" + "\n".join(lines) + "\n\n"
         for number, (start, end, lines) in enumerate(subtitles(heard), 1)
     )
 
 
 def _vtt(name: str, heard: Transcript, several: bool) -> str:
     return "".join(
-        f"{_clock(start, '.')} --> {_clock(end, '.')}\n" + "\n".join(map(_escaped, lines)) + "\n\n"
+        f"{clock(start, '.')} --> {clock(end, '.')}\n" + "\n".join(map(_escaped, lines)) + "\n\n"
         for start, end, lines in subtitles(heard)
     )
 

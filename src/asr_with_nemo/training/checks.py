@@ -58,9 +58,10 @@ def say_what_cannot_be_learned(model: pl.LightningModule, rows: int, say: Callab
     if len(collection.data) < rows:
         limits = f"min_duration={settings.get('min_duration')} and max_duration={settings.get('max_duration')} s"
         say(f"warning: {rows - len(collection.data)} of {rows} utterances are left out by model.train_ds's {limits}")
-    stride = seconds_per_frame(model)
-    lost = [one for one in collection.data if frames_needed(one.text_tokens) > math.ceil(one.duration / stride)]
-    if lost and "ctc" in decoders(model):  # a transducer writes several letters a frame
+    stride, lost = seconds_per_frame(model), []
+    if "ctc" in decoders(model):  # a transducer writes several letters a frame
+        lost = [one for one in collection.data if frames_needed(one.text_tokens) > math.ceil(one.duration / stride)]
+    if lost:
         first = lost[0]
         say(
             f"warning: {len(lost)} of {rows} utterances can't be learned, since their text has more symbols than their "

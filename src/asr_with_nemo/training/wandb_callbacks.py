@@ -45,8 +45,12 @@ class RunLogger(WandbLogger):
 
 def wandb_run(trainer: pl.Trainer) -> "wandb.Run | None":
     """Return the W&B run of a training; None if there is none, and in all processes but the first."""
-    loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+    loggers = _wandb_loggers(trainer)
     return loggers[0].experiment if loggers and trainer.is_global_zero else None
+
+
+def _wandb_loggers(trainer: pl.Trainer) -> list[WandbLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
 
 
 def start(run: "wandb.Run", config: DictConfig) -> None:
@@ -220,7 +224,7 @@ class PredictionTable(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         is_due = epoch >= self._next or epoch == trainer.max_epochs
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        loggers = _wandb_loggers(trainer)
         if trainer.sanity_checking or not is_due or not self.utterances or not loggers:
             return
         self._next = epoch + self.every
