@@ -112,6 +112,14 @@ def small_archive(tmp_path_factory: pytest.TempPathFactory, small_corpus: an4.Co
     return pack(small_corpus.folder, tmp_path_factory.mktemp("small_archive") / an4.ARCHIVE_NAME)
 
 
+def first_rows(corpus: an4.Corpus, folder: Path, train: int, dev: int) -> Path:
+    """Write manifests of the first utterances of a corpus's training and dev sets into a folder, and return it."""
+    for split, count in (("train", train), ("dev", dev)):
+        rows = manifest.read_manifest(corpus.manifest(split))[:count]
+        manifest.write_manifest(folder / f"{split}_manifest.json", rows)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def own_style() -> Iterator[None]:
     """A test that sets Matplotlib's style, as a notebook does, leaves it as it was."""

@@ -8,16 +8,12 @@ import soundfile
 
 from asr_with_nemo.data import manifest
 from asr_with_nemo.errors import InputError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, first_rows
 
 
 @pytest.fixture(scope="module")
 def data(small_corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    for split, count in (("train", 16), ("dev", 2)):
-        rows = manifest.read_manifest(small_corpus.manifest(split))[:count]
-        manifest.write_manifest(folder / f"{split}_manifest.json", rows)
-    return folder
+    return first_rows(small_corpus, tmp_path_factory.mktemp("data"), train=16, dev=2)
 
 
 def train(data: Path, runs: Path, *overrides: str) -> Path:

@@ -14,11 +14,10 @@ from types import MappingProxyType
 
 import pytest
 
-from asr_with_nemo.data import manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.training.config import fit_to_machine, load_config
 from asr_with_nemo.training.launch import Launch, Shares, check_strategy, launched
-from tests.conftest import ROOT
+from tests.conftest import ROOT, first_rows
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
 SLURM = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_JOB_NAME": "train"}
@@ -98,11 +97,7 @@ def test_a_dev_set_that_leaves_a_process_with_nothing_is_refused():
 @pytest.fixture(scope="module")
 def data(small_corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 training utterances and 9 of dev: an odd number for two processes."""
-    folder = tmp_path_factory.mktemp("data")
-    for split, count in (("train", 24), ("dev", 9)):
-        rows = manifest.read_manifest(small_corpus.manifest(split))[:count]
-        manifest.write_manifest(folder / f"{split}_manifest.json", rows)
-    return folder
+    return first_rows(small_corpus, tmp_path_factory.mktemp("data"), train=24, dev=9)
 
 
 def settings(data: Path, runs: Path, *more: str) -> list[str]:
