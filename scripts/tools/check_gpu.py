@@ -360,7 +360,8 @@ def epochs(data_dir: Path, runs: Path, quick: bool) -> dict:
 def recipe(data_dir: Path, runs: Path, quick: bool) -> dict:
     """The recipe, quartznet_an4, for 120 epochs at its defaults for this machine: seconds, and WER on dev and test."""
     from asr_with_nemo.models.loading import alphabet, load_model
-    from asr_with_nemo.recognition import beam, decoding, evaluation
+    from asr_with_nemo.models.names import ASSETS
+    from asr_with_nemo.recognition import beam, evaluation
     from asr_with_nemo.training.run import train
 
     clock = epoch_clock()
@@ -375,7 +376,7 @@ def recipe(data_dir: Path, runs: Path, quick: bool) -> dict:
         "epochs": len(clock.seconds),
         "seconds_an_epoch": statistics.median(clock.seconds),
     }
-    search = beam.load(decoding.language_model_path("an4"), alphabet(model))
+    search = beam.load(ASSETS / "an4.arpa", alphabet(model))
     for split in ("dev", "test"):
         for name, by in (("greedy", None), ("language model", search)):
             result = evaluation.evaluate(model, data_dir / f"{split}_manifest.json", 64, search=by)
