@@ -259,6 +259,17 @@ def test_another_vocal_tract_moves_what_is_heard_and_leaves_the_model_as_it_was(
     torch.testing.assert_close(augmentation.warped_filters(featurizer, 1.0), kept[0])
 
 
+def test_the_filters_of_other_vocal_tracts_follow_the_model_to_its_device(monkeypatch: pytest.MonkeyPatch):
+    """As to a GPU; on torch's device "meta", tensors have a shape and no values."""
+    preprocessor = AudioToMelSpectrogramPreprocessor(features=64, dither=0.0).train()
+    augmentation.vary_vocal_tract(SimpleNamespace(preprocessor=preprocessor), 0.8, 1.2)
+    featurizer, used = preprocessor.to("meta").featurizer, []
+    monkeypatch.setattr(featurizer, "forward", lambda signals: used.append(featurizer.fb))
+    featurizer(torch.zeros(3, 16_000, device="meta"))
+    assert used[0].device.type == "meta" and used[0].shape[0] == 3
+    assert featurizer.fb.device.type == "meta" and featurizer.fb.shape[0] == 1
+
+
 def test_a_slowed_recording_is_not_blown_up_where_it_has_nothing(corpus: Path):
     """After slowing to 0.85, the bands above 6.8 kHz hold dither, not the rounding errors of silence."""
     model = build(corpus).train()

@@ -156,16 +156,19 @@ def vary_vocal_tract(model: LightningModule, low: float, high: float, steps: int
         steps: the number of factors, evenly spaced from `low` to `high`.
     """
     featurizer = model.preprocessor.featurizer
-    plain = featurizer.fb  # (1, D, F)
     factors = torch.linspace(low, high, steps).tolist()
     banks = torch.stack([warped_filters(featurizer, factor) for factor in factors])  # (steps, D, F)
+    featurizer.register_buffer("warped", banks, persistent=False)  # so that it follows the model to a GPU
+    plain: list[Tensor] = []  # (1, D, F), while the filters are replaced
 
     def before(module: FilterbankFeatures, arguments: tuple) -> None:
         if module.training:
-            module.fb = banks[torch.randint(steps, (len(arguments[0]),))].to(plain.device)
+            plain.append(module.fb)
+            module.fb = module.warped[torch.randint(steps, (len(arguments[0]),))]
 
     def after(module: FilterbankFeatures, arguments: tuple, output: tuple) -> None:
-        module.fb = plain.to(module.fb.device)
+        if plain:
+            module.fb = plain.pop()
 
     featurizer.register_forward_pre_hook(before)
     featurizer.register_forward_hook(after, always_call=True)
