@@ -671,12 +671,12 @@ PARTS: dict[str, tuple[Callable[[Path, Path, bool], dict], int]] = {
     "machine": (machine, 60),
     "steps": (steps, 90),
     "transducer_losses": (transducer_losses, 60),
-    "recipe": (recipe, 300),
+    "recipe": (recipe, 420),
     "transcription": (transcription, 90),
     "large": (large, 90),
     "families": (families, 150),
     "epochs": (epochs, 150),
-    "article": (article, 60),
+    "article": (article, 120),
 }
 """What is checked, and the seconds that it may take."""
 
