@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -297,6 +298,7 @@ def families(data_dir: Path, runs: Path, quick: bool) -> dict:
                 "transcribed": len(texts),
             }
         except Exception as error:  # any of them is a finding
+            traceback.print_exc()
             found[kind] = {"failed": _reason(error)}
     return found
 
@@ -743,8 +745,6 @@ def _run_part(name: str, output: Path, data_dir: Path, quick: bool) -> None:
         try:
             found = PARTS[name][0](data_dir, Path(runs), quick)
         except Exception as error:
-            import traceback
-
             traceback.print_exc()
             found = {"failed": _reason(error)}
     write_if_changed(output, json.dumps(found, indent=1) + "\n")

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Write RESULTS.md, README.md's table and the model card from the results files."""
 
+import json
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from asr_with_nemo.base.files import write_if_changed
 from asr_with_nemo.cli import run
 from asr_with_nemo.models.names import ASSETS
 from asr_with_nemo.recognition.model_card import model_card
-from asr_with_nemo.recognition.results import measurement_markdown, results_summary, study_markdown
+from asr_with_nemo.recognition.results import markdown_table, measurement_markdown, results_summary, study_markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """# Results
@@ -22,6 +23,49 @@ utterances. Minutes are those of training alone, on the machine that is named; o
 """
 START, END = "<!-- made by scripts/tools/make_results.py -->", "<!-- until here -->"
 """Around the table in README.md."""
+GPU = "gpu"
+"""The folder of results/ with what scripts/tools/check_gpu.py found."""
+
+
+def gpu_markdown(path: Path) -> str:
+    """Format a file of `scripts/tools/check_gpu.py` as Markdown, failures included."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    card = found.get("card") or found.get("machine", {}).get("machine", {}).get("device", "")
+    lines = [f"## A check on a GPU: {path.stem.replace('_', ' ')}", ""]
+    for part, about in found.items():
+        if not isinstance(about, dict) or part == "machine":
+            continue
+        lines += [f"{part.replace('_', ' ')}: {about['failed']}" if "failed" in about else f"{part.replace('_', ' ')}:"]
+        lines += ["", *_rows(about), ""]
+    if "epochs" in found and isinstance(found["epochs"], list):  # a training that was cut off
+        lines += [f"The recipe was {found['ended']}.", "", markdown_table([_said(row) for row in found["epochs"]]), ""]
+    made = ", ".join(filter(None, [card, f"commit {found['commit']}"]))
+    versions = ", ".join(f"{name} {version}" for name, version in found.get("machine", {}).get("versions", {}).items())
+    return "\n".join([*lines, "```sh", found["command"], "```", "", f"Made with: {made}. {versions}".strip(), ""])
+
+
+def _rows(about: dict) -> list[str]:
+    """A table of the entries of a part that have figures, below the names of what they are about."""
+    rows = []
+    for name, entry in about.items():
+        entries = {name: entry}
+        if isinstance(entry, dict) and entry and all(isinstance(one, dict) for one in entry.values()):
+            entries = {f"{name}, {key}": one for key, one in entry.items()}
+        elif isinstance(entry, dict) and isinstance(entry.get("batches"), dict):
+            entries = {f"{name}, batch {key}": one for key, one in entry["batches"].items()}
+        rows += [{"": key, **_said(one)} for key, one in entries.items() if isinstance(one, dict)]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return [markdown_table([{column: row.get(column, "") for column in columns} for row in rows])] if rows else []
+
+
+def _said(entry: dict) -> dict[str, str]:
+    """The figures of an entry, for a row."""
+    said = {}
+    for name, value in entry.items():
+        if isinstance(value, list):
+            value = f"{value[0]:.4g} … {value[-1]:.4g}" if len(value) > 6 else ", ".join(f"{one:.4g}" for one in value)
+        said[name.replace("_", " ")] = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return said
 
 
 def main() -> None:
@@ -30,9 +74,10 @@ def main() -> None:
     RESULTS.md has a table per study and per measurement in results/.
     """
     os.chdir(ROOT)  # the paths in the package are those of the course's folder
-    studies = sorted(path.name for path in (ROOT / "results").iterdir() if path.is_dir())
+    studies = sorted(path.name for path in (ROOT / "results").iterdir() if path.is_dir() and path.name != GPU)
     parts = [HEAD, *(study_markdown(study, ROOT / "results") for study in studies)]
     parts += [measurement_markdown(path) for path in sorted((ROOT / "results").glob("*.json"))]
+    parts += [gpu_markdown(path) for path in sorted((ROOT / "results" / GPU).glob("*.json"))]
     write_if_changed(ROOT / "RESULTS.md", "\n".join(parts))
     typer.echo(f"RESULTS.md: {', '.join(studies)}")
     if "final" in studies:

@@ -51,7 +51,10 @@ def read_saved(file: Path, path: Path | None = None, device: str = "cpu", mmap: 
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)|(?:function|class|instantiate) ([\w.]+)", str(error))
         if not asked:
-            raise InputError(f"{path}: can't be loaded: damaged, or more than tensors are in it") from error
+            reason = str(error).strip().split("WeightsUnpickler error:")[-1].strip().splitlines()
+            raise InputError(
+                f"{path}: can't be loaded: damaged, or more than tensors are in it ({reason[0] if reason else 'empty'})"
+            ) from error
         raise InputError(
             f"{path}: can't be loaded: the checkpoint references {asked[1] or asked[2]}, which isn't a tensor; "
             "refused, because unpickling can run arbitrary code. Get the model from a source that you trust."
