@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from asr_with_nemo.data import an4, manifest
+from asr_with_nemo.tracking import session
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -81,7 +82,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that all of pytest-xdist's processes end at about one time."""
     longest = (
         "notebooks/test_notebooks",
+        "training/test_launch",
         "training/test_run",
+        "sweeps/test_run",
+        "notebooks/test_article",
+        "training/test_wandb_callbacks",
+        "sweeps/test_online",
+        "sweeps/test_objective",
+        "tracking/test_openwandb",
+        "tracking/test_comparison",
+        "tracking/test_session",
+        "training/test_checkpoints",
+        "training/test_finetuning",
+        "tracking/test_artifacts",
+        "tracking/test_sync",
         "own_data/test_preparation",
         "deployment/test_export",
         "recognition/test_results",
@@ -118,6 +132,31 @@ def first_rows(corpus: an4.Corpus, folder: Path, train: int, dev: int) -> Path:
         rows = manifest.read_manifest(corpus.manifest(split))[:count]
         manifest.write_manifest(folder / f"{split}_manifest.json", rows)
     return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_process() -> Iterator[None]:
+    """What a file's tests leave in this process ends with the file: W&B's session, Lightning's seed, and `sys.path`.
+
+    A training in this process sets variables of the environment, as a user's does. A file that leaves another working
+    folder has an error.
+    """
+    prefixes = ("WANDB_", "PL_")
+    kept = {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
+    folder, path, mode = os.getcwd(), list(sys.path), session._chosen
+    yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()
+    for name in [name for name in os.environ if name.startswith(prefixes)]:
+        del os.environ[name]
+    os.environ.update(kept)
+    sys.path[:], session._chosen = path, mode
+    try:
+        left = os.getcwd()
+    except FileNotFoundError:
+        left = "one that is gone"
+    os.chdir(folder)
+    assert left == folder, f"the tests of this file leave another working folder: {left}"
 
 
 @pytest.fixture(autouse=True)

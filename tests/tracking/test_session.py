@@ -6,13 +6,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import wandb
 
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.tracking import session
-from asr_with_nemo.tracking.session import configure_wandb, describe_mode, has_key, project_name
-from tests.wandb_server import KEY, WandbServer, read_back
+from asr_with_nemo.tracking.kept_runs import read_records
+from asr_with_nemo.tracking.session import configure_wandb, describe_mode, has_key, project_name, server_url
+from tests.conftest import put
+from tests.wandb_server import ENTITY, KEY, WandbServer, read_back
 
 VARIABLES = ("MODE", "DIR", "DATA_DIR", "CACHE_DIR", "ARTIFACT_DIR", "PROJECT", "SILENT", "BASE_URL", "API_KEY")
 VARIABLES += ("FINISH_TIMEOUT", "X_GRAPHQL_RETRY_MAX", "HTTP_TIMEOUT")
@@ -86,6 +90,13 @@ def test_a_key_and_a_server_kept_by_wandb_login_are_found(server: WandbServer, t
     assert configure_wandb(tmp_path) == "online"
 
 
+@pytest.mark.parametrize("machine", ["api.wandb.ai", urlsplit(wandb.Settings().base_url).netloc])
+def test_a_key_of_wandb_login_for_its_own_server_is_found(machine: str, tmp_path: Path):
+    put(tmp_path / "netrc", f"machine {machine} login user password {KEY}").chmod(0o600)
+    assert server_url() == wandb.Settings().base_url
+    assert has_key()
+
+
 def test_what_the_environment_says_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -142,6 +153,117 @@ def test_a_server_that_refuses_or_does_not_answer(
     monkeypatch.setenv("WANDB_BASE_URL", with_key.url)
     with_key.revive()
     assert configure_wandb(tmp_path) == "online"
+
+
+# The real client, in this process, as in a notebook's kernel.
+
+
+@pytest.fixture
+def client() -> Iterator[None]:
+    """W&B's client as it is after a start of the kernel, and gone afterwards."""
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def log_a_run(name: str) -> None:
+    """What a cell of a notebook does."""
+    configure_wandb()
+    with wandb.init(project="ASR", name=name) as run:
+        run.log({"loss": 1.0})
+
+
+def kept_offline(folder: Path) -> list[str]:
+    """The names of the runs that are kept in a folder, in the order of their making.
+
+    W&B's service may still be writing the end of a file when `run.finish` has returned.
+    """
+    files = sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
+    records = [record for file in files for record in read_records(file)[0]]
+    return [record["run"]["display_name"] for record in records if record["type"] == "run"]
+
+
+@pytest.fixture
+def kernel(server: WandbServer, client: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WandbServer:
+    """A server, and this process in a project of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_ENTITY", ENTITY)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    return server
+
+
+def test_when_the_key_and_the_server_go_the_next_run_is_offline(
+    kernel: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WANDB_API_KEY", kernel.key)
+    log_a_run("first")
+    assert kernel.run("first").state == "finished"
+    kernel.die()
+    monkeypatch.delenv("WANDB_API_KEY")
+    log_a_run("second")
+    kernel.wait_until(lambda: kept_offline(tmp_path) == ["second"])
+    kernel.revive()
+    monkeypatch.setenv("WANDB_API_KEY", kernel.key)
+    log_a_run("third")
+    assert kernel.run("third").state == "finished"
+    kernel.wait_until(lambda: kept_offline(tmp_path) == ["second"])
+    assert {run.display_name for run in kernel.runs.values()} == {"first", "third"}
+
+
+def test_a_key_that_comes_after_an_offline_run_counts_and_so_does_another_server(
+    kernel: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    log_a_run("first")
+    kernel.wait_until(lambda: kept_offline(tmp_path) == ["first"])
+    monkeypatch.delenv("WANDB_BASE_URL")
+    # What `wandb login --host` writes, in a terminal beside the notebook.
+    host, settings = kernel.url.removeprefix("http://"), tmp_path / "config" / "settings"
+    put(tmp_path / "netrc", f"machine {host} login user password {kernel.key}").chmod(0o600)
+    settings.parent.mkdir(exist_ok=True)
+    put(settings, f"[default]\nbase_url = {kernel.url}\n")
+    log_a_run("second")
+    assert kernel.run("second").state == "finished"
+    with WandbServer("f" * 40) as other:
+        host = other.url.removeprefix("http://")
+        put(tmp_path / "netrc", f"machine {host} login user password {other.key}")
+        put(settings, f"[default]\nbase_url = {other.url}\n")
+        log_a_run("third")
+        assert other.run("third").state == "finished"
+        put(tmp_path / "netrc", f"machine {host} login user password {'0' * 40}")
+        other.key = "0" * 40
+        log_a_run("fourth")
+        assert other.run("fourth").state == "finished"
+    log_a_run("fifth")
+    kernel.wait_until(lambda: kept_offline(tmp_path) == ["first", "fifth"])
+    assert [run.display_name for run in kernel.runs.values()] == ["second"]
+
+
+def test_a_run_that_is_active_goes_on_whatever_comes(
+    kernel: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    configure_wandb()
+    with wandb.init(project="ASR", name="active") as run:
+        run.log({"loss": 2.0})
+        monkeypatch.setenv("WANDB_API_KEY", kernel.key)
+        assert configure_wandb() == "online"
+        assert wandb.run is run
+        run.log({"loss": 1.0})
+    log_a_run("next")
+    assert kernel.run("next").state == "finished"
+    kernel.wait_until(lambda: kept_offline(tmp_path) == ["active"])
+    (kept,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    kernel.wait_until(lambda: [record["type"] for record in read_records(kept)[0]].count("history") == 2)
+
+
+def test_the_client_starts_again_after_its_service_was_killed(kernel: WandbServer, tmp_path: Path, monkeypatch):
+    log_a_run("first")
+    service = wandb.setup().ensure_service()._proc._process
+    service.kill()
+    service.wait()
+    monkeypatch.setenv("WANDB_API_KEY", kernel.key)
+    log_a_run("second")
+    assert kernel.run("second").state == "finished"
 
 
 # The real client, in a process of its own.

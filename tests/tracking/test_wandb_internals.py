@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,24 @@ def test_a_run_decides_by_its_settings_how_an_artifact_is_logged():
     assert callable(getattr(wandb.Run, "_log_artifact", None)), "wandb.Run._log_artifact"
     assert "_settings" in wandb.Run.__annotations__, "wandb.Run._settings"
     assert "mode" in wandb.Settings.model_fields, "wandb.Settings.mode"
+
+
+def test_the_client_remembers_its_settings_and_its_key():
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib import wbauth
+
+    wandb.setup(wandb.Settings(mode="offline"))
+    try:
+        client = wandb_setup._singleton
+        assert client._pid == os.getpid(), "_WandbSetup._pid"
+        assert client._settings.mode == "offline" and client._settings.base_url, "_WandbSetup._settings"
+        assert client._settings_environ["PATH"] == os.environ["PATH"], "_WandbSetup._settings_environ"
+        assert client.most_recent_active_run is None, "_WandbSetup.most_recent_active_run"
+        assert wbauth.session_credentials(host=client._settings.base_url) is None, "wbauth.session_credentials"
+        assert "api_key" in dir(wbauth.AuthApiKey), "wbauth.AuthApiKey.api_key"
+    finally:
+        wandb.teardown()
+    assert wandb_setup._singleton is None, "wandb_setup._singleton"
 
 
 def test_a_run_hands_artifacts_to_its_interface():

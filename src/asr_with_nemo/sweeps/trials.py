@@ -177,7 +177,9 @@ def as_objective(function: Callable[[], Any], sweep: Sweep) -> Objective:
             path.write_text(yaml.safe_dump(said), encoding="utf-8")
             with environment(**variables, WANDB_SWEEP_PARAM_PATH=str(path)), _logs_to(report):
                 try:
-                    wandb.teardown()  # so that the client reads the environment again
+                    # As W&B's own agent does: the client reads the environment again, and a run that is still active
+                    # ends, which `renew_client` would leave alone.
+                    wandb.teardown()
                     function()
                     wandb.finish()
                 finally:

@@ -12,11 +12,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.tracking import wandb_internals
 from asr_with_nemo.tracking.wandb_internals import keep_artifacts
 
 WANDB_FOLDER = "wandb"
 _DEFAULT_PROJECT = "ASR"
-_DEFAULT_SERVER = "https://api.wandb.ai"
 _MODES = ("online", "offline", "disabled", "shared")
 ONLINE = ("online", "shared")
 ANSWER_SECONDS = 5.0
@@ -36,7 +36,8 @@ def configure_wandb(folder: str | os.PathLike = ".") -> str:
 
     The mode is online if there is an API key (`WANDB_API_KEY`, or one stored by `wandb login`) that the server
     (`WANDB_BASE_URL`) accepts; otherwise runs are written offline, and `make sync` sends them later. Environment
-    variables (`WANDB_MODE`, `WANDB_DIR`, `WANDB_DATA_DIR`...) and `wandb offline` take precedence.
+    variables (`WANDB_MODE`, `WANDB_DIR`, `WANDB_DATA_DIR`...) and `wandb offline` take precedence. W&B's client uses
+    what is configured now for the next run, also where it was used in this process before: `renew_client`.
 
     Returns:
         the mode: online, offline, disabled or shared.
@@ -71,9 +72,15 @@ def configure_wandb(folder: str | os.PathLike = ".") -> str:
             raise InputError(
                 f"{path}: can't be written ({error.strerror}); set {variable} to another folder"
             ) from error
+    renew_client()
     if mode == "online":
         keep_artifacts()
     return mode
+
+
+def renew_client() -> None:
+    """Let W&B's client use the settings, server and API key that are configured now; an active run keeps its own."""
+    wandb_internals.renew_client(server_url(), _key())
 
 
 def project_name(configured: str | None = None) -> str:
@@ -83,7 +90,7 @@ def project_name(configured: str | None = None) -> str:
 
 def server_url() -> str:
     """Return the URL of W&B's server: `WANDB_BASE_URL`, else the one of `wandb login --host`, else W&B's own."""
-    return (os.environ.get("WANDB_BASE_URL") or _setting("base_url") or _DEFAULT_SERVER).rstrip("/")
+    return (os.environ.get("WANDB_BASE_URL") or _setting("base_url") or wandb_internals.default_server()).rstrip("/")
 
 
 def has_key() -> bool:
@@ -153,13 +160,15 @@ def _key() -> str | None:
     if os.environ.get("WANDB_API_KEY"):
         return os.environ["WANDB_API_KEY"]
     places = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    servers = [urlsplit(url).netloc for url in wandb_internals.addresses(server_url())]
     for place in places:
         try:
-            found = netrc.netrc(os.path.expanduser(place)).authenticators(urlsplit(server_url()).netloc)
+            kept = netrc.netrc(os.path.expanduser(place))
         except (OSError, netrc.NetrcParseError):
             continue
-        if found and found[2]:
-            return found[2]
+        for server in servers:
+            if (found := kept.authenticators(server)) and found[2]:
+                return found[2]
     return None
 
 

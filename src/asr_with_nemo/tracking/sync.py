@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.tracking.kept_runs import KeptRun, is_young, kept_files, last_line, read_run
-from asr_with_nemo.tracking.session import ANSWER_SECONDS, WANDB_FOLDER, server_refusal, wandb_places
+from asr_with_nemo.tracking.session import ANSWER_SECONDS, WANDB_FOLDER, renew_client, server_refusal, wandb_places
 from asr_with_nemo.tracking.wandb_internals import wandb_api
 
 PATIENCE_SECONDS = 60
@@ -74,6 +74,7 @@ def send_runs(folder: str | os.PathLike, progress: bool = True) -> Sent:
         )
     for variable, place in {"WANDB_SILENT": "true", **wandb_places(folder)}.items():
         os.environ.setdefault(variable, place)
+    renew_client()
     ready = []
     with ThreadPoolExecutor() as pool:
         for run in tqdm(

@@ -6,7 +6,8 @@ Read in wandb 0.31 and lightning 2.4; tests/tracking/test_wandb_internals.py che
 import base64
 import functools
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -14,6 +15,61 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import wandb
     from lightning.pytorch.loggers import WandbLogger
+
+
+def renew_client(server: str, key: str | None) -> None:
+    """Let W&B's client read its settings and the key again if they have changed since it read them.
+
+    The client reads the environment and the files of `wandb login` once in a process, and goes by them until
+    `wandb.teardown()`. While a run is active nothing is done, because a teardown would end the run.
+
+    Args:
+        server: URL of the server that is configured now.
+        key: the API key that is configured now, or None.
+    """
+    if "wandb" not in sys.modules:
+        return
+    import wandb
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib import wbauth
+
+    client = wandb_setup._singleton
+    if client is None or client._pid != os.getpid() or client._settings is None:  # it will read them anyway
+        return
+    if wandb.run is not None or client.most_recent_active_run is not None:
+        return
+    settings = client._settings
+    credentials = wbauth.session_credentials(host=settings.base_url)
+    is_current = (
+        _settings_in(client._settings_environ) == _settings_in(os.environ)
+        and settings.mode == os.environ.get("WANDB_MODE", settings.mode)
+        and settings.base_url.rstrip("/") == server
+        and key == getattr(credentials, "api_key", key)
+    )
+    if not is_current:
+        try:
+            wandb.teardown()
+        except (SystemExit, OSError):  # the client's service was killed; the next run starts another
+            wandb.teardown()  # the rest of it: the key
+
+
+def _settings_in(environment: Mapping[str, str]) -> dict[str, str]:
+    """Select W&B's settings from environment variables, without the one that the client sets to find its service."""
+    return {name: value for name, value in environment.items() if name.startswith("WANDB_") and name != "WANDB_SERVICE"}
+
+
+def default_server() -> str:
+    """Return the URL of the server that W&B's client uses if none is configured."""
+    from wandb.sdk.lib import urls
+
+    return urls.DEFAULT_BASE_URL
+
+
+def addresses(server: str) -> list[str]:
+    """Return the URLs under which `wandb login` may have stored the key of a server: W&B's own has had two."""
+    from wandb.sdk.lib import urls
+
+    return list(dict.fromkeys([server, urls.forge_upstream_url(server)]))
 
 
 def wandb_api() -> "wandb.Api":
