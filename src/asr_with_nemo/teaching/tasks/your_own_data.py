@@ -5,9 +5,21 @@ from collections.abc import Iterable, Mapping
 
 from asr_with_nemo.teaching.tasks import Wrong
 
-_EXACT, _ONE_SIDED = 368, 299
-"""The smallest n with 0.99**n <= 0.025, and with 0.99**n <= 0.05."""
-
+_SECONDS = 63.0
+"""Of the recording that `a_table_of_times` is about."""
+_UNIT = 0.01
+"""Seconds in one of its units."""
+_TIMES = (
+    (120, 610, "good morning everybody and welcome back to the second part"),
+    (655, 1240, "last week we looked at how a recording becomes a spectrogram"),
+    (1310, 1765, "today we train a network on forty minutes of speech"),
+    (1820, 2050, "are there any questions so far"),
+    (2490, 2980, "yes the recordings are all from people reading aloud"),
+    (3060, 3720, "and the test set has ten speakers whom the network has never heard"),
+    (3800, 4415, "so what it gets wrong tells us about the next person who speaks"),
+    (4530, 5050, "please open the notebook and run the first three cells"),
+    (5120, 5980, "we meet again in ten minutes and look at what the loss has done until then"),
+)
 _TYPED = {
     "train": ["Anna", "bob", "Chloé", "dora", "Eleni ", "frank", "Georg", "hana"],
     "dev": ["ivan", "Jo"],
@@ -16,29 +28,25 @@ _TYPED = {
 """Split → speakers as somebody has typed them. "anna b" is somebody else than "Anna"."""
 
 
+def a_table_of_times() -> list[dict[str, int | str]]:
+    """Return what was said in a recording of 63 s, with start and end in a unit that nobody has written down."""
+    return [{"start": start, "end": end, "text": text} for start, end, text in _TIMES]
+
+
 def task_1(answer: object) -> str:
-    """Check the number of words without an error for which the 95% interval ends at 1% or below."""
-    if isinstance(answer, bool) or not isinstance(answer, int | float):
-        raise Wrong("Give a number of words.")
-    if answer in (_ONE_SIDED, 300):
-        raise Wrong(
-            "That is the rule of three, 3 / n: a bound that leaves 5% on one side. A 95% interval leaves 2.5% on "
-            "either side, so that 0.99 to the power of n must be 0.025 or less."
-        )
-    if answer in (_EXACT - 1, 100):
-        raise Wrong(
-            "Almost: the upper end is still above 1%. Round up."
-            if answer > 100
-            else "One error in 100 words would be 1%. But a model with a true rate of 1% makes none in 100 words more "
-            "than a third of the time. How many words until that happens only 2.5% of the time?"
-        )
-    if answer < _EXACT:
-        raise Wrong(
-            f"With {answer:g} words, a model with a true rate of 1% would make none in {0.99**answer:.1%} of cases."
-        )
-    if answer > _EXACT:
-        raise Wrong("Enough, but more than needed: solve 0.99 ** n = 0.025 for n, and round up.")
-    return "log(0.025) / log(0.99), rounded up. For 0.1% it is ten times as many."
+    """Check the seconds in one unit of `a_table_of_times`."""
+    if isinstance(answer, bool) or not isinstance(answer, int | float) or not answer > 0:
+        raise Wrong("Give the seconds in one unit, a number above 0: 1 for seconds, 0.001 for milliseconds.")
+    end = _TIMES[-1][1] * answer
+    letters = sum(len(text.replace(" ", "")) for _, _, text in _TIMES)
+    rate = letters / (sum(end - start for start, end, _ in _TIMES) * answer)
+    if end > _SECONDS:
+        raise Wrong(f"The last line would end after {end:,.0f} s, and the recording has {_SECONDS:.0f} s.")
+    if rate > 25:
+        raise Wrong(f"All would be said within {end:.1f} s, at {rate:.0f} letters a second; people say about 10.")
+    if abs(answer - _UNIT) > 1e-6:
+        raise Wrong(f"That would fit, at {rate:.0f} letters a second. But which unit of time has that length?")
+    return f"Hundredths of a second: the last line ends at {end:.1f} s, and people say {rate:.0f} letters a second."
 
 
 def a_colleagues_list() -> list[dict[str, str]]:
