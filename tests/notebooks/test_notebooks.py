@@ -74,6 +74,10 @@ def test_outputs_are_of_the_text_that_stands_there(committed):
             ],
         ),
         (
+            "13_beyond_ctc",
+            ["the same as by listing: True", "    the same: True", "\nthe same: True", "whole file: 8 of 8"],
+        ),
+        (
             "14_deployment",
             [
                 "the same network within rounding: no",
@@ -261,6 +265,11 @@ def test_the_tutorial_runs_and_ends_in_its_table(tmp_path: Path, course: Path, s
                 "keep_letters: true",
                 "mode in a training step: model training, preprocessor training, encoder training, decoder training",
             ],
+        ),
+        (
+            "13_beyond_ctc",
+            ["steps=30"],
+            ["the same as by listing: True", "live = whole file: 8 of 8", "Task 2: no answer yet"],
         ),
         (
             "14_deployment",
