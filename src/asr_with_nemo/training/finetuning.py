@@ -40,7 +40,7 @@ PARTS = ("encoder", "decoder", "joint", "ctc_decoder")
 """Parts of a model that can have learning rates of their own; a transducer's decoder is its prediction network."""
 DEFAULTS = {"model": None, "freeze": "none", "vocabulary": None, "keep_letters": True, "learning_rates": {}}
 """Of a config's `finetuning:` section, which configs/finetune.yaml explains. `complete_config` adds a sha256."""
-_OF_A_FAMILY = ("tokenizer", "joint", "aux_ctc", "loss", "model_defaults")
+_OF_A_FAMILY = ("tokenizer", "joint", "aux_ctc", "loss")
 """Sections of `model:` that the model which a fine-tuning starts from decides."""
 
 
