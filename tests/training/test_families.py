@@ -11,8 +11,9 @@ from asr_with_nemo.models.loading import load_model
 from asr_with_nemo.models.recognizer import describe
 from asr_with_nemo.recognition import decoding
 from asr_with_nemo.training import tokenizers
+from asr_with_nemo.training.config import load_config
 from asr_with_nemo.training.run import read_log, train
-from tests.conftest import first_rows
+from tests.conftest import ROOT, first_rows
 from tests.recognizers import training_config
 
 
@@ -37,6 +38,21 @@ def test_a_family_trains_and_loads_again(family: str, small_corpus: an4.Corpus, 
     last = load_model(path.parent / "checkpoints" / "last.ckpt")
     assert [found.text for found in decoding.transcribe(last, files, progress=False)] == texts
     assert train(config) == path and "finished" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_recipe_of_a_hybrid_learns_and_both_decoders_write(small_corpus: an4.Corpus, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    given = [f"data_dir={small_corpus.folder}", f"exp_manager.exp_dir={tmp_path}", "trainer.max_epochs=3"]
+    given += ["model.width=64", "fraction=0.5"]
+    path = train(load_config(ROOT / "configs", "transducer_an4", given))
+    log = read_log(path.parent)
+    assert log[-1]["train_loss_epoch"] < log[0]["train_loss_epoch"] and {"val_loss", "val_wer"} <= log[-1].keys()
+    model = load_model(path)
+    assert describe(model).decoders == ("rnnt", "ctc")
+    files = [row["audio_filepath"] for row in manifest.read_manifest(small_corpus.manifest("dev"))][:2]
+    for decoder in ("rnnt", "ctc"):
+        assert len(decoding.transcribe(model, files, progress=False, decoder=decoder)) == 2
 
 
 @pytest.mark.slow

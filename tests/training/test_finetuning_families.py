@@ -1,8 +1,10 @@
 """Every family of NeMo's recognisers is fine-tuned: with its own vocabulary, an extended one, or a new one."""
 
+import io
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import torch
 
 from asr_with_nemo.data import an4, manifest
@@ -137,14 +139,27 @@ def test_a_symbol_that_only_the_dev_set_has(recognizers: dict[str, Path], manife
         finetuning.train(config_of(recognizers["rnnt of pieces"], data, tmp_path, vocabulary=vocabularies.EXTEND))
 
 
-def test_a_tokenizer_with_more_letters_writes_the_rest_as_before(pieces_of_words: Path, tmp_path: Path):
-    old = tokenizers.load(pieces_of_words)
-    tokenizers.write(tokenizers.extended(old.serialized_model_proto(), ["ß", "!"]), tmp_path / "more")
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+@pytest.mark.parametrize("rule", ["identity", "nmt_nfkc"])
+def test_a_tokenizer_with_more_letters_writes_the_rest_as_before(kind: str, rule: str, small_corpus, tmp_path: Path):
+    texts = [row["text"] for row in manifest.read_manifest(small_corpus.manifest("train"))]
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=written,
+        vocab_size=60,
+        model_type=kind,
+        normalization_rule_name=rule,
+        minloglevel=2,
+    )
+    old = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    tokenizers.write(tokenizers.extended(written.getvalue(), ["ß", "!"]), tmp_path / "more")
     new = tokenizers.load(tmp_path / "more")
     assert new.get_piece_size() == old.get_piece_size() + 2
-    for text in ("seven one", "forbes avenue", "a"):
-        assert new.encode(text) == old.encode(text)
-    assert new.decode(new.encode("ß one! aß")) == "ß one! aß"
+    assert all(new.encode(text) == old.encode(text) for text in texts)
+    for text in ("ß one! aß", "!", *(f"{text} ß{text[0]}!" for text in texts)):
+        assert new.decode(new.encode(text)) == text
+    assert tokenizers.unwritable(new, ["ä!"]).letters == {"ä": 1}
 
 
 # --- The training -----------------------------------------------------------------------------------------------------
