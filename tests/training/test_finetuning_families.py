@@ -16,7 +16,7 @@ from asr_with_nemo.training import finetuning, tokenizers, vocabularies
 from asr_with_nemo.training.config import complete_config
 from asr_with_nemo.training.run import build_model
 from tests.conftest import ROOT
-from tests.recognizers import FAMILIES, LETTERS
+from tests.recognizers import FAMILIES, LETTERS, training_config
 
 QUICK = ("trainer.max_epochs=1", "exp_manager.create_wandb_logger=false", "model.train_ds.batch_size=4")
 TRANSDUCERS = [family for family in FAMILIES if family != "ctc of pieces"]
@@ -210,3 +210,24 @@ def test_a_rate_for_a_part_that_the_model_has_not(recognizers, manifests, tmp_pa
     config = config_of(recognizers["rnnt of letters"], manifests["plain"], tmp_path, learning_rates={"ctc_decoder": 1})
     with pytest.raises(InputError, match=r"learning_rates.ctc_decoder: this model has encoder and decoder and joint"):
         finetuning.train(config)
+
+
+@pytest.mark.parametrize(
+    ("family", "other"),
+    [
+        ("rnnt and ctc of letters", "ctc of pieces"),
+        ("ctc of pieces", "tdt and ctc of pieces"),
+        ("tdt of pieces", "rnnt of letters"),
+    ],
+)
+def test_the_config_may_be_that_of_another_family(
+    family: str, other: str, recognizers: dict[str, Path], manifests, tmp_path: Path
+):
+    training_config(tmp_path, other, *manifests["plain"])  # written there, as NeMo publishes them
+    settings = {"model": str(recognizers[family])}
+    given = [f"exp_manager.exp_dir={tmp_path}"]
+    config = finetuning.load_config(*manifests["plain"], settings, given, tmp_path, "published")
+    base = load_model(recognizers[family]).cpu()
+    tuned = build_model(complete_config(finetuning.complete_config(config, base)))
+    assert decoders(tuned) == decoders(base) and alphabet(tuned) == alphabet(base)
+    assert finetuning.adopt(tuned, base).new == []
