@@ -31,12 +31,13 @@ def main(
     vocabulary: Annotated[
         str | None,
         typer.Option(
-            help="Another alphabet: its letters, a file of them, or a manifest whose transcripts have them.",
-            metavar="FILE_OR_LETTERS",
+            help="extend: the model's, and the letters that it lacks. new: made of the training texts. Or another one: "
+            "its letters, a file of them, a manifest whose transcripts have them, or the folder of a tokenizer.",
+            metavar="extend|new|FILE_OR_LETTERS",
         ),
     ] = None,
     freeze: Annotated[
-        Freeze | None, typer.Option(help="encoder: only the decoder is trained. bn: batch norm keeps its statistics.")
+        Freeze | None, typer.Option(help="encoder: only the decoders are trained. bn: batch norm keeps its statistics.")
     ] = None,
     config_path: Annotated[Path, typer.Option(help="The folder of the config.")] = CONFIGS,
     config_name: Annotated[str, typer.Option(help="The config's name, with or without .yaml.")] = "finetune",
@@ -46,11 +47,13 @@ def main(
 ) -> None:
     """Fine-tune a model on other recordings.
 
-    TRAIN and DEV are manifests, such as scripts/prepare_corpus.py makes from your own recordings. Preprocessor, encoder
-    and alphabet are the model's; the rest is configs/finetune.yaml, or another training config. With another alphabet,
-    the decoder keeps its weights for the letters that both have. Training stops when the dev set no longer improves.
-    Checkpoints, logs and W&B are as in scripts/train.py, and the same command again resumes a killed fine-tuning. The
-    last line is `model: PATH`.
+    MODEL is any recogniser: by CTC, RNN-T or TDT, or a hybrid; of letters or of pieces of words. TRAIN and DEV are
+    manifests, such as scripts/prepare_corpus.py makes from your own recordings. Preprocessor, encoder, decoders and
+    vocabulary are the model's; the rest is configs/finetune.yaml, or another training config. If there are texts that
+    the model can't write, they are listed, and nothing is trained: extend its vocabulary (all that it has learned is
+    kept), or give another one (the decoders keep their weights for the symbols that both have). With --vocabulary new,
+    the decoders start at random. Training stops when the dev set no longer improves. Checkpoints, logs and W&B are as
+    in scripts/train.py, and the same command again resumes a killed fine-tuning. The last line is `model: PATH`.
 
     Examples:
 
@@ -67,6 +70,10 @@ def main(
             --manifest data/german/train_manifest.json \\
             --dev data/german/dev_manifest.json \\
             --vocabulary data/german/train_manifest.json
+
+        python scripts/finetune.py parakeet.nemo --vocabulary extend \\
+            --manifest data/german/train_manifest.json \\
+            --dev data/german/dev_manifest.json
 
         python scripts/finetune.py an4 fraction=0.25 model.optim.lr=0.003 \\
             "finetuning.learning_rates={encoder: 0.1}" \\

@@ -11,3 +11,7 @@ class InputError(Exception):
 
 class DownloadFailed(InputError):
     """A model is known by its name, but it isn't on this machine yet and couldn't be downloaded now."""
+
+
+class Diverged(InputError):
+    """The loss of a training is no number any more: a trial of a sweep with too high a learning rate, say."""

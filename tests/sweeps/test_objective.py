@@ -5,18 +5,25 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from omegaconf import OmegaConf
 
+from asr_with_nemo.data import manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.sweeps.objective import Training
 from asr_with_nemo.sweeps.space import Sweep, check_sweep, load_sweep, preview_trials
+from asr_with_nemo.sweeps.store import TrialStore
+from asr_with_nemo.sweeps.workers import run_trials
+from asr_with_nemo.training import augmentation
 from asr_with_nemo.training.config import load_config
-from tests.conftest import ROOT, run_script
+from tests.conftest import ROOT, first_rows, run_script
 from tests.wandb_server import WandbServer
 
 CONFIGS = ROOT / "configs"
@@ -147,3 +154,43 @@ def test_a_sweep_of_trainings_by_wandbs_agent(tmp_path: Path, small_corpus):
 
 def _losses(run) -> list[float]:
     return [row["val_loss"] for row in run.history if "val_loss" in row]
+
+
+@pytest.mark.slow
+def test_a_training_that_diverges_late_counts_with_its_best_value(tmp_path: Path, small_corpus, monkeypatch):
+    monkeypatch.setattr(augmentation, "SHARE_OF_MEMORY", 0)  # sound is read again in each epoch
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    first_rows(small_corpus, tmp_path, train=8, dev=2)
+    rows = manifest.read_manifest(tmp_path / "train_manifest.json")
+    for place, row in enumerate(rows):
+        row["audio_filepath"] = shutil.copy(row["audio_filepath"], tmp_path / f"{place}.wav")
+    manifest.write_manifest(tmp_path / "train_manifest.json", rows)
+    sweep = check_sweep(
+        {
+            "method": "grid",
+            "metric": {"name": "val_loss", "goal": "minimize"},
+            "parameters": {"trainer.max_epochs": {"values": [3, 4]}},
+        },
+        "sweep.yaml",
+    )
+    training = Training(sweep, str(CONFIGS), "config", [f"data_dir={tmp_path}"])
+    values = []
+
+    def spoiled(config, report):
+        def spoil(metrics: dict, step: int | None) -> None:
+            values.append(metrics["val_loss"])
+            for row in rows if len(values) > 1 else []:
+                soundfile.write(row["audio_filepath"], np.full(16_000, np.nan), 16_000, subtype="FLOAT")
+
+        report.listeners.append(spoil)
+        training(config, report)
+
+    store = TrialStore(tmp_path / "store", sweep, "training")
+    run_trials(store, spoiled, 1, quiet=True)
+    (row,) = store.results().rows
+    assert row.state == "finished" and len(values) == 2
+    assert row.value == pytest.approx(min(values))
+    assert not list(tmp_path.glob("store/trials/**/*.ckpt"))
+    # Without a value, the trial has failed: the recordings are spoiled from the start.
+    run_trials(store, spoiled, 2, quiet=True)
+    assert [row.state for row in store.results().rows] == ["finished", "failed"]

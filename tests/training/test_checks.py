@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from asr_with_nemo.data import manifest
-from asr_with_nemo.errors import InputError
+from asr_with_nemo.errors import Diverged, InputError
 from tests.conftest import ROOT, first_rows
 
 
@@ -33,7 +33,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_names_the_batch(data: Pa
     soundfile.write(bad, sound, rate, subtype="FLOAT")
     manifest.write_manifest(tmp_path / "train_manifest.json", [rows[0] | {"audio_filepath": str(bad)}, *rows[1:]])
     manifest.write_manifest(tmp_path / "dev_manifest.json", manifest.read_manifest(data / "dev_manifest.json"))
-    with pytest.raises(InputError, match=r"epoch 1, step \d: the loss is nan") as raised:
+    with pytest.raises(Diverged, match=r"epoch 1, step \d: the loss is nan") as raised:
         train(tmp_path, tmp_path / "runs", "trainer.max_epochs=2")
     assert f"{rows[0]['text']!r} (" in str(raised.value)
     assert "model.optim.lr=" in str(raised.value)

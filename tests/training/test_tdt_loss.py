@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.training.tdt_loss import TDTLoss
+from asr_with_nemo.training.tdt_loss import TDTLoss, use
 
 BLANK = 3  # after the labels 0, 1 and 2
 
@@ -83,6 +83,30 @@ def test_with_omega_it_is_the_loss_of_an_ordinary_transducer():
     }
     ordinary = RNNTLossPytorch(blank=BLANK, reduction="none")(acts=acts[..., : BLANK + 1], **rest)
     torch.testing.assert_close(TDTLoss(BLANK, [0, 1, 2], omega=1.0)(acts, **rest), ordinary)
+
+
+@pytest.mark.parametrize("fastemit", [0.0, 0.01])
+def test_the_loss_of_an_ordinary_transducer_and_its_gradient_are_nemos(fastemit: float):
+    from nemo.collections.asr.losses.rnnt import RNNTLoss
+
+    acts = outputs([], frames=6, labels=3, batch=2).float()
+    rest = {
+        "targets": torch.tensor([[1, 2, 0], [0, 1, 1]]),
+        "input_lengths": torch.tensor([6, 5]),
+        "target_lengths": torch.tensor([3, 2]),
+    }
+    found = []
+    for ours in (False, True):
+        settings = {"fastemit_lambda": fastemit}
+        loss = RNNTLoss(BLANK, loss_name="warprnnt_numba", loss_kwargs=dict(settings), reduction="mean_batch")
+        if ours:
+            use(loss, None, settings)
+        given = acts.clone().requires_grad_()
+        value = loss(log_probs=given.log_softmax(-1), **rest)
+        found.append((value, torch.autograd.grad(value, given)[0]))
+    if not fastemit:  # NeMo's value counts the labels more too, ours its gradient alone
+        torch.testing.assert_close(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-6, rtol=1e-4)
 
 
 def test_durations_that_are_certain_make_it_an_ordinary_transducer_too():

@@ -8,7 +8,7 @@ from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.training import tokenizers
-from asr_with_nemo.training.config import complete_config
+from asr_with_nemo.training.config import complete_config, take_fraction
 from tests.recognizers import training_config
 
 
@@ -70,6 +70,15 @@ def test_auto_makes_one_and_says_so(config, texts: list[str], tmp_path: Path, ca
 
     tokenizers.keep(done, tmp_path / "run")
     assert tokenizers.load(tmp_path / "run" / "tokenizer").get_piece_size() == 45
+
+
+def test_a_tokenizer_is_made_of_the_texts_that_the_training_sees(config, texts: list[str], tmp_path: Path):
+    done = complete_config(config("model.tokenizer.dir=auto", "+model.tokenizer.size=35", "fraction=0.5"))
+    seen = [row["text"] for row in manifest.read_manifest(take_fraction(done).model.train_ds.manifest_filepath)]
+    assert len(seen) == round(len(texts) / 2)
+    tokenizers.make(seen, tmp_path / "again", size=35)
+    made = [Path(folder, "tokenizer.model").read_bytes() for folder in (done.model.tokenizer.dir, tmp_path / "again")]
+    assert made[0] == made[1]
 
 
 def test_a_text_that_the_given_tokenizer_cannot_write_is_told_before_training(

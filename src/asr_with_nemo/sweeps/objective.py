@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from asr_with_nemo.base.values import is_number
-from asr_with_nemo.errors import InputError
+from asr_with_nemo.errors import Diverged, InputError
 from asr_with_nemo.sweeps.space import Config, Sweep
 from asr_with_nemo.sweeps.store import TakenOver
 from asr_with_nemo.sweeps.trials import ReportMetrics, numbers, run_name
@@ -104,7 +104,7 @@ class Training:
         raise InputError(f"{self._sweep.file}: parameters.{name}: {value!r} isn't a number, and {current!r} is one")
 
     def __call__(self, config: Config, report: ReportMetrics) -> None:
-        """Train a model.
+        """Train a model. One that diverges after it has reported the metric has ended: its best value so far counts.
 
         Raises:
             InputError: this trial's config can't be trained.
@@ -127,6 +127,11 @@ class Training:
         except optuna.TrialPruned:
             _drop_checkpoints(report.folder)
             raise
+        except Diverged as error:
+            _drop_checkpoints(report.folder)
+            if report.metric not in report.last:
+                raise
+            return print(f"{error}\nThe trial ends here, and counts with its best {report.metric} so far")
         finally:
             if "wandb" in sys.modules:
                 sys.modules["wandb"].finish()  # if training was stopped early

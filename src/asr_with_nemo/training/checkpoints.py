@@ -12,9 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from asr_with_nemo.base.files import reason_of
 from asr_with_nemo.data.archives import is_tar
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.models.model_file import TOKENIZER
 from asr_with_nemo.models.saved import read_saved
 from asr_with_nemo.tracking import artifacts
 from asr_with_nemo.tracking.versions import fetch_model
+from asr_with_nemo.training import tokenizers
 
 
 def starting_point(config: DictConfig) -> Path | None:
@@ -46,10 +48,43 @@ def starting_point(config: DictConfig) -> Path | None:
         there, here = OmegaConf.select(theirs, key), OmegaConf.select(config.model, key)
         if there != here:
             raise InputError(f"{where}: does not fit; model.{key} is {there} in it and {here} in the config")
+    if config.model.get("tokenizer"):
+        _check_same_pieces(where, path, theirs, Path(config.model.tokenizer.dir))
     epochs = config.trainer.get("max_epochs") or -1
     if 0 <= epochs <= done:
         raise InputError(f"{where}: ends at epoch {done}; give trainer.max_epochs above {done}")
     return path
+
+
+def _check_same_pieces(where: str, checkpoint: Path, theirs: DictConfig | dict, folder: Path) -> None:
+    """Make sure that the model of a checkpoint writes the pieces of a tokenizer: each output stands for one of them.
+
+    Args:
+        where: begins the message.
+        checkpoint: its file; the tokenizer of its training may be in a folder near it.
+        theirs: the config of its model.
+        folder: of the tokenizer.
+
+    Raises:
+        InputError: they are other pieces; the message names both tokenizers.
+    """
+    here = tokenizers.load(folder)
+    near = next((near for near in checkpoint.parents[:2] if (near / TOKENIZER / tokenizers.MODEL).is_file()), None)
+    known = [OmegaConf.select(theirs, key) for key in ("joint.vocabulary", "decoder.vocabulary")]
+    there = next(filter(None, known), None)
+    if near is not None:
+        kept = tokenizers.load(near / TOKENIZER)
+        there = [kept.id_to_piece(place) for place in range(kept.get_piece_size())]
+    pieces = [here.id_to_piece(place) for place in range(here.get_piece_size())]
+    if there is None or list(there) == pieces:
+        return
+    place = next((place for place, pair in enumerate(zip(there, pieces, strict=False)) if pair[0] != pair[1]), None)
+    what = f"{len(there)} pieces and {len(pieces)}" if place is None else f"{there[place]!r} and {pieces[place]!r}"
+    tokenizer = near / TOKENIZER if near else OmegaConf.select(theirs, "tokenizer.dir")
+    raise InputError(
+        f"{where}: does not fit; it writes the pieces of the tokenizer {tokenizer}, and the config has "
+        f"model.tokenizer.dir={folder} (the first difference: {what}); give model.tokenizer.dir={tokenizer}"
+    )
 
 
 def check_same_model(config: DictConfig, path: Path, model: pl.LightningModule) -> None:

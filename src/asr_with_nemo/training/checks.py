@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import torch
 
 from asr_with_nemo.data import manifest
-from asr_with_nemo.errors import InputError
+from asr_with_nemo.errors import Diverged
 from asr_with_nemo.models.loading import sample_rate, seconds_per_frame
 from asr_with_nemo.models.recognizer import decoders
 from asr_with_nemo.own_data.quality import frames_needed
@@ -17,7 +17,10 @@ _LONG = 60.0
 
 
 class FiniteLoss(pl.Callback):
-    """End a training at the first loss that isn't a number: every weight would become NaN, and nothing say so."""
+    """End a training at the first loss that isn't a number: every weight would become NaN, and nothing say so.
+
+    The error is `Diverged`, with the batch and the usual causes; a sweep keeps what the trial had reported before.
+    """
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict, batch: tuple, batch_idx: int
@@ -25,7 +28,7 @@ class FiniteLoss(pl.Callback):
         loss = outputs["loss"]
         if torch.isfinite(loss):
             return
-        raise InputError(
+        raise Diverged(
             f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}: the loss is {float(loss)}, so that the "
             f"weights are lost; nothing was saved of this epoch. Its batch: {_said(batch, pl_module)}. Usual causes: a "
             f"learning rate that is too high (model.optim.lr={pl_module.cfg.optim.get('lr')}), precision 16-mixed "

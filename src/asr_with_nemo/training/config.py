@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from asr_with_nemo.base.machine import has_working_gpu, usable_cores
 from asr_with_nemo.base.values import is_number, is_whole
-from asr_with_nemo.data import sizes
+from asr_with_nemo.data import manifest, sizes
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.training import tokenizers
@@ -303,7 +303,7 @@ def complete_config(config: DictConfig, data: TrainingData | None = None) -> Dic
             _check_manifest(path)
             data.check_recordings(path, labels, model.sample_rate)
         if labels is None:
-            tokenizers.prepare(config, [model[name].manifest_filepath for name in DATASETS[:2]], data)
+            tokenizers.prepare(config, texts_of(config, data))
         _check_held_out(config, data)
     return config
 
@@ -375,6 +375,26 @@ def _check_held_out(config: DictConfig, data: TrainingData) -> None:
             data.check_held_out(path, other, split)
 
 
+def drawn(config: DictConfig, data: TrainingData) -> list[manifest.Utterance]:
+    """Return the training utterances of a config that its `fraction` leaves, in the order of the manifest."""
+    utterances = data.parsed(config.model.train_ds.manifest_filepath).utterances
+    if config.get("fraction", 1) == 1:
+        return utterances
+    order = random.Random(config.get("seed") or 0).sample(range(len(utterances)), len(utterances))
+    return [utterances[place] for place in sorted(order[: max(1, round(config.fraction * len(utterances)))])]
+
+
+def texts_of(config: DictConfig, data: TrainingData) -> dict[str, list[str]]:
+    """Return the texts that a training reads, by their manifest: those of the training (`drawn`), then the dev set's.
+
+    Raises:
+        InputError: a manifest can't be used.
+    """
+    train, dev = (config.model[name].manifest_filepath for name in DATASETS[:2])
+    rows = {train: drawn(config, data), dev: data.parsed(dev).utterances}
+    return {path: [row["text"] for row in utterances] for path, utterances in rows.items()}
+
+
 def take_fraction(config: DictConfig, data: TrainingData | None = None) -> DictConfig:
     """Replace the training manifest of a config with `fraction: 0.1` by that fraction of its utterances.
 
@@ -391,15 +411,12 @@ def take_fraction(config: DictConfig, data: TrainingData | None = None) -> DictC
     if config.get("fraction", 1) == 1:
         return config
     data = data or TrainingData()
-    utterances = data.parsed(config.model.train_ds.manifest_filepath).utterances
-    order = random.Random(config.get("seed") or 0).sample(range(len(utterances)), len(utterances))
-    places = sorted(order[: max(1, round(config.fraction * len(utterances)))])
-    drawn = [utterances[place] for place in places]
-    digest = hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:12]
+    part = drawn(config, data)
+    digest = hashlib.sha256(json.dumps(part).encode()).hexdigest()[:12]
     path = Path((config.get("exp_manager") or {}).get("exp_dir") or "runs") / "parts" / f"{digest}.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        data.write(path, drawn)
+        data.write(path, part)
     except OSError as error:
         raise InputError(f"{path}: can't be written ({error.strerror}); set exp_manager.exp_dir") from error
     config = config.copy()

@@ -1,13 +1,15 @@
-"""Fine-tuning: train a model further on other recordings, with the same alphabet or another one.
+"""Fine-tuning: train a model further on other recordings, with the same vocabulary or another one.
 
 A fine-tuning is a training (`training.train`) that starts from a model's weights instead of random ones. Like any
 other it has a run folder, resumes after an interruption, and logs to W&B. The `finetuning:` section of its config sets
-the rest: the model, the parts that are frozen, and the learning rates of the others.
+the rest: the model, its vocabulary (`training.vocabularies`), the parts that are frozen, and the learning rates of the
+others. Any recogniser can be fine-tuned: by CTC, RNN-T or TDT, or a hybrid; of letters or of pieces of words.
 """
 
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,27 +20,28 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from asr_with_nemo.data.archives import sha256_of
-from asr_with_nemo.data.training_data import parse_manifest
+from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models import nemo_internals
 from asr_with_nemo.models.loading import alphabet, load_model, writes_letters
 from asr_with_nemo.models.names import model_path
-from asr_with_nemo.models.recognizer import check_ctc
-from asr_with_nemo.models.vocabulary import read_alphabet
 from asr_with_nemo.tracking import artifacts
 from asr_with_nemo.training import config as training_config
-from asr_with_nemo.training import run
-from asr_with_nemo.training.config import DATASETS, overridden_keys
+from asr_with_nemo.training import run, vocabularies
+from asr_with_nemo.training.config import DATASETS, overridden_keys, texts_of
+from asr_with_nemo.training.vocabularies import Vocabulary
 
 if TYPE_CHECKING:
-    from nemo.collections.asr.models import EncDecCTCModel
+    from nemo.collections.asr.models import ASRModel
 
 FREEZE = ("none", "encoder", "bn")
 """Parts of a model that can be frozen: none; the whole encoder; the running statistics of batch norm."""
-PARTS = ("encoder", "decoder")
-"""Parts of a model that can have learning rates of their own."""
+PARTS = ("encoder", "decoder", "joint", "ctc_decoder")
+"""Parts of a model that can have learning rates of their own; a transducer's decoder is its prediction network."""
 DEFAULTS = {"model": None, "freeze": "none", "vocabulary": None, "keep_letters": True, "learning_rates": {}}
 """Of a config's `finetuning:` section, which configs/finetune.yaml explains. `complete_config` adds a sha256."""
+_OF_A_FAMILY = ("tokenizer", "joint", "aux_ctc", "loss")
+"""Sections of `model:` that the model which a fine-tuning starts from decides."""
 
 
 # --- The config -------------------------------------------------------------------------------------------------------
@@ -77,10 +80,10 @@ def load_config(
     return config
 
 
-def complete_config(config: DictConfig, base: "EncDecCTCModel") -> DictConfig:
-    """Complete the config of a fine-tuning with the network and the alphabet of the model that it starts from.
+def complete_config(config: DictConfig, base: "ASRModel") -> DictConfig:
+    """Complete the config of a fine-tuning with the network and the vocabulary of the model that it starts from.
 
-    Preprocessor, encoder and decoder are the model's; data, augmentation, optimizer and all else are the config's.
+    Preprocessor, encoder and decoders are the model's; data, augmentation, optimizer and all else are the config's.
 
     Args:
         config: with a `finetuning:` section; it is not changed.
@@ -90,33 +93,74 @@ def complete_config(config: DictConfig, base: "EncDecCTCModel") -> DictConfig:
         the training config.
 
     Raises:
-        InputError: a setting of that section is unknown or invalid, or the transcripts have letters that the alphabet
+        InputError: a setting of that section is unknown or invalid, or the transcripts have letters that the vocabulary
             lacks.
     """
+    return _complete(config, base)[0]
+
+
+def _complete(config: DictConfig, base: "ASRModel") -> tuple[DictConfig, Vocabulary]:
     config = config.copy()
     settings = _settings(config)
-    check_ctc(base, f"{settings['model']}: fine-tuning")
-    same = writes_letters(base) and settings["vocabulary"] is None
-    if not same and settings["vocabulary"] is None:
-        raise InputError(
-            f"{settings['model']}: a subword model, and the models trained here write letters; set the alphabet: "
-            "--vocabulary LETTERS, or --vocabulary MANIFEST for the letters of its transcripts"
-        )
-    letters = alphabet(base) if same else read_alphabet(settings["vocabulary"])
-    network = OmegaConf.to_container(base.cfg, resolve=True)
+    vocabulary = vocabularies.choose(settings["vocabulary"], base, config, _texts(config))
+    rates = settings["learning_rates"]
+    parts = [part for part in PARTS if hasattr(base, part)]
+    if wrong := sorted(set(rates) - set(parts)):
+        raise InputError(f"finetuning.learning_rates.{wrong[0]}: this model has {' and '.join(parts)}")
     with open_dict(config):
         config.finetuning = settings | {"sha256": sha256_of(model_path(settings["model"]))}
         model = config.model
-        model.preprocessor, model.encoder = network["preprocessor"], network["encoder"]
-        for key in ("tokenizer", "joint", "aux_ctc", "loss"):  # of a config for another family
-            model.pop(key, None)
-        model.decoder = network["decoder"] | {"vocabulary": letters, "num_classes": len(letters)}
-        model.labels, model.sample_rate = letters, network["sample_rate"]
-        rates = settings["learning_rates"]
+        asked = {key: model.pop(key, None) for key in _OF_A_FAMILY}
+        network = OmegaConf.to_container(base.cfg, resolve=True)
+        model.update(_network(network, vocabulary, asked))
+        if asked["joint"] and "joint" not in network:
+            model.decoding = {"strategy": "greedy_batch"}  # the config's is that of a transducer
+        model.labels, model.sample_rate = vocabulary.letters, network["sample_rate"]
+        if vocabulary.letters is None:
+            for section in (*(model[name] for name in DATASETS if model.get(name)), model):  # they refer to it
+                section.pop("labels", None)
         if rates:
-            model.optim_param_groups = {part: {"lr": model.optim.lr * rates.get(part, 1.0)} for part in PARTS}
-    _check_letters(config, letters)
-    return config
+            model.optim_param_groups = {part: {"lr": model.optim.lr * rates.get(part, 1.0)} for part in parts}
+    return config, vocabulary
+
+
+def _network(network: dict, vocabulary: Vocabulary, asked: Mapping[str, object]) -> dict[str, object]:
+    """Return the sections of a training config that describe the network of a model, with a vocabulary.
+
+    Args:
+        network: the config of the model.
+        vocabulary: the new one.
+        asked: what the training config has in place of them; a hybrid's CTC weight and the kind of an RNN-T's loss are
+            its.
+    """
+    letters = vocabulary.letters
+    ctc = {"num_classes": len(letters or ()) or -1, "vocabulary": letters or []}
+    found = {key: network[key] for key in ("preprocessor", "encoder", "decoder")}
+    if vocabulary.tokenizer is not None:
+        found["tokenizer"] = vocabulary.tokenizer
+    if "joint" not in network:
+        return found | {"decoder": network["decoder"] | ctc}
+    # NeMo sets the number of symbols of a transducer's networks itself.
+    found["decoder"] = {key: value for key, value in network["decoder"].items() if key != "vocab_size"}
+    found["joint"] = {k: value for k, value in network["joint"].items() if k not in ("num_classes", "vocabulary")}
+    found |= {key: network[key] for key in ("model_defaults", "decoding", "loss") if key in network}
+    kind = (asked["loss"] or {}).get("loss_name")
+    if "loss" not in network and kind and not str(kind).startswith("tdt"):
+        found["loss"] = asked["loss"]
+    if "aux_ctc" in network:
+        section = network["aux_ctc"]
+        weight = (asked["aux_ctc"] or {}).get("ctc_loss_weight", section.get("ctc_loss_weight", 0.5))
+        found["aux_ctc"] = {"ctc_loss_weight": weight, "decoder": section["decoder"] | ctc}
+    return found
+
+
+def _texts(config: DictConfig) -> dict[str, list[str]]:
+    """Return the texts of a config's manifests, as `texts_of`; of a manifest that is missing, the training says so."""
+    for name in DATASETS[:2]:
+        path = (config.model.get(name) or {}).get("manifest_filepath")
+        if not isinstance(path, str) or not Path(path).is_file():
+            return {}
+    return texts_of(config, TrainingData())
 
 
 def _settings(config: DictConfig) -> dict[str, object]:
@@ -141,55 +185,109 @@ def _settings(config: DictConfig) -> dict[str, object]:
     return settings | {"learning_rates": rates}
 
 
-def _check_letters(config: DictConfig, letters: Sequence[str]) -> None:
-    for name in DATASETS[:2]:
-        path = (config.model.get(name) or {}).get("manifest_filepath")
-        if isinstance(path, str) and Path(path).is_file():
-            strange = sorted(parse_manifest(path).letters - set(letters))
-            if strange:
-                raise InputError(
-                    f"{path}: its transcripts have {' '.join(map(repr, strange))}, which the alphabet "
-                    f"{''.join(letters)!r} lacks; set one that has them with --vocabulary LETTERS or --vocabulary "
-                    "MANIFEST, or change the transcripts"
-                )
-
-
 # --- The weights ------------------------------------------------------------------------------------------------------
 
 
-def adopt(model: "EncDecCTCModel", base: "EncDecCTCModel", keep_letters: bool = True) -> list[str]:
-    """Copy the weights of another model with the same encoder, and those of its decoder for the letters in common.
+@dataclass(frozen=True)
+class Adopted:
+    """What a model has taken over from another one.
 
-    A decoder has a row of weights for each letter and one for the blank. The rows of the letters in both alphabets and
-    of the blank are copied; the other rows of `model` keep their values, which are random in a new model.
+    Attributes:
+        symbols: the letters or pieces whose rows of weights were copied.
+        new: the parts or layers of which nothing was copied.
+    """
+
+    symbols: list[str]
+    new: list[str]
+
+
+def adopt(model: "ASRModel", base: "ASRModel", keep_letters: bool = True) -> Adopted:
+    """Copy the weights of another model with the same network, and of the layers with symbols those in common.
+
+    The last layers of a CTC decoder and of a joint network have a row of weights for each symbol (a letter or piece),
+    then one for the blank, then a TDT's for its durations; the embedding of a prediction network has a row for each
+    symbol that was written before. The rows of the symbols in both vocabularies, of the blank and of the durations are
+    copied; the other rows of `model` keep their values, which are random in a new model.
 
     Args:
         model: the model to change, in place.
         base: the model to copy from.
-        keep_letters: False leaves the whole decoder as it is, for a new one, as NeMo's `change_vocabulary` makes it.
-
-    Returns:
-        the letters whose rows were copied.
+        keep_letters: False leaves the CTC decoder, the joint network and the embedding as they are, for new ones, as
+            NeMo's `change_vocabulary` makes them; of the prediction network, the rest is copied.
 
     Raises:
         InputError: the two encoders differ.
     """
-    weights = {name: tensor for name, tensor in base.state_dict().items() if not name.startswith("decoder.")}
-    try:
-        model.load_state_dict(weights | model.decoder.state_dict(prefix="decoder."))
-    except RuntimeError as error:
-        raise InputError(f"the two models have different encoders: {error}") from error
-    new, old = alphabet(model), alphabet(base) if writes_letters(base) else []
-    same_shape = [tensor.shape[1:] for tensor in model.decoder.parameters()]
-    if not keep_letters or same_shape != [tensor.shape[1:] for tensor in base.decoder.parameters()]:
-        return []
-    kept = [letter for letter in new if letter in old]
-    rows = [(new.index(letter), old.index(letter)) for letter in kept] + [(len(new), len(alphabet(base)))]
+    mine, theirs = model.state_dict(), base.state_dict()
+    for name in sorted(mine.keys() | theirs.keys()):
+        shapes = [tuple(state[name].shape) if name in state else "missing" for state in (mine, theirs)]
+        if name.startswith("encoder.") and shapes[0] != shapes[1]:
+            raise InputError(
+                f"the two models have different encoders: {name} is {shapes[0]} in one and {shapes[1]} in the other"
+            )
+    new, old = alphabet(model), alphabet(base)
+    places = (
+        {symbol: place for place, symbol in enumerate(old)} if writes_letters(model) == writes_letters(base) else {}
+    )
+    kept = [symbol for symbol in new if symbol in places] if keep_letters else []
+    rows = [(place, places[symbol]) for place, symbol in enumerate(new) if symbol in places]
+    layers, heads, left, by_rows = _vocabulary_layers(model), _heads(model), [], False
     with torch.no_grad():
-        for mine, other in zip(model.decoder.parameters(), base.decoder.parameters(), strict=True):
-            for to, origin in rows:
-                mine[to] = other[origin]  # (C, 1) of a convolution's weights, () of its bias
-    return kept
+        for name, tensor in mine.items():
+            other = theirs.get(name)
+            if not keep_letters and name.startswith((*layers, *heads)):
+                left.append(name)
+            elif name.startswith(layers):
+                done = other is not None and _copy_rows(tensor, other, rows, len(new), len(old))
+                by_rows |= done
+                left += [] if done else [name]
+            elif other is not None and other.shape == tensor.shape:
+                tensor.copy_(other)
+            else:
+                left.append(name)
+    return Adopted(kept if by_rows else [], _parts(left, mine))
+
+
+def _vocabulary_layers(model: "ASRModel") -> tuple[str, ...]:
+    """Return the prefixes of the names of the weights that have a row for each symbol."""
+    ctc = "ctc_decoder" if hasattr(model, "ctc_decoder") else "decoder"
+    names = [] if ctc == "decoder" and hasattr(model, "joint") else [f"{ctc}.decoder_layers.", f"{ctc}.linear_layer."]
+    if hasattr(model, "joint"):
+        names += [f"joint.joint_net.{len(model.joint.joint_net) - 1}.", "decoder.prediction.embed"]
+    return tuple(names)
+
+
+def _heads(model: "ASRModel") -> tuple[str, ...]:
+    """Return the prefixes of the names of the parts that choose the next symbol."""
+    if not hasattr(model, "joint"):
+        return ("decoder.",)
+    return ("joint.", "ctc_decoder.")
+
+
+def _copy_rows(mine: torch.Tensor, other: torch.Tensor, rows: Sequence[tuple[int, int]], new: int, old: int) -> bool:
+    """Copy rows of a layer with a row for each symbol, and then for the blank and the like; False if they don't fit.
+
+    Args:
+        mine, other: the weights, changed in place, and copied from; (V + n, ...) with n rows that are no symbols'.
+        rows: those of the symbols in common, in each of the two.
+        new, old: the numbers of symbols, V, in each.
+    """
+    more = len(mine) - new
+    if more != len(other) - old or mine.shape[1:] != other.shape[1:]:
+        return False
+    for to, origin in [*rows, *((new + place, old + place) for place in range(more))]:
+        mine[to] = other[origin]  # (C, 1) of a CTC decoder's weights, (C,) of a joint network's, () of a bias
+    return True
+
+
+def _parts(left: Sequence[str], state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return the parts (encoder, joint) all of whose weights are listed, and of other parts the layers."""
+    found = []
+    for name in left:
+        part = name.partition(".")[0]
+        whole = all(other in left for other in state if other.startswith(f"{part}."))
+        found.append(part if whole else name.rpartition(".")[0])
+    return list(dict.fromkeys(found))
 
 
 class Frozen(pl.Callback):
@@ -241,18 +339,19 @@ def train(config: DictConfig, overridden: set[str] = frozenset(), callbacks: Seq
     """
     name = _settings(config)["model"]
     base = load_model(name).cpu()
-    config = complete_config(config, base)
+    config, vocabulary = _complete(config, base)
     settings, say = config.finetuning, rank_zero_only(print)
+    say(f"vocabulary: {vocabulary.said}")
+    keep = settings.keep_letters and settings.vocabulary != vocabularies.NEW
 
-    def begin(model: "EncDecCTCModel") -> None:
-        kept, letters = adopt(model, base, settings.keep_letters), alphabet(model)
-        new = [letter for letter in letters if letter not in kept]
-        say(f"starts from {name}; of {len(letters)} letters the decoder has {len(kept)}{_listed(new)}")
+    def begin(model: "ASRModel") -> None:
+        adopted, symbols = adopt(model, base, keep), alphabet(model)
+        kind = "letters" if writes_letters(model) else "pieces"
+        new = [symbol for symbol in symbols if symbol not in set(adopted.symbols)]
+        line = f"starts from {name}; of {len(symbols)} {kind} the decoder has {len(adopted.symbols)}"
+        line += f", new: {vocabularies.listed(new)}" if new else ""
+        say(line + (f"; random are the weights of {', '.join(sorted(adopted.new))}" if adopted.new else ""))
 
     if settings.freeze != "none":
         callbacks = [Frozen(settings.freeze), *callbacks]
     return run.train(config, overridden, callbacks, begin)
-
-
-def _listed(new: Sequence[str]) -> str:
-    return f", new: {' '.join(map(repr, new))}" if new else ""

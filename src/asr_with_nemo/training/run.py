@@ -259,7 +259,7 @@ def _dev_digest(config: DictConfig) -> str:
 def build_model(config: DictConfig, trainer: pl.Trainer | None = None):
     """Build the NeMo model that a config describes, of one of `model_config.MODEL_CLASSES`.
 
-    On a CPU, for which NeMo has no loss of TDT models, theirs is `training.tdt_loss`.
+    On a CPU, for which NeMo has no loss of TDT models and a slow one of RNN-T, theirs is `training.tdt_loss`.
 
     Raises:
         InputError: NeMo can't build it, with NeMo's reason.
@@ -281,8 +281,10 @@ def build_model(config: DictConfig, trainer: pl.Trainer | None = None):
     except Exception as error:  # NeMo, Hydra and torch raise errors of any type for an invalid setting
         reason = str(error.__cause__ or error).strip()
         raise InputError(f"NeMo can't build this model: {reason}\nLook at the model: section of the config.") from error
-    if frames := durations(model):
-        tdt_loss.use(model.loss, frames, model.cfg.loss.tdt_kwargs)
+    if hasattr(model, "joint"):
+        frames = durations(model)
+        settings = (model.cfg.get("loss") or {}).get("tdt_kwargs" if frames else "warprnnt_numba_kwargs")
+        tdt_loss.use(model.loss, frames or None, settings or {})
     augmentation.seed_cutout(model)
     augmentation.keep_in_memory(model)
     if config.model.train_ds.get("vocal_tract"):

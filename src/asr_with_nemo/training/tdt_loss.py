@@ -1,9 +1,9 @@
-"""The loss of a token-and-duration transducer (TDT) in plain PyTorch, for machines without CUDA.
+"""The losses of transducers, RNN-T and token-and-duration (TDT), in plain PyTorch, for machines without CUDA.
 
-NeMo computes this loss only with CUDA kernels. A TDT reads frame t having written u labels; it chooses a label or the
-blank, and a duration d: it then reads frame t + d. The blank goes on by a frame at least. The loss is minus the log of
-the summed probability of all paths that write the labels and leave the recording at its end. With a(t, u) the summed
-probability of the paths to (t, u):
+NeMo computes TDT's only with CUDA kernels, and takes seconds a batch for RNN-T's on a CPU. A TDT reads frame t having
+written u labels; it chooses a label or the blank, and a duration d: it then reads frame t + d. The blank goes on by a
+frame at least. The loss is minus the log of the summed probability of all paths that write the labels and leave the
+recording at its end. With a(t, u) the summed probability of the paths to (t, u):
 
     a(t, u) = Σ_d>0 a(t-d, u) · blank(t-d, u) · duration(t-d, u, d)
             + Σ_d a(t-d, u-1) · label(t-d, u-1) · duration(t-d, u-1, d)
@@ -11,10 +11,11 @@ probability of the paths to (t, u):
 Source: Xu et al., Efficient Sequence Transduction by Jointly Predicting Tokens and Durations, ICML 2023
 (arXiv:2304.06795), equations 6 and 7. Here a step computes a frame for all utterances, labels and durations at once;
 what one frame adds to itself (labels of duration 0) is a first-order recurrence over u, solved by a cumulative sum.
+An RNN-T is a TDT whose labels have duration 0, and whose blanks have duration 1.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,7 +35,8 @@ class TDTLoss(nn.Module):
 
     Args:
         blank: the blank's output; the labels are those before it, the durations those after it.
-        durations: in frames, of the last outputs; 0 is allowed, but not alone.
+        durations: in frames, of the last outputs; 0 is allowed, but not alone. None for an RNN-T, which has no such
+            outputs.
         sigma: subtracted from the log-probabilities of labels and blank, so that long durations are preferred.
         omega: how often the loss is that of an ordinary transducer, which ignores durations; from 0 to 1.
         fastemit_lambda: how much more the gradients of labels count than those of the blank (FastEmit).
@@ -48,7 +50,7 @@ class TDTLoss(nn.Module):
     def __init__(
         self,
         blank: int,
-        durations: Sequence[int],
+        durations: Sequence[int] | None,
         sigma: float = 0.0,
         omega: float = 0.0,
         fastemit_lambda: float = 0.0,
@@ -56,10 +58,10 @@ class TDTLoss(nn.Module):
         on_gpu: nn.Module | None = None,
     ):
         super().__init__()
-        if not durations or min(durations) < 0 or max(durations) == 0:
+        if durations is not None and (not durations or min(durations) < 0 or max(durations) == 0):
             raise InputError(f"durations {list(durations)}: expected frames, 0 or more, and not only 0")
         self.blank = blank
-        self.durations = tuple(map(int, durations))
+        self.durations = None if durations is None else tuple(map(int, durations))
         self.sigma = sigma
         self.omega = omega
         self.fastemit_lambda = fastemit_lambda
@@ -75,7 +77,8 @@ class TDTLoss(nn.Module):
         An utterance that no path can write (durations without 0, and more labels than frames) has the loss 0.
 
         Args:
-            acts: outputs of the joint network, (B, T, U + 1, V + 1 + D), before or after a softmax over all.
+            acts: outputs of the joint network, (B, T, U + 1, V + 1 + D), before or after a softmax over all; of an
+                RNN-T, D is 0.
             labels: (B, U), padded with anything.
             act_lens: frames of each utterance, (B,).
             label_lens: labels of each utterance, (B,).
@@ -94,14 +97,14 @@ class TDTLoss(nn.Module):
         label = choices[:, :, :-1].gather(3, columns).squeeze(3).double()  # (B, T, U)
         if self.fastemit_lambda:
             label = label + self.fastemit_lambda * (label - label.detach())  # changes the gradient alone
-        if self.omega and random.random() < self.omega:
+        durations = self.durations
+        if durations is None or (self.omega and random.random() < self.omega):
             durations = (0, 1)
             blank, label = (
                 nn.functional.pad(blank[..., None], (1, 0), value=_NEVER),
                 nn.functional.pad(label[..., None], (0, 1), value=_NEVER),
             )
         else:
-            durations = self.durations
             ahead = acts[..., split:].log_softmax(-1).double()  # (B, T, U + 1, D)
             blank = (blank - self.sigma)[..., None] + ahead
             label = (label - self.sigma)[..., None] + ahead[:, :, :-1]
@@ -154,13 +157,13 @@ def _log_likelihood(
     return torch.stack(ends).logsumexp(0)
 
 
-def use(loss: "RNNTLoss", durations: Sequence[int], settings: dict) -> None:
-    """Let a model's loss compute TDT on the CPU too; on a GPU it stays NeMo's.
+def use(loss: "RNNTLoss", durations: Sequence[int] | None, settings: Mapping) -> None:
+    """Let a transducer's loss be computed here on a CPU; on a GPU it stays NeMo's.
 
     Args:
-        loss: `model.loss` of a TDT, which the fused joint network calls too.
-        durations: in frames.
-        settings: further ones of the config's `tdt_kwargs`: sigma, omega, fastemit_lambda, clamp.
+        loss: `model.loss`, which a fused joint network calls too.
+        durations: in frames, of a TDT; None for an RNN-T.
+        settings: further ones of the loss in the config (`tdt_kwargs`): sigma, omega, fastemit_lambda, clamp.
     """
     inner = nemo_internals.transducer_loss(loss)
     known = {key: settings[key] for key in ("sigma", "omega", "fastemit_lambda", "clamp") if settings.get(key)}

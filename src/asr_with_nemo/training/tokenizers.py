@@ -9,7 +9,7 @@ import io
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from asr_with_nemo.base.files import replacing
 from asr_with_nemo.base.values import is_whole
-from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.model_file import TOKENIZER
 
@@ -30,8 +29,11 @@ AUTO = "auto"
 """The value of `model.tokenizer.dir` with which a tokenizer is made."""
 MODEL, VOCABULARY = "tokenizer.model", "vocab.txt"
 _FILES = (MODEL, "tokenizer.vocab", VOCABULARY)
+SPACE = "▁"
+"""What SentencePiece writes for a space."""
 _WORDS_PER_PIECE, _MOST_PIECES = 50, 1024
-_MOST_NAMED = 5  # texts in a warning
+MOST_NAMED = 5
+"""Texts that a message about those of a manifest lists."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,19 @@ class Unwritable:
     letters: dict[str, int]
     examples: list[tuple[str, str]]
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """How many texts, and the letters."""
         letters = ", ".join(f"{letter!r} ({count:,})" for letter, count in self.letters.items())
-        lines = [f"{self.texts:,} of {self.total:,} texts can't be written as they are" + (letters and f": {letters}")]
-        lines += [f"  {text!r} becomes {written!r}" for text, written in self.examples]
-        return "\n".join(lines)
+        return f"{self.texts:,} of {self.total:,} texts can't be written as they are" + (letters and f": {letters}")
+
+    @property
+    def listing(self) -> str:
+        """The examples, a line each."""
+        return "\n".join(f"  {text!r} becomes {written!r}" for text, written in self.examples)
+
+    def __str__(self) -> str:
+        return f"{self.summary}\n{self.listing}"
 
 
 def fitting_size(texts: Iterable[str]) -> int:
@@ -70,7 +80,7 @@ def fitting_size(texts: Iterable[str]) -> int:
     for text in texts:
         letters.update(text)
         words += len(text.split())
-    return max(len(letters) + 2, min(_MOST_PIECES, len(letters | {"▁"}) + 2 + words // _WORDS_PER_PIECE))
+    return max(len(letters) + 2, min(_MOST_PIECES, len(letters | {SPACE}) + 2 + words // _WORDS_PER_PIECE))
 
 
 def make(texts: Sequence[str], folder: Path, size: int | None = None) -> int:
@@ -108,13 +118,28 @@ def make(texts: Sequence[str], folder: Path, size: int | None = None) -> int:
             f"model.tokenizer: no tokenizer of {size} pieces can be made of the training texts ({reason}); "
             f"set another size: +model.tokenizer.size={2 * size}"
         ) from error
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    return write(written.getvalue(), folder)
+
+
+def write(proto: bytes, folder: Path) -> int:
+    """Write a SentencePiece tokenizer in the files that NeMo wants, and return the number of its pieces.
+
+    Args:
+        proto: SentencePiece's model.
+        folder: for the files; it appears when they are complete.
+
+    Raises:
+        InputError: the folder can't be written.
+    """
+    import sentencepiece
+
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=proto)
     rows = [(pieces.id_to_piece(column), pieces.get_score(column)) for column in range(pieces.get_piece_size())]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with replacing(folder, shared=True) as partial:
             partial.mkdir()
-            (partial / MODEL).write_bytes(written.getvalue())
+            (partial / MODEL).write_bytes(proto)
             (partial / "tokenizer.vocab").write_text("".join(f"{p}\t{s:g}\n" for p, s in rows), encoding="utf-8")
             (partial / VOCABULARY).write_text("".join(f"{piece}\n" for piece, _ in rows), encoding="utf-8")
     except OSError as error:
@@ -122,6 +147,32 @@ def make(texts: Sequence[str], folder: Path, size: int | None = None) -> int:
             return len(rows)
         raise InputError(f"{folder}: can't be written ({error.strerror}); set exp_manager.exp_dir") from error
     return len(rows)
+
+
+def place_of(config: DictConfig, content: bytes) -> Path:
+    """Return the folder, below that of the trainings, of the tokenizer with a content: its model, or its texts."""
+    runs = Path((config.get("exp_manager") or {}).get("exp_dir") or "runs")
+    return runs / "tokenizers" / hashlib.sha256(content).hexdigest()[:12]
+
+
+def extended(proto: bytes, letters: Sequence[str]) -> bytes:
+    """Return a tokenizer with more pieces: letters that it lacks, after its own, so that those keep their places.
+
+    They have the score of the rarest piece, and so are only used where nothing else fits.
+
+    Args:
+        proto: SentencePiece's model.
+        letters: the characters, none of which is a piece.
+    """
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+    model = ModelProto.FromString(proto)
+    lowest = min(piece.score for piece in model.pieces)
+    missing = {SPACE} - {piece.piece for piece in model.pieces}  # without it, no word can begin with a new letter
+    for letter in [*missing, *letters]:
+        model.pieces.add(piece=letter, score=lowest, type=ModelProto.SentencePiece.NORMAL)
+    model.trainer_spec.vocab_size = len(model.pieces)
+    return model.SerializeToString()
 
 
 def load(folder: Path) -> "SentencePieceProcessor":
@@ -158,18 +209,18 @@ def unwritable(pieces: "SentencePieceProcessor", texts: Iterable[str]) -> Unwrit
         for letter in set(text) - known.keys() - {" "}:
             known[letter] = pieces.unk_id() not in pieces.encode(letter)
         letters.update(letter for letter in text if not known.get(letter, True))
-        if len(examples) < _MOST_NAMED:
+        if len(examples) < MOST_NAMED:
             examples.append((text, written))
     return Unwritable(found, total, dict(letters.most_common()), examples)
 
 
-def prepare(config: DictConfig, manifests: Sequence[str], data: TrainingData) -> None:
+def prepare(config: DictConfig, texts: Mapping[str, Sequence[str]]) -> None:
     """Make or find the tokenizer of a config, check it, and say which texts it can't write.
 
     Args:
         config: a training config with a section `model.tokenizer`; its `dir` is set, and `size` is removed.
-        manifests: those whose texts the model has to write, that of the training first.
-        data: has them parsed.
+        texts: those that the model has to write, by the manifest that they are in; first those of the training, of
+            which a tokenizer is made.
 
     Raises:
         InputError: there is no tokenizer and none can be made, or it is of another kind.
@@ -187,16 +238,15 @@ def prepare(config: DictConfig, manifests: Sequence[str], data: TrainingData) ->
         raise InputError(f"model.tokenizer.size={size}: expected the number of pieces, a whole number")
     log = rank_zero_only(print)
     if section.dir == AUTO:
-        texts = [row["text"] for row in data.parsed(manifests[0]).utterances]
-        digest = hashlib.sha256(json.dumps([texts, size]).encode()).hexdigest()[:12]
-        place = Path((config.get("exp_manager") or {}).get("exp_dir") or "runs") / "tokenizers" / digest
+        training = list(next(iter(texts.values())))
+        place = place_of(config, json.dumps([training, size]).encode())
         if not (place / MODEL).is_file():
-            make(texts, place, size)
+            make(training, place, size)
         section.dir = str(place)
     pieces = load(Path(section.dir))
     log(f"tokenizer: {pieces.get_piece_size():,} pieces, in {section.dir}")
-    for path in manifests:
-        wrong = unwritable(pieces, (row["text"] for row in data.parsed(path).utterances))
+    for path, written in texts.items():
+        wrong = unwritable(pieces, written)
         if wrong.texts:
             log(f"warning: {path}: {wrong}")
 
