@@ -13,6 +13,7 @@ from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Decoder, LanguageModel, Model
 from asr_with_nemo.errors import InputError
 
 FormatName = StrEnum("FormatName", {name: name for name in ("text", "jsonl", "srt", "vtt", "ctm", "textgrid", "tsv")})
+Channels = StrEnum("Channels", {"mix": "mix", "split": "split"})
 _BY_SUFFIX = {".jsonl": "jsonl", ".srt": "srt", ".vtt": "vtt", ".ctm": "ctm", ".textgrid": "textgrid"}
 
 
@@ -39,6 +40,10 @@ def main(
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Pieces of audio per batch; the default depends on the kind of model.")
     ] = None,
+    channels: Annotated[
+        Channels,
+        typer.Option(help="Of a recording with several channels: mix them, or split it into a recording a channel."),
+    ] = Channels.mix,
     decoder: Decoder = "",
 ) -> None:
     """Transcribe recordings: to the terminal, into a file, or a file each into a folder.
@@ -69,6 +74,10 @@ def main(
     srt, vtt: subtitles. textgrid: Praat's, with a tier of words. ctm: NIST's, a line a word (sclite). tsv: a table of
     words with their times in seconds and confidence.
 
+    **Calls, with a speaker on each channel.** By default the channels are mixed, and a warning says so.
+
+        python scripts/transcribe.py an4 call.wav --channels split --format srt --output-dir texts
+
     **With a language model**, which knows what is likely to be said. A name that ends in .arpa, .arpa.gz, .lm, .bin or
     .binary after --lm is the language model; without one, it is the model's own. --lm=FILE takes any name.
 
@@ -85,7 +94,7 @@ def main(
     """
     from asr_with_nemo.models.names import model_path
     from asr_with_nemo.recognition import decoding, destinations, formats
-    from asr_with_nemo.recognition.recordings import find
+    from asr_with_nemo.recognition.recordings import Survey, find, split_channels
 
     if output and output_dir:
         raise InputError("--output writes one file, --output-dir a file a recording; choose one of them")
@@ -96,6 +105,9 @@ def main(
     arpa = None if lm is None else decoding.language_model_path(model, lm)
     path = model_path(model, suffix=".onnx")
     recordings = find(inputs, log=partial(typer.echo, err=True))
+    if channels == Channels.split:
+        recordings = split_channels(recordings)
+    survey = Survey()
     settings = {"format": str(form), "model": [str(path), *destinations.stamp(path)]}
     settings |= {"decoder": decoder} if decoder else {}
     settings["lm"] = [str(arpa), *destinations.stamp(arpa)] if arpa else None
@@ -114,7 +126,10 @@ def main(
                 failed += 1
             else:
                 place.add(recording, result)
+                survey.add(recording.sound)
     place.finish()
+    for line in survey.lines():
+        typer.echo(line, err=True)
     if failed:
         rest = "; the others are done" if failed < len(recordings) else ""
         typer.echo(f"error: {failed} of {len(recordings)} files can't be read (see above){rest}", err=True)

@@ -112,6 +112,28 @@ def test_one_that_cant_be_read_is_named_and_the_others_are_done(folder: Path):
     assert [row["file"] for row in rows] == ["in/a.wav", "in/b.wav", "in/sub/a.wav"]
 
 
+def test_each_channel_of_a_call_is_read_by_itself_if_asked_for(folder: Path):
+    one, other = (audio.load_audio(folder / "in" / name) for name in ("a.wav", "b.wav"))
+    quiet = np.zeros(len(one) + len(other), np.float32)
+    left, right = quiet.copy(), quiet
+    left[: len(one)], right[len(one) :] = one, other
+    soundfile.write(folder / "call.wav", np.stack([left, right], axis=1), audio.SAMPLE_RATE)
+    mixed = transcribe(folder, "call.wav")
+    assert "each channel is another person" in mixed.stderr and "--channels split" in mixed.stderr
+    texts = [line.split("\t")[1] for line in transcribe(folder, "in/a.wav", "in/b.wav").stdout.splitlines()]
+    done = transcribe(folder, "call.wav", "--channels", "split")
+    assert done.stdout.splitlines() == [f"call.wav channel {n}\t{text}" for n, text in enumerate(texts, 1)]
+    assert "mixed" not in done.stderr
+    done = transcribe(folder, "call.wav", "in/a.wav", "--channels", "split", "--output-dir", "out")
+    assert {path.name for path in (folder / "out").glob("*.txt")} == {"call_channel1.txt", "call_channel2.txt", "a.txt"}
+
+
+def test_a_file_that_is_cut_short_is_named(folder: Path):
+    os.truncate(folder / "in" / "a.wav", 20_000)
+    done = transcribe(folder, "in/a.wav")
+    assert done.returncode == 0 and "in/a.wav: holds less sound than its header says" in done.stderr
+
+
 def test_a_language_model_is_never_taken_for_a_recording(folder: Path):
     done = run_script("transcribe.py", "an4", "--lm", "in/a.wav", cwd=folder)
     assert done.returncode == 0, done.stderr

@@ -119,6 +119,8 @@ def _key(recording: Recording) -> str:
     """Return what a recording is known by: its name and part, and its file's size and date."""
     sound = recording.sound
     path, part = (sound.path, [sound.offset, sound.duration]) if isinstance(sound, audio.Clip) else (sound, None)
+    if isinstance(sound, audio.Clip) and sound.channel is not None:
+        part = [*part, sound.channel]
     return json.dumps([recording.name, str(recording.output), part, *stamp(path)])
 
 
