@@ -2,15 +2,19 @@
 """Transcribe recordings."""
 
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Decoder, LanguageModel, Model, run
 from asr_with_nemo.errors import InputError
+
+if TYPE_CHECKING:
+    from asr_with_nemo.recognition.destinations import Terminal
 
 FormatName = StrEnum("FormatName", {name: name for name in ("text", "jsonl", "srt", "vtt", "ctm", "textgrid", "tsv")})
 Channels = StrEnum("Channels", {"mix": "mix", "split": "split"})
@@ -94,7 +98,7 @@ def main(
     """
     from asr_with_nemo.models.names import model_path
     from asr_with_nemo.recognition import decoding, destinations, formats
-    from asr_with_nemo.recognition.recordings import Survey, find, split_channels
+    from asr_with_nemo.recognition.recordings import find, split_channels
 
     if output and output_dir:
         raise InputError("--output writes one file, --output-dir a file a recording; choose one of them")
@@ -107,33 +111,40 @@ def main(
     recordings = find(inputs, log=partial(typer.echo, err=True))
     if channels == Channels.split:
         recordings = split_channels(recordings)
-    survey = Survey()
     settings = {"format": str(form), "model": [str(path), *destinations.stamp(path)]}
     settings |= {"decoder": decoder} if decoder else {}
     settings["lm"] = [str(arpa), *destinations.stamp(arpa)] if arpa else None
-    place = destinations.destination(formats.FORMATS[form], recordings, output, output_dir, settings)
-    destinations.say_what_is_done(recordings, place.pending)
-    # A progress bar would break up the lines in a terminal, if there are several.
-    progress = bool(output or output_dir) or len(recordings) == 1 or not sys.stdout.isatty()
-    failed = 0
-    if place.pending:
-        size = {} if batch_size is None else {"batch_size": batch_size}
-        sounds = [recording.sound for recording in place.pending]
-        results = _transcriber(path, arpa, decoder)(sounds, progress=progress, **size)
-        for recording, result in zip(place.pending, results, strict=True):
-            if isinstance(result, InputError):
-                typer.echo(f"error: {result}", err=True)
-                failed += 1
-            else:
-                place.add(recording, result)
-                survey.add(recording.sound)
-    place.finish()
-    for line in survey.lines():
-        typer.echo(line, err=True)
+    size = {} if batch_size is None else {"batch_size": batch_size}
+    with destinations.alone(output, output_dir, log=partial(typer.echo, err=True)):
+        place = destinations.destination(formats.FORMATS[form], recordings, output, output_dir, settings)
+        destinations.say_what_is_done(recordings, place.pending)
+        # A progress bar would break up the lines in a terminal, if there are several.
+        progress = bool(output or output_dir) or len(recordings) == 1 or not sys.stdout.isatty()
+        failed = 0
+        if place.pending:
+            failed = _transcribe(partial(_transcriber(path, arpa, decoder), progress=progress, **size), place)
+        place.finish()
     if failed:
         rest = "; the others are done" if failed < len(recordings) else ""
         typer.echo(f"error: {failed} of {len(recordings)} files can't be read (see above){rest}", err=True)
         raise typer.Exit(1)
+
+
+def _transcribe(each: Callable, place: "Terminal") -> int:
+    """Transcribe what is pending; return how many recordings couldn't be read."""
+    from asr_with_nemo.recognition.recordings import Survey
+
+    failed, survey = 0, Survey()
+    for recording, result in zip(place.pending, each([one.sound for one in place.pending]), strict=True):
+        if isinstance(result, InputError):
+            typer.echo(f"error: {result}", err=True)
+            failed += 1
+        else:
+            place.add(recording, result)
+            survey.add(recording.sound)
+    for line in survey.lines():
+        typer.echo(line, err=True)
+    return failed
 
 
 def _transcriber(path: Path, arpa: Path | None, decoder: str):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr_with_nemo.base.files import alone_in
 from asr_with_nemo.data import an4, audio, manifest
 from tests.conftest import ROOT, run_script
 from tests.recognition.in_process import error_of
@@ -102,6 +103,28 @@ def test_what_was_interrupted_goes_on(folder: Path):
     lines = (folder / "out.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in lines] == [f"many/{number:03}.wav" for number in range(300)]
     assert not notes.exists()
+
+
+@pytest.mark.parametrize("place", [("--output", "texts.tsv"), ("--output-dir", "out")])
+def test_two_at_once_take_turns(folder: Path, place: tuple[str, str]):
+    command = [sys.executable, str(ROOT / "scripts" / "transcribe.py"), "an4", "in", *place]
+    (folder / "out").mkdir()
+    waiting = folder / "out" if place[0] == "--output-dir" else folder
+    with alone_in(waiting, "is transcribing", name="" if place[0] == "--output-dir" else "texts.tsv"):
+        two = [subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        said = [one.stderr.readline() for one in two]
+    assert all(f"{place[1]}: process {os.getpid()} on " in line and "waiting" in line for line in said), said
+    for one in two:
+        one.communicate(timeout=300)
+        assert one.returncode == 0
+    lines = transcribe(folder, "in").stdout.splitlines()
+    if place[0] == "--output":
+        assert (folder / "texts.tsv").read_text().splitlines() == lines
+    else:
+        assert [path.read_text().strip() for path in sorted((folder / "out").rglob("*.txt"))] == [
+            line.split("\t")[1] for line in lines
+        ]
+    assert not [path.name for path in folder.rglob("*lock*")]
 
 
 def test_one_that_cant_be_read_is_named_and_the_others_are_done(folder: Path):

@@ -4,14 +4,15 @@ What has been transcribed is noted in a file beside (`.NAME.progress`), a line a
 interrupted goes on. The notes begin with the command's settings: with another model or format, all is done anew.
 """
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from asr_with_nemo.base.files import reason_of, replacing
+from asr_with_nemo.base.files import alone_in, reason_of, replacing
 from asr_with_nemo.data import audio
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.formats import Format
@@ -185,6 +186,24 @@ class _Notes:
     def remove(self) -> None:
         self._file.close()
         self._path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(output: Path | None, folder: Path | None, log: Callable[[str], object]) -> Iterator[None]:
+    """Write to a file or folder as the only process; while another command does, wait for it to end, and say so.
+
+    Raises:
+        InputError: it can't be written.
+    """
+    with contextlib.ExitStack() as stack:
+        place = folder if folder is not None or output is None else output.parent
+        if place is not None and (folder is not None or place.is_dir()):
+            name = "" if output is None else output.name
+            try:
+                stack.enter_context(alone_in(place, "is transcribing", log, name))
+            except OSError as error:
+                raise InputError(f"{place}: can't be written ({reason_of(error)})") from error
+        yield
 
 
 def destination(
