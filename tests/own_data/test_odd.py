@@ -299,3 +299,16 @@ def test_objects_over_several_lines_are_read(tmp_path: Path, name: str):
     rows = [{"audio_filename": path, "text": text} for path, text, _ in good_rows(tmp_path / "mine", 12)]
     (tmp_path / "mine" / name).write_text("\n".join(json.dumps(row, indent=2) for row in rows))
     assert prepare(tmp_path / "mine", tmp_path / "out", split="utterance").fates == {"kept": 12}
+
+
+def test_times_that_are_no_numbers_cost_one_row_of_kaldis(tmp_path: Path):
+    mine = tmp_path / "mine"
+    for number in range(12):
+        record(mine / f"r{number}.wav", 1.5)
+    names = [f"r{number}" for number in range(12)]
+    (mine / "wav.scp").write_text("".join(f"{name} {mine}/{name}.wav\n" for name in names) + f"long {'x' * 5000}\n")
+    (mine / "text").write_text("".join(f"{name} {sentence(place)}\n" for place, name in enumerate([*names, "long"])))
+    times = ["nan 1", "0 1e999", "inf 2"] + ["0.2 1.2"] * 9
+    rows = "".join(f"{name} {name} {time}\n" for name, time in zip(names, times, strict=True)) + "long long 0 1\n"
+    (mine / "segments").write_text(rows)
+    assert prepare(mine, tmp_path / "out", split="utterance").fates == {"kept": 9, "left out": 4}

@@ -167,9 +167,9 @@ def _first_bytes(source: str | os.PathLike | bytes, name: str) -> bytes:
     if isinstance(source, bytes):
         start = source[:_HEAD]
     else:
-        path = Path(source)
-        if not path.is_file():
-            raise InputError(f"{name}: no such file" if not path.exists() else f"{name}: not a file")
+        path = os.fspath(source)
+        if not os.path.isfile(path):  # Path's own raises where a name is too long for a file
+            raise InputError(f"{name[:1000]}: no such file" if not os.path.exists(path) else f"{name}: not a file")
         try:
             with open(path, "rb") as file:
                 start = file.read(_HEAD)

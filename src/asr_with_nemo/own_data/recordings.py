@@ -1,6 +1,7 @@
 """Conversion of recordings in any format into 16-bit mono WAVs of one sampling rate, with measurements, in parallel."""
 
 import hashlib
+import math
 import os
 import signal
 from collections import deque
@@ -221,6 +222,8 @@ def _read(job: MeasureJob, longest: float) -> tuple[np.ndarray, Sound, bool]:
 
 def _part(job: MeasureJob, sound: Sound) -> tuple[int, int | None]:
     """Return the first sample of a job's part and their number; None if the recording doesn't state its length."""
+    if not math.isfinite(job.start + (job.seconds or 0.0)):
+        raise Unusable("bad times", f"from {job.start:g} s, {job.seconds} s long")
     start, whole = round(job.start * sound.rate), sound.frames
     count = None if job.seconds is None else round(job.seconds * sound.rate)
     if job.start < 0 or (count is not None and count <= 0):

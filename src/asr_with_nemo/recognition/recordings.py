@@ -46,6 +46,7 @@ SUFFIXES = frozenset(
 )
 """Endings of the recordings that are looked for in folders."""
 _LISTENED = 300.0  # seconds in which two talkers are looked for
+_TABLES = (".csv", ".tsv", ".psv", ".xlsx", ".xls", ".ods")
 LISTS, MANIFESTS = (".txt", ".lst", ".list"), (".json", ".jsonl")
 
 
@@ -97,6 +98,11 @@ def _expanded(name: str, log: Callable[[str], object]) -> list[Recording]:
         return _listed(text, str(path), path.parent)
     if path.suffix.lower() in MANIFESTS:
         return _in_manifest(path, log)
+    if path.suffix.lower() in _TABLES and path.is_file():
+        raise InputError(
+            f"{path}: a table, not a recording; name the folder of its recordings, or save its column of paths as "
+            "text (.txt), a path a line"
+        )
     if path.is_file() and is_language_model(path):
         raise InputError(f"{path}: is a language model, not a recording; use --lm={path}")
     return [Recording(name, name, Path(path.stem))]
@@ -174,6 +180,8 @@ def _row(line: str, where: str) -> dict:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({shortened(error)}); a manifest has an object a line") from error
+    if isinstance(row, list):
+        raise InputError(f"{where}: a JSON list; a manifest has an object a line, without brackets around them")
     if not isinstance(row, dict) or not isinstance(row.get("audio_filepath"), str):
         raise InputError(f"{where}: lacks 'audio_filepath', the path of a recording")
     for key in ("offset", "duration"):
