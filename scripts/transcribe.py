@@ -48,6 +48,15 @@ def main(
         Channels,
         typer.Option(help="Of a recording with several channels: mix them, or split it into a recording a channel."),
     ] = Channels.mix,
+    uncertain: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Write only this many recordings to --output, as a manifest: those with the lowest confidence, which "
+            "are the most worth a person's time.",
+            metavar="N",
+        ),
+    ] = None,
     decoder: Decoder = "",
 ) -> None:
     """Transcribe recordings: to the terminal, into a file, or a file each into a folder.
@@ -82,6 +91,10 @@ def main(
 
         python scripts/transcribe.py an4 call.wav --channels split --format srt --output-dir texts
 
+    **What to label next.** A manifest of the 50 recordings that the model is least sure of, with its texts to correct.
+
+        python scripts/transcribe.py MODEL.nemo recordings/ --uncertain 50 --output next.json
+
     **With a language model**, which knows what is likely to be said. A name that ends in .arpa, .arpa.gz, .lm, .bin or
     .binary after --lm is the language model; without one, it is the model's own. --lm=FILE takes any name.
 
@@ -104,6 +117,8 @@ def main(
         raise InputError("--output writes one file, --output-dir a file a recording; choose one of them")
     if as_json and form not in (None, FormatName.jsonl):
         raise InputError(f"--json is --format jsonl; leave out it or --format {form}")
+    if uncertain and (not output or output_dir or form or as_json or output.suffix.lower() not in (".json", ".jsonl")):
+        raise InputError("--uncertain writes a manifest: give it --output FILE.json, and no --format or --output-dir")
     named = _BY_SUFFIX.get(output.suffix.lower(), "text") if output else "text"
     form = FormatName.jsonl if as_json else form or FormatName(named)
     arpa = None if lm is None else decoding.language_model_path(model, lm)
@@ -116,7 +131,10 @@ def main(
     settings["lm"] = [str(arpa), *destinations.stamp(arpa)] if arpa else None
     size = {} if batch_size is None else {"batch_size": batch_size}
     with destinations.alone(output, output_dir, log=partial(typer.echo, err=True)):
-        place = destinations.destination(formats.FORMATS[form], recordings, output, output_dir, settings)
+        if uncertain:
+            place = destinations.Uncertain(recordings, output, settings, uncertain, partial(typer.echo, err=True))
+        else:
+            place = destinations.destination(formats.FORMATS[form], recordings, output, output_dir, settings)
         destinations.say_what_is_done(recordings, place.pending)
         # A progress bar would break up the lines in a terminal, if there are several.
         progress = bool(output or output_dir) or len(recordings) == 1 or not sys.stdout.isatty()

@@ -151,6 +151,23 @@ def test_each_channel_of_a_call_is_read_by_itself_if_asked_for(folder: Path):
     assert {path.name for path in (folder / "out").glob("*.txt")} == {"call_channel1.txt", "call_channel2.txt", "a.txt"}
 
 
+def test_what_the_model_is_least_sure_of_is_the_next_to_label(folder: Path):
+    clean = audio.load_audio(folder / "in" / "b.wav")
+    noise = np.random.default_rng(0).normal(0, np.abs(clean).std(), len(clean))
+    soundfile.write(folder / "in" / "noisy.wav", clean + noise, audio.SAMPLE_RATE)
+    soundfile.write(folder / "in" / "silent.wav", np.zeros(audio.SAMPLE_RATE), audio.SAMPLE_RATE)
+    (folder / "out").mkdir()
+    done = transcribe(folder, "in", "--uncertain", "2", "--output", "out/next.json")
+    assert done.returncode == 0, done.stderr
+    assert "the 2 of 5 recordings" in done.stderr and "1 without a word" in done.stderr
+    rows = manifest.read_manifest(folder / "out" / "next.json")
+    assert Path(rows[0]["audio_filepath"]).name == "noisy.wav"
+    assert rows[0]["confidence"] <= rows[1]["confidence"] < 1 and all(row["text"] for row in rows)
+    assert not list((folder / "out").glob(".*"))
+    again = transcribe(folder, "out/next.json")
+    assert [line.split("\t")[1] for line in again.stdout.splitlines()] == [row["text"] for row in rows]
+
+
 def test_a_file_that_is_cut_short_is_named(folder: Path):
     os.truncate(folder / "in" / "a.wav", 20_000)
     done = transcribe(folder, "in/a.wav")
@@ -176,6 +193,10 @@ def test_a_language_model_is_never_taken_for_a_recording(folder: Path):
         (["a.wav", "b.wav", "--format", "srt"], "--output-dir"),
         (["a.wav", "--output", "a.txt", "--output-dir", "out"], "--output"),
         (["a.wav", "--output-dir", "."], "a.txt: there is such a file, and not from this command"),
+        (["a.wav", "--uncertain", "2"], "--output FILE.json"),
+        (["a.wav", "--uncertain", "2", "--output", "bad.json"], "bad.json: there is such a file"),
+        (["table.csv"], "table.csv: a table, not a recording"),
+        (["rows.json"], "rows.json, line 1: a JSON list"),
         (["spoken.txt"], "spoken.txt: a line is no path of a recording: go on"),
     ],
 )
@@ -185,5 +206,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argume
     (tmp_path / "a.txt").write_text("what a person wrote\n")
     (tmp_path / "spoken.txt").write_text("go on " * 100)
     (tmp_path / "bad.json").write_text('{"audio_filepath": "a.wav"}\n{"text": "go"}\n')
+    (tmp_path / "table.csv").write_text("path,text\na.wav,go\n")
+    (tmp_path / "rows.json").write_text('[{"audio_filepath": "a.wav"}]')
     monkeypatch.chdir(tmp_path)
     assert reason in error_of("transcribe.py", "an4", *arguments)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from asr_with_nemo.base.files import alone_in, reason_of, replacing
 from asr_with_nemo.data import audio
+from asr_with_nemo.data.manifest import Utterance, write_manifest
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.recognition.formats import Format
+from asr_with_nemo.recognition.formats import FORMATS, Format
 from asr_with_nemo.recognition.recordings import Recording, outputs
 from asr_with_nemo.recognition.transcripts import Transcript, Word
 
@@ -77,6 +78,65 @@ class OneFile(Terminal):
         except OSError as error:
             raise InputError(f"{self._path}: can't be written ({reason_of(error)})") from error
         self._notes.remove()
+
+
+class Uncertain(OneFile):
+    """Writes a manifest of the recordings with the lowest confidence, with the texts that were heard, to be corrected.
+
+    Args:
+        recordings, path, settings: as of `OneFile`.
+        count: of the recordings to write.
+        log: called with what was written, and the next step.
+
+    Raises:
+        InputError: the file is there already, or can't be written.
+    """
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        path: Path,
+        settings: Mapping,
+        count: int,
+        log: Callable[[str], object] = print,
+    ):
+        if path.exists():
+            raise InputError(f"{path}: there is such a file, which may hold corrected texts; name another --output")
+        super().__init__(FORMATS["jsonl"], recordings, path, settings)
+        self._count, self._log = count, log
+
+    def finish(self) -> None:
+        """Write the manifest, the lowest confidence first, and remove the notes."""
+        found, without = [], 0
+        for place, recording in enumerate(self._all):
+            heard = self._notes.heard(_key(recording))
+            if heard is not None and heard.confidence is None:
+                without += 1
+            elif heard is not None:
+                found.append((heard.confidence, place))
+        chosen = sorted(found)[: self._count]
+        if not chosen:
+            raise InputError(f"{self._path}: not written, since in none of the recordings a word was heard")
+        try:
+            write_manifest(self._path, (self._utterance(place) for _, place in chosen))
+        except OSError as error:
+            raise InputError(f"{self._path}: can't be written ({reason_of(error)})") from error
+        self._notes.remove()
+        left = f"; {without} without a word are left out" if without else ""
+        self._log(
+            f"{self._path}: the {len(chosen)} of {len(self._all)} recordings with the lowest confidence, "
+            f"{chosen[0][0]:.2f} to {chosen[-1][0]:.2f}{left}. Listen, correct the texts in it, then: "
+            f"python scripts/prepare_corpus.py {self._path} --out DIR"
+        )
+
+    def _utterance(self, place: int) -> Utterance:
+        recording = self._all[place]
+        heard, sound = self._notes.heard(_key(recording)), recording.sound
+        clip = sound if isinstance(sound, audio.Clip) else audio.Clip(sound)
+        row = {"audio_filepath": clip.path, "duration": round(heard.duration, 3), "text": heard.text}
+        row |= {"offset": clip.offset} if clip.offset or clip.duration else {}
+        row |= {} if clip.channel is None else {"channel": clip.channel + 1}
+        return row | {"confidence": round(heard.confidence, 4)}
 
 
 class Folder(Terminal):
