@@ -18,6 +18,14 @@ def main(
     output: Annotated[
         Path | None, typer.Option(help="Write the results to this .json file, and the utterances to a .tsv next to it.")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write an error browser, one web page: each utterance with player, errors and confidence, to sort and "
+            "filter; confusions; WER by speaker and length.",
+            metavar="FILE.html",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Utterances per batch; doesn't change the results.")] = 16,
     compare: Annotated[
         Path | None,
@@ -52,6 +60,8 @@ def main(
 
         python scripts/evaluate.py MODEL.nemo data/an4/test_manifest.json --output results/mine.json
 
+        python scripts/evaluate.py MODEL.nemo data/mine/dev_manifest.json --report errors.html
+
         python scripts/evaluate.py BETTER.nemo data/an4/test_manifest.json --compare results/mine.json
 
         python scripts/evaluate.py MODEL.nemo data/an4/dev_manifest.json --lm lm.arpa --tune
@@ -60,13 +70,15 @@ def main(
     """
     from asr_with_nemo.base.files import check_output
     from asr_with_nemo.models.loading import alphabet, load_model
-    from asr_with_nemo.recognition import beam, decoding, evaluation, language_model, wer
+    from asr_with_nemo.recognition import beam, decoding, error_report, evaluation, language_model, wer
 
     # Report errors before the slow part.
     arpa = _check_search(model, manifest, lm, tune, {"alpha": alpha, "beta": beta, "width": width})
     others = evaluation.read_rows(compare) if compare else None
     if output:
         check_output(output)
+    if report:
+        error_report.check_place(report)
     loaded = load_model(model)
     search = beam.load(arpa, alphabet(loaded), alpha, beta, width) if arpa else None
     decoding.check_decoder(loaded, decoder, search)
@@ -98,6 +110,9 @@ def main(
         command += [f"--decoder={decoder}"] if decoder else []
         evaluation.save(result, output, command=shlex.join(command), **more)
         typer.echo(f"results: {output}, utterances: {output.with_suffix('.tsv')}")
+    if report:
+        error_report.write_page(result, report)
+        typer.echo(f"report: {report}")
     if others:
         typer.echo(f"against {compare}: {wer.compare(result.rows, others)}")
 

@@ -65,6 +65,13 @@ class Digits(StrEnum):
     spell = "spell"
 
 
+class Channels(StrEnum):
+    """The treatment of recordings with several channels."""
+
+    mix = "mix"
+    split = "split"
+
+
 class _Panel(StrEnum):
     """The groups of options in --help."""
 
@@ -233,6 +240,15 @@ def main(
             metavar="HZ",
         ),
     ] = 16_000,
+    channels: Annotated[
+        Channels,
+        _option(
+            "Of recordings with several channels: mix them, or split them, each channel a speaker with texts of its "
+            "own: in call_channel1.srt and call_channel2.srt (or .txt, .TextGrid ...; left, right) beside call.wav, by "
+            "a table's column `channel`, or else the channel that speaks while the text is spoken.",
+            _Panel.recordings,
+        ),
+    ] = Channels.mix,
     longest: Annotated[
         float, _option("Leave longer recordings out.", _Panel.recordings, min=1, metavar="SECONDS")
     ] = 60.0,
@@ -294,6 +310,10 @@ def main(
 
         python scripts/prepare_corpus.py ~/interviews --out data/interviews --fix
 
+        # calls with a speaker on each channel: call.wav, call_left.srt, call_right.srt
+
+        python scripts/prepare_corpus.py ~/calls --out data/calls --channels split
+
         # Common Voice: repair doubtful rows, and drop the others
 
         python scripts/prepare_corpus.py ~/cv-corpus/el --out data/greek --fix --drop
@@ -326,6 +346,7 @@ def main(
         shares={"dev": dev_share, "test": test_share},
         drop=drop,
         fix=fix,
+        channels=channels.value,
     )
     prepared = preparation.prepare(source, out, settings, workers)
     _print_summary(prepared, time.perf_counter() - started)

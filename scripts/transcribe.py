@@ -2,17 +2,22 @@
 """Transcribe recordings."""
 
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Decoder, LanguageModel, Model, run
 from asr_with_nemo.errors import InputError
 
+if TYPE_CHECKING:
+    from asr_with_nemo.recognition.destinations import Terminal
+
 FormatName = StrEnum("FormatName", {name: name for name in ("text", "jsonl", "srt", "vtt", "ctm", "textgrid", "tsv")})
+Channels = StrEnum("Channels", {"mix": "mix", "split": "split"})
 _BY_SUFFIX = {".jsonl": "jsonl", ".srt": "srt", ".vtt": "vtt", ".ctm": "ctm", ".textgrid": "textgrid"}
 
 
@@ -38,6 +43,19 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Pieces of audio per batch; the default depends on the kind of model.")
+    ] = None,
+    channels: Annotated[
+        Channels,
+        typer.Option(help="Of a recording with several channels: mix them, or split it into a recording a channel."),
+    ] = Channels.mix,
+    uncertain: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Write only this many recordings to --output, as a manifest: those with the lowest confidence, which "
+            "are the most worth a person's time.",
+            metavar="N",
+        ),
     ] = None,
     decoder: Decoder = "",
 ) -> None:
@@ -69,6 +87,14 @@ def main(
     srt, vtt: subtitles. textgrid: Praat's, with a tier of words. ctm: NIST's, a line a word (sclite). tsv: a table of
     words with their times in seconds and confidence.
 
+    **Calls, with a speaker on each channel.** By default the channels are mixed, and a warning says so.
+
+        python scripts/transcribe.py an4 call.wav --channels split --format srt --output-dir texts
+
+    **What to label next.** A manifest of the 50 recordings that the model is least sure of, with its texts to correct.
+
+        python scripts/transcribe.py MODEL.nemo recordings/ --uncertain 50 --output next.json
+
     **With a language model**, which knows what is likely to be said. A name that ends in .arpa, .arpa.gz, .lm, .bin or
     .binary after --lm is the language model; without one, it is the model's own. --lm=FILE takes any name.
 
@@ -85,40 +111,58 @@ def main(
     """
     from asr_with_nemo.models.names import model_path
     from asr_with_nemo.recognition import decoding, destinations, formats
-    from asr_with_nemo.recognition.recordings import find
+    from asr_with_nemo.recognition.recordings import find, split_channels
 
     if output and output_dir:
         raise InputError("--output writes one file, --output-dir a file a recording; choose one of them")
     if as_json and form not in (None, FormatName.jsonl):
         raise InputError(f"--json is --format jsonl; leave out it or --format {form}")
+    if uncertain and (not output or output_dir or form or as_json or output.suffix.lower() not in (".json", ".jsonl")):
+        raise InputError("--uncertain writes a manifest: give it --output FILE.json, and no --format or --output-dir")
     named = _BY_SUFFIX.get(output.suffix.lower(), "text") if output else "text"
     form = FormatName.jsonl if as_json else form or FormatName(named)
     arpa = None if lm is None else decoding.language_model_path(model, lm)
     path = model_path(model, suffix=".onnx")
     recordings = find(inputs, log=partial(typer.echo, err=True))
+    if channels == Channels.split:
+        recordings = split_channels(recordings)
     settings = {"format": str(form), "model": [str(path), *destinations.stamp(path)]}
     settings |= {"decoder": decoder} if decoder else {}
     settings["lm"] = [str(arpa), *destinations.stamp(arpa)] if arpa else None
-    place = destinations.destination(formats.FORMATS[form], recordings, output, output_dir, settings)
-    destinations.say_what_is_done(recordings, place.pending)
-    # A progress bar would break up the lines in a terminal, if there are several.
-    progress = bool(output or output_dir) or len(recordings) == 1 or not sys.stdout.isatty()
-    failed = 0
-    if place.pending:
-        size = {} if batch_size is None else {"batch_size": batch_size}
-        sounds = [recording.sound for recording in place.pending]
-        results = _transcriber(path, arpa, decoder)(sounds, progress=progress, **size)
-        for recording, result in zip(place.pending, results, strict=True):
-            if isinstance(result, InputError):
-                typer.echo(f"error: {result}", err=True)
-                failed += 1
-            else:
-                place.add(recording, result)
-    place.finish()
+    size = {} if batch_size is None else {"batch_size": batch_size}
+    with destinations.alone(output, output_dir, log=partial(typer.echo, err=True)):
+        if uncertain:
+            place = destinations.Uncertain(recordings, output, settings, uncertain, partial(typer.echo, err=True))
+        else:
+            place = destinations.destination(formats.FORMATS[form], recordings, output, output_dir, settings)
+        destinations.say_what_is_done(recordings, place.pending)
+        # A progress bar would break up the lines in a terminal, if there are several.
+        progress = bool(output or output_dir) or len(recordings) == 1 or not sys.stdout.isatty()
+        failed = 0
+        if place.pending:
+            failed = _transcribe(partial(_transcriber(path, arpa, decoder), progress=progress, **size), place)
+        place.finish()
     if failed:
         rest = "; the others are done" if failed < len(recordings) else ""
         typer.echo(f"error: {failed} of {len(recordings)} files can't be read (see above){rest}", err=True)
         raise typer.Exit(1)
+
+
+def _transcribe(each: Callable, place: "Terminal") -> int:
+    """Transcribe what is pending; return how many recordings couldn't be read."""
+    from asr_with_nemo.recognition.recordings import Survey
+
+    failed, survey = 0, Survey()
+    for recording, result in zip(place.pending, each([one.sound for one in place.pending]), strict=True):
+        if isinstance(result, InputError):
+            typer.echo(f"error: {result}", err=True)
+            failed += 1
+        else:
+            place.add(recording, result)
+            survey.add(recording.sound)
+    for line in survey.lines():
+        typer.echo(line, err=True)
+    return failed
 
 
 def _transcriber(path: Path, arpa: Path | None, decoder: str):

@@ -4,6 +4,7 @@ Hypothesis takes a whole file of each kind and damages it: bytes are replaced, c
 trip over. `make proofs` tries thirty times as many; an input that once failed is kept in `FOUND`.
 """
 
+import contextlib
 import io
 import shutil
 import tarfile
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -110,6 +112,27 @@ STM = b";; made by hand\na 1 ann 0.0 0.02 <o,f0,female> yes\n"
 CTM = b"a 1 0.0 0.01 yes 0.9\na 1 0.01 0.01 no 0.9\n"
 
 
+LIST = b"a.wav\n\nb c.wav\n"
+PARTS = (
+    b'{"audio_filepath": "a.wav", "offset": 0.005, "duration": 0.01}\n{"audio_filepath": "a.wav", "duration": null}\n'
+)
+CHANNELS = b"path,text,channel,start,end\na.wav,yes,1,0,20 ms\na.wav,no,2,0:00.02,0.025\n"
+OBJECTS = b'{\n "audio": "a.wav",\n "text": "yes"\n}\n{\n "audio": "a.wav",\n "text": "no"\n}\n'
+SEGMENTS = b"u1 a 0.0 0.02\nu2 a 0.02 -1\n"
+SCP = b"a sox a.wav -t wav - remix 1 trim 0 0.02 |\nb a.wav\nc sph2pipe -f wav -c 2 a.wav |\n"
+SPHINX = b"<s> yes ++um++ </s> (a)\n<s> no(2) </s> (b)\n"
+FESTIVAL = b'( a "Yes, please." )\n( b "No." )\n'
+PROMPTS = b"mfc/a YES\nb NO\n"
+FAIRSEQ = b"/somewhere\na.wav\t400\na.wav\t400\n"
+LABEL_MAP = b'{"0": "zero", "1": "one"}'
+RESULTS = b"""file\tspeaker\twords\tsubstitutions\tdeletions\tinsertions\twer\tcer\treference\thypothesis
+a.wav\tann\t1\t0\t0\t0\t0.0\t0.0\tyes\tyes
+"""
+NOTES = b"""{"settings": {}}
+{"key": "k", "heard": {"text": "yes", "words": [{"word": "yes", "start": 0, "end": 1, "confidence": 1}], "duration": 1}}
+"""
+
+
 def read_arpa(path: Path) -> object:
     from asr_with_nemo.recognition import ngrams
 
@@ -143,6 +166,92 @@ def read_cues(path: Path) -> object:
     return reading and list(cues.checked(reading.cues))
 
 
+def in_stereo(path: Path) -> None:
+    soundfile.write(path, np.stack([np.linspace(0, 0.5, 400), np.zeros(400)], axis=1), 16_000)
+
+
+def read_entries(path: Path, split_channels: bool = False) -> object:
+    """As `prepare`, without what follows from the rows: splits, manifests, and the report."""
+    from asr_with_nemo.own_data import formats, recordings, sources, store
+
+    out = path.parent / "out" if path.is_file() else path.with_name("out")
+    out.mkdir()
+    with store.CorpusStore(out / "c.sqlite") as opened:
+        source = sources.Source(path, opened, split_channels=split_channels, scratch=out)
+        opened.list_files(source.root, out.resolve())
+        form, results = recordings.Form(out, split_channels=split_channels), []
+        for number, one in enumerate(formats.read(source, formats.detect(source))):
+            sound = "" if one.problem else one.audio
+            job = recordings.MeasureJob(number, sound, f"{number}.wav", one.text, one.start, one.seconds, one.channel)
+            results += recordings.work([job], form)
+        return results
+
+
+def read_channels(path: Path) -> object:
+    in_stereo(path.parent / "a.wav")
+    return read_entries(path, split_channels=True)
+
+
+def read_rows(path: Path) -> object:
+    (path.parent / "a.wav").write_bytes(wav())
+    return read_entries(path)
+
+
+def read_kaldi(path: Path) -> object:
+    folder = path.parent / "data"
+    folder.mkdir()
+    in_stereo(folder / "a.wav")
+    (folder / "wav.scp").write_text("a a.wav\n")
+    (folder / "text").write_text("".join(f"{name} yes no\n" for name in ("u1", "u2", "a", "b", "c")))
+    path.rename(folder / path.name)
+    return read_entries(folder)
+
+
+def read_list(path: Path) -> object:
+    """As transcribe.py does, which goes on to read the sound of each."""
+    from asr_with_nemo.recognition import recordings
+
+    (path.parent / "a.wav").write_bytes(wav())
+    found = recordings.split_channels(recordings.find([str(path)]))
+    survey = recordings.Survey()
+    for one in found:
+        survey.add(one.sound)
+        with contextlib.suppress(InputError):  # of one recording: the others are read
+            audio.load_audio(one.sound)
+    return list(survey.lines()), list(recordings.outputs(found, path.parent, ".txt"))
+
+
+def read_prompts(path: Path) -> object:
+    if path.suffix == ".tsv":
+        path.with_suffix(".wrd").write_text("yes\nno\n")
+    if path.suffix == ".transcription":
+        path.with_suffix(".fileids").write_text("a\nb\n")
+    return read_rows(path)
+
+
+def read_notes(path: Path) -> object:
+    """What an interrupted transcribe.py has left: whatever it is, the command goes on."""
+    from asr_with_nemo.recognition import destinations, formats, recordings
+
+    one = recordings.Recording("a", "a.wav", Path("a"))
+    path.rename(path.parent / ".out.txt.progress")
+    place = destinations.OneFile(formats.FORMATS["text"], [one], path.parent / "out.txt", {})
+    place.finish()
+    return (path.parent / "out.txt").read_text()
+
+
+def read_labels(path: Path) -> object:
+    from asr_with_nemo.own_data import formats
+
+    return formats.read_labels(path)
+
+
+def read_results(path: Path) -> object:
+    from asr_with_nemo.recognition import evaluation
+
+    return [row.words for row in evaluation.read_rows(path)]
+
+
 def unpack(path: Path) -> object:
     return archives.unpack_tar(path, path.parent / "unpacked", max_bytes=100_000, max_files=20, progress=False)
 
@@ -163,6 +272,19 @@ READERS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object], str]] = 
     "labels": (lambda: LABELS, read_beside, "a.txt"),
     "STM": (lambda: STM, read_cues, "a.stm"),
     "CTM": (lambda: CTM, read_cues, "a.ctm"),
+    "list": (lambda: LIST, read_list, "l.txt"),
+    "parts": (lambda: PARTS, read_list, "m.jsonl"),
+    "channels": (lambda: CHANNELS, read_channels, "t.csv"),
+    "objects": (lambda: OBJECTS, read_rows, "t.jsonl"),
+    "Kaldi's segments": (lambda: SEGMENTS, read_kaldi, "segments"),
+    "Kaldi's wav.scp": (lambda: SCP, read_kaldi, "wav.scp"),
+    "Sphinx": (lambda: SPHINX, read_prompts, "t.transcription"),
+    "Festival": (lambda: FESTIVAL, read_prompts, "txt.done.data"),
+    "prompts": (lambda: PROMPTS, read_prompts, "PROMPTS"),
+    "fairseq": (lambda: FAIRSEQ, read_prompts, "train.tsv"),
+    "label map": (lambda: LABEL_MAP, read_labels, "l.json"),
+    "results": (lambda: RESULTS, read_results, "r.tsv"),
+    "progress": (lambda: NOTES, read_notes, "notes"),
     "tar": (nemo, unpack, "a.tar"),
     "nemo": (nemo, model_file.read_alphabet, "a.nemo"),
 }
@@ -171,7 +293,12 @@ EDITS = st.lists(
     min_size=1,
     max_size=4,
 )
-FOUND: list[tuple[str, list[tuple[float, int, bytes]]]] = [("sweep", [(1.0, 0, b"[" * 600)])]
+FOUND: list[tuple[str, list[tuple[float, int, bytes]]]] = [
+    ("sweep", [(1.0, 0, b"[" * 600)]),
+    ("Kaldi's wav.scp", [(0.7, 0, b"[" * 600)]),
+    ("Kaldi's segments", [(0.2, 3, b"NaN")]),
+    ("parts", [(0.2, 0, b"[" * 600)]),
+]
 
 
 def damaged(content: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
@@ -222,3 +349,22 @@ def test_a_damaged_file_is_read_or_refused_for_longer(kind: str, tmp_path: Path)
 @pytest.mark.parametrize(("kind", "edits"), FOUND)
 def test_what_was_found_stays_mended(kind: str, edits: list[tuple[float, int, bytes]], tmp_path: Path):
     check(kind, edits, tmp_path / "case")
+
+
+@settings(max_examples=500, **COMMON)
+@given(st.text(alphabet="sox ph2pie-cr|t12:.='\"\\ remxhimaf\x00é", max_size=60))
+def test_a_command_of_a_wav_scp_is_understood_or_not(command: str):
+    from asr_with_nemo.own_data import commands
+
+    with contextlib.suppress(commands.NotUnderstood):
+        commands.understand(command)
+
+
+@settings(max_examples=500, **COMMON)
+@given(st.one_of(st.text(max_size=20), st.text(alphabet="0123456789:.,eE+- msh²", max_size=12)))
+def test_a_time_or_a_channel_is_one_or_not(written: str):
+    from asr_with_nemo.own_data import channels, times
+
+    with contextlib.suppress(ValueError):
+        assert 0 <= abs(times.parse_time(written)) < float("inf")
+    assert channels.number_of(written) is None or channels.number_of(written) >= 0

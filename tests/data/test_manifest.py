@@ -126,3 +126,21 @@ def test_letters_that_the_model_lacks_are_found(tmp_path: Path):
     manifest.check_alphabet("m.json", rows[:1], "go ")
     with pytest.raises(InputError, match=r"m.json, utterance 2: .*'7'.*'ç'"):
         manifest.check_alphabet("m.json", rows, "abcdefgo ")
+
+
+@pytest.mark.parametrize(("offset", "duration"), [(500.0, 1.0), (1.9, 2.0), (2.0, 0.1)])
+def test_an_utterance_beyond_the_end_of_its_recording_is_named(tmp_path: Path, offset: float, duration: float):
+    soundfile.write(tmp_path / "long.wav", np.zeros(2 * 16_000), 16_000)
+    rows = [{"audio_filepath": str(tmp_path / "long.wav"), "offset": 0.5, "duration": 1.0, "text": "yes"}]
+    manifest.check_recordings("m.json", rows, 16_000)
+    rows.append(rows[0] | {"offset": offset, "duration": duration})
+    with pytest.raises(InputError, match=r"m.json, utterance 2: .*long.wav has 2.00 s.*milliseconds"):
+        manifest.check_recordings("m.json", rows, 16_000)
+
+
+@pytest.mark.parametrize("offset", ["abc", -1, True, 1e400])
+def test_an_offset_that_is_no_time_is_named(tmp_path: Path, offset: object):
+    row = {"audio_filepath": "a.wav", "offset": offset, "duration": 1.0, "text": "yes"}
+    (tmp_path / "m.json").write_text(json.dumps(row) + "\n")
+    with pytest.raises(InputError, match="line 1: 'offset' is"):
+        manifest.read_manifest(tmp_path / "m.json", check_audio=False)

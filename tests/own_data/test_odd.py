@@ -1,5 +1,7 @@
 """Recordings and tables as people really have them: what was read wrongly without a word, and now isn't."""
 
+import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -7,8 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import commands, formats, tables, times
-from tests.own_data.corpora import fates, good_rows, prepare, record, samples, sentence, with_table
+from tests.own_data.corpora import everything, fates, good_rows, prepare, record, samples, sentence, with_table
 
 
 def texts(prepared) -> list[str]:
@@ -211,3 +214,101 @@ def test_a_time_is_a_number_with_its_unit_or_a_clock():
     with pytest.raises(ValueError, match="noon"):
         times.parse_time("noon")
     assert formats.FORMATS
+
+
+# --- Calls, with a speaker on each channel ----------------------------------------------------------------------------
+
+
+def fates_by_place(prepared) -> list[dict[str, str]]:
+    with open(prepared.rows_file, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def with_calls(folder: Path, count: int = 12) -> None:
+    """Write calls in which one speaks for the first second, on the left, and the other for the second one."""
+    folder.mkdir()
+    for number in range(count):
+        quiet = 0.0005 * samples(f"quiet{number}", 2.0)
+        left, right = quiet.copy(), quiet.copy()
+        left[:16_000], right[16_000:] = samples(f"l{number}", 1.0), samples(f"r{number}", 1.0)
+        soundfile.write(folder / f"call{number}.wav", np.stack([left, right], axis=1), 16_000)
+
+
+def of_channels(prepared) -> dict[tuple[str, str], float]:
+    """Return (speaker, text) → the loudness of the first half of the WAV against its second, in dB."""
+    found = {}
+    for one in everything(prepared):
+        wav, _ = soundfile.read(prepared.folder / one["audio_filepath"])
+        halves = [np.square(half).mean() + 1e-9 for half in np.array_split(wav, 2)]
+        found[one.get("speaker", ""), one["text"]] = 10 * np.log10(halves[0] / halves[1])
+    return found
+
+
+@pytest.mark.parametrize(("left", "right"), [("_channel1.txt", "_channel2.txt"), (".left.txt", ".right.txt")])
+def test_each_channel_has_its_own_text_and_is_a_speaker(tmp_path: Path, left: str, right: str):
+    with_calls(tmp_path / "mine")
+    for number in range(12):
+        (tmp_path / "mine" / f"call{number}{left}").write_text(f"left {sentence(number)}")
+        (tmp_path / "mine" / f"call{number}{right}").write_text(f"right {sentence(number)}")
+    with pytest.raises(InputError, match="--channels split"):
+        prepare(tmp_path / "mine", tmp_path / "mixed")
+    prepared = prepare(tmp_path / "mine", tmp_path / "out", channels="split")
+    assert prepared.fates == {"kept": 24} and "two talkers" not in prepared.problems
+    heard = of_channels(prepared)
+    assert len({speaker for speaker, _ in heard}) == 24
+    assert all((loud > 20) == text.startswith("left") for (_, text), loud in heard.items())
+    assert all(("channel 1" in speaker) == text.startswith("left") for speaker, text in heard)
+
+
+def test_captions_of_a_call_take_the_channel_that_speaks(tmp_path: Path):
+    with_calls(tmp_path / "mine")
+    for number in range(12):
+        (tmp_path / "mine" / f"call{number}.srt").write_text(
+            f"1\n00:00:00,000 --> 00:00:01,000\n{sentence(number)}\n\n"
+            f"2\n00:00:01,000 --> 00:00:02,000\n{sentence(50 + number)}\n"
+        )
+    mixed = prepare(tmp_path / "mine", tmp_path / "out", split="utterance")
+    assert any("mix of several channels" in note and "--channels split" in note for note in mixed.notes)
+    prepared = prepare(tmp_path / "mine", tmp_path / "out", split="utterance", channels="split")
+    assert any("24 rows have one channel" in note for note in prepared.notes)
+    speakers = [row["speaker"] for row in fates_by_place(prepared)]
+    assert sorted(speakers) == sorted(f"call{n} channel {c}" for n in range(12) for c in (1, 2))
+
+
+@pytest.mark.parametrize("names", [("1", "2"), ("0", "1"), ("A", "B"), ("left", "right")])
+def test_a_tables_column_names_the_channel(tmp_path: Path, names: tuple[str, str]):
+    with_calls(tmp_path / "mine")
+    rows = [
+        (f"call{number}.wav", f"{side} {sentence(number)}", name)
+        for number in range(12)
+        for side, name in zip(("left", "right"), names, strict=True)
+    ]
+    with_table(tmp_path / "mine", [("path", "text", "channel"), *rows])
+    prepared = prepare(tmp_path / "mine", tmp_path / "out", split="utterance")
+    assert all((loud > 20) == text.startswith("left") for (_, text), loud in of_channels(prepared).items())
+
+
+def test_a_column_of_stations_is_no_column_of_channels(tmp_path: Path):
+    rows = [(*row, "BBC") for row in good_rows(tmp_path / "mine", 12)]
+    with_table(tmp_path / "mine", [("path", "text", "speaker", "channel"), *rows])
+    assert prepare(tmp_path / "mine", tmp_path / "out").fates == {"kept": 12}
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_objects_over_several_lines_are_read(tmp_path: Path, name: str):
+    rows = [{"audio_filename": path, "text": text} for path, text, _ in good_rows(tmp_path / "mine", 12)]
+    (tmp_path / "mine" / name).write_text("\n".join(json.dumps(row, indent=2) for row in rows))
+    assert prepare(tmp_path / "mine", tmp_path / "out", split="utterance").fates == {"kept": 12}
+
+
+def test_times_that_are_no_numbers_cost_one_row_of_kaldis(tmp_path: Path):
+    mine = tmp_path / "mine"
+    for number in range(12):
+        record(mine / f"r{number}.wav", 1.5)
+    names = [f"r{number}" for number in range(12)]
+    (mine / "wav.scp").write_text("".join(f"{name} {mine}/{name}.wav\n" for name in names) + f"long {'x' * 5000}\n")
+    (mine / "text").write_text("".join(f"{name} {sentence(place)}\n" for place, name in enumerate([*names, "long"])))
+    times = ["nan 1", "0 1e999", "inf 2"] + ["0.2 1.2"] * 9
+    rows = "".join(f"{name} {name} {time}\n" for name, time in zip(names, times, strict=True)) + "long long 0 1\n"
+    (mine / "segments").write_text(rows)
+    assert prepare(mine, tmp_path / "out", split="utterance").fates == {"kept": 9, "left out": 4}

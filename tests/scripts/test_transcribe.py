@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr_with_nemo.base.files import alone_in
 from asr_with_nemo.data import an4, audio, manifest
 from tests.conftest import ROOT, run_script
 from tests.recognition.in_process import error_of
@@ -104,12 +105,73 @@ def test_what_was_interrupted_goes_on(folder: Path):
     assert not notes.exists()
 
 
+@pytest.mark.parametrize("place", [("--output", "texts.tsv"), ("--output-dir", "out")])
+def test_two_at_once_take_turns(folder: Path, place: tuple[str, str]):
+    command = [sys.executable, str(ROOT / "scripts" / "transcribe.py"), "an4", "in", *place]
+    (folder / "out").mkdir()
+    waiting = folder / "out" if place[0] == "--output-dir" else folder
+    with alone_in(waiting, "is transcribing", name="" if place[0] == "--output-dir" else "texts.tsv"):
+        two = [subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        said = [one.stderr.readline() for one in two]
+    assert all(f"{place[1]}: process {os.getpid()} on " in line and "waiting" in line for line in said), said
+    for one in two:
+        one.communicate(timeout=300)
+        assert one.returncode == 0
+    lines = transcribe(folder, "in").stdout.splitlines()
+    if place[0] == "--output":
+        assert (folder / "texts.tsv").read_text().splitlines() == lines
+    else:
+        assert [path.read_text().strip() for path in sorted((folder / "out").rglob("*.txt"))] == [
+            line.split("\t")[1] for line in lines
+        ]
+    assert not [path.name for path in folder.rglob("*lock*")]
+
+
 def test_one_that_cant_be_read_is_named_and_the_others_are_done(folder: Path):
     (folder / "in" / "bad.wav").write_text("dear friend")
     done = transcribe(folder, "in", "--output", "out.jsonl")
     assert done.returncode == 1 and "error: in/bad.wav: " in done.stderr and "1 of 4 files" in done.stderr
     rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
     assert [row["file"] for row in rows] == ["in/a.wav", "in/b.wav", "in/sub/a.wav"]
+
+
+def test_each_channel_of_a_call_is_read_by_itself_if_asked_for(folder: Path):
+    one, other = (audio.load_audio(folder / "in" / name) for name in ("a.wav", "b.wav"))
+    quiet = np.zeros(len(one) + len(other), np.float32)
+    left, right = quiet.copy(), quiet
+    left[: len(one)], right[len(one) :] = one, other
+    soundfile.write(folder / "call.wav", np.stack([left, right], axis=1), audio.SAMPLE_RATE)
+    mixed = transcribe(folder, "call.wav")
+    assert "each channel is another person" in mixed.stderr and "--channels split" in mixed.stderr
+    texts = [line.split("\t")[1] for line in transcribe(folder, "in/a.wav", "in/b.wav").stdout.splitlines()]
+    done = transcribe(folder, "call.wav", "--channels", "split")
+    assert done.stdout.splitlines() == [f"call.wav channel {n}\t{text}" for n, text in enumerate(texts, 1)]
+    assert "mixed" not in done.stderr
+    done = transcribe(folder, "call.wav", "in/a.wav", "--channels", "split", "--output-dir", "out")
+    assert {path.name for path in (folder / "out").glob("*.txt")} == {"call_channel1.txt", "call_channel2.txt", "a.txt"}
+
+
+def test_what_the_model_is_least_sure_of_is_the_next_to_label(folder: Path):
+    clean = audio.load_audio(folder / "in" / "b.wav")
+    noise = np.random.default_rng(0).normal(0, np.abs(clean).std(), len(clean))
+    soundfile.write(folder / "in" / "noisy.wav", clean + noise, audio.SAMPLE_RATE)
+    soundfile.write(folder / "in" / "silent.wav", np.zeros(audio.SAMPLE_RATE), audio.SAMPLE_RATE)
+    (folder / "out").mkdir()
+    done = transcribe(folder, "in", "--uncertain", "2", "--output", "out/next.json")
+    assert done.returncode == 0, done.stderr
+    assert "the 2 of 5 recordings" in done.stderr and "1 without a word" in done.stderr
+    rows = manifest.read_manifest(folder / "out" / "next.json")
+    assert Path(rows[0]["audio_filepath"]).name == "noisy.wav"
+    assert rows[0]["confidence"] <= rows[1]["confidence"] < 1 and all(row["text"] for row in rows)
+    assert not list((folder / "out").glob(".*"))
+    again = transcribe(folder, "out/next.json")
+    assert [line.split("\t")[1] for line in again.stdout.splitlines()] == [row["text"] for row in rows]
+
+
+def test_a_file_that_is_cut_short_is_named(folder: Path):
+    os.truncate(folder / "in" / "a.wav", 20_000)
+    done = transcribe(folder, "in/a.wav")
+    assert done.returncode == 0 and "in/a.wav: holds less sound than its header says" in done.stderr
 
 
 def test_a_language_model_is_never_taken_for_a_recording(folder: Path):
@@ -131,6 +193,10 @@ def test_a_language_model_is_never_taken_for_a_recording(folder: Path):
         (["a.wav", "b.wav", "--format", "srt"], "--output-dir"),
         (["a.wav", "--output", "a.txt", "--output-dir", "out"], "--output"),
         (["a.wav", "--output-dir", "."], "a.txt: there is such a file, and not from this command"),
+        (["a.wav", "--uncertain", "2"], "--output FILE.json"),
+        (["a.wav", "--uncertain", "2", "--output", "bad.json"], "bad.json: there is such a file"),
+        (["table.csv"], "table.csv: a table, not a recording"),
+        (["rows.json"], "rows.json, line 1: a JSON list"),
         (["spoken.txt"], "spoken.txt: a line is no path of a recording: go on"),
     ],
 )
@@ -140,5 +206,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argume
     (tmp_path / "a.txt").write_text("what a person wrote\n")
     (tmp_path / "spoken.txt").write_text("go on " * 100)
     (tmp_path / "bad.json").write_text('{"audio_filepath": "a.wav"}\n{"text": "go"}\n')
+    (tmp_path / "table.csv").write_text("path,text\na.wav,go\n")
+    (tmp_path / "rows.json").write_text('[{"audio_filepath": "a.wav"}]')
     monkeypatch.chdir(tmp_path)
     assert reason in error_of("transcribe.py", "an4", *arguments)

@@ -1,5 +1,6 @@
 """A training's checkpoints and model: damaged ones are named and made good; a hostile one runs nothing."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -93,6 +94,21 @@ def test_a_hostile_checkpoint_to_resume_from_runs_nothing(training: Path, small_
     assert not sprung.exists()
 
 
+class FilledUp(io.FileIO):
+    """A file on a disk with a little room, which writes what still fits, as a system does."""
+
+    def __init__(self, path: Path, mode: str, room: int):
+        super().__init__(path, mode)
+        self.room = room
+
+    def write(self, data: bytes) -> int:
+        if not self.room:
+            raise OSError(28, "No space left on device")
+        written = super().write(bytes(data)[: self.room])
+        self.room -= written
+        return written
+
+
 def test_a_full_disk_is_named_with_the_next_step(tmp_path: Path):
     with (
         pytest.raises(InputError, match="model.nemo.*No space left.*resumes"),
@@ -105,5 +121,11 @@ def test_a_full_disk_is_named_with_the_next_step(tmp_path: Path):
         pytest.raises(InputError, match="resumes"),
         writing("a checkpoint", tmp_path / "last.ckpt"),
         open("/dev/full", "wb") as file,
+    ):
+        torch.save({"weights": torch.zeros(1_000_000)}, file)
+    with (
+        pytest.raises(InputError, match="resumes"),
+        writing("a checkpoint", tmp_path / "last.ckpt"),
+        FilledUp(tmp_path / "last.ckpt", "wb", room=3_000_000) as file,
     ):
         torch.save({"weights": torch.zeros(1_000_000)}, file)

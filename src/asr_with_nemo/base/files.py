@@ -126,8 +126,8 @@ def check_output(path: str | os.PathLike) -> None:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, doing: str, log: Callable[[str], object] = print) -> Iterator[None]:
-    """Work in a folder as its only process; while another one does, wait for it to end, and say so.
+def alone_in(folder: Path, doing: str, log: Callable[[str], object] = print, name: str = "") -> Iterator[None]:
+    """Work in a folder, or on one file of it, as the only process; while another one does, wait, and say so.
 
     The lock is the operating system's: it ends with the process, however that ends.
 
@@ -135,6 +135,7 @@ def alone_in(folder: Path, doing: str, log: Callable[[str], object] = print) -> 
         folder: is made if there is none.
         doing: what the other process does, for the message: "is training".
         log: called with the message.
+        name: of the file, if the rest of the folder is free for others.
 
     Raises:
         OSError: the folder can't be made or written to.
@@ -142,13 +143,14 @@ def alone_in(folder: Path, doing: str, log: Callable[[str], object] = print) -> 
     from filelock import FileLock, Timeout  # the server's image doesn't have it
 
     folder.mkdir(parents=True, exist_ok=True)
-    note = folder / f"{LOCK}ed_by"
-    lock = FileLock(folder / LOCK)
+    own = f".{name}{LOCK}" if name else LOCK
+    note = folder / f"{own}ed_by"
+    lock = FileLock(folder / own)
     try:
         lock.acquire(blocking=False)
     except Timeout:
         holder = note.read_text(encoding="utf-8") if note.is_file() else "another process"
-        log(f"{folder}: {holder} {doing} here; waiting for it to end")
+        log(f"{folder / name}: {holder} {doing} here; waiting for it to end")
         lock.acquire(poll_interval=0.5)
     try:
         note.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")

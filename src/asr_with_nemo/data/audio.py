@@ -27,8 +27,10 @@ SAMPLE_RATE = 16_000
 SILENCE = 10 ** (-70 / 20)
 """Samples below this, -70 dB of full scale, are silence: a speaker's microphone has more noise."""
 _SPHERE_MAGIC = b"NIST_1A"
-# Seconds: a manifest's duration may be rounded; a clip may end a little after its file.
-_ROUNDING, _PAST_END = 0.1, 0.5
+# Seconds by which a manifest's duration may be rounded.
+_ROUNDING = 0.1
+PAST_END = 0.5
+"""Seconds that a part of a recording may end after it: times are rounded, and headers not exact."""
 # Conversion mostly waits for the disk; more threads would only wait for the interpreter's lock.
 _THREADS = 2
 
@@ -195,15 +197,21 @@ def wav_samples(path: str | os.PathLike) -> int:
 
 @dataclass(frozen=True)
 class Clip:
-    """A part of an audio file, `duration` seconds from second `offset` on; to the end, if the duration is None."""
+    """A part of an audio file, `duration` seconds from second `offset` on; to the end, if the duration is None.
+
+    Of the channel with the number `channel`, from 0; of a mix of all channels, if that is None.
+    """
 
     path: str
     offset: float = 0.0
     duration: float | None = None
+    channel: int | None = None
 
     def __str__(self) -> str:
         until = "" if self.duration is None else f"{self.offset + self.duration:g}"
-        return f"{self.path} ({self.offset:g}-{until} s)"
+        parts = [] if self.channel is None else [f"channel {self.channel + 1}"]
+        parts += [f"{self.offset:g}-{until} s"] if self.offset or until else []
+        return f"{self.path} ({', '.join(parts)})" if parts else self.path
 
 
 def clip_of(utterance: Mapping) -> "str | Clip":
@@ -261,33 +269,37 @@ def stream_audio(
         mono float32 samples at `sample_rate`, (t,), of about `block_seconds` each.
 
     Raises:
-        InputError: the file is missing, isn't audio, has no samples, or ends more than `_PAST_END` seconds before a
+        InputError: the file is missing, isn't audio, has no samples, or ends more than `PAST_END` seconds before a
             clip of it does.
     """
     heard = 0
     clip = path if isinstance(path, Clip) else Clip(os.fspath(path))
     with open_sound(clip.path) as sound:
         size = max(1, int(block_seconds * sound.rate))
-        _check_end(clip, sound.seconds)
+        check_end(clip, sound.seconds)
+        if clip.channel is not None and clip.channel >= sound.channels:
+            raise InputError(f"{clip.path}: has no channel {clip.channel + 1}, only {sound.channels}")
         count = None if clip.duration is None else max(1, round(clip.duration * sound.rate))
         blocks = sound.blocks(size, round(clip.offset * sound.rate), count)
+        if clip.channel is not None:
+            blocks = (block[:, clip.channel] for block in blocks)
         for mono in resampled(blocks, sound.rate, sample_rate):
             heard += len(mono)
             yield mono
     if clip.duration is not None:
-        _check_end(clip, clip.offset + heard / sample_rate)
+        check_end(clip, clip.offset + heard / sample_rate)
     if heard == 0:
         raise InputError(f"{path}: has no audio (zero samples)")
 
 
-def _check_end(clip: Clip, seconds: float | None) -> None:
+def check_end(clip: Clip, seconds: float | None) -> None:
     """Check that a file of this length holds the clip.
 
     Raises:
         InputError: it doesn't.
     """
     end = clip.offset + (clip.duration or 0.0)
-    if seconds is not None and end > seconds + _PAST_END:
+    if seconds is not None and end > seconds + PAST_END:
         raise InputError(
             f"{clip.path}: ends after {seconds:.2f} s, but offset {clip.offset:g} and duration {clip.duration or 0:g} "
             f"reach to {end:.2f} s; are the times in milliseconds, or of another file?"

@@ -14,6 +14,7 @@ from pathlib import Path
 import soundfile
 
 from asr_with_nemo.base.files import read_text, replacing
+from asr_with_nemo.data.audio import PAST_END
 from asr_with_nemo.errors import InputError
 
 CORPUS_NOTES = "corpus.json"
@@ -70,6 +71,10 @@ def _check(utterance: object, where: str) -> None:
     if not 0 < utterance["duration"] < _LONGEST:
         duration = shortened(str(utterance["duration"]))
         raise InputError(f"{where}: 'duration' is {duration}; expected seconds above zero")
+    offset = utterance.get("offset")
+    is_number = isinstance(offset, int | float) and not isinstance(offset, bool)
+    if offset is not None and not (is_number and 0 <= offset < _LONGEST):
+        raise InputError(f"{where}: 'offset' is {shortened(repr(offset))}; expected seconds from the file's start")
 
 
 def shortened(value: object, length: int = 300) -> str:
@@ -184,14 +189,15 @@ def check_recordings(manifest: str | os.PathLike, utterances: Iterable[Utterance
     """Check, by the headers alone, that a model can be trained on the recordings.
 
     Raises:
-        InputError: a file isn't audio, is empty, has several channels, or another rate than `sample_rate` in Hz.
+        InputError: a file isn't audio, is empty, has several channels, or another rate than `sample_rate` in Hz; or an
+            utterance lies beyond the end of its file.
     """
-    checked = set()  # several utterances can be cut out of one file
+    seconds: dict[str, float] = {}  # several utterances can be cut out of one file
     for number, utterance in enumerate(utterances, 1):
-        if utterance["audio_filepath"] in checked:
-            continue
-        checked.add(utterance["audio_filepath"])
         where = f"{manifest}, utterance {number}: {utterance['audio_filepath']}"
+        if utterance["audio_filepath"] in seconds:
+            _check_part(where, utterance, seconds[utterance["audio_filepath"]])
+            continue
         try:
             info = soundfile.info(utterance["audio_filepath"])
         except soundfile.LibsndfileError as error:
@@ -203,6 +209,23 @@ def check_recordings(manifest: str | os.PathLike, utterances: Iterable[Utterance
                 f"{where}: {info.samplerate:,} Hz with {info.channels} channel(s), where the model expects "
                 f"{sample_rate:,} Hz mono; convert it: sox IN.wav -r {sample_rate} -c 1 OUT.wav"
             )
+        seconds[utterance["audio_filepath"]] = info.frames / info.samplerate
+        _check_part(where, utterance, seconds[utterance["audio_filepath"]])
+
+
+def _check_part(where: str, utterance: Utterance, seconds: float) -> None:
+    """Check that a file of this length holds an utterance: NeMo would read what is there, or fail without its name.
+
+    Raises:
+        InputError: it doesn't.
+    """
+    offset = utterance.get("offset") or 0.0
+    end = offset + (utterance.get("duration") or 0.0)
+    if offset and (offset >= seconds or end > seconds + PAST_END):
+        raise InputError(
+            f"{where} has {seconds:.2f} s, but the utterance is from {offset:g} s to {end:g} s; are the times in "
+            "milliseconds, or of another file?"
+        )
 
 
 def letters_of(manifests: Iterable[str | os.PathLike]) -> list[str]:

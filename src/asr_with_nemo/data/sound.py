@@ -167,9 +167,9 @@ def _first_bytes(source: str | os.PathLike | bytes, name: str) -> bytes:
     if isinstance(source, bytes):
         start = source[:_HEAD]
     else:
-        path = Path(source)
-        if not path.is_file():
-            raise InputError(f"{name}: no such file" if not path.exists() else f"{name}: not a file")
+        path = os.fspath(source)
+        if not os.path.isfile(path):  # Path's own raises where a name is too long for a file
+            raise InputError(f"{name[:1000]}: no such file" if not os.path.exists(path) else f"{name}: not a file")
         try:
             with open(path, "rb") as file:
                 start = file.read(_HEAD)
@@ -395,11 +395,43 @@ def two_talkers(samples: np.ndarray, rate: int) -> bool:
         samples: float, (T, channels).
         rate: sample rate in Hz.
     """
-    size = rate // 50  # 20 ms
-    if samples.ndim != 2 or samples.shape[1] != 2 or len(samples) < 50 * size:
+    if samples.ndim != 2 or samples.shape[1] != 2 or len(samples) < rate:
         return False
-    frames = samples[: len(samples) // size * size].reshape(-1, size, 2)
-    powers = np.square(frames, dtype=np.float64).mean(axis=1)  # (T, 2)
-    spoken = powers.max(axis=1) > 1e-3 * np.quantile(powers.max(axis=1), 0.95)
-    ratio = 10 * np.log10((powers[spoken, 0] + 1e-12) / (powers[spoken, 1] + 1e-12))
+    levels = _spoken_levels(samples, rate)
+    ratio = levels[:, 0] - levels[:, 1]
     return bool(len(ratio) and min((ratio > 15).mean(), (ratio < -15).mean()) > 0.2)
+
+
+def speaking_channel(samples: np.ndarray, rate: int) -> int | None:
+    """Return the channel, from 0, in which somebody speaks while the others are quiet; None if it can't be told.
+
+    It must be the loudest by 6 dB in at least 80% of the time in which there is speech.
+
+    Args:
+        samples: float, (T, channels), at least two of them.
+        rate: sample rate in Hz.
+
+    Example:
+        >>> voice = np.sin(np.arange(8_000)).astype(np.float32)
+        >>> speaking_channel(np.stack([0.01 * voice, voice], axis=1), 8_000)
+        1
+        >>> speaking_channel(np.stack([voice, voice], axis=1), 8_000)
+    """
+    levels = _spoken_levels(samples, rate)
+    if not len(levels):
+        return None
+    best, second = np.argmax(levels, axis=1), np.sort(levels, axis=1)
+    leads = np.bincount(best[second[:, -1] - second[:, -2] > 6], minlength=samples.shape[1]) / len(levels)
+    return int(leads.argmax()) if leads.max() >= 0.8 else None
+
+
+def _spoken_levels(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Return the levels in dB of each channel in the frames of 20 ms in which one of them speaks, (n, channels)."""
+    size = max(1, rate // 50)
+    frames = samples[: len(samples) // size * size].reshape(-1, size, samples.shape[1])
+    powers = np.square(frames, dtype=np.float64).mean(axis=1)  # (T, channels)
+    if not len(powers):
+        return powers
+    loudest = powers.max(axis=1)
+    spoken = loudest > max(1e-3 * np.quantile(loudest, 0.95), 1e-10)
+    return 10 * np.log10(powers[spoken] + 1e-12)

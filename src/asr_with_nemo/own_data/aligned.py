@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from asr_with_nemo.data.sound import open_sound
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import annotations, beside, captions, segments
+from asr_with_nemo.own_data import annotations, beside, captions, channels, segments
 from asr_with_nemo.own_data.cues import Cue, Reading, checked, entries
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import ALIGNED, AUDIO, name_key
@@ -176,7 +176,8 @@ def read(source: Source) -> Iterator[Entry]:
             for (path,) in source.store.select(query, (suffix,)):
                 yield from _of_list(session, source.root / path)
         for path, stem in source.store.select("SELECT path, stem FROM files WHERE kind = 'audio' ORDER BY path"):
-            yield from _of_recording(session, path, stem)
+            of_channels = channels.texts_of(source, path, stem) if source.split_channels else []
+            yield from _of_channels(session, path, of_channels) if of_channels else _of_recording(session, path, stem)
         yield from _left_over(session)
     if source.tiers and not session.has_tiers:
         raise InputError(f"--tier: {source.path} has no TextGrid or .eaf beside a recording, so no tiers")
@@ -208,6 +209,21 @@ def _of_one_file(session: _Session) -> Iterator[Entry]:
         yield from beside.read_text(source, audio, name_key(Path(audio).stem), path)
         return
     yield from _of_file(session, audio, path)
+
+
+def _of_channels(session: _Session, path: str, texts: list[tuple[int, str]]) -> Iterator[Entry]:
+    """Yield the entries of the files of a recording's channels, each channel a speaker of its own."""
+    source = session.source
+    for channel, name in texts:
+        _do(source, name)
+        suffix = os.path.splitext(name)[1]
+        session.say(suffix, "read, the texts of one channel", name)
+        if suffix.lower() in _READERS:
+            rows = _of_file(session, path, source.root / name)
+        else:
+            rows = beside.read_text(source, path, name_key(Path(path).stem), source.root / name)
+        speaker = f"{Path(path).stem} channel {channel + 1}"
+        yield from (replace(row, channel=channel, speaker=row.speaker or speaker) for row in rows)
 
 
 def _is_best(session: _Session, path: str, stem: str) -> bool:

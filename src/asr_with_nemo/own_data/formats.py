@@ -15,7 +15,7 @@ import re2
 
 from asr_with_nemo.base.files import read_text
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import aligned, beside, layouts, prompts, tables, times
+from asr_with_nemo.own_data import aligned, beside, channels, layouts, prompts, tables, times
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import AUDIO, NO_TRANSCRIPTS, clean_text
 
@@ -108,7 +108,9 @@ def _of_row(row: tables.TableRow, table: tables.Table, finder: Finder, split: st
     start, end, seconds = known.get("start", 0.0), known.get("end"), known.get("seconds")
     # Without a start, a duration is that of the whole recording.
     length = end - start if end is not None and "start" in roles else seconds if "start" in roles else None
-    return Entry(**named, audio=str(path), name=finder.source.name_of(path), start=start, seconds=length)
+    channel = channels.number_of(roles.get("channel", ""), table.first_channel)
+    name = finder.source.name_of(path)
+    return Entry(**named, audio=str(path), name=name, start=start, seconds=length, channel=channel)
 
 
 # --- Names ------------------------------------------------------------------------------------------------------------
@@ -283,7 +285,7 @@ def detect(source: Source) -> str:
     own = tuple(f"{stem}." for (stem,) in source.store.select("SELECT stem FROM files WHERE kind = 'audio'"))
     if is_table or (not source.tiers and any(not table.path.name.startswith(own) for table in found)):
         return "csv"
-    if source.tiers or aligned.fits(source):
+    if source.tiers or (source.split_channels and channels.there_are_texts(source)) or aligned.fits(source):
         return "aligned"
     if found:
         return "csv"
@@ -341,6 +343,8 @@ def _what_is_missing(source: Source, reasons: list[str]) -> str:
         )
     if timed := aligned.without_recordings(source):
         tables_there = f"\n  {', '.join(timed)}: no recording has this name{tables_there}"
+    if of_channels := channels.there_are_texts(source):
+        tables_there = f"\n  {', '.join(of_channels)}: the texts of a channel each? --channels split{tables_there}"
     if others := aligned.not_read(source.path):
         tables_there += f"\n  {', '.join(others)}: not read in this form; save it as .srt, .vtt or .TextGrid"
     for sheet in sorted(path for depth in ("*", "*/*") for path in source.path.glob(depth) if _is_sheet(path))[:3]:

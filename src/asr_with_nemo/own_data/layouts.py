@@ -8,6 +8,8 @@ recipes, and the manifests that they write are streamed here.
 import gzip
 import io
 import json
+import math
+import os
 import re
 import traceback
 from collections.abc import Iterable, Iterator
@@ -108,6 +110,8 @@ def _read_kaldi_folder(source: Source, folder: Path, split: str) -> Iterator[Ent
             try:
                 recording, start, end = value("segments", name).split()
                 start, seconds = float(start), (float(end) - float(start) if float(end) >= 0 else None)
+                if not math.isfinite(start + (seconds or 0.0)):
+                    raise ValueError("a time is no number")
                 channel = _channel(value("reco2file_and_channel", recording))
             except ValueError:
                 yield Entry(**named, name=name, problem="broken row", detail=f"segments has no valid line for {name}")
@@ -156,7 +160,7 @@ def _of_scp(written: str, finder: Finder, folder: Path) -> tuple[Path, commands.
 
 def _found(name: str, finder: Finder, folder: Path, effect: commands.Effect) -> tuple[Path, commands.Effect] | Missing:
     found = finder.find(name, folder)
-    if isinstance(found, Missing) and Path(name).is_file():  # Kaldi's paths are relative to where it runs
+    if isinstance(found, Missing) and os.path.isfile(name):  # Kaldi's paths are relative to where it runs
         found = Path(name).absolute()
     return found if isinstance(found, Missing) else (found, effect)
 

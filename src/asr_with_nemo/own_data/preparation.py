@@ -121,6 +121,7 @@ def _prepare(
         settings.tiers,
         settings.rule.language,
         scratch=out,
+        split_channels=settings.channels == "split",
         notes=prepared.notes,
     )
     store.list_files(source.root, out.resolve())
@@ -148,12 +149,25 @@ def _prepare(
     except InputError as error:
         raise InputError(f"{path}: {error}\n{_reasons(store)}".strip()) from error
 
+    prepared.notes += _said_of_channels(store, source.split_channels)
     _write_manifests(store, prepared)
     _count(store, prepared)
     write_rows(store, prepared.rows_file)
     write_page(store, prepared, settings.rule)
     _remove_unused(store, out)
     _write_note(store, prepared, settings)
+
+
+def _said_of_channels(store: CorpusStore, split: bool) -> Iterator[str]:
+    """Yield what was done with the channels of recordings that have several."""
+    several = "FROM rows JOIN recordings ON recordings.id = recording WHERE fate = 'kept' AND channels > 1"
+    mixed = store.value(f"SELECT count(*) {several} AND taken IS NULL")
+    if split and (taken := store.value(f"SELECT count(*) {several} AND taken IS NOT NULL")):
+        yield f"{taken:,} rows have one channel of several: the one that they name, or that speaks in their part"
+    if mixed:
+        first = store.value(f"SELECT audio {several} AND taken IS NULL ORDER BY number")
+        why = "since none speaks alone" if split else "--channels split takes each by itself"
+        yield f"{mixed:,} rows have a mix of several channels ({first}); {why}"
 
 
 def _split_settings(settings: Settings) -> dict[str, object]:
@@ -189,7 +203,9 @@ def _convert(source: Source, prepared: Prepared, settings: Settings, workers: in
     """Convert the recordings whose WAV doesn't exist yet; fill the tables `rows` and `problems`."""
     out, store = prepared.folder, source.store
     form = Form(out, settings.rate, settings.longest, settings.rule, settings.alphabet, settings.fix)
-    settled = hashlib.sha256(repr((form.rate, form.longest, form.fix)).encode()).hexdigest()[:8]
+    form = replace(form, split_channels=source.split_channels)
+    facts = (form.rate, form.longest, form.fix, *(["split"] if form.split_channels else []))
+    settled = hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
     for number in range(256):
         (out / WAVS / f"{number:02x}").mkdir(parents=True, exist_ok=True)
     waiting: dict[int, _Waiting] = {}
@@ -219,7 +235,7 @@ def _convert(source: Source, prepared: Prepared, settings: Settings, workers: in
                 at_work[one.recording] -= 1
                 if not at_work[one.recording]:
                     del at_work[one.recording]
-                _keep(store, outcome, one)
+                _keep(store, outcome, one, form.split_channels)
             bar.update(len(outcomes))
             unsaved += len(outcomes)
             if unsaved >= 2_000:  # so many are lost by an interruption at most
@@ -253,8 +269,8 @@ def _is_known(store: CorpusStore, form: Form, one: _Waiting) -> bool:
     return bool(row) and audio.wav_samples(form.folder / row[0]) == round(row[1] * form.rate)
 
 
-def _keep(store: CorpusStore, outcome: Outcome, one: _Waiting) -> None:
-    """Store a row, its recording and its problems."""
+def _keep(store: CorpusStore, outcome: Outcome, one: _Waiting, split_channels: bool) -> None:
+    """Store a row, its recording and its problems; of split channels, each is a speaker if the row names none."""
     entry, measures = one.entry, outcome.measures
     problem, detail = (entry.problem, entry.detail) if entry.problem else (outcome.problem, outcome.detail)
     if not problem and measures:
@@ -274,7 +290,10 @@ def _keep(store: CorpusStore, outcome: Outcome, one: _Waiting) -> None:
     elif measures:
         problems += quality.problems_of(outcome.text, measures)
         seconds, pace, digest = measures.seconds, quality.pace(outcome.text, measures), measures.digest
-    row = (entry.place, entry.name, entry.text, outcome.text, entry.speaker, entry.split, one.recording)
+    speaker = entry.speaker
+    if split_channels and not speaker and measures and measures.channels > 1 and measures.taken is not None:
+        speaker = f"{os.path.splitext(os.path.basename(entry.name))[0]} channel {measures.taken + 1}"
+    row = (entry.place, entry.name, entry.text, outcome.text, speaker, entry.split, one.recording)
     store.insert("rows", [(outcome.number, *row, seconds, pace, digest, None, None)])
     store.insert("problems", [(outcome.number, *found) for found in problems])
 

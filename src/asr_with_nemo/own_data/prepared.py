@@ -27,6 +27,7 @@ class Settings:
         shares: of the dev and test sets in all utterances.
         drop: leave doubtful rows out.
         fix: repair recordings and transcripts where possible.
+        channels: "mix" them, or "split" a recording with a speaker on each.
     """
 
     format: str = "auto"
@@ -45,6 +46,7 @@ class Settings:
     shares: Mapping[str, float] = field(default_factory=lambda: {"dev": 0.1, "test": 0.1})
     drop: bool = False
     fix: bool = False
+    channels: str = "mix"
 
 
 @dataclass

@@ -72,7 +72,7 @@ KINDS = {
     "too loud": Kind("samples above full scale", "nothing: they were scaled", drop=False),
     "two talkers": Kind(
         "each channel holds another person, and they were mixed",
-        "give each channel its own recording and transcript",
+        "--channels split takes the one that speaks; give each its own transcript",
     ),
     "overlap": Kind("another text is spoken at the same time", "correct the times, or drop both"),
     "several speakers": Kind("several people speak in it", "divide it where they change"),

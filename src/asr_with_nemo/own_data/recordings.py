@@ -1,6 +1,7 @@
 """Conversion of recordings in any format into 16-bit mono WAVs of one sampling rate, with measurements, in parallel."""
 
 import hashlib
+import math
 import os
 import signal
 from collections import deque
@@ -15,14 +16,13 @@ import soxr
 from joblib.externals.loky import ProcessPoolExecutor
 
 from asr_with_nemo.data import audio
-from asr_with_nemo.data.sound import Sound, mix_down, open_sound, two_talkers
+from asr_with_nemo.data.sound import Sound, mix_down, open_sound, speaking_channel, two_talkers
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data.text import REPAIRABLE, Rule, doubts, outside, repaired, respelled
 
 _FRAME = 0.02  # seconds
 _BELOW_SPEECH = 35  # dB; a frame that far below the loud ones is a pause
 _MARGIN = 0.25  # seconds of a pause that remain when it is cut off
-_TOLERANCE = 0.5  # seconds that a part may end after its recording
 LONG_PAUSE = 1.5  # seconds before or after speech; a longer pause is reported
 
 
@@ -37,6 +37,7 @@ class Form:
         rule: how transcripts are normalised.
         alphabet: the characters allowed in transcripts; None for any.
         fix: whether to cut off long pauses before and after speech, and to repair transcripts.
+        split_channels: whether to take the channel that speaks, where a row doesn't name one.
     """
 
     folder: Path
@@ -45,6 +46,7 @@ class Form:
     rule: Rule = field(default_factory=Rule)
     alphabet: frozenset[str] | None = None
     fix: bool = False
+    split_channels: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class Measures:
         trimmed: seconds that were cut off.
         unfinished: whether the file's header was never completed.
         talkers: whether its two channels hold two people in turn, and were mixed.
+        taken: the channel that was taken, from 0; None for a mix of all.
     """
 
     rate: int
@@ -100,6 +103,7 @@ class Measures:
     trimmed: float
     unfinished: bool = False
     talkers: bool = False
+    taken: int | None = None
 
     def values(self) -> tuple:
         """Return the measurements in the order of the attributes."""
@@ -153,8 +157,11 @@ def convert(job: MeasureJob, form: Form) -> Measures:
     rate, channels = sound.rate, sound.channels
     if not np.isfinite(samples).all():
         raise Unusable("unreadable", "has samples that are NaN or infinite")
-    mono = _mono(samples, job.channel)
-    clipped = max(_flat_share(samples[:, channel]) for channel in range(channels))
+    channel = job.channel
+    if channel is None and form.split_channels and channels > 1:
+        channel = speaking_channel(samples, rate)
+    mono = _mono(samples, channel)
+    clipped = max(_flat_share(samples[:, one]) for one in (range(channels) if channel is None else [channel]))
     # Floats can exceed full scale; cut off there, they would become square waves.
     loudest = float(np.abs(mono).max(initial=0.0))
     heard = mono / loudest if loudest > 1 else mono
@@ -184,7 +191,8 @@ def convert(job: MeasureJob, form: Form) -> Measures:
         cut=cut,
         trimmed=trimmed,
         unfinished=sound.unfinished,
-        talkers=channels == 2 and job.channel is None and two_talkers(samples, rate),
+        talkers=channels == 2 and channel is None and two_talkers(samples, rate),
+        taken=channel,
     )
 
 
@@ -214,6 +222,8 @@ def _read(job: MeasureJob, longest: float) -> tuple[np.ndarray, Sound, bool]:
 
 def _part(job: MeasureJob, sound: Sound) -> tuple[int, int | None]:
     """Return the first sample of a job's part and their number; None if the recording doesn't state its length."""
+    if not math.isfinite(job.start + (job.seconds or 0.0)):
+        raise Unusable("bad times", f"from {job.start:g} s, {job.seconds} s long")
     start, whole = round(job.start * sound.rate), sound.frames
     count = None if job.seconds is None else round(job.seconds * sound.rate)
     if job.start < 0 or (count is not None and count <= 0):
@@ -221,7 +231,7 @@ def _part(job: MeasureJob, sound: Sound) -> tuple[int, int | None]:
     if whole is None:
         return start, count
     end = start + (count or 0)
-    if (start and start >= whole) or end > whole + _TOLERANCE * sound.rate:
+    if (start and start >= whole) or end > whole + audio.PAST_END * sound.rate:
         written = f"from {job.start:g} s" + (f" to {end / sound.rate:g} s" if count is not None else "")
         raise Unusable("past the end", f"{written}, but the recording has {whole / sound.rate:.2f} s")
     return start, whole - start if count is None else min(count, whole - start)

@@ -70,6 +70,7 @@ class Source:
         tiers: the names of the tiers to read in annotations; by default, those with transcripts.
         language: of the transcripts; chooses between captions in several languages.
         scratch: a folder for intermediate files.
+        split_channels: whether each channel of a recording has texts of its own.
         notes: findings of the reader, one line each.
     """
 
@@ -84,6 +85,7 @@ class Source:
     tiers: Sequence[str] = ()
     language: str = ""
     scratch: Path = Path(".")
+    split_channels: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property

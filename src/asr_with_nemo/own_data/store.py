@@ -13,7 +13,7 @@ from pathlib import Path
 from asr_with_nemo.errors import InputError
 
 NAME = "corpus.sqlite"
-_VERSION = 2
+_VERSION = 3
 _SUFFIXES = """wav wave flac mp3 mp2 mpga ogg oga opus m4a mp4 aac wma webm amr 3gp aif aiff aifc au snd caf w64 rf64
     voc gsm sph nist wv1 wv2"""
 AUDIO = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
@@ -28,7 +28,7 @@ PRAGMA user_version = {_VERSION};
 CREATE TABLE recordings (  -- measurements; kept from one run to the next
   id TEXT PRIMARY KEY, stamp TEXT, wav TEXT, rate INTEGER, channels INTEGER, coding TEXT, source_seconds REAL,
   seconds REAL, peak REAL, clipped REAL, first REAL, last REAL, digest BLOB, cut INTEGER, trimmed REAL,
-  unfinished INTEGER, talkers INTEGER
+  unfinished INTEGER, talkers INTEGER, taken INTEGER
 );
 CREATE INDEX recordings_by_wav ON recordings (wav);
 """

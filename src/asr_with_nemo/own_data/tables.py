@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import times
+from asr_with_nemo.own_data import channels, times
 
 SUFFIXES = {".csv", ".tsv", ".psv", ".jsonl", ".ndjson", ".json", ".txt", ".lst", ".list"}
 """Suffixes of tables."""
@@ -42,6 +42,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "start": "offset start".split(),
     "end": "end".split(),
     "seconds": "duration".split(),
+    "channel": "channel channel_id channel_number".split(),
 }
 """Role of a column → its usual names, the most reliable first."""
 _TIMES = ("start", "end", "seconds")
@@ -79,6 +80,7 @@ class Table:
         has_header: whether the first row has the names.
         roles: "audio", "text", "speaker" ... → column.
         scales: "start", "end", "seconds" → seconds per unit of that column.
+        first_channel: the number of the first channel.
         unread: columns whose names speak of times, but which were not understood.
     """
 
@@ -90,6 +92,7 @@ class Table:
     has_header: bool = True
     roles: dict[str, str] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
+    first_channel: int = 1
     unread: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -222,6 +225,7 @@ def inspect(
             continue
         if role not in table.roles and role not in _TIMES and (column := _guess(role, table, sample, is_audio)):
             table.roles[role] = column
+    _check_channels(table, sample)
     for role, what in (("audio", "recordings"), ("text", "transcripts")):
         if role in needs and role not in table.roles:
             first = sample[0] if sample and not table.has_header else {}
@@ -382,6 +386,16 @@ def _find_times(table: Table) -> None:
     ]
 
 
+def _check_channels(table: Table, sample: Sequence[Cells]) -> None:
+    """Find out how a column numbers the channels; one with other values, such as a station's name, has no role."""
+    if column := table.roles.get("channel"):
+        first = channels.numbering([value for row in sample if (value := as_text(row.get(column)))])
+        if first is None:
+            del table.roles["channel"]
+        else:
+            table.first_channel = first
+
+
 def _letters(value: str) -> int:
     return sum(map(str.isalpha, value))
 
@@ -445,6 +459,8 @@ def _read_json(table: Table) -> Iterator[TableRow]:
         yield from _read_json_list(lines)
     elif table.path.suffix.lower() == ".json" and not _is_json_row(first):
         yield from _read_json_object(table)
+    elif first == "{":  # objects over several lines
+        yield from _read_json_objects(lines)
     else:
         for line in lines:
             if line.strip():
@@ -471,6 +487,9 @@ def _read_json_object(table: Table) -> Iterator[TableRow]:
     try:
         content = json.loads("".join(Lines(table.path, table.encoding)))
     except (ValueError, RecursionError) as error:
+        if "Extra data" in str(error):  # several objects
+            yield from _read_json_objects(Lines(table.path, table.encoding))
+            return
         raise InputError(f"{table.path}: can't be read as JSON ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{table.path}: expected JSON objects, one per line, or a list of them")
@@ -485,12 +504,19 @@ def _json_row(line: int, cells: object, doubt: str = "") -> TableRow:
 
 
 def _read_json_list(lines: Lines) -> Iterator[TableRow]:
+    return _read_json_objects(lines, "[")
+
+
+def _read_json_objects(lines: Lines, opening: str = "") -> Iterator[TableRow]:
+    """Yield the objects of a list, after `opening`, or of a file that has one after the other."""
     decoder = json.JSONDecoder()
-    rest, started = "", False
+    rest, started = "", not opening
     for line in lines:
         rest += line
-        if not started and "[" in rest:
-            rest, started = rest.partition("[")[2], True
+        if not started and opening in rest:
+            rest, started = rest.partition(opening)[2], True
+        if not opening and line.rstrip() not in ("}", "},"):
+            continue  # an object ends there; to try after each line would take its square of time
         while started and (start := rest.lstrip(" \t\r\n,")):
             if start[0] == "]":
                 return

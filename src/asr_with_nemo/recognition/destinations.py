@@ -4,17 +4,19 @@ What has been transcribed is noted in a file beside (`.NAME.progress`), a line a
 interrupted goes on. The notes begin with the command's settings: with another model or format, all is done anew.
 """
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from asr_with_nemo.base.files import reason_of, replacing
+from asr_with_nemo.base.files import alone_in, reason_of, replacing
 from asr_with_nemo.data import audio
+from asr_with_nemo.data.manifest import Utterance, write_manifest
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.recognition.formats import Format
+from asr_with_nemo.recognition.formats import FORMATS, Format
 from asr_with_nemo.recognition.recordings import Recording, outputs
 from asr_with_nemo.recognition.transcripts import Transcript, Word
 
@@ -78,6 +80,65 @@ class OneFile(Terminal):
         self._notes.remove()
 
 
+class Uncertain(OneFile):
+    """Writes a manifest of the recordings with the lowest confidence, with the texts that were heard, to be corrected.
+
+    Args:
+        recordings, path, settings: as of `OneFile`.
+        count: of the recordings to write.
+        log: called with what was written, and the next step.
+
+    Raises:
+        InputError: the file is there already, or can't be written.
+    """
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        path: Path,
+        settings: Mapping,
+        count: int,
+        log: Callable[[str], object] = print,
+    ):
+        if path.exists():
+            raise InputError(f"{path}: there is such a file, which may hold corrected texts; name another --output")
+        super().__init__(FORMATS["jsonl"], recordings, path, settings)
+        self._count, self._log = count, log
+
+    def finish(self) -> None:
+        """Write the manifest, the lowest confidence first, and remove the notes."""
+        found, without = [], 0
+        for place, recording in enumerate(self._all):
+            heard = self._notes.heard(_key(recording))
+            if heard is not None and heard.confidence is None:
+                without += 1
+            elif heard is not None:
+                found.append((heard.confidence, place))
+        chosen = sorted(found)[: self._count]
+        if not chosen:
+            raise InputError(f"{self._path}: not written, since in none of the recordings a word was heard")
+        try:
+            write_manifest(self._path, (self._utterance(place) for _, place in chosen))
+        except OSError as error:
+            raise InputError(f"{self._path}: can't be written ({reason_of(error)})") from error
+        self._notes.remove()
+        left = f"; {without} without a word are left out" if without else ""
+        self._log(
+            f"{self._path}: the {len(chosen)} of {len(self._all)} recordings with the lowest confidence, "
+            f"{chosen[0][0]:.2f} to {chosen[-1][0]:.2f}{left}. Listen, correct the texts in it, then: "
+            f"python scripts/prepare_corpus.py {self._path} --out DIR"
+        )
+
+    def _utterance(self, place: int) -> Utterance:
+        recording = self._all[place]
+        heard, sound = self._notes.heard(_key(recording)), recording.sound
+        clip = sound if isinstance(sound, audio.Clip) else audio.Clip(sound)
+        row = {"audio_filepath": clip.path, "duration": round(heard.duration, 3), "text": heard.text}
+        row |= {"offset": clip.offset} if clip.offset or clip.duration else {}
+        row |= {} if clip.channel is None else {"channel": clip.channel + 1}
+        return row | {"confidence": round(heard.confidence, 4)}
+
+
 class Folder(Terminal):
     """Writes each transcript into a file of its own, as soon as it is ready; the notes stay for the next time.
 
@@ -119,6 +180,8 @@ def _key(recording: Recording) -> str:
     """Return what a recording is known by: its name and part, and its file's size and date."""
     sound = recording.sound
     path, part = (sound.path, [sound.offset, sound.duration]) if isinstance(sound, audio.Clip) else (sound, None)
+    if isinstance(sound, audio.Clip) and sound.channel is not None:
+        part = [*part, sound.channel]
     return json.dumps([recording.name, str(recording.output), part, *stamp(path)])
 
 
@@ -183,6 +246,24 @@ class _Notes:
     def remove(self) -> None:
         self._file.close()
         self._path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(output: Path | None, folder: Path | None, log: Callable[[str], object]) -> Iterator[None]:
+    """Write to a file or folder as the only process; while another command does, wait for it to end, and say so.
+
+    Raises:
+        InputError: it can't be written.
+    """
+    with contextlib.ExitStack() as stack:
+        place = folder if folder is not None or output is None else output.parent
+        if place is not None and (folder is not None or place.is_dir()):
+            name = "" if output is None else output.name
+            try:
+                stack.enter_context(alone_in(place, "is transcribing", log, name))
+            except OSError as error:
+                raise InputError(f"{place}: can't be written ({reason_of(error)})") from error
+        yield
 
 
 def destination(

@@ -22,6 +22,7 @@ from asr_with_nemo.models.loading import alphabet
 from asr_with_nemo.models.names import model_path
 from asr_with_nemo.recognition import decoding
 from asr_with_nemo.recognition.language_model import Weights
+from asr_with_nemo.recognition.transcripts import Transcript
 from asr_with_nemo.recognition.wer import Counts, ScoredUtterance, by_speaker, count_errors, total_errors, wer_interval
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Result:
         device: name of the CPU or GPU.
         unspellable: characters of the references that the model's alphabet lacks.
         line_rate: sample rate in Hz of a simulated telephone line; None for none.
+        heard: the transcripts with their words' confidences, in the manifest's order; empty if they aren't known.
     """
 
     rows: list[ScoredUtterance]
@@ -74,6 +76,7 @@ class Result:
     device: str
     unspellable: list[str]
     line_rate: int | None = None
+    heard: Sequence[Transcript] = ()
 
     @cached_property
     def words(self) -> Counts:
@@ -211,6 +214,7 @@ def evaluate(
         device=device_name(str(model.device)),
         unspellable=sorted(set("".join(row.reference for row in rows)) - {*"".join(alphabet(model)), " "}),
         line_rate=line_rate,
+        heard=transcripts,
     )
 
 

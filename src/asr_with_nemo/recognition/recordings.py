@@ -3,13 +3,16 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from asr_with_nemo.base.files import read_text
 from asr_with_nemo.data import audio
 from asr_with_nemo.data.manifest import shortened
+from asr_with_nemo.data.sound import open_sound, two_talkers
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.ngrams import is_language_model
 
@@ -42,6 +45,8 @@ SUFFIXES = frozenset(
     ]
 )
 """Endings of the recordings that are looked for in folders."""
+_LISTENED = 300.0  # seconds in which two talkers are looked for
+_TABLES = (".csv", ".tsv", ".psv", ".xlsx", ".xls", ".ods")
 LISTS, MANIFESTS = (".txt", ".lst", ".list"), (".json", ".jsonl")
 
 
@@ -93,6 +98,11 @@ def _expanded(name: str, log: Callable[[str], object]) -> list[Recording]:
         return _listed(text, str(path), path.parent)
     if path.suffix.lower() in MANIFESTS:
         return _in_manifest(path, log)
+    if path.suffix.lower() in _TABLES and path.is_file():
+        raise InputError(
+            f"{path}: a table, not a recording; name the folder of its recordings, or save its column of paths as "
+            "text (.txt), a path a line"
+        )
     if path.is_file() and is_language_model(path):
         raise InputError(f"{path}: is a language model, not a recording; use --lm={path}")
     return [Recording(name, name, Path(path.stem))]
@@ -170,6 +180,8 @@ def _row(line: str, where: str) -> dict:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({shortened(error)}); a manifest has an object a line") from error
+    if isinstance(row, list):
+        raise InputError(f"{where}: a JSON list; a manifest has an object a line, without brackets around them")
     if not isinstance(row, dict) or not isinstance(row.get("audio_filepath"), str):
         raise InputError(f"{where}: lacks 'audio_filepath', the path of a recording")
     for key in ("offset", "duration"):
@@ -178,6 +190,96 @@ def _row(line: str, where: str) -> dict:
         if not fine or not 0 <= (value or 0) < 1e9:
             raise InputError(f"{where}: {key!r} is {shortened(repr(value))}; expected seconds")
     return row | {"duration": row.get("duration") or None}
+
+
+# --- Channels, and what else a header says ----------------------------------------------------------------------------
+
+
+def split_channels(recordings: Iterable[Recording]) -> list[Recording]:
+    """Return each channel of recordings of several as a recording of its own; others, and unreadable ones, unchanged.
+
+    In a folder of outputs, the channels of call.wav are call_channel1 and call_channel2.
+    """
+    found, channels = [], {}
+    for recording in recordings:
+        whole = recording.sound if isinstance(recording.sound, audio.Clip) else audio.Clip(recording.sound)
+        if whole.path not in channels:
+            channels[whole.path] = _facts(whole.path)[0]
+        if channels[whole.path] < 2:
+            found.append(recording)
+            continue
+        for channel in range(channels[whole.path]):
+            output = recording.output.with_name(f"{recording.output.name}_channel{channel + 1}")
+            clip = replace(whole, channel=channel)
+            found.append(Recording(f"{recording.name} channel {channel + 1}", clip, output))
+    return found
+
+
+def _facts(path: str) -> tuple[int, str]:
+    """Return the number of a file's channels, and what is wrong with its length; (0, "") if it can't be read."""
+    try:
+        with open_sound(path) as sound:
+            wrong = "holds less sound than its header says" if sound.cut else ""
+            return sound.channels, "its header was never finished" if sound.unfinished else wrong
+    except InputError:
+        return 0, ""
+
+
+class Survey:
+    """Collects what a user should know of recordings that were read: mixed channels, and files that are cut short.
+
+    Example:
+        >>> survey = Survey()
+        >>> survey.add("missing.wav")  # the reader has said so
+        >>> list(survey.lines())
+        []
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+        self._mixed: list[str] = []
+        self._talkers: list[str] = []
+        self._wrong: dict[str, list[str]] = {}
+
+    def add(self, sound: str | audio.Clip) -> None:
+        """Look at a recording's header, and at the sound of one with two channels."""
+        path, channel = (sound.path, sound.channel) if isinstance(sound, audio.Clip) else (sound, None)
+        if path in self._seen:
+            return
+        self._seen.add(path)
+        channels, wrong = _facts(path)
+        if wrong:
+            self._wrong.setdefault(wrong, []).append(path)
+        if channels > 1 and channel is None:
+            self._mixed.append(path)
+            if channels == 2 and _has_two_talkers(path):
+                self._talkers.append(path)
+
+    def lines(self) -> Iterator[str]:
+        """Yield a warning for each kind of thing that was found, with a count and the first file."""
+        for wrong, paths in self._wrong.items():
+            yield f"warning: {paths[0]}{_and_others(paths)}: {wrong}; what is there was read"
+        if self._mixed:
+            line = f"{self._mixed[0]}{_and_others(self._mixed)}: several channels were mixed into one"
+            if self._talkers:
+                line = (
+                    f"warning: {line}; of {self._talkers[0]}{_and_others(self._talkers)} each channel is another person"
+                )
+            yield f"{line}; --channels split reads each by itself"
+
+
+def _and_others(paths: Sequence[str]) -> str:
+    return f" and {len(paths) - 1:,} more" if paths[1:] else ""
+
+
+def _has_two_talkers(path: str) -> bool:
+    """Return whether two people speak in turn in the first minutes, a channel each."""
+    try:
+        with open_sound(path) as sound:
+            samples = np.concatenate(list(sound.blocks(1 << 18, 0, round(_LISTENED * sound.rate))))
+            return two_talkers(samples, sound.rate)
+    except (InputError, ValueError):  # damaged, or without a sample
+        return False
 
 
 def outputs(recordings: Iterable[Recording], folder: Path, suffix: str) -> Iterator[Path]:

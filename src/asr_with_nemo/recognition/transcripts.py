@@ -57,6 +57,13 @@ class Transcript:
     words: list[Word]
     duration: float
 
+    @property
+    def confidence(self) -> float | None:
+        """The geometric mean of the words' confidences; None without words."""
+        if not self.words:
+            return None
+        return math.exp(sum(math.log(max(word.confidence, 1e-6)) for word in self.words) / len(self.words))
+
 
 class Letter(NamedTuple):
     """A letter of an alignment: start and end in seconds, and its highest probability in between."""

@@ -132,6 +132,10 @@ def latest_checkpoint(folder: Path, log: Callable[[str], object] = print) -> Pat
     return None
 
 
+# In the messages of PyTorch's writer of archives: which one depends on how much still fitted on the disk.
+_WRITER = ("PytorchStreamWriter", "inline_container", "iostream error")
+
+
 @contextmanager
 def writing(what: str, path: Path) -> Iterator[None]:
     """Raise an InputError that names the file and the next step, in place of the errors of a full or lost disk.
@@ -141,7 +145,7 @@ def writing(what: str, path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in _WRITER):
             raise
         reason = reason_of(error) if isinstance(error, OSError) else "the disk is full, or can't be written to"
         raise InputError(

@@ -1,0 +1,186 @@
+"""The error browser: one HTML page with every utterance of an evaluation, its player, and its errors word by word.
+
+The page needs neither a server nor a network. The sound of the utterances with the most errors is embedded, up to a
+limit; the others are played from their files.
+"""
+
+import base64
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import soundfile
+
+from asr_with_nemo.base.files import make_writable, reason_of, write_if_changed
+from asr_with_nemo.base.html import ENVIRONMENT, STYLE
+from asr_with_nemo.data import audio, manifest
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.recognition.evaluation import Result
+from asr_with_nemo.recognition.wer import Counts, ScoredUtterance, align, by_speaker, confusions, wer_interval
+
+_SOUND = 6_000_000  # bytes of recordings in the page
+_ROWS = 20_000  # utterances in the page
+_LONGEST = 60.0  # seconds of an utterance that is embedded
+_PAIRS = 40  # confusions
+_UNSURE = 0.5  # a word of a lower confidence is marked
+_WORD_BINS, _SECOND_BINS = (1, 2, 4, 7, 11, 21), (0, 2, 4, 8, 15, 30)  # where each bin begins
+
+
+def check_place(path: Path) -> None:
+    """Check, before a long computation, that the page can be written.
+
+    Raises:
+        InputError: it can't, or its name doesn't end in .html.
+    """
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--report {path}: the report is a web page; give it a name that ends in .html")
+    try:
+        make_writable(path.parent)
+    except OSError as error:
+        raise InputError(f"--report {path}: can't be written ({reason_of(error)})") from error
+
+
+def write_page(result: Result, path: Path, sound_limit: int = _SOUND, row_limit: int = _ROWS) -> None:
+    """Write the page of an evaluation.
+
+    Args:
+        result: of `evaluation.evaluate`; its manifest and recordings must still be there.
+        path: of the page.
+        sound_limit: most bytes of recordings in the page; players of the others link to their files.
+        row_limit: most utterances in the page: those with the most errors.
+
+    Raises:
+        InputError: the page can't be written, or the manifest can't be read.
+    """
+    sounds = [audio.clip_of(utterance) for utterance in manifest.read_manifest(result.manifest)]
+    order = sorted(range(len(result.rows)), key=lambda number: (-result.rows[number].words.errors, number))[:row_limit]
+    budget = _Budget(sound_limit)
+    utterances = [_utterance(result, number, sounds[number], path, budget) for number in order]
+    low, high = result.ci95
+    pairs = confusions(result.rows)
+    page = ENVIRONMENT.get_template("error_report.html").render(
+        style=STYLE,
+        result=result,
+        model=Path(result.model).name or "a model",
+        interval=f"{low:.1%} to {high:.1%}",
+        wrong=sum(bool(row.words.errors) for row in result.rows),
+        speakers=_speakers(result.rows),
+        words=_by_size(result.rows, [row.words.words for row in result.rows], _WORD_BINS, "words"),
+        seconds=_by_size(result.rows, [one.duration for one in result.heard], _SECOND_BINS, "s"),
+        confusions=_confusions(pairs),
+        different=len(pairs),
+        utterances=utterances,
+        left_out=len(result.rows) - len(utterances),
+        embedded=sum(one["sound"].startswith("data:") for one in utterances),
+        unsure=_UNSURE,
+        has_confidence=any(one["confidence"] for one in utterances),
+    )
+    try:
+        write_if_changed(path, page)
+    except OSError as error:
+        raise InputError(f"{path}: can't be written ({reason_of(error)})") from error
+
+
+# --- Utterances -------------------------------------------------------------------------------------------------------
+
+
+class _Budget:
+    """The bytes of sound that the page may still hold."""
+
+    def __init__(self, left: int):
+        self.left = left
+
+    def embedded(self, sound: str | audio.Clip) -> str:
+        """Return an utterance's sound as the URL of an MP3; "" if it doesn't fit."""
+        minutes = audio.minutes_of(sound) if self.left else None
+        if minutes is None or minutes * 60 > _LONGEST:
+            return ""
+        packed = io.BytesIO()
+        samples = audio.load_audio(sound)
+        loudest = np.abs(samples).max(initial=0)
+        soundfile.write(packed, samples / loudest if loudest > 1 else samples, audio.SAMPLE_RATE, format="MP3")
+        content = base64.b64encode(packed.getbuffer())
+        if len(content) > self.left:
+            self.left = 0  # the next one may be shorter, but then every utterance would be read in vain
+            return ""
+        self.left -= len(content)
+        return f"data:audio/mpeg;base64,{content.decode()}"
+
+
+def _link(sound: str | audio.Clip, page: Path) -> str:
+    """Return a URL of the file of an utterance, with the part that it is."""
+    path, part = (sound, "") if not isinstance(sound, audio.Clip) else (sound.path, f"#t={sound.offset:g}")
+    if isinstance(sound, audio.Clip) and sound.duration is not None:
+        part += f",{sound.offset + sound.duration:g}"
+    return quote(Path(os.path.relpath(path, page.absolute().parent)).as_posix()) + part
+
+
+def _utterance(result: Result, number: int, sound: str | audio.Clip, page: Path, budget: _Budget) -> dict[str, object]:
+    """Return what the page's script knows of an utterance."""
+    row, counts = result.rows[number], result.rows[number].words
+    heard = result.heard[number] if result.heard else None
+    confidence: Sequence[float] = []
+    if heard and [word.word for word in heard.words] == row.hypothesis.split():
+        confidence = [round(word.confidence, 2) for word in heard.words]
+    return {
+        "number": number + 1,
+        "file": row.file,
+        "speaker": row.speaker,
+        "seconds": round(heard.duration, 2) if heard else None,
+        "words": counts.words,
+        "counts": [counts.substitutions, counts.deletions, counts.insertions],
+        "pairs": align(row.reference, row.hypothesis),
+        "confidence": confidence,
+        "sound": budget.embedded(sound) or _link(sound, page),
+    }
+
+
+# --- Tables -----------------------------------------------------------------------------------------------------------
+
+
+def _line(name: str, counts: Counts, count: int, rows: Sequence[ScoredUtterance]) -> dict[str, object]:
+    low, high = wer_interval(rows) if counts.words else (0.0, 0.0)
+    interval = f"{low:.1%} to {high:.1%}" if counts.words else ""
+    return {"name": name, "counts": counts, "utterances": count, "interval": interval}
+
+
+def _speakers(rows: Sequence[ScoredUtterance]) -> list[dict[str, object]]:
+    """Return the speakers, those with the highest WER first."""
+    groups: dict[str, list[ScoredUtterance]] = {}
+    for row in rows:
+        groups.setdefault(row.speaker, []).append(row)
+    # The interval of each of a thousand speakers would take minutes.
+    interval: Callable = (lambda rows: rows) if len(groups) <= 100 else (lambda rows: rows[:1])
+    lines = [
+        _line(name, counts, len(groups[name]), interval(groups[name])) for name, counts in by_speaker(rows).items()
+    ]
+    if len(groups) > 100:
+        lines = [line | {"interval": ""} for line in lines]
+    return lines[::-1]
+
+
+def _by_size(
+    rows: Sequence[ScoredUtterance], sizes: Sequence[float], bins: Sequence[int], unit: str
+) -> list[dict[str, object]]:
+    """Return the errors of the utterances of similar length, in bins."""
+    lines = []
+    for first, after in zip(bins, [*bins[1:], None], strict=True):
+        some = [row for row, size in zip(rows, sizes, strict=False) if first <= size < (after or float("inf"))]
+        if some:
+            last = None if after is None else after - 1 if unit == "words" else after
+            name = f"{first} or more" if last is None else f"{first}" if last == first else f"{first} to {last}"
+            name += f" {unit}" if unit == "s" or name != "1" else " word"
+            lines.append(_line(name, sum((row.words for row in some), Counts()), len(some), some))
+    return lines
+
+
+def _confusions(pairs: Counter[tuple[str, str]]) -> list[dict[str, object]]:
+    kinds = {(True, True): "substitution", (True, False): "deletion", (False, True): "insertion"}
+    return [
+        {"said": said, "heard": heard, "times": times, "kind": kinds[bool(said), bool(heard)]}
+        for (said, heard), times in pairs.most_common(_PAIRS)
+    ]
