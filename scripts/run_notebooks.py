@@ -94,6 +94,7 @@ def execute(path: Path, output: Path, parameters: dict[str, object], folder: Pat
             output,
             parameters,
             kernel_name="python3",
+            start_timeout=600,  # seconds; a busy machine needs more than one minute
             language="python",
             cwd=folder,
             progress_bar=False,
