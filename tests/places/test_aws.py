@@ -61,7 +61,7 @@ def aws(server: AwsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> A
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    httpx.post(f"{server.address}/moto-api/reset").raise_for_status()
+    httpx.post(f"{server.address}/moto-api/reset", timeout=60).raise_for_status()
     server.refuse, server.after, server.prices, server.asked = {}, {}, True, []
     return server
 

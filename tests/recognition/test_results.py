@@ -145,6 +145,9 @@ def test_the_tables_are_what_the_files_say(tmp_path: Path):
 def test_a_result_of_this_code_can_be_made_again():
     for path in (ROOT / "results").glob("*/*.json"):
         row = json.loads(path.read_text())
+        if path.parent.name == "gpu":  # what scripts/tools/check_gpu.py found, which is no evaluation
+            assert row["command"].startswith("python scripts/tools/check_gpu.py ") and len(row["commit"]) == 12, path
+            continue
         assert row["errors"] == row["substitutions"] + row["deletions"] + row["insertions"], path
         assert row["wer"] == pytest.approx(row["errors"] / row["words"], abs=1e-6), path
         assert row["ci95"][0] <= row["wer"] <= row["ci95"][1], path
