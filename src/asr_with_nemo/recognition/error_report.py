@@ -8,7 +8,7 @@ import base64
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -142,10 +142,10 @@ def _utterance(result: Result, number: int, sound: str | audio.Clip, page: Path,
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-def _line(name: str, counts: Counts, count: int, rows: Sequence[ScoredUtterance]) -> dict[str, object]:
-    low, high = wer_interval(rows) if counts.words else (0.0, 0.0)
-    interval = f"{low:.1%} to {high:.1%}" if counts.words else ""
-    return {"name": name, "counts": counts, "utterances": count, "interval": interval}
+def _line(name: str, rows: Sequence[ScoredUtterance], with_interval: bool = True) -> dict[str, object]:
+    counts = sum((row.words for row in rows), Counts())
+    interval = "{:.1%} to {:.1%}".format(*wer_interval(rows)) if with_interval and counts.words else ""
+    return {"name": name, "counts": counts, "utterances": len(rows), "interval": interval}
 
 
 def _speakers(rows: Sequence[ScoredUtterance]) -> list[dict[str, object]]:
@@ -153,14 +153,8 @@ def _speakers(rows: Sequence[ScoredUtterance]) -> list[dict[str, object]]:
     groups: dict[str, list[ScoredUtterance]] = {}
     for row in rows:
         groups.setdefault(row.speaker, []).append(row)
-    # The interval of each of a thousand speakers would take minutes.
-    interval: Callable = (lambda rows: rows) if len(groups) <= 100 else (lambda rows: rows[:1])
-    lines = [
-        _line(name, counts, len(groups[name]), interval(groups[name])) for name, counts in by_speaker(rows).items()
-    ]
-    if len(groups) > 100:
-        lines = [line | {"interval": ""} for line in lines]
-    return lines[::-1]
+    few = len(groups) <= 100  # the interval of each of a thousand speakers would take minutes
+    return [_line(name, groups[name], with_interval=few) for name in reversed(by_speaker(rows))]
 
 
 def _by_size(
@@ -174,7 +168,7 @@ def _by_size(
             last = None if after is None else after - 1 if unit == "words" else after
             name = f"{first} or more" if last is None else f"{first}" if last == first else f"{first} to {last}"
             name += f" {unit}" if unit == "s" or name != "1" else " word"
-            lines.append(_line(name, sum((row.words for row in some), Counts()), len(some), some))
+            lines.append(_line(name, some))
     return lines
 
 

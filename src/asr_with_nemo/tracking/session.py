@@ -7,6 +7,7 @@ nothing. Everything that W&B writes goes into the project's `wandb` folder; `mak
 import configparser
 import netrc
 import os
+import sys
 import threading
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -80,7 +81,8 @@ def configure_wandb(folder: str | os.PathLike = ".") -> str:
 
 def renew_client() -> None:
     """Let W&B's client use the settings, server and API key that are configured now; an active run keeps its own."""
-    wandb_internals.renew_client(server_url(), _key())
+    if "wandb" in sys.modules:  # importing it takes seconds, and a client that isn't there yet reads all of it anyway
+        wandb_internals.renew_client(server_url(), _key())
 
 
 def project_name(configured: str | None = None) -> str:
@@ -160,14 +162,13 @@ def _key() -> str | None:
     if os.environ.get("WANDB_API_KEY"):
         return os.environ["WANDB_API_KEY"]
     places = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
-    servers = [urlsplit(url).netloc for url in wandb_internals.addresses(server_url())]
     for place in places:
         try:
             kept = netrc.netrc(os.path.expanduser(place))
         except (OSError, netrc.NetrcParseError):
             continue
-        for server in servers:
-            if (found := kept.authenticators(server)) and found[2]:
+        for url in wandb_internals.addresses(server_url()):
+            if (found := kept.authenticators(urlsplit(url).netloc)) and found[2]:
                 return found[2]
     return None
 

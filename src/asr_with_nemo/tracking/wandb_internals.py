@@ -6,7 +6,6 @@ Read in wandb 0.31 and lightning 2.4; tests/tracking/test_wandb_internals.py che
 import base64
 import functools
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,8 +26,6 @@ def renew_client(server: str, key: str | None) -> None:
         server: URL of the server that is configured now.
         key: the API key that is configured now, or None.
     """
-    if "wandb" not in sys.modules:
-        return
     import wandb
     from wandb.sdk import wandb_setup
     from wandb.sdk.lib import wbauth

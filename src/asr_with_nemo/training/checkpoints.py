@@ -68,14 +68,12 @@ def _check_same_pieces(where: str, checkpoint: Path, theirs: DictConfig | dict, 
     Raises:
         InputError: they are other pieces; the message names both tokenizers.
     """
-    here = tokenizers.load(folder)
     near = next((near for near in checkpoint.parents[:2] if (near / TOKENIZER / tokenizers.MODEL).is_file()), None)
     known = [OmegaConf.select(theirs, key) for key in ("joint.vocabulary", "decoder.vocabulary")]
     there = next(filter(None, known), None)
     if near is not None:
-        kept = tokenizers.load(near / TOKENIZER)
-        there = [kept.id_to_piece(place) for place in range(kept.get_piece_size())]
-    pieces = [here.id_to_piece(place) for place in range(here.get_piece_size())]
+        there = tokenizers.pieces_of(tokenizers.load(near / TOKENIZER))
+    pieces = tokenizers.pieces_of(tokenizers.load(folder))
     if there is None or list(there) == pieces:
         return
     place = next((place for place, pair in enumerate(zip(there, pieces, strict=False)) if pair[0] != pair[1]), None)

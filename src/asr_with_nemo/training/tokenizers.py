@@ -195,6 +195,11 @@ def load(folder: Path) -> "SentencePieceProcessor":
         raise InputError(f"{file}: not a SentencePiece model, or damaged") from error
 
 
+def pieces_of(tokenizer: "SentencePieceProcessor") -> list[str]:
+    """Return the pieces of a tokenizer, in the order of their numbers."""
+    return [tokenizer.id_to_piece(column) for column in range(tokenizer.get_piece_size())]
+
+
 def unwritable(pieces: "SentencePieceProcessor", texts: Iterable[str]) -> Unwritable:
     """Find the texts that a tokenizer can't write: written and read again, they are others."""
     letters: Counter[str] = Counter()
