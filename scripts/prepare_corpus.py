@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asr_with_nemo.cli import run
+from asr_with_nemo.cli import Channels, run
 
 if TYPE_CHECKING:
     from asr_with_nemo.own_data.prepared import Prepared
@@ -63,13 +63,6 @@ class Digits(StrEnum):
 
     keep = "keep"
     spell = "spell"
-
-
-class Channels(StrEnum):
-    """The treatment of recordings with several channels."""
-
-    mix = "mix"
-    split = "split"
 
 
 class _Panel(StrEnum):

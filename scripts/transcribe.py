@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Decoder, LanguageModel, Model, run
+from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Channels, Decoder, LanguageModel, Model, run
 from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
     from asr_with_nemo.recognition.destinations import Terminal
 
 FormatName = StrEnum("FormatName", {name: name for name in ("text", "jsonl", "srt", "vtt", "ctm", "textgrid", "tsv")})
-Channels = StrEnum("Channels", {"mix": "mix", "split": "split"})
 _BY_SUFFIX = {".jsonl": "jsonl", ".srt": "srt", ".vtt": "vtt", ".ctm": "ctm", ".textgrid": "textgrid"}
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -41,6 +42,14 @@ Decoder = Annotated[
     ),
 ]
 """Option --decoder of scripts that decode with NeMo."""
+
+
+class Channels(StrEnum):
+    """Values of option --channels: the treatment of recordings with several channels."""
+
+    mix = "mix"
+    split = "split"
+
 
 Project = Annotated[str | None, typer.Option(help="W&B project; default: WANDB_PROJECT, else ASR.")]
 Name = Annotated[str, typer.Option(help="Only runs whose name matches; * and ? are wildcards.")]

@@ -194,23 +194,31 @@ def check_recordings(manifest: str | os.PathLike, utterances: Iterable[Utterance
     """
     seconds: dict[str, float] = {}  # several utterances can be cut out of one file
     for number, utterance in enumerate(utterances, 1):
-        where = f"{manifest}, utterance {number}: {utterance['audio_filepath']}"
-        if utterance["audio_filepath"] in seconds:
-            _check_part(where, utterance, seconds[utterance["audio_filepath"]])
-            continue
-        try:
-            info = soundfile.info(utterance["audio_filepath"])
-        except soundfile.LibsndfileError as error:
-            raise InputError(f"{where}: not a readable audio file ({error.error_string})") from error
-        if info.frames == 0:
-            raise InputError(f"{where}: has no audio (zero samples); remove the line")
-        if info.channels != 1 or info.samplerate != sample_rate:
-            raise InputError(
-                f"{where}: {info.samplerate:,} Hz with {info.channels} channel(s), where the model expects "
-                f"{sample_rate:,} Hz mono; convert it: sox IN.wav -r {sample_rate} -c 1 OUT.wav"
-            )
-        seconds[utterance["audio_filepath"]] = info.frames / info.samplerate
-        _check_part(where, utterance, seconds[utterance["audio_filepath"]])
+        path = utterance["audio_filepath"]
+        where = f"{manifest}, utterance {number}: {path}"
+        if path not in seconds:
+            seconds[path] = _checked_length(where, path, sample_rate)
+        _check_part(where, utterance, seconds[path])
+
+
+def _checked_length(where: str, path: str, sample_rate: int) -> float:
+    """Return the seconds of a recording, by its header, if a model can be trained on it.
+
+    Raises:
+        InputError: it can't.
+    """
+    try:
+        info = soundfile.info(path)
+    except soundfile.LibsndfileError as error:
+        raise InputError(f"{where}: not a readable audio file ({error.error_string})") from error
+    if info.frames == 0:
+        raise InputError(f"{where}: has no audio (zero samples); remove the line")
+    if info.channels != 1 or info.samplerate != sample_rate:
+        raise InputError(
+            f"{where}: {info.samplerate:,} Hz with {info.channels} channel(s), where the model expects "
+            f"{sample_rate:,} Hz mono; convert it: sox IN.wav -r {sample_rate} -c 1 OUT.wav"
+        )
+    return info.frames / info.samplerate
 
 
 def _check_part(where: str, utterance: Utterance, seconds: float) -> None:
