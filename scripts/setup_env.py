@@ -28,6 +28,7 @@ import shutil
 import site
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -294,16 +295,30 @@ def set_up(root: Path, venv: Path, environment: dict[str, str]) -> None:
     elif unpinned:
         options = ["--upgrade", "--upgrade-strategy", "eager"]
     else:
-        options = ["-c", str(root / CONSTRAINTS)]
+        options = []  # below, when torch is there
 
+    torch = next((r for r in requirements if r.name == "torch"), None)
     if not kept and backend:
-        torch = next(r for r in requirements if r.name == "torch")
         runner.run([*pip, UV], pip_environment)
         command = torch_backend_command(python, torch.unpinned if unpinned else str(torch), backend)
         print(f"  torch for the backend {backend}, by uv ...", flush=True)
         runner.run(command, pip_environment)
     elif needs_hint(kept, have):
         print(HINT, flush=True)
+
+    if not kept and not unpinned:
+        options = ["-c", str(venv / "versions.txt")]
+        pins = read_constraints(root / CONSTRAINTS)
+        # pip checks the hashes of all that it installs, or of nothing. torch comes first and without: it has a build
+        # for each backend, from another index, and the CUDA builds bring packages and versions of their own.
+        if torch:
+            plain = [f"{name}=={pin.version}\n" for name, pin in pins.items() if not of_cuda(name)]
+            (venv / "versions.txt").write_text("".join(plain), encoding="utf-8")
+            print("  torch and what it needs ...", flush=True)
+            runner.run([*pip, "--no-compile", *options, str(torch)], pip_environment)
+        there = installed_versions([name for name in pins if of_cuda(name)], python)
+        hashed = [pin.text for name, pin in pins.items() if name not in there]
+        (venv / "versions.txt").write_text("".join(hashed), encoding="utf-8")
 
     names = to_install(requirements, have, kept, unpinned)
     if names:
@@ -316,6 +331,27 @@ def set_up(root: Path, venv: Path, environment: dict[str, str]) -> None:
     partial.write_text(json.dumps({"digest": wanted, "torch_backend": backend}) + "\n", encoding="utf-8")
     os.replace(partial, mark)
     print(f"{venv.name} is ready, after {time.perf_counter() - started:.0f} s")
+
+
+class Pin(NamedTuple):
+    """A package in constraints.txt: its version, and its lines, with the hashes of the version's files."""
+
+    version: str
+    text: str
+
+
+def read_constraints(path: Path) -> dict[str, Pin]:
+    """The pins of constraints.txt by normalized name."""
+    pins = {}
+    for text in re.findall(r"^[^#\s].*\n(?: +--hash=.*\n)*", path.read_text(encoding="utf-8"), re.MULTILINE):
+        name, _, version = text.split()[0].partition("==")
+        pins[normalized(name)] = Pin(version, text)
+    return pins
+
+
+def of_cuda(name: str) -> bool:
+    """Whether it is one of the packages of which torch's builds for CUDA choose the version."""
+    return name.startswith("cuda-")
 
 
 def ready(mark: Path, wanted: str, backend: str) -> bool:
@@ -362,30 +398,33 @@ def set_up_kernel() -> None:
 
 
 def freeze(root: Path, venv: Path) -> None:
-    """Write constraints.txt: each version in the environment, without local parts (`+cpu`), which differ by machine."""
+    """Write constraints.txt: each version in the environment, without local parts (`+cpu`), which differ by machine.
+
+    The hashes are those of all files of a version, for any machine, as the package index has them; uv asks for them.
+    """
+    python = str(venv_python(venv))
+    pip = [python, "-m", "pip", "--disable-pip-version-check"]
+    runner = Runner(venv / "setup.log")
+    runner.run([*pip, "install", UV])
     listing = subprocess.run(
-        [str(venv_python(venv)), "-m", "pip", "freeze", "--all", "--exclude-editable"],
-        capture_output=True,
-        text=True,
-        check=True,
+        [*pip, "freeze", "--all", "--exclude-editable"], capture_output=True, text=True, check=True
     )
-    pins = []
-    for line in listing.stdout.splitlines():
-        match = re.fullmatch(r"([\w.-]+)==([^+]+)(\+.*)?", line)
-        # cuda-*: NeMo wants them on Linux, and torch's CUDA builds want their own versions of them.
-        if match and not re.fullmatch(r"pip|wheel|uv|cuda-.*", normalized(match[1])):
-            pins.append(f"{match[1]}=={match[2]}\n")
-    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    found = re.findall(r"^([\w.-]+)==([^+\s]+)", listing.stdout, re.MULTILINE)
+    pins = [f"{name}=={version}\n" for name, version in found if normalized(name) not in ("pip", "wheel", "uv")]
     header = (
-        "# Every version that the tests ran with: the direct requirements and all that they bring along, but for\n"
-        "# cuda-*, whose versions torch's CUDA builds choose.\n"
-        f"# Written by `make constraints` (scripts/setup_env.py --freeze) on {platform.system()}, Python {python}; "
-        "not by hand.\n"
+        "# Every version that the tests ran with, and the hashes of its files: the direct requirements and all that\n"
+        "# they bring along. Written by `make constraints` (scripts/setup_env.py --freeze), not by hand, on\n"
+        f"# {platform.system()} with Python {sys.version_info[0]}.{sys.version_info[1]}.\n"
     )
     target = root / CONSTRAINTS
-    partial = target.with_name(f"{CONSTRAINTS}.partial")
-    partial.write_text(header + "".join(sorted(pins, key=str.lower)), encoding="utf-8")
-    os.replace(partial, target)
+    with tempfile.TemporaryDirectory() as scratch:
+        plain, hashed = Path(scratch) / "plain.txt", Path(scratch) / "hashed.txt"
+        plain.write_text("".join(pins), encoding="utf-8")
+        options = ["--no-deps", "--generate-hashes", "--no-header", "--no-annotate", "--output-file", str(hashed)]
+        runner.run([python, "-m", "uv", "pip", "compile", *options, str(plain)])
+        partial = target.with_name(f"{CONSTRAINTS}.partial")
+        partial.write_text(header + hashed.read_text(encoding="utf-8"), encoding="utf-8")
+        os.replace(partial, target)
     print(f"{target.name}: {len(pins)} versions")
 
 

@@ -1,6 +1,7 @@
 """A newcomer sets the course up: what is installed, by which commands, and what set-up decides for itself."""
 
 import ast
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -9,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -35,9 +37,7 @@ def names_in(*files: str) -> set[str]:
 
 
 def constraints() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pairs = [line.split("==") for line in lines if not line.startswith("#")]
-    return {setup_env.normalized(name): version for name, version in pairs}
+    return {name: pin.version for name, pin in setup_env.read_constraints(ROOT / "constraints.txt").items()}
 
 
 # What is installed
@@ -59,6 +59,8 @@ def test_constraints_hold_each_requirement_in_the_same_version_and_fit_any_machi
     assert len(held) > len(names_in("requirements-dev.txt"))
     for name, version in held.items():
         assert re.fullmatch(r"[\w.]+", version), f"{name}: {version!r} is a local version"
+    for name, pin in setup_env.read_constraints(ROOT / "constraints.txt").items():
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}\b", pin.text), f"{name} has no hash"
 
 
 def test_constraints_fit_the_python_of_debian_12():
@@ -362,3 +364,48 @@ def test_set_up_runs_once_and_again_only_when_the_requirements_change(tmp_path):
     assert ".venv is ready, after" in set_up(COURSE_ONLY="1")
     assert ".venv is ready, after" in set_up(), "the tests need more than the course"
     assert version("iniconfig") == "2.1.0"
+
+
+def wheel(folder: Path, content: str) -> str:
+    """Write a package of one module, tiny 1.0, and return the file's SHA-256."""
+    path = folder / "tiny-1.0-py3-none-any.whl"
+    files = {
+        "tiny.py": content,
+        "tiny-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n",
+        "tiny-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files["tiny-1.0.dist-info/RECORD"] = "".join(f"{name},,\n" for name in (*files, "tiny-1.0.dist-info/RECORD"))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(zipfile.ZipInfo(name), text)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.slow
+def test_a_package_that_was_exchanged_is_not_installed(tmp_path):
+    """The index that pip asks has another file than the one whose hash is in constraints.txt."""
+    course = little_course(tmp_path / "little")
+    digest = wheel(tmp_path, "right = True\n")
+    setuptools = setup_env.read_constraints(ROOT / "constraints.txt")["setuptools"]
+    (course / "requirements-dev.txt").write_text(f"tiny==1.0\nsetuptools=={setuptools.version}\n")
+    (course / "constraints.txt").write_text(f"tiny==1.0 \\\n    --hash=sha256:{digest}\n{setuptools.text}")
+
+    def set_up() -> subprocess.CompletedProcess[str]:
+        links = f"{tmp_path} {os.environ.get('PIP_FIND_LINKS', '')}"
+        environment = {k: v for k, v in os.environ.items() if k not in ("UNPINNED", "TORCH_BACKEND", "COURSE_ONLY")}
+        command = [sys._base_executable, course / "scripts" / "setup_env.py"]
+        return subprocess.run(
+            command, env=environment | {"PIP_FIND_LINKS": links}, capture_output=True, text=True, check=False
+        )
+
+    wheel(tmp_path, "wrong = True\n")
+    refused = set_up()
+    assert refused.returncode == 1
+    assert "tiny==1.0" in refused.stderr and digest in refused.stderr
+    site_packages = next(course.glob(".venv/lib/python*/site-packages"))
+    assert not (site_packages / "tiny.py").exists() and not (course / ".venv" / ".ready").exists()
+
+    wheel(tmp_path, "right = True\n")
+    allowed = set_up()
+    assert allowed.returncode == 0, allowed.stderr
+    assert (site_packages / "tiny.py").read_text() == "right = True\n"
