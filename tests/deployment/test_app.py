@@ -307,6 +307,17 @@ def test_an_upload_that_takes_too_long_is_refused():
         assert slow.recv(1_000).startswith(b"HTTP/1.1 408")
 
 
+def test_an_upload_that_finds_no_room_is_refused_and_the_server_goes_on_and_stops(tmp_path: Path):
+    served = Served(tmp_path)
+    psutil.Process(served.process.pid).rlimit(psutil.RLIMIT_FSIZE, (100_000, 100_000))  # to a program, like a full disk
+    refused = served.post(wav(np.random.default_rng(0).uniform(-0.1, 0.1, 60 * RATE)))
+    assert refused.status_code == 507 and "no room" in refused.json()["error"]["message"]
+    assert served.post(wav(np.zeros(RATE))).status_code == 200
+    assert served.stop() == 0
+    assert list(served.temporary.iterdir()) == []
+    assert "Traceback" not in served.errors.read_text()
+
+
 def test_the_options_are_the_servers_limits(monkeypatch: pytest.MonkeyPatch):
     apps = []
     monkeypatch.setenv("ASR_API_KEY", "secret")

@@ -10,13 +10,14 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.tracking import session
 from asr_with_nemo.tracking import sync as tracking_sync
 from asr_with_nemo.tracking.sync import send_runs
-from tests.conftest import run_script
+from tests.conftest import ROOT, run_script
 from tests.tracking.conftest import Script
 from tests.wandb_server import WandbServer, read_back
 
@@ -226,6 +227,35 @@ def test_a_server_that_goes_away_while_runs_are_sent(
 def die_when_files_are_asked_for(server: WandbServer) -> None:
     server.wait_until(lambda: "createArtifactFiles" in server.requests)
     server.die()
+
+
+def start_sync(project: Path, server: WandbServer) -> subprocess.Popen[str]:
+    known = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    command = [sys.executable, ROOT / "scripts" / "sync.py"]
+    return subprocess.Popen(
+        command,
+        cwd=project,
+        env=known | server.environment(project) | {"COURSE_PRELOADED": ""},  # a process of its own, to be killed
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_sync_that_is_killed_leaves_no_process_and_is_done_again(project: Path, server: WandbServer):
+    server.hang(on="/storage/artifact")
+    killed = start_sync(project, server)
+    server.wait_until(lambda: "createArtifactFiles" in server.requests, 120)
+    started = psutil.Process(killed.pid).children(recursive=True)
+    assert started
+    killed.kill()
+    _, alive = psutil.wait_procs(started, timeout=60)
+    assert not alive
+    server.recover()
+
+    two_at_once = [start_sync(project, server) for _ in range(2)]
+    said = [process.communicate(timeout=300)[0] for process in two_at_once]
+    assert sum(text.endswith("sent: 1\nsent before: 0\n") for text in said) == 1, said
+    assert sum(text.endswith("sent: 0\nsent before: 1\n") for text in said) == 1, said
 
 
 @pytest.mark.slow

@@ -65,6 +65,7 @@ ANSWERS = {
         408: "The upload took too long.",
         413: "Too many bytes, or too many seconds of audio.",
         503: "The queue is full, or the server stops; try again after the seconds in Retry-After.",
+        507: "The server's temporary folder is full.",
     }.items()
 }
 DESCRIPTION = """

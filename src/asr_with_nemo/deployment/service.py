@@ -19,6 +19,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
+from asr_with_nemo.base.files import is_full
 from asr_with_nemo.deployment.answers import Format, event_response, format_response
 from asr_with_nemo.deployment.engine import BATCH, Engine
 from asr_with_nemo.deployment.runtime import Recognizer
@@ -277,7 +278,14 @@ async def _read_form(request: Request) -> FormData:
         raise RequestError(
             400, "expected multipart/form-data with a file, as in: curl -F file=@recording.wav -F model=..."
         )
-    return await request.form(max_files=1, max_fields=20, max_part_size=_FIELD_BYTES)
+    try:
+        return await request.form(max_files=1, max_fields=20, max_part_size=_FIELD_BYTES)
+    except OSError as error:
+        if is_full(error) or isinstance(error, FileNotFoundError):  # or there is no folder for temporary files
+            raise RequestError(
+                507, f"the server has no room for the upload in its temporary folder ({error.strerror})"
+            ) from error
+        raise
 
 
 def _checked(fields: FormData, name: str) -> tuple[UploadFile, Format, str, bool]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from asr_with_nemo.base.files import alone_in
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.tracking.kept_runs import KeptRun, is_young, kept_files, last_line, read_run
 from asr_with_nemo.tracking.session import ANSWER_SECONDS, WANDB_FOLDER, renew_client, server_refusal, wandb_places
@@ -19,6 +20,17 @@ from asr_with_nemo.tracking.wandb_internals import wandb_api
 
 PATIENCE_SECONDS = 60
 """Seconds without an answer of the server after which sending ends."""
+_CLIENT = """
+import os, runpy, sys, threading
+
+def end_with_the_caller():
+    sys.stdin.read()  # the pipe's other end closes when the calling process ends, even by kill -9
+    os._exit(1)
+
+threading.Thread(target=end_with_the_caller, daemon=True).start()
+runpy.run_module("wandb", run_name="__main__")
+"""
+"""W&B's command line, as a process that doesn't outlive the one that started it."""
 
 
 @dataclass
@@ -52,7 +64,8 @@ def send_runs(folder: str | os.PathLike, progress: bool = True) -> Sent:
     """Send the runs in a `wandb` folder that W&B's server lacks, each once, by `wandb sync`.
 
     These are offline runs, and online runs that lost their server. A run that can't be read or sent is reported in the
-    result, and the others are sent; a run that is still running is left for the next call.
+    result, and the others are sent; a run that is still running is left for the next call. While another process sends
+    runs of this folder, this one waits.
 
     Raises:
         InputError: the folder doesn't exist, or the server can't be used; the runs stay unchanged.
@@ -60,6 +73,11 @@ def send_runs(folder: str | os.PathLike, progress: bool = True) -> Sent:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name the folder {WANDB_FOLDER} of a project, which holds its runs")
+    with alone_in(folder, "is sending runs", name="sync"):
+        return _send(folder, progress)
+
+
+def _send(folder: Path, progress: bool) -> Sent:
     result = Sent()
     waiting = []
     for path in kept_files(folder):
@@ -165,11 +183,11 @@ def _sync(runs: Iterable[KeptRun], folder: Path, bar: tqdm) -> str | None:
     runs = list(runs)
     if not runs:
         return None
-    command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online", *(str(run.path) for run in runs)]
+    command = [sys.executable, "-c", _CLIENT, "sync", "--yes", "--include-online", *(str(run.path) for run in runs)]
     environment = os.environ | {"WANDB_MODE": "online", "WANDB_DIR": str(folder.absolute().parent)}
     environment.pop("WANDB_SILENT", None)  # it would suppress the errors
     with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
-        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=said, stderr=said)
         before, answered = 0, time.monotonic()
         asked = answered
         try:
@@ -188,6 +206,7 @@ def _sync(runs: Iterable[KeptRun], folder: Path, bar: tqdm) -> str | None:
         finally:
             process.terminate()
             process.wait()
+            process.stdin.close()
         bar.update(sum(run.is_sent for run in runs) - before)
         said.seek(0)
         errors = [line for line in said.read().splitlines() if "ERROR" in line or line.startswith("Error")]
