@@ -1,6 +1,6 @@
 """A transducer small enough to list all its paths: the grid of frames and letters, and its drawing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
 import matplotlib.pyplot as plt
@@ -87,11 +87,11 @@ def grid(text: str, probabilities: np.ndarray, alpha: np.ndarray | None = None, 
                 symbol = text[row] if kind == "↓" else BLANK
                 value = probabilities[frame, row, 0 if kind == "↓" else 1]
                 align = {"ha": "left", "va": "center"} if kind == "↓" else {"ha": "center", "va": "bottom"}
-                axes.text(*place, f"{symbol} {value:.2f}", fontsize=8, **align)
+                axes.text(*place, f"{symbol} {value:.2f}", fontsize=9, **align)
             end = frame == frames - 1 and row == rows - 1
             axes.add_patch(Circle((x, y), 0.34, fc="white", ec=_ORANGE if end else GREY, lw=1.4, zorder=2))
             if alpha is not None:
-                axes.text(x, y, f"{alpha[frame, row]:.3f}", ha="center", va="center", fontsize=8, zorder=3)
+                axes.text(x, y, f"{alpha[frame, row]:.3f}", ha="center", va="center", fontsize=9, zorder=3)
     for row in range(rows):
         said = f"{text[:row]!r}" if row else "nothing"
         axes.text(-0.45, -1.4 * row, said, ha="right", va="center", fontsize=9, color="0.35")
@@ -103,6 +103,42 @@ def _moves(path: str) -> Iterator[tuple[int, int, str]]:
     for move in path:
         yield frame, row, BLANK if move == BLANK else "↓"
         frame, row = (frame + 1, row) if move == BLANK else (frame, row + 1)
+
+
+def ways(text: str, frames: int, moves: Mapping[str, Sequence[tuple[str, int]]]) -> Figure:
+    """Draw how kinds of transducers write the same text at the same places, one panel each: an arrow is a move.
+
+    Args:
+        text: U letters.
+        frames: of the recording.
+        moves: name of the kind → its moves, (letter or blank, frames to go on), as `timed_paths` yields them.
+    """
+    figure, panels = plt.subplots(len(moves), 1, figsize=(9, 1.75 * len(moves)), layout="constrained")
+    for axes, (name, path) in zip(np.atleast_1d(panels), moves.items(), strict=True):
+        axes.set(xlim=(-1.1, frames + 0.4), ylim=(-len(text) - 0.6, 0.7))
+        axes.axis("off")
+        axes.set_title(f"{name}: {len(path)} moves", fontsize=10)
+        for row in range(len(text) + 1):
+            axes.scatter(np.arange(frames), np.full(frames, -row), s=14, color="0.75", zorder=2)
+            said = f"{text[:row]!r}" if row else "nothing"
+            axes.text(-0.35, -row, said, ha="right", va="center", fontsize=9, color="0.35")
+        frame = row = 0
+        for symbol, length in path:
+            end = (frame + length, row if symbol == BLANK else row + 1)
+            bend = -0.25 if symbol == BLANK and length > 1 else 0
+            style = {"arrowstyle": "-|>", "mutation_scale": 11, "shrinkA": 3, "shrinkB": 3, "zorder": 3}
+            colour = GREY if symbol == BLANK else _BLUE
+            arc = f"arc3,rad={bend}"
+            axes.add_patch(
+                FancyArrowPatch((frame, -row), (end[0], -end[1]), color=colour, connectionstyle=arc, **style)
+            )
+            if symbol != BLANK:
+                axes.text((frame + end[0]) / 2 + 0.1, -row - 0.4, symbol, fontsize=10, color=_BLUE, weight="bold")
+            frame, row = end
+    for frame in range(frames):
+        axes.text(frame, -len(text) - 0.5, f"{frame + 1}", ha="center", va="center", fontsize=9, color="0.35")
+    axes.text(-0.35, -len(text) - 0.5, "frame", ha="right", va="center", fontsize=9, color="0.35")
+    return figure
 
 
 def small_hybrid(tokenizer: str) -> dict:
