@@ -31,8 +31,8 @@ ROWS_IN_A_SHARD = 2_000
 class Way(StrEnum):
     """What a training reads."""
 
-    manifest = "manifest"
     shards = "shards"
+    manifest = "manifest"
 
 
 def make_rows(folder: Path, rows: int) -> Path:

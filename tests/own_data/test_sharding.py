@@ -148,3 +148,17 @@ def test_the_commands_make_shards(small_corpus, tmp_path: Path):
     assert done.returncode == 1
     assert "can't be 9 shards" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_prepared_corpus_comes_with_shards(small_corpus, tmp_path: Path):
+    source = tmp_path / "source"
+    source.mkdir()
+    rows = manifest.read_manifest(small_corpus.manifest("train"))[:20]
+    manifest.write_manifest(source / "all.json", rows)
+    done = run_script("prepare_corpus.py", source / "all.json", "--out", "mine", "--shards", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "'model.train_ds.shar_path=${data_dir}/shards/train'" in done.stdout
+    notes = Shards(tmp_path / "mine/shards/train")
+    notes.check_files()
+    assert notes.rows == len(manifest.read_manifest(tmp_path / "mine/train_manifest.json"))
+    assert notes.source_folder().samefile(tmp_path / "mine")

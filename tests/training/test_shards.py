@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -18,11 +19,13 @@ from omegaconf import OmegaConf
 from asr_with_nemo.data import audio, manifest
 from asr_with_nemo.data.shards import Shard, Shards
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.models.loading import load_model
 from asr_with_nemo.own_data import sharding
-from asr_with_nemo.training import shards
-from asr_with_nemo.training.config import load_config, overridden_keys
+from asr_with_nemo.training import finetuning, shards
+from asr_with_nemo.training.config import complete_config, load_config, overridden_keys
 from asr_with_nemo.training.run import train
 from tests.conftest import ROOT, first_rows
+from tests.recognizers import training_config
 
 LETTERS = [" ", *"abcdefghijklmnopqrstuvwxyz"]
 
@@ -204,10 +207,6 @@ def test_a_dev_set_of_the_training_speakers_is_refused(corpus: Path, tmp_path: P
         trained(settings(corpus, tmp_path, f"model.validation_ds.manifest_filepath={tmp_path}/dev.json"))
 
 
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-
-
 def run_heard(folder: Path, overrides: list[str], *launcher: str, **environment: str) -> tuple[int, str]:
     """Train in processes of their own; return the exit status and what was printed."""
     folder.mkdir(exist_ok=True)
@@ -261,9 +260,9 @@ def test_two_processes_hear_each_utterance_once(corpus: Path, tmp_path: Path):
         assert both[0]["weights"] == both[1]["weights"]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_shards_of_a_bucket_train_a_model_of_pieces(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def bucket(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The shards in an object storage: moto's server on loopback."""
     server = ThreadedMotoServer("127.0.0.1", 0)
     server.start()
     address, port = server.get_host_and_port()
@@ -274,14 +273,30 @@ def test_shards_of_a_bucket_train_a_model_of_pieces(corpus: Path, tmp_path: Path
     client.create_bucket(Bucket="speech")
     for file in (corpus / "shards/train").iterdir():
         client.upload_file(str(file), "speech", f"train/{file.name}")
-    try:
-        model = trained(
-            [
-                *settings(corpus, tmp_path, "trainer.max_epochs=1", "model.train_ds.shar_path=s3://speech/train"),
-                *("+model.tokenizer.dir=auto", "+model.tokenizer.type=bpe", "~model.labels"),
-                *("~model.train_ds.labels", "~model.validation_ds.labels", "model.decoder.vocabulary=[]"),
-            ]
-        )
-    finally:
-        server.stop()
-    assert model.is_file()
+    yield "s3://speech/train"
+    server.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["ctc of pieces", "rnnt of letters", "tdt and ctc of pieces"])
+def test_each_family_trains_from_a_bucket(family: str, corpus: Path, bucket: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    pieces = ["model.tokenizer.dir=auto"] if "pieces" in family else []
+    manifests = [corpus / f"{split}_manifest.json" for split in ("train", "dev")]
+    overrides = [*pieces, f"model.train_ds.shar_path={bucket}", "model.train_ds.batch_duration=12"]
+    path = train(training_config(tmp_path, family, *manifests, *overrides))
+    assert f"24 utterances in {bucket}; an epoch is 4 of 4 shards" in capsys.readouterr().out
+    assert load_model(path).cfg.train_ds.get("epoch_hours") is None
+    by_manifest = complete_config(training_config(tmp_path, family, *manifests, *pieces))
+    if pieces:  # of the same texts, the same tokenizer
+        assert by_manifest.model.tokenizer.dir in (path.parent / "config.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_a_model_is_fine_tuned_from_shards(corpus: Path, small_model: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    given = ["trainer.max_epochs=1", f"exp_manager.exp_dir={tmp_path}"]
+    source, dev = corpus / "shards/train", corpus / "dev_manifest.json"
+    config = finetuning.load_config(source, dev, {"model": str(small_model)}, given, ROOT / "configs")
+    assert finetuning.train(config).is_file()
+    assert "24 utterances in" in capsys.readouterr().out

@@ -110,31 +110,38 @@ def make(
     rate = _rate(path, survey)
     made_of = {"manifest": sha256_of(path), "count": count, "seed": seed, "sample_rate": rate, "format": FORMAT}
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
-    if (out / NOTES).is_file():
-        try:
-            there = Shards(out)
-            there.check_files()
-        except InputError as error:
-            say(f"{error}; they are made again")
-        else:
-            if there.digest == digest:
-                say(f"{out}: has these shards already")
-                return there
-            say(f"{out}: its shards are of another manifest or number; they are made again")
     partial = out.with_name(f".{out.name}.partial")
     try:
-        partial.mkdir(parents=True, exist_ok=True)
-        with alone_in(partial, "is writing shards", say):
+        with alone_in(out.parent, "is writing shards", say, out.name):
+            if there := _there(out, digest, say):
+                return there
             _begin(partial, digest)
-            shards = _write_all(path, partial, survey, made_of, workers or usable_cores(), progress)
+            shards = _write_all(path, partial, survey, made_of, workers or usable_cores(), progress, say)
             _write_notes(path, out, partial, survey, shards, rate, digest, seed)
-        shutil.rmtree(partial / "parts")
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(partial, out)
+            shutil.rmtree(partial / "parts")
+            if out.exists():
+                shutil.rmtree(out)
+            os.replace(partial, out)
     except OSError as error:
         raise InputError(f"{error.filename or out}: can't be written ({reason_of(error)})") from error
     return Shards(out)
+
+
+def _there(out: Path, digest: str, say: Callable[[str], object]) -> Shards | None:
+    """Return the shards of a folder if they are those of a digest and whole; say why they are made again otherwise."""
+    if not (out / NOTES).is_file():
+        return None
+    try:
+        there = Shards(out)
+        there.check_files()
+    except InputError as error:
+        say(f"{error}; they are made again")
+        return None
+    if there.digest == digest:
+        say(f"{out}: has these shards already")
+        return there
+    say(f"{out}: its shards are of another manifest or number; they are made again")
+    return None
 
 
 def default_place(path: str | os.PathLike) -> Path:
@@ -184,23 +191,32 @@ def _rows(path: Path, survey: _Survey, places: Sequence[int]) -> Iterator[tuple[
 def _begin(partial: Path, digest: str) -> None:
     """Empty the folder of an interrupted run, unless that wrote the same shards."""
     parts, note = partial / "parts", partial / "digest"
+    partial.mkdir(exist_ok=True)
     if not note.is_file() or note.read_text(encoding="ascii") != digest:
         for one in partial.iterdir():
             if one.is_dir():
                 shutil.rmtree(one)
-            elif not one.name.startswith("."):
+            else:
                 one.unlink()
         note.write_text(digest, encoding="ascii")
     parts.mkdir(exist_ok=True)
 
 
 def _write_all(
-    path: Path, partial: Path, survey: _Survey, made_of: dict, workers: int, progress: bool
+    path: Path,
+    partial: Path,
+    survey: _Survey,
+    made_of: dict,
+    workers: int,
+    progress: bool,
+    say: Callable[[str], object],
 ) -> list[dict[str, object]]:
-    """Write the shards that aren't written yet, and return the notes on all of them."""
+    """Write the shards that aren't written yet, and return the notes on all of them, in their order."""
     order = np.random.default_rng(made_of["seed"]).permutation(len(survey.places))
     parts = [part.tolist() for part in np.array_split(order, made_of["count"])]
     todo = [number for number in range(len(parts)) if not _note_of(partial, number).is_file()]
+    if len(todo) < len(parts):
+        say(f"{len(parts) - len(todo)} of {len(parts)} shards were written before an interruption")
     jobs = (
         (path, partial, number, list(_rows(path, survey, parts[number])), made_of["sample_rate"]) for number in todo
     )
@@ -331,9 +347,9 @@ def _sample(path: Path, survey: _Survey, seed: int) -> Iterator[str]:
         places = sorted(random.Random(seed).sample(places, _MOST_TEXTS))
     for _, row in _rows(path, survey, places):
         lacking.difference_update(row["text"])
-        yield " ".join(row["text"].split("\n"))
+        yield " ".join(row["text"].splitlines())
     for letter in sorted(lacking):
         if letter in lacking:  # no text since has it
             text = survey.letters[letter][1]
             lacking.difference_update(text)
-            yield " ".join(text.split("\n"))
+            yield " ".join(text.splitlines())

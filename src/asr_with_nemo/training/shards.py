@@ -11,6 +11,7 @@ given the shards of a share.
 """
 
 import gzip
+import io
 import math
 import random
 import tarfile
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 
 import lightning.pytorch as pl
 import numpy as np
+import soundfile
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
@@ -232,7 +234,7 @@ class _Utterances(Dataset):
 
         signals, tokens = [], []
         for cut in cuts:
-            segment = AudioSegment(cut.load_audio()[0], cut.sampling_rate)
+            segment = AudioSegment(_samples(cut), cut.sampling_rate)
             signals.append(self.featurizer.process_segment(segment))
             text = " ".join(one.text or "" for one in cut.supervisions)
             tokens.append(torch.tensor(self.tokenizer(text, cut.supervisions[0].language) or [], dtype=torch.long))
@@ -243,6 +245,15 @@ class _Utterances(Dataset):
             pad(tokens, batch_first=True),
             torch.tensor([len(row) for row in tokens]),
         )
+
+
+def _samples(cut) -> np.ndarray:
+    """Return the samples of a cut, (T,); decoded here, in half the time, unless Lhotse has to change them."""
+    recording = getattr(cut, "recording", None)
+    if recording is None or recording.transforms or cut.start or cut.duration != recording.duration:
+        return cut.load_audio()[0]
+    samples, _ = soundfile.read(io.BytesIO(recording.sources[0].source), dtype="float32")
+    return samples
 
 
 class _Failed(str):
@@ -301,7 +312,7 @@ class ShardLoader:
     ):
         self.place, self.plan, self.rank = shards.place, plan, rank
         self.notes = shards
-        self.num_workers = dataset.get("num_workers") or 0
+        self.num_workers = min(dataset.get("num_workers") or 0, plan.each // plan.processes)  # none without a shard
         self.pin_memory = bool(dataset.get("pin_memory"))
         self.sampler = _Epoch()
         self.planned = batches_of(shards, plan, dataset, max(1, self.num_workers))
@@ -438,8 +449,8 @@ def use(
     for section in (config.model, model.cfg):
         _set_schedule(section, config.trainer, math.ceil(loader.planned / trainer.accumulate_grad_batches))
     say(
-        f"shards: {notes.rows:,} utterances in {notes.place}; {planned}, about {loader.planned:,} batches; a training "
-        "that is interrupted resumes at the beginning of its epoch"
+        f"shards: {notes.rows:,} utterances in {notes.place}; {planned}, about {loader.planned:,} batches, read by "
+        f"{loader.num_workers or 'no'} worker(s); a training that is interrupted resumes at the beginning of its epoch"
     )
     return loader
 
@@ -447,7 +458,7 @@ def use(
 def _set_schedule(model: DictConfig, trainer: DictConfig, steps: int) -> None:
     """Give the schedule in the `model:` section its number of steps, from those of an epoch."""
     schedule = (model.get("optim") or {}).get("sched")
-    if schedule and schedule.get("max_steps") is None:
-        most = trainer.get("max_steps", -1)
+    most, epochs = trainer.get("max_steps", -1), trainer.get("max_epochs") or -1
+    if schedule and schedule.get("max_steps") is None and (most != -1 or epochs != -1):
         with open_dict(schedule):
-            schedule.max_steps = most if most != -1 else steps * trainer.max_epochs
+            schedule.max_steps = most if most != -1 else steps * epochs
