@@ -22,7 +22,7 @@ class Freeze(StrEnum):
 
 def main(
     model: Model,
-    manifest: Annotated[Path, typer.Option(help="The training manifest, or shards.", metavar="TRAIN")],
+    manifest: Annotated[str, typer.Option(help="The training manifest, or shards.", metavar="TRAIN")],
     dev: Annotated[Path, typer.Option(help="The dev manifest, of other speakers.", metavar="DEV")],
     overrides: Annotated[
         list[str] | None,

@@ -111,7 +111,8 @@ def main(
     """Compare trainings from shards and from the manifest that they were made of: utterances, loss, speed, and a kill.
 
     The speed is measured with the recipe's network. One of 64 channels is trained with three seeds each way, with the
-    recipe's augmentation; then a training is killed at its third pseudo-epoch and resumed, and compared with one that was not.
+    recipe's augmentation; then a training is killed at its third pseudo-epoch and resumed, and compared with one that
+    was not.
 
     Example:
 
@@ -156,10 +157,10 @@ def main(
         typer.echo(f"largest difference of a weight after a kill: {difference:g}")
     if output:
         about = (
-            f"A QuartzNet of 64 channels trained on AN4 by its manifest and by {SHARDS} shards of it, in batches of 8, "
-            "three seeds each; and one by shards, killed at its third pseudo-epoch and resumed. The speed is that of the "
-            f"recipe's own network (384 channels), the best of {TURNS} turns of {SPEED_STEPS} steps in which no recording "
-            "is in memory yet; other work ran on the cores, so that it is by CPU time."
+            f"A QuartzNet of 64 channels trained on AN4 by its manifest and by {SHARDS} shards of it, in batches of "
+            "16, three seeds each; and one by shards, killed at its third pseudo-epoch and resumed. The speed is that "
+            f"of the recipe's own network (384 channels), the best of {TURNS} turns of {SPEED_STEPS} steps in which no "
+            "recording is in memory yet; other work ran on the cores, so that it is by CPU time."
         )
         command = "python scripts/benchmarks/shards.py --output results/shards.json"
         save_measurement(output, "Shards", about, rows, command)

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from asr_with_nemo.data import manifest
 from asr_with_nemo.data.shards import NOTES, Shards
+from asr_with_nemo.data.training_data import parse_manifest
 from asr_with_nemo.errors import InputError
 
 _SPLITS = ("train", "dev", "test")
@@ -113,7 +114,7 @@ class _Totals(NamedTuple):
 
 
 def _totals(path: Path) -> _Totals:
-    """Return the totals of a manifest, read line by line; of one with shards that are up to date, those of their notes.
+    """Return the totals of a manifest; of one with shards that are up to date, those of their notes, for any size.
 
     Raises:
         InputError: the manifest can't be used.
@@ -123,13 +124,17 @@ def _totals(path: Path) -> _Totals:
         words, characters = int(known.notes["words"]), int(known.notes["characters"])
         longest, letters = float(known.durations[-1]), frozenset(known.letters)
         return _Totals(known.rows, known.seconds, words, characters, longest, letters, known.sample_rate)
-    count, seconds, words, characters, longest, letters, first = 0, 0.0, 0, 0, 0.0, set(), ""
-    for row in manifest.each_utterance(path, check_audio=False):
-        count, seconds, longest = count + 1, seconds + row["duration"], max(longest, row["duration"])
-        words, characters = words + len(row["text"].split()), characters + len(row["text"])
-        letters.update(row["text"])
-        first = first or row["audio_filepath"]
-    return _Totals(count, seconds, words, characters, longest, frozenset(letters), first)
+    parsed = parse_manifest(path)  # which the training then has already
+    rows = parsed.utterances
+    return _Totals(
+        len(rows),
+        sum(row["duration"] for row in rows),
+        sum(len(row["text"].split()) for row in rows),
+        sum(len(row["text"]) for row in rows),
+        max(row["duration"] for row in rows),
+        frozenset(parsed.letters),
+        rows[0]["audio_filepath"],
+    )
 
 
 def _name_of(split: str) -> str:
