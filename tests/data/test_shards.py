@@ -97,6 +97,7 @@ def test_a_file_of_the_right_size_with_other_content_is_found(copy: Path):
         ("", "damaged, or no notes"),
         ("[]", "damaged, or no notes"),
         ('{"format": 1}', "damaged, or no notes"),
+        ("\x00", "damaged, or no notes"),
         ('{"format": 9}', "of format 9, where this version reads 1"),
     ],
 )
@@ -117,6 +118,9 @@ def test_notes_that_disagree_with_themselves_are_refused(copy: Path):
 def test_a_damaged_table_is_named(copy: Path):
     (copy / ROWS).write_bytes(b"no table")
     with pytest.raises(InputError, match=ROWS):
+        Shards(copy).table(ROWS)
+    np.save(copy / ROWS, np.zeros(5))
+    with pytest.raises(InputError, match=f"{ROWS}: damaged .expected a table"):
         Shards(copy).table(ROWS)
 
 

@@ -11,6 +11,7 @@ memory, don't grow with the number of rows.
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -119,12 +120,21 @@ class Shards:
             self.sample_rate, self.digest = int(self.notes["sample_rate"]), str(self.notes["digest"])
             self.durations = np.array(self.notes["durations"], dtype=float)
             self.letters = {letter: (one["count"], one["text"]) for letter, one in self.notes["letters"].items()}
+            self.words, self.characters = int(self.notes["words"]), int(self.notes["characters"])
+            self.source = str(self.notes["source"])
+            files = [self.notes["tables"], *(shard.files for shard in self.shards)]
+            self.sizes = {name: int(about["size"]) for one in files for name, about in one.items()}
+            """Name of each file but the notes → its bytes."""
+            for shard in self.shards:
+                for about in shard.files.values():
+                    bytes.fromhex(str(about["md5"]))
             counted = sum(shard.rows for shard in self.shards)
+            agrees = counted == self.rows > 0 and 0 < self.seconds < math.inf and len(self.durations) == QUANTILES
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{self.path_of(NOTES)}: damaged, or no notes of shards ({error!r}); make the shards again: {_MAKE}"
             ) from error
-        if counted != self.rows or not self.shards or len(self.durations) != QUANTILES:
+        if not agrees:
             raise InputError(
                 f"{self.path_of(NOTES)}: doesn't agree with itself ({counted:,} rows in its shards, {self.rows:,} in "
                 f"all); make the shards again: {_MAKE}"
@@ -158,22 +168,19 @@ class Shards:
         Raises:
             InputError: one is missing, cut short, or another than the notes say.
         """
-        expected = dict(self.notes["tables"])
-        for shard in self.shards:
-            expected |= shard.files
         if object_storage.is_remote(self.place):
             found = object_storage.files_in(self.place)
         else:
             with os.scandir(self.place) as entries:
                 found = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-        wrong = [name for name, about in expected.items() if found.get(name) != about["size"]]
+        wrong = [name for name, size in self.sizes.items() if found.get(name) != size]
         if not wrong:
             return
         name = wrong[0]
         what = "is missing" if name not in found else f"has {found[name]:,} bytes"
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise InputError(
-            f"{self.path_of(name)}{more}: {what}, where {NOTES} says {expected[name]['size']:,} bytes; copy the whole "
+            f"{self.path_of(name)}{more}: {what}, where {NOTES} says {self.sizes[name]:,} bytes; copy the whole "
             f"folder again, or make the shards again: {_MAKE}"
         )
 
@@ -183,9 +190,13 @@ class Shards:
         Raises:
             InputError: it is missing, or damaged.
         """
+        kind = ROW if name == ROWS else np.dtype(np.uint64)
         try:
-            return np.load(self._local(name), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+            table = np.load(self._local(name), mmap_mode="r", allow_pickle=False)
+            if table.ndim != 1 or table.dtype != kind:
+                raise ValueError(f"expected a table of {kind}")
+            return table
+        except (OSError, ValueError, EOFError) as error:
             raise InputError(f"{self.path_of(name)}: damaged ({error}); make the shards again: {_MAKE}") from error
 
     @cached_property
@@ -253,7 +264,7 @@ class Shards:
         """Return the folder of the manifest that the shards were made of, if it is on this machine."""
         if object_storage.is_remote(self.place):
             return None
-        folder = Path(self.place, self.notes["source"]).parent
+        folder = Path(self.place, self.source).parent
         return folder if folder.is_dir() else None
 
     def damaged(self, shards: Iterable[Shard]) -> str | None:

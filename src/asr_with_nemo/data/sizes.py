@@ -121,9 +121,8 @@ def _totals(path: Path) -> _Totals:
     """
     if path.name == _name_of("train") and _stamp(path) <= _stamp(path.parent / _SHARDS) > 0:
         known = Shards(path.parent / _SHARDS.parent)
-        words, characters = int(known.notes["words"]), int(known.notes["characters"])
         longest, letters = float(known.durations[-1]), frozenset(known.letters)
-        return _Totals(known.rows, known.seconds, words, characters, longest, letters, known.sample_rate)
+        return _Totals(known.rows, known.seconds, known.words, known.characters, longest, letters, known.sample_rate)
     parsed = parse_manifest(path)  # which the training then has already
     rows = parsed.utterances
     return _Totals(
