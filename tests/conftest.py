@@ -84,6 +84,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "notebooks/test_notebooks",
         "training/test_launch",
         "training/test_run",
+        "training/test_shards",
         "sweeps/test_run",
         "notebooks/test_article",
         "training/test_wandb_callbacks",
