@@ -22,7 +22,7 @@ class Freeze(StrEnum):
 
 def main(
     model: Model,
-    manifest: Annotated[Path, typer.Option(help="The training manifest.", metavar="TRAIN")],
+    manifest: Annotated[Path, typer.Option(help="The training manifest, or shards.", metavar="TRAIN")],
     dev: Annotated[Path, typer.Option(help="The dev manifest, of other speakers.", metavar="DEV")],
     overrides: Annotated[
         list[str] | None,
@@ -48,7 +48,8 @@ def main(
     """Fine-tune a model on other recordings.
 
     MODEL is any recogniser: by CTC, RNN-T or TDT, or a hybrid; of letters or of pieces of words. TRAIN and DEV are
-    manifests, such as scripts/prepare_corpus.py makes from your own recordings. Preprocessor, encoder, decoders and
+    manifests, such as scripts/prepare_corpus.py makes from your own recordings; TRAIN may be the folder of shards that
+    scripts/make_shards.py makes of one, or s3://BUCKET/FOLDER. Preprocessor, encoder, decoders and
     vocabulary are the model's; the rest is configs/finetune.yaml, or another training config. If there are texts that
     the model can't write, they are listed, and nothing is trained: extend its vocabulary (all that it has learned is
     kept), or give another one (the decoders keep their weights for the symbols that both have). With --vocabulary new,

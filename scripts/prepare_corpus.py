@@ -249,6 +249,16 @@ def main(
         int | None,
         _option("The number of worker processes; by default, one per CPU core.", _Panel.recordings, min=1, metavar="N"),
     ] = None,
+    shards: Annotated[
+        int | None,
+        _option(
+            "Also write the training set as this many shards, into DIR/shards/train: for more than some 100,000 "
+            "recordings. scripts/make_shards.py --help says more.",
+            _Panel.recordings,
+            min=1,
+            metavar="N",
+        ),
+    ] = None,
 ) -> None:
     """Prepare your own recordings and transcripts for training: WAVs, manifests, and a report of the problems found.
 
@@ -316,7 +326,7 @@ def main(
         python scripts/prepare_corpus.py ~/table.csv --out data/table \\
             --vocabulary an4 --digits spell --language en
     """
-    from asr_with_nemo.own_data import formats, preparation
+    from asr_with_nemo.own_data import formats, preparation, sharding
     from asr_with_nemo.own_data.prepared import Settings
     from asr_with_nemo.own_data.text import Rule
 
@@ -342,7 +352,10 @@ def main(
         channels=channels.value,
     )
     prepared = preparation.prepare(source, out, settings, workers)
-    _print_summary(prepared, time.perf_counter() - started)
+    if shards:
+        train = prepared.manifest("train")
+        sharding.make(train, sharding.default_place(train), shards, workers=workers, say=typer.echo)
+    _print_summary(prepared, time.perf_counter() - started, bool(shards))
 
 
 def _alphabet(given: str) -> frozenset[str] | None:
@@ -353,7 +366,7 @@ def _alphabet(given: str) -> frozenset[str] | None:
     return frozenset(read_alphabet(given)) | {" "}
 
 
-def _print_summary(prepared: "Prepared", seconds: float) -> None:
+def _print_summary(prepared: "Prepared", seconds: float, sharded: bool) -> None:
     from asr_with_nemo.own_data import quality
 
     folder = _relative(prepared.folder)
@@ -382,6 +395,8 @@ def _print_summary(prepared: "Prepared", seconds: float) -> None:
     # Hydra reads ASCII without these characters unquoted.
     place = folder if folder.isascii() and not set(folder) & set(" ,={}[]()'\"\\:&$") else f"'{_escaped(folder)}'"
     train = [_python(), f"{scripts}/train.py", "--config-name", "small_corpus", f"data_dir={place}", "--output", model]
+    if sharded:
+        train.append("model.train_ds.shar_path=${data_dir}/shards/train")
     evaluate = [_python(), f"{scripts}/evaluate.py", model, _relative(prepared.manifest("test"))]
     typer.echo(f"  {shlex.join(train)}\n  {shlex.join(evaluate)}")
 

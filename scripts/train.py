@@ -29,8 +29,11 @@ def main(
     fits the corpus (+model.tokenizer.size=N sets it). The config's settings
     of GPUs, devices, strategy, precision and workers are replaced by those for this machine, unless they are overridden
     on the command line. Metrics go to W&B (offline without an API key) and to a CSV file. The best and the last
-    checkpoint are kept, and logged as versions of a W&B artifact. The same command again resumes a killed training;
-    exp_manager.resume_from_checkpoint starts from a checkpoint of another one. The last line is `model: PATH`.
+    checkpoint are kept, and logged as versions of a W&B artifact. model.train_ds.shar_path=DIR (or s3://BUCKET/DIR)
+    trains from the shards that scripts/make_shards.py writes, in batches of model.train_ds.batch_duration seconds
+    (README: how the largest is found) and epochs of model.train_ds.epoch_hours. The same command again resumes a killed
+    training; exp_manager.resume_from_checkpoint starts from a checkpoint of another one. The last line is
+    `model: PATH`.
 
     Examples:
 
@@ -41,6 +44,9 @@ def main(
         python scripts/train.py trainer.max_epochs=80 exp_manager.resume_from_checkpoint=wandb:TRAINING:best
 
         python scripts/train.py --config-name small_corpus data_dir=data/mine --output runs/mine.nemo
+
+        python scripts/train.py --config-name small_corpus data_dir=data/mine model.train_ds.batch_duration=360
+        model.train_ds.shar_path=data/mine/shards/train
 
         python scripts/train.py --config-path NEMO/examples/asr/conf/quartznet --config-name quartznet_15x5
         model.train_ds.manifest_filepath=data/an4/train_manifest.json

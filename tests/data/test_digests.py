@@ -33,8 +33,8 @@ def found(files: list[Path], folder: Path) -> list[bytes]:
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """Has an item for each file that was hashed."""
-    calls, md5 = [], digests._md5
-    monkeypatch.setattr(digests, "_md5", lambda: calls.append(None) or md5())
+    calls, md5 = [], digests.new_md5
+    monkeypatch.setattr(digests, "new_md5", lambda: calls.append(None) or md5())
     return calls
 
 

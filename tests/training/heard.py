@@ -31,7 +31,9 @@ class Heard(pl.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx: int) -> None:
-        self.heard["train"] += self._digests(batch)
+        own = getattr(trainer.train_dataloader, "own", None)  # of shards: further batches have no weight
+        if own is None or batch_idx < own:
+            self.heard["train"] += self._digests(batch)
 
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         if not trainer.sanity_checking:

@@ -459,16 +459,22 @@ def splits_of(path: str | os.PathLike) -> set[str]:
     """
 
     path = Path(path)
-    utterances = manifest.read_manifest(path, check_audio=False)
     folders = {Path(os.path.realpath(path)).parent}
-    found = set()
-    for parts in {Path(os.path.realpath(row["audio_filepath"])).parts[:-1] for row in utterances}:
+    found, places = set(), set()
+    for row in manifest.each_utterance(path, check_audio=False):
+        place = os.path.dirname(row["audio_filepath"])
+        if os.path.islink(row["audio_filepath"]):
+            place = os.path.dirname(os.path.realpath(row["audio_filepath"]))
+        places.add(place)
+    for parts in {Path(os.path.realpath(place)).parts for place in places}:
         if SPLITS["test"] in parts:
             found.add("test")
         if "wav" in parts:
             folders.add(Path(*parts[: len(parts) - 1 - parts[::-1].index("wav")]))
     for split in {"dev", "test"} - found:
         for held in (folder / f"{split}_manifest.json" for folder in folders):
-            if held.is_file() and manifest.shared_with(utterances, manifest.read_manifest(held, check_audio=False)):
+            # Read again, so that a large manifest isn't in memory.
+            ours = manifest.each_utterance(path, check_audio=False)
+            if held.is_file() and manifest.shared_with(ours, manifest.each_utterance(held, check_audio=False)):
                 found.add(split)
     return found

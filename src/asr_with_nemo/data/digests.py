@@ -42,12 +42,13 @@ def file_digests(files: Iterable[Path], folder: Path) -> Iterator[Digest]:
             md5 = cache.get(name, status.st_size, status.st_mtime_ns)
             if md5 is None:
                 with file.open("rb") as content:
-                    md5 = hashlib.file_digest(content, _md5).digest()
+                    md5 = hashlib.file_digest(content, new_md5).digest()
                 cache.put(name, status.st_size, status.st_mtime_ns, md5)
             yield Digest(file, status.st_size, md5)
 
 
-def _md5():
+def new_md5():
+    """Return a new computation of an MD5, for `hashlib.file_digest`."""
     return hashlib.md5(usedforsecurity=False)  # as W&B does, so that it works where MD5 is forbidden for secrets
 
 

@@ -4,16 +4,19 @@ Paths are relative to the manifest, so that a folder with its manifests can be m
 NeMo ignores them.
 """
 
+import codecs
 import json
 import os
 import random
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import soundfile
 
-from asr_with_nemo.base.files import read_text, replacing
+from asr_with_nemo.base.files import replacing
 from asr_with_nemo.data.audio import PAST_END
 from asr_with_nemo.errors import InputError
 
@@ -32,29 +35,80 @@ def read_manifest(path: str | os.PathLike, check_audio: bool = True) -> list[Utt
         InputError: the manifest is missing or empty, a line (named by its number) isn't JSON or lacks a key, or, with
             `check_audio`, an audio file is missing.
     """
+    return list(each_utterance(path, check_audio))
+
+
+def each_utterance(path: str | os.PathLike, check_audio: bool = True) -> Iterator[Utterance]:
+    """Read a manifest utterance by utterance, so that its size doesn't matter; otherwise as `read_manifest`.
+
+    Raises:
+        InputError: as `read_manifest`, when the line is reached.
+    """
     path = Path(path)
-    missing = "no such manifest; scripts/prepare_corpus.py makes one, or scripts/prepare_an4.py for AN4"
-    text = read_text(path, "a manifest", missing)
-    utterances = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            utterance = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from error
-        except ValueError as error:  # a number of more digits than Python reads
-            raise InputError(f"{path}, line {number}: not JSON that can be read ({error})") from error
-        except RecursionError as error:
-            raise InputError(f"{path}, line {number}: not an utterance: its JSON is nested too deeply") from error
-        _check(utterance, f"{path}, line {number}")
-        audio = path.parent.absolute() / utterance["audio_filepath"]  # an absolute path stays as it is
+    folder = path.parent.absolute()
+    for number, line in each_line(path):
+        utterance = parse_line(path, number, line.data)
+        audio = folder / utterance["audio_filepath"]  # an absolute path stays as it is
         if check_audio and not os.path.isfile(audio):
             raise InputError(f"{path}, line {number}: the audio file {shortened(audio)} is missing")
-        utterances.append(utterance | {"audio_filepath": str(audio)})
-    if not utterances:
+        yield utterance | {"audio_filepath": str(audio)}
+
+
+class Line(NamedTuple):
+    """A line of a manifest, and its place in the file in bytes."""
+
+    place: int
+    data: bytes
+
+
+def each_line(path: str | os.PathLike) -> Iterator[tuple[int, Line]]:
+    """Yield the lines of a manifest that have an utterance, with their numbers from 1.
+
+    Raises:
+        InputError: the manifest is missing, can't be read, or is empty.
+    """
+    place, found = 0, False
+    try:
+        with open(path, "rb") as file:
+            for number, data in enumerate(file, 1):
+                start, place = place, place + len(data)
+                if number == 1 and data.startswith(codecs.BOM_UTF8):
+                    start, data = len(codecs.BOM_UTF8), data[len(codecs.BOM_UTF8) :]
+                if data.strip():
+                    found = True
+                    yield number, Line(start, data)
+    except FileNotFoundError:
+        missing = "no such manifest; scripts/prepare_corpus.py makes one, or scripts/prepare_an4.py for AN4"
+        raise InputError(f"{path}: {missing}") from None
+    except OSError as error:
+        raise InputError(f"{path}: can't be read as a manifest ({error})") from error
+    if not found:
         raise InputError(f"{path}: the manifest is empty; expected a JSON object per utterance, one a line")
-    return utterances
+
+
+def parse_line(path: str | os.PathLike, number: int, data: bytes) -> Utterance:
+    """Parse and check a line of a manifest; its `audio_filepath` stays as it is.
+
+    Args:
+        path, number: of the manifest and the line, for the message.
+        data: the line.
+
+    Raises:
+        InputError: it isn't an utterance.
+    """
+    where = f"{path}, line {number}"
+    try:
+        utterance = json.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: can't be read as a manifest ({error})") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+    except ValueError as error:  # a number of more digits than Python reads
+        raise InputError(f"{where}: not JSON that can be read ({error})") from error
+    except RecursionError as error:
+        raise InputError(f"{where}: not an utterance: its JSON is nested too deeply") from error
+    _check(utterance, where)
+    return utterance
 
 
 def _check(utterance: object, where: str) -> None:
@@ -154,6 +208,7 @@ def shared_with(utterances: Iterable[Utterance], others: Iterable[Utterance]) ->
     """Return the recordings and speakers that two sets share: `{"recording": [...], "speaker": [...]}`.
 
     Recordings are compared by their real paths, speakers by their names. A key without shared items is left out.
+    The first set is read utterance by utterance (`each_utterance`); of the second, the paths and names are in memory.
 
     Example:
         >>> train, test = {"audio_filepath": "/a.wav", "speaker": "ann"}, {"audio_filepath": "/b.wav", "speaker": "ann"}
@@ -161,12 +216,23 @@ def shared_with(utterances: Iterable[Utterance], others: Iterable[Utterance]) ->
         {'speaker': ['ann']}
     """
 
-    def keys(rows: list[Utterance]) -> dict[str, set[str]]:
-        recordings = {os.path.realpath(row["audio_filepath"]) for row in rows}
-        return {"recording": recordings, "speaker": {row["speaker"] for row in rows if row.get("speaker")}}
+    real_folder = lru_cache(maxsize=1_000)(os.path.realpath)
 
-    ours, theirs = keys(list(utterances)), keys(list(others))
-    return {kind: sorted(ours[kind] & theirs[kind]) for kind in ours if ours[kind] & theirs[kind]}
+    def keys(row: Utterance) -> dict[str, str | None]:
+        path = row["audio_filepath"]
+        folder, name = os.path.split(path)
+        real = os.path.realpath(path) if os.path.islink(path) else os.path.join(real_folder(folder), name)
+        return {"recording": real, "speaker": row.get("speaker") or None}
+
+    theirs, shared = defaultdict(set), defaultdict(set)
+    for row in others:
+        for kind, key in keys(row).items():
+            theirs[kind].add(key)
+    for row in utterances:
+        for kind, key in keys(row).items():
+            if key is not None and key in theirs[kind]:
+                shared[kind].add(key)
+    return {kind: sorted(shared[kind]) for kind in ("recording", "speaker") if shared[kind]}
 
 
 def check_alphabet(manifest: str | os.PathLike, utterances: Iterable[Utterance], labels: Iterable[str]) -> None:
@@ -197,31 +263,46 @@ def check_recordings(manifest: str | os.PathLike, utterances: Iterable[Utterance
         path = utterance["audio_filepath"]
         where = f"{manifest}, utterance {number}: {path}"
         if path not in seconds:
-            seconds[path] = _checked_length(where, path, sample_rate)
-        _check_part(where, utterance, seconds[path])
+            seconds[path] = checked_length(where, path, sample_rate)
+        check_part(where, utterance, seconds[path])
 
 
-def _checked_length(where: str, path: str, sample_rate: int) -> float:
+def checked_length(where: str, path: str, sample_rate: int) -> float:
     """Return the seconds of a recording, by its header, if a model can be trained on it.
+
+    Args:
+        where: begins the message of an error.
+        path: of the recording.
+        sample_rate: of the model, in Hz.
 
     Raises:
         InputError: it can't.
+    """
+    seconds, rate, channels = header_of(where, path)
+    if seconds == 0:
+        raise InputError(f"{where}: has no audio (zero samples); remove the line")
+    if channels != 1 or rate != sample_rate:
+        raise InputError(
+            f"{where}: {rate:,} Hz with {channels} channel(s), where the model expects "
+            f"{sample_rate:,} Hz mono; convert it: sox IN.wav -r {sample_rate} -c 1 OUT.wav"
+        )
+    return seconds
+
+
+def header_of(where: str, path: str) -> tuple[float, int, int]:
+    """Return the seconds, the sample rate in Hz, and the number of channels of a recording, by its header.
+
+    Raises:
+        InputError: it isn't audio, or can't be read; `where` begins the message.
     """
     try:
         info = soundfile.info(path)
     except soundfile.LibsndfileError as error:
         raise InputError(f"{where}: not a readable audio file ({error.error_string})") from error
-    if info.frames == 0:
-        raise InputError(f"{where}: has no audio (zero samples); remove the line")
-    if info.channels != 1 or info.samplerate != sample_rate:
-        raise InputError(
-            f"{where}: {info.samplerate:,} Hz with {info.channels} channel(s), where the model expects "
-            f"{sample_rate:,} Hz mono; convert it: sox IN.wav -r {sample_rate} -c 1 OUT.wav"
-        )
-    return info.frames / info.samplerate
+    return info.frames / info.samplerate, info.samplerate, info.channels
 
 
-def _check_part(where: str, utterance: Utterance, seconds: float) -> None:
+def check_part(where: str, utterance: Utterance, seconds: float) -> None:
     """Check that a file of this length holds an utterance: NeMo would read what is there, or fail without its name.
 
     Raises:
@@ -242,5 +323,8 @@ def letters_of(manifests: Iterable[str | os.PathLike]) -> list[str]:
     Raises:
         InputError: a manifest can't be read.
     """
-    texts = (utterance["text"] for path in manifests for utterance in read_manifest(path, check_audio=False))
-    return sorted(set().union(*texts))
+    letters: set[str] = set()
+    for path in manifests:
+        for utterance in each_utterance(path, check_audio=False):
+            letters.update(utterance["text"])
+    return sorted(letters)

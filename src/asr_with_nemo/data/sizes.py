@@ -10,15 +10,17 @@ import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import soundfile
 from omegaconf import OmegaConf
 
 from asr_with_nemo.data import manifest
-from asr_with_nemo.data.training_data import parse_manifest
+from asr_with_nemo.data.shards import NOTES, Shards
 from asr_with_nemo.errors import InputError
 
 _SPLITS = ("train", "dev", "test")
+_SHARDS = Path("shards", "train", NOTES)
 _STEPS = 2_500  # of a training, at least
 _HOURS = 80  # of speech in all epochs together; more costs time and hardly improves the model
 _FEWEST, _MOST = 15, 150  # epochs
@@ -57,7 +59,7 @@ def sizes(folder: str | os.PathLike) -> dict[str, object]:
         InputError: the folder has no train or dev manifest, or one of them can't be used.
     """
     folder = Path(folder)
-    stamps = tuple(_stamp(folder / f"{split}_manifest.json") for split in _SPLITS)
+    stamps = tuple(_stamp(folder / name) for name in (*map(_name_of, _SPLITS), _SHARDS))
     return dict(_sizes(folder.absolute(), stamps))
 
 
@@ -67,14 +69,11 @@ def _stamp(path: Path) -> int:
 
 @lru_cache(maxsize=4)
 def _sizes(folder: Path, stamps: tuple[int, ...]) -> Mapping[str, object]:
-    paths = {split: folder / f"{split}_manifest.json" for split in _SPLITS}
-    parsed = {split: parse_manifest(path) for split, path in paths.items() if split != "test" or path.is_file()}
-    letters = {" "}.union(*(one.letters for one in parsed.values()))
-    longest = max(row["duration"] for one in parsed.values() for row in one.utterances)
-    train = parsed["train"].utterances
-    rate = _rate_of(train[0]["audio_filepath"])
-    utterances, seconds = len(train), sum(row["duration"] for row in train)
-    words, characters = sum(len(row["text"].split()) for row in train), sum(len(row["text"]) for row in train)
+    paths = {split: folder / _name_of(split) for split in _SPLITS}
+    totals = {split: _totals(path) for split, path in paths.items() if split != "test" or path.is_file()}
+    letters = {" "}.union(*(one.letters for one in totals.values()))
+    longest, train = max(one.longest for one in totals.values()), totals["train"]
+    rate, utterances, seconds, words, characters = train.rate(), *train[:4]
     hours = seconds / 3600
     batch_size = min(32, max(4, 2 ** round(math.log2(_BATCH_SECONDS * utterances / seconds))))
     steps = math.ceil(utterances / batch_size)
@@ -94,6 +93,47 @@ def _sizes(folder: Path, stamps: tuple[int, ...]) -> Mapping[str, object]:
         "longest": math.ceil(longest),
         "use_cer": characters > 15 * words,
     }
+
+
+class _Totals(NamedTuple):
+    """The totals of a manifest's utterances: their number, seconds, words and characters, the longest, the letters."""
+
+    utterances: int
+    seconds: float
+    words: int
+    characters: int
+    longest: float
+    letters: frozenset[str]
+    first: str | int
+    """The first recording, or the sample rate of all in Hz."""
+
+    def rate(self) -> int:
+        """Return the sample rate of the recordings, in Hz."""
+        return self.first if isinstance(self.first, int) else _rate_of(self.first)
+
+
+def _totals(path: Path) -> _Totals:
+    """Return the totals of a manifest, read line by line; of one with shards that are up to date, those of their notes.
+
+    Raises:
+        InputError: the manifest can't be used.
+    """
+    if path.name == _name_of("train") and _stamp(path) <= _stamp(path.parent / _SHARDS) > 0:
+        known = Shards(path.parent / _SHARDS.parent)
+        words, characters = int(known.notes["words"]), int(known.notes["characters"])
+        longest, letters = float(known.durations[-1]), frozenset(known.letters)
+        return _Totals(known.rows, known.seconds, words, characters, longest, letters, known.sample_rate)
+    count, seconds, words, characters, longest, letters, first = 0, 0.0, 0, 0, 0.0, set(), ""
+    for row in manifest.each_utterance(path, check_audio=False):
+        count, seconds, longest = count + 1, seconds + row["duration"], max(longest, row["duration"])
+        words, characters = words + len(row["text"].split()), characters + len(row["text"])
+        letters.update(row["text"])
+        first = first or row["audio_filepath"]
+    return _Totals(count, seconds, words, characters, longest, frozenset(letters), first)
+
+
+def _name_of(split: str) -> str:
+    return f"{split}_manifest.json"
 
 
 def _rate_of(path: str) -> int:

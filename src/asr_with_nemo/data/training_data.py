@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from asr_with_nemo.data import audio, manifest
+from asr_with_nemo.data.shards import Shards
 from asr_with_nemo.errors import InputError
 
 _MOST_KEPT = 4  # train, dev, test and train_all
@@ -118,6 +119,7 @@ class TrainingData:
     def __init__(self):
         self._manifests: dict[str, ParsedManifest] = {}
         self._listings: dict[str, Listing] = {}
+        self._shards: dict[str, Shards] = {}
 
     def parsed(self, path: str | os.PathLike) -> ParsedManifest:
         """Return a manifest, parsed now if it has not been before.
@@ -129,6 +131,16 @@ class TrainingData:
         if key not in self._manifests:
             self._manifests[key] = parse_manifest(path)
         return self._manifests[key]
+
+    def shards(self, place: str) -> Shards:
+        """Return the notes on shards, read now if they have not been before.
+
+        Raises:
+            InputError: there are none, or they can't be read.
+        """
+        if place not in self._shards:
+            self._shards[place] = Shards(place)
+        return self._shards[place]
 
     def check_recordings(self, path: str | os.PathLike, labels: list[str] | None, sample_rate: int) -> None:
         """Make sure that a model can spell the transcripts of a manifest and be trained on its recordings.

@@ -46,6 +46,11 @@ def set_random(cutout: "SpecCutout", generator: random.Random) -> None:
     _set(cutout, "_rng", generator)
 
 
+def set_training_loader(model: "ModelPT", loader: object) -> None:
+    """Let a model train from a loader that NeMo hasn't made of the config's `train_ds`."""
+    _set(model, "_train_dl", loader)
+
+
 @contextmanager
 def restoring(model_class: "type[ModelPT]", folder: Path | None = None) -> Iterator[None]:
     """Build models without their data, as NeMo's `restore_from` does; the state is reset after an error too.

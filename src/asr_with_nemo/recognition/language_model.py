@@ -126,10 +126,12 @@ def read_texts(path: str | os.PathLike, final: bool = False) -> tuple[list[str],
     Raises:
         InputError: the file can't be read, has no words, or has held-out utterances, which would leak into evaluation.
     """
-    missing = "no such text; expected a manifest, or a text file with one utterance per line"
-    lines = read_text(path, "text", missing).splitlines()
-    held = set()
-    if next(filter(str.strip, lines), "").lstrip().startswith("{"):
+    held, lines = set(), []
+    is_manifest = _starts_as_a_manifest(path)
+    if not is_manifest:
+        missing = "no such text; expected a manifest, or a text file with one utterance per line"
+        lines = read_text(path, "text", missing).splitlines()
+    if is_manifest:
         # Here, since decoding with a language model, as the server does, needs none of an4's packages.
         from asr_with_nemo.data.an4 import splits_of
 
@@ -143,7 +145,7 @@ def read_texts(path: str | os.PathLike, final: bool = False) -> tuple[list[str],
                 f"{path}: has recordings or speakers of the dev set, on which weights are tuned; use the train "
                 "manifest, or add --final for use with an acoustic model trained on train and dev"
             )
-        lines = [row["text"] for row in manifest.read_manifest(path, check_audio=False)]
+        lines = [row["text"] for row in manifest.each_utterance(path, check_audio=False)]
     elif any(re.search(r"\([\w-]+\)\s*$", line) for line in lines):
         raise InputError(
             f"{path}: its lines end with an id in brackets; use the manifest, which separates training texts from "
@@ -153,6 +155,15 @@ def read_texts(path: str | os.PathLike, final: bool = False) -> tuple[list[str],
     if not texts:
         raise InputError(f"{path}: has no words for a language model; expected one utterance per line")
     return texts, "dev" in held
+
+
+def _starts_as_a_manifest(path: str | os.PathLike) -> bool:
+    """Return whether the first line of a file that isn't empty begins a JSON object."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            return next(filter(str.strip, file), "").lstrip().startswith("{")
+    except OSError:
+        return False  # reading it says why
 
 
 def _read_lexicon(path: str | os.PathLike) -> list[str]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.data.digests import file_digests
+from asr_with_nemo.data.object_storage import is_remote
+from asr_with_nemo.data.shards import Shards
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.tracking import artifacts
@@ -72,6 +74,33 @@ def manifests_artifact(
         if path.is_file():
             artifact.add_file(str(path), name=_name(path, folder))
     return _refer(artifact, recordings, folder, is_stopped)
+
+
+def shards_artifact(
+    shards: Shards, dev: str | os.PathLike, is_stopped: Callable[[], bool] = lambda: False
+) -> "wandb.Artifact":
+    """Make an artifact of the notes on shards, with references to their files, and of the manifest of the dev set.
+
+    The digests are those of the notes: nothing is read again.
+
+    Args:
+        shards: the notes.
+        dev: the manifest.
+        is_stopped: called for each shard; True ends the work.
+
+    Raises:
+        Stopped: `is_stopped` returned True.
+    """
+    artifact = _artifact(_folder([dev]), "shards", "what a model is trained on, in shards", shards.rows)
+    artifact.metadata |= {"utterances": shards.rows, "hours": round(shards.seconds / 3600, 2)}
+    artifact.add_file(str(dev), name=Path(dev).name)
+    place = shards.place if is_remote(shards.place) else Path(shards.place).absolute().as_uri()
+    for shard in shards.shards:
+        if is_stopped():
+            raise Stopped
+        for name, file in shard.files.items():
+            add_reference(artifact, name, f"{place}/{name}", int(file["size"]), bytes.fromhex(str(file["md5"])))
+    return artifact
 
 
 def log_corpus(run: "wandb.Run", manifests: Sequence[str | os.PathLike]) -> "wandb.Artifact":

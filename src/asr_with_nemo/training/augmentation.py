@@ -97,9 +97,10 @@ def register() -> None:
 
 
 def forget(dataset: DictConfig) -> None:
-    """Remove the settings that NeMo doesn't have from a dataset's config: `augmentor.resample` and `vocal_tract`."""
+    """Remove the settings that NeMo doesn't have from a dataset's config: of augmentation, and of shards."""
     with open_dict(dataset):
-        dataset.pop("vocal_tract", None)
+        for key in ("vocal_tract", "epoch_hours", "defer_setup"):
+            dataset.pop(key, None)
         if dataset.get("augmentor"):
             dataset.augmentor.pop("resample", None)
 

@@ -4,9 +4,11 @@ import math
 from collections.abc import Callable
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 
 from asr_with_nemo.data import manifest
+from asr_with_nemo.data.shards import ROWS, Shards
 from asr_with_nemo.errors import Diverged
 from asr_with_nemo.models.loading import sample_rate, seconds_per_frame
 from asr_with_nemo.models.recognizer import decoders
@@ -44,6 +46,37 @@ def _said(batch: tuple, model: pl.LightningModule) -> str:
         text = model.decoding.decode_ids_to_str(row[:count].tolist())
         rows.append((length / sample_rate(model), manifest.shortened(text, 60)))
     return ", ".join(f"{text!r} ({seconds:.1f} s)" for seconds, text in sorted(rows))
+
+
+def say_what_of_shards(model: pl.LightningModule, notes: Shards, say: Callable[[str], object]) -> None:
+    """Say which utterances of shards teach nothing, by their notes: as `say_what_cannot_be_learned`.
+
+    Args:
+        model: NeMo's, with its training set.
+        notes: on the shards.
+        say: called with each line.
+    """
+    rows, settings = notes.table(ROWS), model.cfg.train_ds
+    least, most = settings.get("min_duration") or 0.0, settings.get("max_duration") or math.inf
+    used = rows[(rows["duration"] >= least) & (rows["duration"] <= most)]
+    if len(used) < len(rows):
+        say(
+            f"warning: {len(rows) - len(used):,} of {len(rows):,} utterances are left out by model.train_ds's "
+            f"min_duration={settings.get('min_duration')} and max_duration={settings.get('max_duration')} s"
+        )
+    if "ctc" in decoders(model) and settings.get("labels"):
+        lost = int((used["symbols"] > np.ceil(used["duration"] / seconds_per_frame(model))).sum())
+        if lost:
+            say(
+                f"warning: {lost:,} of {len(rows):,} utterances can't be learned, since their text has more symbols "
+                f"than their sound has frames of {1000 * seconds_per_frame(model):.0f} ms"
+            )
+    longest = float(used["duration"].max(initial=0.0))
+    if longest > _LONG:
+        say(
+            f"warning: the longest utterance has {longest:.0f} s, which may not fit into memory; leave it out with "
+            "model.train_ds.max_duration"
+        )
 
 
 def say_what_cannot_be_learned(model: pl.LightningModule, rows: int, say: Callable[[str], object]) -> None:

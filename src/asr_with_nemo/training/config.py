@@ -19,14 +19,22 @@ from omegaconf.errors import OmegaConfBaseException
 from asr_with_nemo.base.machine import has_working_gpu, usable_cores
 from asr_with_nemo.base.values import is_number, is_whole
 from asr_with_nemo.data import manifest, sizes
+from asr_with_nemo.data.shards import is_place
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.training import tokenizers
+from asr_with_nemo.training import shards, tokenizers
 from asr_with_nemo.training.launch import Launch, check_strategy, launched
 
 _LOSSES = ("default", "warprnnt_numba", "pytorch", "tdt")  # of transducers: the first three are of RNN-T
 DATASETS = ("train_ds", "validation_ds", "test_ds")
-_ALWAYS_ALLOWED = ("seed", "final", "fraction", "exp_manager.resume_from_checkpoint")
+_OF_SHARDS = {
+    "train_ds": "give model.train_ds.shar_path",
+    "validation_ds": "the dev set is a manifest, read whole for each validation",
+}
+_ALWAYS_ALLOWED = (
+    *("seed", "final", "fraction", "exp_manager.resume_from_checkpoint"),
+    *(f"model.train_ds.{key}" for key in shards.OWN),
+)
 """Keys that can be overridden even if the config doesn't have them, as NeMo's own configs don't."""
 
 
@@ -35,8 +43,8 @@ def load_config(
 ) -> DictConfig:
     """Read a NeMo config and apply Hydra overrides (`model.optim.lr=0.01`, `+new.key=1`, `~key`).
 
-    `seed`, `final`, `fraction` and `exp_manager.resume_from_checkpoint`, which NeMo's own configs lack, can always be
-    overridden.
+    `seed`, `final`, `fraction`, `exp_manager.resume_from_checkpoint` and the settings of shards (`shards.OWN`), which
+    NeMo's own configs lack, can always be overridden.
 
     Args:
         config_path: the folder of the config.
@@ -262,6 +270,8 @@ def complete_config(config: DictConfig, data: TrainingData | None = None) -> Dic
     The config is of any of NeMo's recognisers: by CTC, RNN-T or TDT, or of a hybrid. With `model.tokenizer.dir: auto`,
     the tokenizer of a model of pieces is made here.
 
+    With `model.train_ds.shar_path`, the training set is shards (`data.shards`), and the dev set a manifest.
+
     With `final: true`, for a training whose settings have been chosen, the dev set is part of the training set
     (`train_all`), nothing is validated, and the last epoch is kept.
 
@@ -291,20 +301,30 @@ def complete_config(config: DictConfig, data: TrainingData | None = None) -> Dic
             raise InputError("the config has no model.preprocessor with a sample_rate")
         labels = None if model.get("tokenizer") else _set_letters(config)
         _check_loss(config)
+        place = shards.place_of(config)
         for name in DATASETS[:2]:
             dataset = model.get(name)
+            if labels is not None and dataset is not None:
+                dataset.labels = labels
+            if place and name == DATASETS[0]:
+                data.shards(place).check(labels, model.sample_rate)
+                continue
             if dataset is None or OmegaConf.is_missing(dataset, "manifest_filepath") or not dataset.manifest_filepath:
                 raise InputError(f"no data: give model.{name}.manifest_filepath=MANIFEST")
-            if labels is not None:
-                dataset.labels = labels
             path = dataset.manifest_filepath
+            if isinstance(path, str) and is_place(path):
+                raise InputError(f"model.{name}.manifest_filepath={path}: these are shards; {_OF_SHARDS[name]}")
             if not isinstance(path, str) or dataset.get("is_tarred"):
                 raise InputError(f"model.{name}: expected one manifest file in manifest_filepath, and no tarred audio")
             _check_manifest(path)
             data.check_recordings(path, labels, model.sample_rate)
+        if place:
+            _check_held_out(config, data)
+            shards.complete(config)
         if labels is None:
             tokenizers.prepare(config, texts_of(config, data))
-        _check_held_out(config, data)
+        if not place:
+            _check_held_out(config, data)
     return config
 
 
@@ -337,6 +357,11 @@ def _check_loss(config: DictConfig) -> None:
 
 
 def _make_final(config: DictConfig) -> None:
+    if shards.place_of(config):
+        raise InputError(
+            "final=true trains on train_all_manifest.json; with shards, make them of that manifest, and give "
+            "model.train_ds.shar_path=THEM trainer.limit_val_batches=0 without final=true"
+        )
     path = config.model.train_ds.manifest_filepath
     folder, name = os.path.split(path)
     if name not in ("train_manifest.json", "train_all_manifest.json"):
@@ -363,16 +388,24 @@ def _check_held_out(config: DictConfig, data: TrainingData) -> None:
 
     The test set is the one that the config names, and the one in the folder of the training manifest.
     """
-    path = Path(config.model.train_ds.manifest_filepath)
-    others = {Path(config.model.validation_ds.manifest_filepath): "dev", path.with_name("test_manifest.json"): "test"}
+    place, path = shards.place_of(config), config.model.train_ds.get("manifest_filepath")
+    others = {Path(config.model.validation_ds.manifest_filepath): "dev"}
+    folders = [Path(path).parent] if path else []
+    if place and (source := data.shards(place).source_folder()):
+        folders.append(source)
+    others |= {folder / "test_manifest.json": "test" for folder in folders}
     test = config.model.get("test_ds") or {}
     if isinstance(test.get("manifest_filepath"), str):
         others[Path(test.manifest_filepath)] = "test"
     for other, split in others.items():
         if split == "dev" and config.get("final"):
             continue
-        if other.is_file():
+        if not other.is_file():
+            continue
+        if not place:
             data.check_held_out(path, other, split)
+        elif split != "dev" or config.trainer.get("limit_val_batches", 1.0) != 0:
+            data.shards(place).check_held_out(data.parsed(other), split)
 
 
 def drawn(config: DictConfig, data: TrainingData) -> list[manifest.Utterance]:
@@ -387,19 +420,22 @@ def drawn(config: DictConfig, data: TrainingData) -> list[manifest.Utterance]:
 def texts_of(config: DictConfig, data: TrainingData) -> dict[str, list[str]]:
     """Return the texts that a training reads, by their manifest: those of the training (`drawn`), then the dev set's.
 
+    Of many shards, they are a sample that has each letter.
+
     Raises:
         InputError: a manifest can't be used.
     """
-    train, dev = (config.model[name].manifest_filepath for name in DATASETS[:2])
-    rows = {train: drawn(config, data), dev: data.parsed(dev).utterances}
-    return {path: [row["text"] for row in utterances] for path, utterances in rows.items()}
+    place, dev = shards.place_of(config), config.model.validation_ds.manifest_filepath
+    train = place or config.model.train_ds.manifest_filepath
+    texts = data.shards(place).texts if place else [row["text"] for row in drawn(config, data)]
+    return {train: texts, dev: [row["text"] for row in data.parsed(dev).utterances]}
 
 
 def take_fraction(config: DictConfig, data: TrainingData | None = None) -> DictConfig:
     """Replace the training manifest of a config with `fraction: 0.1` by that fraction of its utterances.
 
     They are drawn by the seed; for the same seed, a smaller fraction is a subset of a larger one. The new manifest is
-    written below the folder of trainings.
+    written below the folder of trainings. Of shards, `shards.plan` takes that fraction.
 
     Args:
         config: a complete training config; it is not changed.
@@ -408,7 +444,7 @@ def take_fraction(config: DictConfig, data: TrainingData | None = None) -> DictC
     Raises:
         InputError: the manifest can't be written.
     """
-    if config.get("fraction", 1) == 1:
+    if config.get("fraction", 1) == 1 or shards.place_of(config):
         return config
     data = data or TrainingData()
     part = drawn(config, data)

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from asr_with_nemo.data.archives import sha256_of
+from asr_with_nemo.data.shards import is_place
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models import nemo_internals
@@ -27,7 +28,7 @@ from asr_with_nemo.models.loading import alphabet, load_model, writes_letters
 from asr_with_nemo.models.names import model_path
 from asr_with_nemo.tracking import artifacts
 from asr_with_nemo.training import config as training_config
-from asr_with_nemo.training import run, vocabularies
+from asr_with_nemo.training import run, shards, vocabularies
 from asr_with_nemo.training.config import DATASETS, overridden_keys, texts_of
 from asr_with_nemo.training.vocabularies import Vocabulary
 
@@ -58,7 +59,7 @@ def load_config(
     """Read the config of a fine-tuning.
 
     Args:
-        train_manifest, dev_manifest: paths of the manifests.
+        train_manifest, dev_manifest: paths of the manifests; of the training set, also of shards.
         settings: of the `finetuning:` section, such as {"model": "an4", "freeze": "bn"}; a value of None keeps the
             config's.
         overrides: Hydra's, as for `training.load_config`; those of `finetuning.` are accepted with any config.
@@ -72,7 +73,8 @@ def load_config(
     with open_dict(config):
         config.finetuning = config.get("finetuning") or {}
         config.finetuning.update({key: value for key, value in settings.items() if value is not None})
-        config.model.train_ds.manifest_filepath = str(train_manifest)
+        key = "shar_path" if is_place(str(train_manifest)) else "manifest_filepath"
+        config.model.train_ds[key] = str(train_manifest)
         config.model.validation_ds.manifest_filepath = str(dev_manifest)
         if "name" not in overridden_keys(overrides):
             model = str(config.finetuning.get("model")).rpartition("/")[2]
@@ -156,7 +158,7 @@ def _network(network: dict, vocabulary: Vocabulary, asked: Mapping[str, object])
 
 def _texts(config: DictConfig) -> dict[str, list[str]]:
     """Return the texts of a config's manifests, as `texts_of`; of a manifest that is missing, the training says so."""
-    for name in DATASETS[:2]:
+    for name in DATASETS[1:2] if shards.place_of(config) else DATASETS[:2]:
         path = (config.model.get(name) or {}).get("manifest_filepath")
         if not isinstance(path, str) or not Path(path).is_file():
             return {}

@@ -191,12 +191,14 @@ class SharedWork(pl.Callback):
 
     Args:
         batch_size: of each process.
+        unit: of the batch size: utterances, or seconds of speech.
         first_epoch: with which this process begins, from 0.
         say: called with a line, in the first process.
     """
 
-    def __init__(self, batch_size: int, first_epoch: int, say=print):
+    def __init__(self, batch_size: float, unit: str, first_epoch: int, say=print):
         self.batch_size = batch_size
+        self.unit = unit
         self.first_epoch = first_epoch
         self.say = say
         self._before: int | None = None  # processes, of the training that this one continues
@@ -215,20 +217,22 @@ class SharedWork(pl.Callback):
         whole = processes * self.batch_size * accumulated
         if processes > 1:
             rate = pl_module.cfg.optim.get("lr")
-            factors = f"{processes} processes x {self.batch_size}" + (f" x {accumulated}" if accumulated > 1 else "")
+            factors = f"{processes} processes x {self.batch_size:g}" + (f" x {accumulated}" if accumulated > 1 else "")
             self.say(
-                f"a step takes {factors} = {whole} utterances; the learning rate stays model.optim.lr={rate}, which is "
-                f"not scaled (for {processes} times the batch, sqrt({processes}) = {math.sqrt(processes):.2f} times "
-                "the rate is usual with Adam and its kin)"
+                f"a step takes {factors} = {whole:g} {self.unit}; the learning rate stays model.optim.lr={rate}, "
+                f"which is not scaled (for {processes} times the batch, sqrt({processes}) = {math.sqrt(processes):.2f} "
+                "times the rate is usual with Adam and its kin)"
             )
         if self._before not in (None, processes) and self.first_epoch:
             in_epochs = trainer.max_steps == -1
             schedule = "at the same share of its schedule" if in_epochs else "with its schedule of trainer.max_steps"
             self.say(
-                f"resuming with {processes} process(es) what {self._before} began: a step takes {whole} utterances "
-                f"instead of {self._before * self.batch_size * accumulated}, and the learning rate goes on {schedule}"
+                f"resuming with {processes} process(es) what {self._before} began: a step takes {whole:g} {self.unit} "
+                f"instead of {self._before * self.batch_size * accumulated:g}, and the learning rate goes on {schedule}"
             )
-            done = math.ceil(trainer.num_training_batches / accumulated) * self.first_epoch
+            # Of shards, only an estimate is known.
+            batches = getattr(trainer.train_dataloader, "planned", trainer.num_training_batches)
+            done = math.ceil(batches / accumulated) * self.first_epoch
             for planned in trainer.lr_scheduler_configs if in_epochs else ():
                 _stretch(planned.scheduler, done)
         self._before = processes

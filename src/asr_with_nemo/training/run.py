@@ -33,7 +33,7 @@ from asr_with_nemo.models.names import SUMMARY
 from asr_with_nemo.models.recognizer import durations
 from asr_with_nemo.tracking.session import configure_wandb, describe_mode, project_name
 from asr_with_nemo.tracking.wandb_internals import drop_deprecated_settings
-from asr_with_nemo.training import tokenizers, wandb_callbacks
+from asr_with_nemo.training import shards, tokenizers, wandb_callbacks
 from asr_with_nemo.training.callbacks import EpochLines, EpochSeeds, FusedClipping, ReplacedCheckpoints, WeightAveraging
 from asr_with_nemo.training.checkpoints import (
     best_checkpoint,
@@ -44,7 +44,7 @@ from asr_with_nemo.training.checkpoints import (
     starting_point,
     writing,
 )
-from asr_with_nemo.training.checks import FiniteLoss, say_what_cannot_be_learned
+from asr_with_nemo.training.checks import FiniteLoss, say_what_cannot_be_learned, say_what_of_shards
 from asr_with_nemo.training.config import (
     DATASETS,
     checkpoint_settings,
@@ -80,23 +80,26 @@ def model_name(config: DictConfig) -> str:
     return f"{config.get('name') or 'model'}.nemo"
 
 
-def _digest(config: DictConfig, start: Path | None) -> str:
+def _digest(config: DictConfig, start: Path | None, data: TrainingData) -> str:
     """Return the SHA-256 of all that determines the trained weights.
 
     Args:
         config: a complete training config.
         start: the checkpoint of another training that this one continues.
+        data: has the notes on shards.
     """
     settings = OmegaConf.to_container(config, resolve=True)
     place = settings.pop("exp_manager", None) or {}
     settings.pop("tracking", None)
     # Started with another number of processes, a training goes on in the same folder.
+    if of_shards := shards.place_of(config):
+        settings["model"]["train_ds"] |= {"shar_path": data.shards(of_shards).digest}  # wherever they are
     settings["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     for name in DATASETS:
         if settings["model"].get(name):
             settings["model"][name] |= {"num_workers": 0, "pin_memory": False}
     digest = hashlib.sha256(json.dumps([settings, place.get("ema")], sort_keys=True).encode())
-    files = [config.model[name].manifest_filepath for name in DATASETS[:2]]
+    files = [config.model[name].manifest_filepath for name in DATASETS[:2] if config.model[name].manifest_filepath]
     if tokenizer := config.model.get("tokenizer"):
         files.append(Path(tokenizer.dir) / tokenizers.MODEL)
     for file in [*files, *([start] if start else [])]:
@@ -134,7 +137,7 @@ def train(
         with open_dict(config):
             config.exp_manager.resume_if_exists = True  # false in NeMo's configs; resuming loses nothing
     start = starting_point(config)
-    digest = _digest(config, start)
+    digest = _digest(config, start, data)
     folder = _run_folder(config, digest)
     is_new = not (config.get("exp_manager") or {}).get("resume_if_exists", True)
     model_path = folder / model_name(config)
@@ -173,7 +176,12 @@ def _train_in(
     trainer, own = build_trainer(config, folder, first_epoch, overridden, callbacks, origin, data)
     data.release()  # NeMo's dataset now takes that memory
     model = build_model(config, trainer)
-    if trainer.is_global_zero:
+    if place := shards.place_of(config):
+        notes = data.shards(place)
+        shards.use(model, config, notes, trainer, log)
+        if trainer.is_global_zero:
+            say_what_of_shards(model, notes, log)
+    elif trainer.is_global_zero:
         say_what_cannot_be_learned(model, data.listing(config.model.train_ds.manifest_filepath).utterances, log)
     if begin:
         begin(model)
@@ -340,7 +348,7 @@ def build_trainer(
     validates = config.trainer.get("limit_val_batches", 1.0) != 0
     callbacks: dict[str, pl.Callback] = {
         "seeds": EpochSeeds(config.get("seed") or 0, first_epoch),
-        "shared": SharedWork(config.model.train_ds.get("batch_size") or 1, first_epoch, rank_zero_only(print)),
+        "shared": SharedWork(*shards.batch_of(config), first_epoch, rank_zero_only(print)),
         "finite": FiniteLoss(),
         "lines": EpochLines(),
         "clipping": FusedClipping(),

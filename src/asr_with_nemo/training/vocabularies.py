@@ -62,7 +62,7 @@ def choose(setting: str | None, base: "ASRModel", config: DictConfig, texts: Map
     if setting in (EXTEND, NEW) and not training:
         raise InputError(
             f"--vocabulary {setting}: there are no training texts; look at model.train_ds.manifest_filepath="
-            f"{config.model.train_ds.manifest_filepath}"
+            f"{config.model.train_ds.get('manifest_filepath')}"
         )
     given = Path(setting or "")
     if setting not in (None, EXTEND, NEW):

@@ -6,6 +6,8 @@ checkpoints are versions of an artifact. Nothing here changes the trained weight
 
 import math
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +23,10 @@ from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.recognizer import greedy_texts
 from asr_with_nemo.tracking import artifacts
-from asr_with_nemo.tracking.corpus_artifacts import manifests_artifact
+from asr_with_nemo.tracking.corpus_artifacts import manifests_artifact, shards_artifact
 from asr_with_nemo.tracking.versions import fetch_model, list_versions, log_model
 from asr_with_nemo.tracking.wandb_internals import log_input
+from asr_with_nemo.training import shards
 from asr_with_nemo.training.config import DATASETS, logger_settings, tracking_settings
 
 if TYPE_CHECKING:
@@ -80,7 +83,10 @@ def callbacks(
         InputError: a manifest can't be used.
     """
     manifests = [config.model[name].manifest_filepath for name in DATASETS[:2]]
-    found: dict[str, pl.Callback] = {"corpus": CorpusArtifact(manifests, data)}
+    make = partial(manifests_artifact, manifests, data)
+    if place := shards.place_of(config):
+        make = partial(shards_artifact, data.shards(place), manifests[1])
+    found: dict[str, pl.Callback] = {"corpus": CorpusArtifact(make)}
     settings = tracking_settings(config)
     if settings["predictions_every"] and settings["prediction_rows"]:
         utterances = data.sample(manifests[1], settings["prediction_rows"])
@@ -93,19 +99,17 @@ def callbacks(
 
 
 class CorpusArtifact(pl.Callback):
-    """Log the manifests of a training and the digests of their recordings as an input of its run.
+    """Log the manifests or shards of a training and the digests of their files as an input of its run.
 
     Training does not wait for it: a thread that starts after the first step makes the artifact. It is logged after the
     first step for which it is ready, or else by `finish`.
 
     Args:
-        manifests: the paths.
-        data: has them parsed.
+        make: makes the artifact; called with a function that returns True when it is no longer needed.
     """
 
-    def __init__(self, manifests: list[str], data: TrainingData):
-        self._manifests = manifests
-        self._data = data
+    def __init__(self, make: Callable[[Callable[[], bool]], "wandb.Artifact"]):
+        self._make_artifact = make
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
         self._artifact: wandb.Artifact | None = None
@@ -145,7 +149,7 @@ class CorpusArtifact(pl.Callback):
 
     def _make(self) -> None:
         try:
-            self._artifact = manifests_artifact(self._manifests, self._data, self._stopped.is_set)
+            self._artifact = self._make_artifact(self._stopped.is_set)
         except Exception as error:  # of any type; `_log` reports it
             self._error = error
 

@@ -1,0 +1,81 @@
+"""Read files of an object storage that speaks S3: AWS's, or another one that `AWS_ENDPOINT_URL` names.
+
+Credentials and region are found as by every client of AWS: in the environment, in ~/.aws, or from the machine's role.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from asr_with_nemo.base.files import replacing
+from asr_with_nemo.errors import InputError
+
+SCHEME = "s3://"
+
+
+def is_remote(place: str | os.PathLike) -> bool:
+    """Return whether a place is in an object storage."""
+    return str(place).startswith(SCHEME)
+
+
+def files_in(folder: str) -> dict[str, int]:
+    """Return the names and sizes in bytes of the objects whose keys begin with a folder's, without subfolders.
+
+    Args:
+        folder: `s3://BUCKET/FOLDER`.
+
+    Raises:
+        InputError: the storage can't be reached, or refuses.
+    """
+    bucket, key = _split(folder)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    with _explained(folder):
+        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+        return {one["Key"][len(prefix) :]: one["Size"] for page in pages for one in page.get("Contents", ())}
+
+
+def download(url: str, path: Path) -> None:
+    """Copy an object to a file.
+
+    Raises:
+        InputError: there is no such object, or the storage can't be reached, or refuses.
+    """
+    bucket, key = _split(url)
+    with _explained(url), replacing(path) as partial:
+        _client().download_file(bucket, key, str(partial))
+
+
+def _split(url: str) -> tuple[str, str]:
+    bucket, _, key = url.removeprefix(SCHEME).partition("/")
+    if not bucket:
+        raise InputError(f"{url}: expected {SCHEME}BUCKET/FOLDER")
+    return bucket, key
+
+
+def _client():
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client("s3", config=Config(connect_timeout=10, retries={"max_attempts": 3, "mode": "standard"}))
+
+
+@contextlib.contextmanager
+def _explained(url: str) -> Iterator[None]:
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (BotoCoreError, ClientError, Boto3Error, ValueError) as error:  # ValueError: an endpoint that is no URL
+        raise explain(url, error) from error
+
+
+def explain(url: str, error: Exception) -> InputError:
+    """Return the error of a storage's client as one that says what to look at."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    where = f"AWS_ENDPOINT_URL={endpoint}" if endpoint else "AWS_ENDPOINT_URL isn't set, so AWS's own storage was asked"
+    return InputError(
+        f"{url}: can't be read ({error}); look at the bucket's name, the credentials (AWS_ACCESS_KEY_ID, "
+        f"AWS_SECRET_ACCESS_KEY or ~/.aws) and the network; {where}"
+    )

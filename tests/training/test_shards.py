@@ -1,0 +1,287 @@
+"""Train from shards: which are read when, the batches, the processes, and what a kill leaves behind."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+import torch
+from moto.server import ThreadedMotoServer
+from omegaconf import OmegaConf
+
+from asr_with_nemo.data import audio, manifest
+from asr_with_nemo.data.shards import Shard, Shards
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.own_data import sharding
+from asr_with_nemo.training import shards
+from asr_with_nemo.training.config import load_config, overridden_keys
+from asr_with_nemo.training.run import train
+from tests.conftest import ROOT, first_rows
+
+LETTERS = [" ", *"abcdefghijklmnopqrstuvwxyz"]
+
+
+@pytest.fixture(scope="module")
+def corpus(small_corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 training utterances in four shards, and 9 of dev."""
+    folder = first_rows(small_corpus, tmp_path_factory.mktemp("corpus"), train=24, dev=9)
+    path = folder / "train_manifest.json"
+    sharding.make(path, sharding.default_place(path), 4, workers=1, progress=False)
+    return folder
+
+
+def settings(corpus: Path, runs: Path, *more: str) -> list[str]:
+    return [
+        f"data_dir={corpus}",
+        f"model.train_ds.shar_path={corpus}/shards/train",
+        f"exp_manager.exp_dir={runs}",
+        "exp_manager.create_wandb_logger=false",
+        "trainer.accelerator=cpu",
+        "trainer.precision=32",
+        "trainer.max_epochs=3",
+        "model.train_ds.batch_size=4",
+        *more,
+    ]
+
+
+def trained(overrides: list[str], name: str = "config") -> Path:
+    return train(load_config(ROOT / "configs", name, overrides), overridden_keys(overrides))
+
+
+# --- Which shards when ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "each", "processes"), [(6, 4, 2), (8, 8, 1), (7, 6, 3), (5, 1, 1), (9, 8, 8)])
+def test_each_shard_is_read_once_in_a_pass(count: int, each: int, processes: int):
+    known = [Shard(str(number), 10, 36.0, {}) for number in range(count)]
+    plan = shards.Plan(known, each, processes, seed=3)
+    epochs = count  # the pseudo-epochs of `each` passes
+    heard = [
+        [shard for rank in range(processes) for worker in (0, 1) for shard in plan.share(epoch, rank, worker, 2)]
+        for epoch in range(epochs)
+    ]
+    assert {len(one) for one in heard} == {each}
+    assert set(Counter(shard.name for one in heard for shard in one).values()) == {each}
+    assert plan.share(1, 0) == shards.Plan(known, each, processes, seed=3).share(1, 0)
+
+
+def test_the_length_of_a_pseudo_epoch_is_stated_in_hours(corpus: Path):
+    notes = Shards(corpus / "shards/train")
+    whole = notes.seconds / 3600
+    for hours, processes, each in ((None, 1, 4), (None, 3, 3), (whole / 2, 1, 2), (whole / 2, 2, 2), (100, 1, 4)):
+        planned = shards.plan(notes, OmegaConf.create({"epoch_hours": hours}), 0, processes)
+        assert planned.each == each
+    assert "an epoch is 4 of 4 shards" in str(shards.plan(notes, OmegaConf.create(), 0, 1))
+    assert len(shards.plan(notes, OmegaConf.create(), 0, 1, fraction=0.5).shards) == 2
+    with pytest.raises(InputError, match="4 shards can't be shared by 5 processes.*--shards 20"):
+        shards.plan(notes, OmegaConf.create(), 0, 5)
+
+
+def test_buckets_have_about_the_same_duration():
+    durations = np.linspace(1, 16, 101)
+    bounds = shards.bins_of(durations, 4)
+    parts = np.split(durations, np.searchsorted(durations, bounds))
+    assert len(parts) == 4
+    assert max(map(sum, parts)) < 1.1 * min(map(sum, parts))
+    assert shards.bins_of(np.full(101, 2.0), 4) == []
+    assert shards.bins_of(durations, 4, least=99) == []
+
+
+# --- Batches ----------------------------------------------------------------------------------------------------------
+
+
+def loader(corpus: Path, **more: object) -> shards.ShardLoader:
+    from nemo.collections.common.parts.preprocessing.parsers import make_parser
+
+    notes = Shards(corpus / "shards/train")
+    config = OmegaConf.create(
+        {"model": {"train_ds": {"shar_path": notes.place, "batch_size": 4, "labels": LETTERS} | more}, "trainer": {}}
+    )
+    shards.complete(config)
+    planned = shards.plan(notes, config.model.train_ds, 0, 1)
+    return shards.ShardLoader(notes, planned, config.model.train_ds, make_parser(labels=LETTERS, name="en"), 16_000)
+
+
+def heard(batches) -> Counter[tuple[bytes, str]]:
+    """The samples and texts of batches."""
+    found = Counter()
+    for signals, lengths, tokens, counts in batches:
+        for signal, length, row, count in zip(signals, lengths, tokens, counts, strict=True):
+            text = "".join(LETTERS[token] for token in row[:count])
+            found[signal[:length].numpy().tobytes(), text] += 1
+    return found
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_utterances_and_texts_are_those_of_the_manifest(corpus: Path, workers: int):
+    rows = manifest.read_manifest(corpus / "train_manifest.json")
+    expected = Counter((audio.load_audio(row["audio_filepath"]).tobytes(), row["text"]) for row in rows)
+    batches = loader(corpus, num_workers=workers)
+    first = list(batches)
+    assert heard(first) == expected
+    batches.sampler.set_epoch(1)
+    second = list(batches)
+    assert heard(second) == expected
+    assert [len(batch[0]) for batch in first] != [len(batch[0]) for batch in second] or any(
+        not torch.equal(one[1], other[1]) for one, other in zip(first, second, strict=True)
+    )
+
+
+def test_batches_have_a_duration_at_most(corpus: Path):
+    batches = loader(corpus, batch_duration=8.0, num_buckets=3)
+    found = list(batches)
+    assert all(signals.numel() <= 8.0 * 16_000 * 1.05 or len(signals) == 1 for signals, *_ in found)
+    assert abs(len(found) - batches.planned) <= 3
+    assert sum(heard(found).values()) == 24
+
+
+def test_our_augmentation_and_lhotses_own_are_applied(corpus: Path):
+    from asr_with_nemo.training import augmentation
+
+    augmentation.register()
+    plain = heard(loader(corpus))
+    ours = loader(corpus, augmentor={"resample": {"prob": 1.0, "min_rate": 0.8, "max_rate": 0.8, "rates": 1}})
+    slower = heard(ours)
+    assert sorted(text for _, text in slower) == sorted(text for _, text in plain)
+    seconds = [sum(len(samples) for samples, _ in one) for one in (plain, slower)]
+    assert seconds[1] == pytest.approx(seconds[0] / 0.8, rel=0.01)
+    assert sum(heard(loader(corpus, perturb_speed=True)).values()) == 3 * 24  # NeMo adds two copies
+
+
+def test_a_damaged_shard_is_named_in_the_middle_of_a_training(corpus: Path, tmp_path: Path):
+    copy = shutil.copytree(corpus, tmp_path / "copy")
+    broken = copy / "shards/train/recording.000001.tar"
+    content = bytearray(broken.read_bytes())
+    content[:1_024] = bytes([7]) * 1_024
+    broken.write_bytes(content)
+    for workers in (0, 1):
+        with pytest.raises(InputError, match=r"recording.000001.tar: damaged, or changed since it was written"):
+            list(loader(copy, num_workers=workers))
+
+
+# --- Trainings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.train_ds.epoch_hours=0", "epoch_hours=0: expected a number above 0"),
+        ("model.train_ds.batch_duration=long", "batch_duration=long: expected a number above 0"),
+        ("model.train_ds.num_buckets=1.5", "num_buckets=1.5: expected a whole number"),
+        ("+trainer.limit_train_batches=10", "limit_train_batches=10.*epoch_hours"),
+        ("model.train_ds.shar_path=[a,b]", "expected one folder of shards"),
+        ("model.train_ds.shar_path=nowhere", "nowhere: expected a folder of shards"),
+        ("final=true", "final=true trains on train_all_manifest.json"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(corpus: Path, tmp_path: Path, override: str, said: str):
+    with pytest.raises(InputError, match=said):
+        trained(settings(corpus, tmp_path, override))
+
+
+def test_shards_and_manifests_that_changed_places_are_named(corpus: Path, tmp_path: Path):
+    path = corpus / "train_manifest.json"
+    with pytest.raises(InputError, match="it is a file; give a manifest as model.train_ds.manifest_filepath"):
+        trained(settings(corpus, tmp_path, f"model.train_ds.shar_path={path}"))
+    place = corpus / "shards/train"
+    for name, said in (("train_ds", "give model.train_ds.shar_path"), ("validation_ds", "the dev set is a manifest")):
+        changed = ["model.train_ds.shar_path=null", f"model.{name}.manifest_filepath={place}"]
+        with pytest.raises(InputError, match=f"these are shards; {said}"):
+            trained(settings(corpus, tmp_path, *changed))
+
+
+def test_a_dev_set_of_the_training_speakers_is_refused(corpus: Path, tmp_path: Path):
+    rows = manifest.read_manifest(corpus / "dev_manifest.json")
+    speaker = manifest.read_manifest(corpus / "train_manifest.json")[0]["speaker"]
+    manifest.write_manifest(tmp_path / "dev.json", [row | {"speaker": speaker} for row in rows])
+    with pytest.raises(InputError, match=rf"shares 1 speaker.*{speaker}"):
+        trained(settings(corpus, tmp_path, f"model.validation_ds.manifest_filepath={tmp_path}/dev.json"))
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+
+
+def run_heard(folder: Path, overrides: list[str], *launcher: str, **environment: str) -> tuple[int, str]:
+    """Train in processes of their own; return the exit status and what was printed."""
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, *launcher, str(ROOT / "tests/training/heard.py"), str(folder / "heard"), *overrides]
+    own = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_DIR": str(folder)}
+    kept = {key: value for key, value in os.environ.items() if key != "COURSE_PRELOADED"}
+    done = subprocess.run(
+        command, cwd=folder, env=kept | own | environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def notes_of(folder: Path, epoch: int, processes: int = 1) -> list[dict]:
+    return [json.loads((folder / f"heard/epoch{epoch}-rank{rank}.json").read_text()) for rank in range(processes)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_training_that_is_killed_goes_on_as_if_nothing_had_been(corpus: Path, tmp_path: Path):
+    hours = Shards(corpus / "shards/train").seconds / 2 / 3600
+    more = [f"model.train_ds.epoch_hours={hours}", "model.train_ds.batch_duration=10"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    code, said = run_heard(whole, settings(corpus, whole / "runs", *more))
+    assert code == 0, said
+    assert "an epoch is 2 of 4 shards" in said
+    passed = [digest for epoch in (1, 2) for digest in notes_of(whole, epoch)[0]["train"]]
+    assert len(passed) == len(set(passed)) == 24  # two pseudo-epochs are a pass
+    code, said = run_heard(killed, settings(corpus, killed / "runs", *more), HEARD_KILL="0:3")
+    assert code == -9, said
+    code, said = run_heard(killed, settings(corpus, killed / "runs", *more))
+    assert code == 0, said
+    assert "resuming from the end of epoch 2" in said
+    assert notes_of(killed, 3) == notes_of(whole, 3)
+    (model,) = (killed / "runs").rglob("*.nemo")
+    assert json.loads((model.parent / "training.json").read_text())["epochs"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_processes_hear_each_utterance_once(corpus: Path, tmp_path: Path):
+    overrides = settings(corpus, tmp_path / "runs", "trainer.max_epochs=2", "model.train_ds.batch_size=5")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    code, said = run_heard(tmp_path, overrides, *launcher)
+    assert code == 0, said
+    assert "an epoch is 4 of 4 shards" in said
+    for epoch in (1, 2):
+        both = notes_of(tmp_path, epoch, processes=2)
+        counts = Counter(digest for note in both for digest in note["train"])
+        assert len(counts) == 24
+        assert set(counts.values()) == {1}
+        assert both[0]["weights"] == both[1]["weights"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_shards_of_a_bucket_train_a_model_of_pieces(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    address, port = server.get_host_and_port()
+    own = {"AWS_ENDPOINT_URL": f"http://{address}:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    for name, value in (own | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="speech")
+    for file in (corpus / "shards/train").iterdir():
+        client.upload_file(str(file), "speech", f"train/{file.name}")
+    try:
+        model = trained(
+            [
+                *settings(corpus, tmp_path, "trainer.max_epochs=1", "model.train_ds.shar_path=s3://speech/train"),
+                *("+model.tokenizer.dir=auto", "+model.tokenizer.type=bpe", "~model.labels"),
+                *("~model.train_ds.labels", "~model.validation_ds.labels", "model.decoder.vocabulary=[]"),
+            ]
+        )
+    finally:
+        server.stop()
+    assert model.is_file()
