@@ -87,6 +87,15 @@ def test_outputs_are_of_the_text_that_stands_there(committed):
                 "would be written outside of the folder",
             ],
         ),
+        (
+            "15_scaling",
+            [
+                "equal within rounding: True",
+                "every process has the sum: True",
+                "started by torchrun",
+                "largest difference of any weight from the undisturbed training: 0.0",
+            ],
+        ),
         ("16_your_own_data", ["speakers in more than one split: none"]),
     ],
 )
@@ -279,6 +288,16 @@ def test_the_tutorial_runs_and_ends_in_its_table(tmp_path: Path, course: Path, s
                 "imported of torch and NeMo: neither",
                 "exit status 0",
                 "os.system, which is neither NeMo's nor torch's",
+                "Task 2: no answer yet",
+            ],
+        ),
+        (
+            "15_scaling",
+            ["heard=16", "seeds=1", "passes=2"],
+            [
+                "equal within rounding: True",
+                "every process has the sum: True",
+                "largest difference of any weight from the undisturbed training: 0.0",
                 "Task 2: no answer yet",
             ],
         ),
