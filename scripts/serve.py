@@ -63,6 +63,7 @@ def main(
 
     arpa = None if lm is None else decoding.language_model_path(model, lm)
     recognizer = runtime.Recognizer(model, threads=1)
+    recognizer.check_decoder(search=arpa)
     search = beam.load(arpa, recognizer.labels) if arpa else None
     limits = Limits(bytes=max_bytes, seconds=max_seconds, timeout=timeout, requests=max_requests, streams=max_streams)
     app = create_app(recognizer, search, threads or usable_cores(), limits, key, host)

@@ -108,16 +108,6 @@ def choose_decoder(model: "ASRModel", decoder: str = "") -> str:
     return decoder or has[0]
 
 
-def check_ctc(model: "ASRModel", purpose: str) -> None:
-    """Make sure that a model is a CTC model, with no further decoder.
-
-    Raises:
-        InputError: it isn't.
-    """
-    if decoders(model) != ("ctc",):
-        raise InputError(f"{purpose} takes CTC models; this one decodes with {' and '.join(decoders(model))}")
-
-
 def ctc_decoder(model: "ASRModel"):
     """Return the network from the encoder's output to log-probabilities, for `encoder_output=` of (B, D, T).
 
