@@ -36,7 +36,7 @@ from asr_with_nemo.deployment.transducer import MOST_SYMBOLS
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import alphabet, sample_rate, seconds_per_frame, writes_letters
 from asr_with_nemo.models.names import SUMMARY, model_path
-from asr_with_nemo.models.recognizer import durations
+from asr_with_nemo.models.recognizer import durations, most_symbols
 from asr_with_nemo.recognition import decoding, spelling, transcripts
 from asr_with_nemo.recognition.transcripts import Sound
 
@@ -152,7 +152,7 @@ def _ctc(model: "ASRModel", recognizer: runtime.Recognizer) -> tuple[_Way, _Way]
 
 def _transducer(model: "ASRModel", recognizer: runtime.Recognizer) -> tuple[_Way, _Way]:
     """Return NeMo's way of decoding by a transducer, and the runtime's."""
-    search, first = decoding.greedy_search(model), recognizer.transducer.start(1)[0]
+    search, first = decoding.greedy_search(model), recognizer.transducer.start(1).predicted
 
     def by_nemo(batch: Sequence[np.ndarray]) -> list[_Heard]:
         with decoding.inference(model):
@@ -192,7 +192,8 @@ def _joined(model: "ASRModel", encoded: np.ndarray, predicted: np.ndarray) -> np
 def _difference_of_decoders(model: "ASRModel", recognizer: runtime.Recognizer) -> float:
     """Return the largest difference of log-probabilities between the decoders, after random letters or pieces."""
     ours, random, most = recognizer.transducer, np.random.default_rng(0), 0.0
-    predicted, states = ours.start(2)
+    memory = ours.start(2)
+    predicted, states = memory.predicted, memory.states
     with decoding.inference(model):
         state = model.decoder.initialize_state(torch.zeros(2, 1, device=model.device))
         labels = torch.full((2, 1), ours.blank, device=model.device)
@@ -260,7 +261,7 @@ def export(
     facts = _facts(model, decoder)
     proto, described = onnx_network.network(model, decoder), _described(model, decoder) | dict(card or {})
     if decoder != "ctc":
-        networks = onnx_network.transducer(model, len(durations(model)))
+        networks = onnx_network.transducer(model)
         for name, network in zip(("prediction", "joint"), networks, strict=True):
             facts[name] = base64.b64encode(network.SerializeToString(deterministic=True)).decode()
     with _written(path) as partial:
@@ -325,9 +326,7 @@ def _facts(model: "ASRModel", decoder: str) -> dict[str, str]:
     if pieces:
         facts["pieces"] = pieces.as_json()
     if decoder != "ctc":
-        asked = model.decoding.cfg.get("greedy") or {}
-        most = asked.get("max_symbols") or asked.get("max_symbols_per_step") or MOST_SYMBOLS
-        facts["most_symbols"] = str(min(most, MOST_SYMBOLS))
+        facts["most_symbols"] = str(min(most_symbols(model) or MOST_SYMBOLS, MOST_SYMBOLS))
     if decoder == "tdt":
         facts["durations"] = json.dumps(durations(model))
     return facts

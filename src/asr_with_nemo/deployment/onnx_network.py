@@ -26,11 +26,12 @@ from nemo.collections.asr.parts.preprocessing.features import FilterbankFeatures
 from nemo.collections.asr.parts.submodules.jasper import GroupShuffle, MaskedConv1d, SqueezeExcite
 from nemo.collections.asr.parts.submodules.multi_head_attention import RelPositionalEncoding
 from nemo.collections.common.parts.rnn import LSTMDropout
+from nemo.core.classes.mixins import AdapterModuleMixin
 from torch import Tensor, nn
 
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import sample_rate
-from asr_with_nemo.models.recognizer import ctc_decoder
+from asr_with_nemo.models.recognizer import ctc_decoder, durations
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
@@ -50,7 +51,8 @@ class _Features(nn.Module):
         super().__init__()
         if featurizer.exact_pad or featurizer.frame_splicing > 1 or featurizer.pad_value:
             raise InputError("export doesn't support a preprocessor with exact_pad, frame_splicing or pad_value")
-        if featurizer.normalize not in ("per_feature", "all_features", None, False):
+        self.normalize = None if featurizer.normalize == "NA" else featurizer.normalize  # as streaming models say it
+        if self.normalize not in ("per_feature", "all_features", None, False):
             raise InputError(f"export doesn't support a preprocessor with normalize: {featurizer.normalize!r}")
         if featurizer.win_length % 2:
             raise InputError(
@@ -84,8 +86,8 @@ class _Features(nn.Module):
             guard = spec.log_zero_guard_value_fn(mel)
             mel = torch.log(mel + guard if spec.log_zero_guard_type == "add" else mel.clamp(min=guard))
         inside = (torch.arange(mel.shape[1], device=mel.device) < frames[:, None])[:, :, None].to(mel.dtype)
-        if spec.normalize:
-            over = (1, 2) if spec.normalize == "all_features" else (1,)
+        if self.normalize:
+            over = (1, 2) if self.normalize == "all_features" else (1,)
             count = frames.clamp(min=1).to(mel.dtype)[:, None, None] * (mel.shape[2] if len(over) > 1 else 1)
             mel = (mel - (mel * inside).sum(over, keepdim=True) / count) * inside
             deviation = ((mel * mel).sum(over, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
@@ -339,7 +341,8 @@ def _prediction(model: "ASRModel") -> nn.Module:
         InputError: it isn't supported.
     """
     decoder, rnn = model.decoder, getattr(model.decoder, "prediction", {})
-    if model.joint.is_adapter_available() or decoder.is_adapter_available():
+    parts = (decoder, model.joint)
+    if any(isinstance(part, AdapterModuleMixin) and part.is_adapter_available() for part in parts):
         raise InputError("export doesn't support a transducer with adapters in its decoder")
     if type(decoder) is StatelessTransducerDecoder:
         return _StatelessPrediction(model)
@@ -376,12 +379,22 @@ def network(model: "ASRModel", decoder: str) -> onnx.ModelProto:
         )
 
 
-def transducer(model: "ASRModel", durations: int) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+def transducer_networks(model: "ASRModel") -> tuple[nn.Module, nn.Module]:
+    """Return a transducer's prediction and joint networks as modules, in the form that `deployment.transducer` takes.
+
+    The prediction network's attribute `size` is the numbers in a state.
+
+    Raises:
+        InputError: the model isn't supported.
+    """
+    return _prediction(model).to(model.device).eval(), _Joint(model, len(durations(model)))
+
+
+def transducer(model: "ASRModel") -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """Convert a transducer's prediction and joint networks to ONNX graphs.
 
     Args:
         model: as for `network`.
-        durations: the number of durations of a TDT model; 0 for RNN-T.
 
     Raises:
         InputError: the model isn't supported.
@@ -389,23 +402,20 @@ def transducer(model: "ASRModel", durations: int) -> tuple[onnx.ModelProto, onnx
     device, was_training = model.device, model.training
     model.eval()
     try:
-        prediction = _prediction(model)
+        prediction, joint = transducer_networks(model)
         labels = torch.zeros(2, dtype=torch.long, device=device)
         state = torch.zeros(2, prediction.size, device=device)
         width = model.joint.enc.out_features
+        outputs = ["labels", "probabilities", "durations"] if durations(model) else ["labels", "probabilities"]
         with torch.no_grad():
             first = _converted(
-                prediction.to(device),
-                (labels, state),
-                ["labels", "states"],
-                ["predicted", "next"],
-                ({0: "rows"}, {0: "rows"}),
+                prediction, (labels, state), ["labels", "states"], ["predicted", "next"], ({0: "rows"}, {0: "rows"})
             )
             second = _converted(
-                _Joint(model, durations),
+                joint,
                 (torch.zeros(2, 3, width, device=device), torch.zeros(2, width, device=device)),
                 ["encoded", "predicted"],
-                ["labels", "probabilities", "durations"][: 3 if durations else 2],
+                outputs,
                 ({0: "rows", 1: "frames"}, {0: "rows"}),
             )
     finally:

@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime
 
 from asr_with_nemo.base.machine import usable_cores
-from asr_with_nemo.deployment.transducer import MOST_SYMBOLS, Transducer
+from asr_with_nemo.deployment.transducer import MOST_SYMBOLS, Transducer, of_sessions
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.names import model_path
 from asr_with_nemo.models.recognizer import DECODERS
@@ -105,13 +105,12 @@ class Recognizer:
             raise ValueError(f"its decoder is {self.decoder}, where this version has {', '.join(DECODERS)}")
         if self.spelling and len(self.spelling.pieces) != len(self.labels):
             raise ValueError("its pieces don't fit its labels")
-        self.transducer = None if self.decoder == "ctc" else self._read_transducer()
-        width = self.transducer.width if self.transducer else len(self.labels) + 1
+        self.transducer, width = (None, len(self.labels) + 1) if self.decoder == "ctc" else self._read_transducer()
         given = self._session.get_outputs()[0].shape
         if len(given) != 3 or (isinstance(given[2], int) and given[2] != width):
             raise ValueError(f"its network has outputs of shape {given}, where its labels need (B, T, {width})")
 
-    def _read_transducer(self) -> Transducer:
+    def _read_transducer(self) -> tuple[Transducer, int]:
         facts = self.facts
         durations = json.loads(facts["durations"]) if self.decoder == "tdt" else []
         if self.decoder == "tdt" and not (
@@ -124,7 +123,13 @@ class Recognizer:
         if not 0 < most_symbols <= MOST_SYMBOLS:
             raise ValueError(f"it may write {most_symbols} letters or pieces in a frame; expected 1 to {MOST_SYMBOLS}")
         networks = [_session(base64.b64decode(facts[name], validate=True)) for name in ("prediction", "joint")]
-        return Transducer(*networks, len(self.labels), durations, most_symbols, self.seconds_per_frame)
+        return of_sessions(
+            *networks,
+            blank=len(self.labels),
+            durations=durations,
+            most_symbols=most_symbols,
+            seconds=self.seconds_per_frame,
+        )
 
     @cached_property
     def card(self) -> dict:

@@ -1,11 +1,11 @@
-"""The greedy search of an exported transducer, RNN-T or TDT, with NumPy and onnxruntime.
+"""The greedy search of a transducer, RNN-T or TDT, with NumPy; its networks are those of an exported file, or others.
 
 Label looping (Bataev et al., 2024, arXiv:2406.06220): the joint network looks through the frames until it chooses a
 letter or piece; then the prediction network reads it, once for all recordings of the batch. Here the joint network gets
 several frames at once, since up to the next letter or piece its other input stays the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -29,80 +29,91 @@ class Choice(NamedTuple):
     probability: float
 
 
+@dataclass
+class Memory:
+    """Where a search has got to in each recording of a batch, from which it goes on with the next frames.
+
+    Attributes:
+        predicted: what the prediction network gives the joint network, (B, H).
+        states: of the prediction network, (B, S).
+        ahead: frames of the next ones that each recording leaves out.
+        here: the letters or pieces that each has written in its current frame.
+    """
+
+    predicted: np.ndarray
+    states: np.ndarray
+    ahead: list[int]
+    here: list[int]
+
+
 class Transducer:
-    """The prediction and joint networks of an exported transducer. It may be used from several threads at once.
+    """The prediction and joint networks of a transducer, and its greedy search.
+
+    It may be used from several threads at once, if its networks may.
 
     Args:
-        prediction: the prediction network, a session of a graph from labels (N,) and states (N, S) to the joint's input
-            (N, H) and states; the first label is the blank, the first state zeros.
-        joint: the joint network, a session of a graph from frames (N, K, H) and the prediction network's output (N, H)
-            to labels, probabilities and, by TDT, indexes of durations, (N, K) each.
+        predict: the prediction network, from labels (N,) and states (N, S) to the joint network's input (N, H) and
+            states; the first label is the blank, the first state zeros.
+        choose: the joint network, from frames (N, K, H) and the prediction network's output (N, H) to labels,
+            probabilities and, by TDT, indexes of durations, (N, K) each.
+        size: S.
         blank: the label of the blank, after all letters or pieces.
         durations: in frames, from which TDT chooses; empty for RNN-T.
         most_symbols: the most letters or pieces in one frame.
         seconds: frame length.
-
-    Raises:
-        ValueError: the graphs aren't of this form, or don't fit each other.
     """
 
     def __init__(
         self,
-        prediction: onnxruntime.InferenceSession,
-        joint: onnxruntime.InferenceSession,
+        predict: Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]],
+        choose: Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]],
+        size: int,
         blank: int,
         durations: Sequence[int],
         most_symbols: int,
         seconds: float,
     ):
-        inputs = {one.name: one for session in (prediction, joint) for one in session.get_inputs()}
-        names = {"labels": 1, "states": 2, "encoded": 3, "predicted": 2}
-        wrong = [name for name, rank in names.items() if name not in inputs or len(inputs[name].shape) != rank]
-        self._size, self.width = (None, None) if wrong else (inputs["states"].shape[1], inputs["encoded"].shape[2])
-        outputs = len(joint.get_outputs())
-        if wrong or not isinstance(self._size, int) or not isinstance(self.width, int) or outputs < 2 + bool(durations):
-            raise ValueError("its decoder's networks are of another form")
-        self._prediction, self._joint, self.blank, self.durations = prediction, joint, blank, tuple(durations)
-        self.most_symbols = most_symbols
+        self.predict, self.choose, self.blank, self.durations = predict, choose, blank, tuple(durations)
+        self.most_symbols, self._size = most_symbols, size
         self._window = np.arange(max(1, round(_AT_ONCE / seconds)))
 
-    def search(self, encoded: np.ndarray, frames: Sequence[int]) -> list[list[Choice]]:
+    def start(self, batch: int) -> Memory:
+        """Return the memory of recordings of which nothing has been heard."""
+        labels, states = np.full(batch, self.blank), np.zeros((batch, self._size), np.float32)
+        return Memory(*self.predict(labels, states), [0] * batch, [0] * batch)
+
+    def search(self, encoded: np.ndarray, frames: Sequence[int], memory: Memory | None = None) -> list[list[Choice]]:
         """Return what is written for each recording of a batch.
 
         Args:
             encoded: the encoder's output for the joint network, (B, T, H).
             frames: the number of valid frames of each recording, (B,).
+            memory: of the frames before, which is brought up to date; by default these are the first.
 
         Raises:
-            InputError: the file's networks choose labels or durations that it doesn't have.
+            InputError: the networks choose labels or durations that the model doesn't have.
         """
-        rows = [_Row(place, end) for place, end in enumerate(frames)]
-        predicted, states = self.start(len(rows))
+        goes_on, memory = memory is not None, memory or self.start(len(frames))
+        rows = [_Row(*row) for row in zip(range(len(frames)), frames, memory.ahead, memory.here, strict=True)]
         active = [row for row in rows if row.frame < row.end]
         while active:
             searching = active
             while searching:
-                choices = self._choices(encoded, predicted, searching)
+                choices = self._choices(encoded, memory.predicted, searching)
                 searching = [
                     row for row, *ahead in zip(searching, *choices, strict=True) if not self._found(row, *ahead)
                 ]
-            active = [row for row in active if row.frame < row.end]  # all have a new letter or piece
-            if active:
-                places, labels = [row.place for row in active], [row.written[-1].column for row in active]
-                predicted[places], states[places] = self.predict(labels, states[places])
+            fresh = [row for row in active if row.is_fresh]
+            active = [row for row in fresh if row.frame < row.end]
+            if reading := fresh if goes_on else active:
+                places, labels = [row.place for row in reading], [row.written[-1].column for row in reading]
+                predicted, states = self.predict(np.array(labels), memory.states[places])
+                memory.predicted[places], memory.states[places] = predicted, states
+            for row in fresh:
+                row.is_fresh = False
+        memory.ahead = [max(0, row.frame - row.end) for row in rows]
+        memory.here = [row.here for row in rows]
         return [row.written for row in rows]
-
-    def start(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the joint's input, (B, H), and the states, (B, S), before the first letter or piece."""
-        return self.predict([self.blank] * batch, np.zeros((batch, self._size), np.float32))
-
-    def predict(self, labels: Sequence[int], states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read a label for each recording, from states (N, S); return the joint's input, (N, H), and the new states."""
-        return self._prediction.run(None, {"labels": np.array(labels), "states": states})
-
-    def choose(self, encoded: np.ndarray, predicted: np.ndarray) -> list[np.ndarray]:
-        """Return labels, probabilities and, by TDT, indexes of durations, (N, K) each, for frames (N, K, H)."""
-        return self._joint.run(None, {"encoded": encoded, "predicted": predicted})
 
     def _choices(self, encoded: np.ndarray, predicted: np.ndarray, rows: Sequence["_Row"]) -> list[list[list]]:
         """Return labels, probabilities and durations of the next frames of each row, K each."""
@@ -128,7 +139,7 @@ class Transducer:
             row.here = 0 if ahead else row.here + 1
             if row.here >= self.most_symbols:
                 ahead, row.here = 1, 0
-            row.frame += ahead
+            row.frame, row.is_fresh = row.frame + ahead, True
             return True
         return row.frame >= row.end
 
@@ -140,11 +151,43 @@ class _Row:
     Attributes:
         frame: the current one.
         here: the letters or pieces that were written in it.
+        is_fresh: whether the last one has still to be read by the prediction network.
         written: so far.
     """
 
     place: int
     end: int
-    frame: int = 0
-    here: int = 0
+    frame: int
+    here: int
+    is_fresh: bool = False
     written: list[Choice] = field(default_factory=list)
+
+
+def of_sessions(
+    prediction: onnxruntime.InferenceSession, joint: onnxruntime.InferenceSession, **settings: object
+) -> tuple[Transducer, int]:
+    """Return a transducer of the sessions of two graphs, and the width of the encoder's output that it takes, H.
+
+    Args:
+        prediction, joint: the graphs of an exported file.
+        settings: of `Transducer`: blank, durations, most_symbols, seconds.
+
+    Raises:
+        ValueError: the graphs are of another form.
+    """
+    inputs = {one.name: one.shape for session in (prediction, joint) for one in session.get_inputs()}
+    ranks = {"labels": 1, "states": 2, "encoded": 3, "predicted": 2}
+    outputs = 3 if settings["durations"] else 2
+    if {name: len(shape) for name, shape in inputs.items()} != ranks or len(joint.get_outputs()) != outputs:
+        raise ValueError("its decoder's networks are of another form")
+    size, width = inputs["states"][1], inputs["encoded"][2]
+    if not (isinstance(size, int) and isinstance(width, int) and len(prediction.get_outputs()) == 2):
+        raise ValueError("its decoder's networks are of another form")
+
+    def predict(labels: np.ndarray, states: np.ndarray) -> list[np.ndarray]:
+        return prediction.run(None, {"labels": labels, "states": states})
+
+    def choose(encoded: np.ndarray, predicted: np.ndarray) -> list[np.ndarray]:
+        return joint.run(None, {"encoded": encoded, "predicted": predicted})
+
+    return Transducer(predict, choose, size, **settings), width

@@ -95,6 +95,12 @@ def durations(model: "ASRModel") -> list[int]:
     return list((loss.get(f"{name}_kwargs") or {}).get("durations") or []) if name.startswith("tdt") else []
 
 
+def most_symbols(model: "ASRModel") -> int | None:
+    """Return the most letters or pieces that a transducer is set to write in a frame; None for no limit."""
+    asked = model.decoding.cfg.get("greedy") or {}
+    return asked.get("max_symbols") or asked.get("max_symbols_per_step")
+
+
 def choose_decoder(model: "ASRModel", decoder: str = "") -> str:
     """Return the name of a decoder: the one given, else the model's default.
 

@@ -9,7 +9,7 @@ at the model's rate. Results don't depend on order or batching, apart from float
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import alphabet, sample_rate, seconds_per_frame, writes_letters
 from asr_with_nemo.models.names import model_path
-from asr_with_nemo.models.recognizer import choose_decoder, ctc_decoder, decoders, durations
+from asr_with_nemo.models.recognizer import choose_decoder, ctc_decoder, decoders, durations, most_symbols
 from asr_with_nemo.recognition import spelling, transcripts
 from asr_with_nemo.recognition.transcripts import Letter, Output, Sound, Step, Transcript
 
@@ -195,13 +195,26 @@ def transcribe_each(
 
     At most twice `transcripts.WINDOW_SECONDS` of audio and a piece are in memory, however long or many the recordings.
     """
+    recognise = recogniser(model, search, decoder)
+    return transcripts.transcribe_each(sounds, sample_rate(model), recognise, batch_size, progress)
+
+
+def recogniser(
+    model: "ASRModel", search: "Search | None" = None, decoder: str = ""
+) -> Callable[[Sequence[np.ndarray]], list[Transcript]]:
+    """Return a function that transcribes one batch of recordings, (t,) each at the model's rate; they aren't cut.
+
+    Args:
+        model, search, decoder: as of `transcribe`.
+
+    Raises:
+        InputError: the model lacks the decoder.
+    """
     if check_decoder(model, decoder, search) == "ctc":
         recognise = partial(_transcribe_ctc, model, search=search)
     else:
         recognise = partial(_transcribe_transducer, model, decoding=greedy_search(model))
-    rate = sample_rate(model)
-    recognise_audible = partial(transcripts.recognise_audible, rate=rate, recognise=recognise)
-    return transcripts.transcribe_each(sounds, rate, recognise_audible, batch_size, progress)
+    return partial(transcripts.recognise_audible, rate=sample_rate(model), recognise=recognise)
 
 
 def _transcribe_ctc(model: "ASRModel", batch: Sequence[np.ndarray], search: "Search | None") -> list[Transcript]:
@@ -228,10 +241,9 @@ def greedy_search(model: "ASRModel") -> "AbstractRNNTDecoding":
     from nemo.collections.asr.parts.submodules.rnnt_decoding import RNNTBPEDecoding, RNNTDecoding
     from omegaconf import OmegaConf
 
-    asked = model.decoding.cfg.get("greedy") or {}
     settings: dict[str, object] = {
         "strategy": "greedy_batch",
-        "greedy": {"max_symbols": asked.get("max_symbols") or asked.get("max_symbols_per_step")},
+        "greedy": {"max_symbols": most_symbols(model)},
         "confidence_cfg": {
             "preserve_frame_confidence": True,
             "preserve_token_confidence": True,
