@@ -18,7 +18,7 @@ from asr_with_nemo.models.loading import load_model
 from asr_with_nemo.models.recognizer import ctc_decoder
 from asr_with_nemo.recognition import decoding, spelling
 from asr_with_nemo.recognition.spelling import Spelling
-from tests.conftest import run_script
+from tests.conftest import first_rows, run_script
 from tests.recognition.test_transducers import taught
 from tests.recognizers import DURATIONS
 
@@ -120,7 +120,7 @@ def test_text_becomes_the_tokenizers_pieces(models: dict, small_corpus: an4.Corp
             )
             tokenizer = sentencepiece.SentencePieceProcessor(f"{where}.model")
             scores = tuple(map(tokenizer.get_score, range(60)))
-            whole = Spelling(tuple(spelling.written(tokenizer)), scores, kind, "")
+            whole = Spelling(spelling.written(tokenizer), scores, kind, "")
         for text in texts:
             assert whole.columns(text) == tokenizer.encode(text), (kind, text)
             assert whole.text(tokenizer.encode(text)) == text
@@ -162,7 +162,8 @@ def test_damaged_metadata_are_refused(hostile: str, exports: dict[str, Path], tm
 
 def test_the_commands_take_a_transducer(models: dict, small_corpus: an4.Corpus, tmp_path: Path, files: list[str]):
     models["tdt and ctc of pieces"].save_to(str(tmp_path / "hybrid.nemo"))
-    dev, train = small_corpus.manifest("dev"), small_corpus.manifest("train")
+    folder = first_rows(small_corpus, tmp_path, train=4, dev=3)
+    dev, train = folder / "dev_manifest.json", folder / "train_manifest.json"
     arguments = ["--manifest", dev, "--quantize", "int8", "--calibration", train, "--calibrate-on", "4"]
     made = run_script("export.py", "hybrid.nemo", "hybrid.onnx", *arguments, cwd=tmp_path)
     assert made.returncode == 0, made.stderr

@@ -354,7 +354,7 @@ def quantize(path: str | os.PathLike, output: str | os.PathLike, sounds: Sequenc
     """Quantize an exported model's weights and activations to 8-bit integers: a third of the size.
 
     The activations' ranges are calibrated on recordings (static quantization), so that outputs don't depend on the rest
-    of the batch. Features, normalisation and the last layer keep float32.
+    of the batch. Features, normalisation, the last layer and a transducer's two further graphs keep float32.
 
     Args:
         path: a file that `export` wrote.
@@ -396,7 +396,8 @@ def quantize(path: str | os.PathLike, output: str | os.PathLike, sounds: Sequenc
 def _inside_the_encoder(graph: onnx.GraphProto) -> list[str]:
     """Return the names of the nodes to quantize: from the first convolution up to the decoder."""
     encoders = {node.input[1] for node in graph.node if node.op_type == "Conv"}  # the features have no Conv
-    decoders = {tensor.name for tensor in graph.initializer if tensor.name.startswith("decoder.")}
+    last = ("decoder.", "projection.")
+    decoders = {tensor.name for tensor in graph.initializer if tensor.name.startswith(last)}
     names = []
     for node in graph.node:  # in order of computation
         if encoders.intersection(node.input) and not decoders.intersection(node.input):

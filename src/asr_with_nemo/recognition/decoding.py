@@ -304,8 +304,10 @@ def _steps(hypothesis: "Hypothesis", labels: Sequence[str]) -> Iterator[Step]:
 
 
 def _output(model: "ASRModel", log_probs: np.ndarray) -> Output:
-    spell = None if writes_letters(model) else model.tokenizer.text_to_ids
-    return Output(log_probs, alphabet(model), seconds_per_frame(model), spell)
+    if writes_letters(model):
+        return Output(log_probs, alphabet(model), seconds_per_frame(model))
+    pieces = spelling.written(model.tokenizer.tokenizer)
+    return Output(log_probs, pieces, seconds_per_frame(model), model.tokenizer.text_to_ids)
 
 
 def align(model: "ASRModel", sound: Sound, text: str) -> list[Letter]:

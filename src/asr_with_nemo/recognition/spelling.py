@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -136,19 +136,20 @@ def of(model: "ASRModel") -> Spelling | None:
     marks = getattr(model.tokenizer, "supported_punctuation", None)
     marks = extract_punctuation_from_vocab(model.tokenizer.vocab) if marks is None else marks
     return Spelling(
-        pieces=tuple(written(tokenizer)),
+        pieces=written(tokenizer),
         scores=tuple(map(tokenizer.get_score, range(size))),
         kind=kind,
         punctuation="".join(sorted(marks)),
     )
 
 
-def written(tokenizer: "SentencePieceProcessor") -> list[str]:
+@lru_cache(maxsize=4)  # it is asked for each recording
+def written(tokenizer: "SentencePieceProcessor") -> tuple[str, ...]:
     """Return a tokenizer's pieces as it writes them: an unknown letter as a word, marks such as <s> not at all."""
-    return [
+    return tuple(
         _UNKNOWN if tokenizer.is_unknown(column) else "" if tokenizer.is_control(column) else piece
         for column, piece in enumerate(map(tokenizer.id_to_piece, range(tokenizer.get_piece_size())))
-    ]
+    )
 
 
 def parsed(content: str) -> Spelling:
