@@ -88,7 +88,7 @@ def test_the_file_says_what_it_is(exports: dict[str, Path], models: dict):
     assert recognizer.labels == list(models["tdt and ctc of pieces"].joint.vocabulary)
     assert recognizer.transducer.durations == tuple(DURATIONS)
     assert recognizer.card["network"] == "ConformerEncoder with TDT" and recognizer.card["pieces"] == 60
-    with pytest.raises(InputError, match="tdt, which has no log-probabilities"):
+    with pytest.raises(InputError, match="tdt, which gives no log-probabilities"):
         recognizer.log_probs([np.zeros(16_000, np.float32)])
 
 
