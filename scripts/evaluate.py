@@ -4,12 +4,16 @@
 import shlex
 from dataclasses import astuple
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Decoder, LanguageModel, Model, run
 from asr_with_nemo.errors import InputError
+
+if TYPE_CHECKING:
+    from asr_with_nemo.recognition.beam import Search
+    from asr_with_nemo.recognition.evaluation import Result
 
 
 def main(
@@ -67,10 +71,11 @@ def main(
         python scripts/evaluate.py MODEL.nemo data/an4/dev_manifest.json --lm lm.arpa --tune
 
         python scripts/evaluate.py HYBRID.nemo data/an4/dev_manifest.json --decoder ctc
+
+        python scripts/evaluate.py model-int8.onnx data/an4/test_manifest.json
     """
     from asr_with_nemo.base.files import check_output
-    from asr_with_nemo.models.loading import alphabet, load_model
-    from asr_with_nemo.recognition import beam, decoding, error_report, evaluation, language_model, wer
+    from asr_with_nemo.recognition import error_report, evaluation, wer
 
     # Report errors before the slow part.
     arpa = _check_search(model, manifest, lm, tune, {"alpha": alpha, "beta": beta, "width": width})
@@ -79,21 +84,8 @@ def main(
         check_output(output)
     if report:
         error_report.check_place(report)
-    loaded = load_model(model)
-    search = beam.load(arpa, alphabet(loaded), alpha, beta, width) if arpa else None
-    decoding.check_decoder(loaded, decoder, search)
-    more = {}
-    if tune:
-        tuning = evaluation.tune_on(loaded, manifest, search, batch_size)
-        search = search.with_weights(tuning.weights)
-        counts = tuning.trials[tuning.weights]
-        how = {"manifest": manifest.name, "model": Path(model).name, "errors": counts.errors, "words": counts.words}
-        language_model.note_weights(arpa, tuning.weights, **how)
-        more["tuning"] = [[*astuple(weights), made.errors] for weights, made in tuning.trials.items()]
-        typer.echo(f"{tuning}, saved in {language_model.notes_path(arpa)}")
-    result = evaluation.evaluate(
-        loaded, manifest, batch_size, model_path=model, search=search, line_rate=line_rate, decoder=decoder
-    )
+    measure = _exported if Path(model).suffix == ".onnx" else _with_nemo
+    result, search, more = measure(model, manifest, arpa, tune, (alpha, beta, width), batch_size, line_rate, decoder)
     typer.echo(result)
     if result.unspellable:
         letters = " ".join(map(repr, result.unspellable))
@@ -115,6 +107,67 @@ def main(
         typer.echo(f"report: {report}")
     if others:
         typer.echo(f"against {compare}: {wer.compare(result.rows, others)}")
+
+
+def _with_nemo(
+    model: str,
+    manifest: Path,
+    arpa: Path | None,
+    tune: bool,
+    weights: tuple[float | None, float | None, int | None],
+    batch_size: int,
+    line_rate: int | None,
+    decoder: str,
+) -> tuple["Result", "Search | None", dict]:
+    """Measure a NeMo model; return the result, the search, and what tuning it found, for the results file."""
+    from asr_with_nemo.models.loading import alphabet, load_model
+    from asr_with_nemo.recognition import beam, decoding, evaluation, language_model
+
+    loaded, more = load_model(model), {}
+    search = beam.load(arpa, alphabet(loaded), *weights) if arpa else None
+    decoding.check_decoder(loaded, decoder, search)
+    if tune:
+        tuning = evaluation.tune_on(loaded, manifest, search, batch_size)
+        search = search.with_weights(tuning.weights)
+        counts = tuning.trials[tuning.weights]
+        how = {"manifest": manifest.name, "model": Path(model).name, "errors": counts.errors, "words": counts.words}
+        language_model.note_weights(arpa, tuning.weights, **how)
+        more["tuning"] = [[*astuple(weights), made.errors] for weights, made in tuning.trials.items()]
+        typer.echo(f"{tuning}, saved in {language_model.notes_path(arpa)}")
+    result = evaluation.evaluate(
+        loaded, manifest, batch_size, model_path=model, search=search, line_rate=line_rate, decoder=decoder
+    )
+    return result, search, more
+
+
+def _exported(
+    model: str,
+    manifest: Path,
+    arpa: Path | None,
+    tune: bool,
+    weights: tuple[float | None, float | None, int | None],
+    batch_size: int,
+    line_rate: int | None,
+    decoder: str,
+) -> tuple["Result", "Search | None", dict]:
+    """Measure an exported model, as `_with_nemo` does."""
+    from asr_with_nemo.base.machine import device_name
+    from asr_with_nemo.deployment import runtime
+    from asr_with_nemo.recognition import beam, evaluation
+
+    if tune:
+        raise InputError(f"{model}: --tune takes the .nemo file; the weights that it finds hold for the export too")
+    recognizer = runtime.Recognizer(model)
+    recognizer.check_decoder(decoder, arpa)
+    search = beam.load(arpa, recognizer.labels, *weights) if arpa else None
+    way = evaluation.Way(
+        lambda files, progress: recognizer.transcribe(files, batch_size, progress, search),
+        labels=recognizer.labels,
+        sample_rate=recognizer.sample_rate,
+        decoder=recognizer.decoder_of(search),
+        device=device_name("cpu"),
+    )
+    return evaluation.measure(way, manifest, batch_size, model, line_rate=line_rate), search, {}
 
 
 def _check_search(model: str, manifest: Path, lm: str | None, tune: bool, weights: dict) -> Path | None:

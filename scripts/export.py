@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Export a model as one ONNX file that needs neither NeMo nor torch."""
+"""Export a recogniser as one ONNX file that needs neither NeMo nor torch."""
 
 import tempfile
 import time
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo.cli import run
+from asr_with_nemo.cli import Decoder, run
 from asr_with_nemo.errors import InputError
 
 _TURNS = 3
@@ -38,11 +38,15 @@ def main(
         "data/an4/train_manifest.json"
     ),
     calibrate_on: Annotated[int, typer.Option(min=1, help="Number of recordings for calibration.")] = 64,
+    decoder: Decoder = "",
 ) -> None:
-    """Export a model as one ONNX file that needs neither NeMo nor torch: audio in, log-probabilities out.
+    """Export a recogniser as one ONNX file that needs neither NeMo nor torch.
 
-    The file holds the mel features, the network, its letters and a card. It is written only if its outputs equal
-    NeMo's, for single recordings and for padded batches. Without recordings, noise is used for the comparison.
+    It takes CTC models, transducers (RNN-T and TDT) and hybrids, of letters or of pieces of words. The file holds the
+    mel features, the network, a transducer's prediction and joint networks, the letters or pieces, and a card. It is
+    written only if its outputs and texts equal NeMo's, for single recordings and for padded batches. Without
+    recordings, noise is used for the comparison. Of a hybrid, the file gets one decoder: the transducer, or --decoder
+    ctc, which is faster.
 
     Examples:
 
@@ -51,6 +55,8 @@ def main(
         python scripts/export.py MODEL.nemo model.onnx --manifest data/an4/test_manifest.json
 
         python scripts/export.py an4 an4-int8.onnx --quantize int8
+
+        python scripts/export.py HYBRID.nemo model.onnx --decoder ctc
 
         python scripts/transcribe.py model.onnx recording.wav
     """
@@ -70,7 +76,7 @@ def main(
     loaded = load_model(model)
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole.onnx" if quantize else output
-        equality = export.export(loaded, whole, files, export.card_of(model))
+        equality = export.export(loaded, whole, files, export.card_of(model), decoder)
         typer.echo(f"{manifest or 'noise'}: {equality}")
         if quantize:
             export.quantize(whole, output, learn_from[:: max(1, len(learn_from) // calibrate_on)])

@@ -4,12 +4,15 @@
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, LanguageModel, run
+from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Decoder, LanguageModel, run
 from asr_with_nemo.errors import InputError
+
+if TYPE_CHECKING:
+    from asr_with_nemo.deployment.cache_aware import StreamingModel
 
 _KEY = "ASR_API_KEY"
 """The environment variable with the API key: other users of the machine can read a command line."""
@@ -17,7 +20,10 @@ _KEY = "ASR_API_KEY"
 
 def main(
     model: Annotated[
-        Path, typer.Argument(help="An .onnx file that scripts/export.py wrote, or an4, the model that ships.")
+        Path,
+        typer.Argument(
+            help="An .onnx file that scripts/export.py wrote; an4, the model that ships; or a cache-aware .nemo file."
+        ),
     ] = Path("an4"),
     host: Annotated[
         str, typer.Option(help="Address to listen on. Any other than this machine's own needs ASR_API_KEY.")
@@ -36,6 +42,11 @@ def main(
     timeout: Annotated[
         float, typer.Option(min=1, help="Seconds for an upload to arrive, and again to be transcribed.")
     ] = 60,
+    look_ahead: Annotated[
+        float | None,
+        typer.Option(help="Seconds that a cache-aware model hears ahead; by default its first.", metavar="SECONDS"),
+    ] = None,
+    decoder: Decoder = "",
 ) -> None:
     """Serve a model: OpenAI's transcription API, live recognition, and a page with a microphone.
 
@@ -43,11 +54,18 @@ def main(
     connect. SIGTERM and Ctrl-C stop the server after the accepted requests are finished. Browsers give a page the
     microphone only on 127.0.0.1 or over https, which needs a proxy in front of the server.
 
+    Live, an exported model recognises each utterance again every 0.16 s, and its words may change until the utterance
+    ends. NeMo's cache-aware models (a .nemo file whose config has att_context_style chunked_limited) stream: they
+    compute each piece of audio once, so that more streams fit on a machine; this needs NeMo. --look-ahead chooses among
+    the delays that the model was trained for: the longer, the better its texts.
+
     Examples:
 
         python scripts/serve.py
 
         python scripts/serve.py model.onnx --lm model.arpa --port 8001
+
+        python scripts/serve.py STREAMING.nemo --look-ahead 0.48
 
         curl http://127.0.0.1:8000/v1/audio/transcriptions -F file=@recording.wav -F model=an4
     """
@@ -62,11 +80,34 @@ def main(
     from asr_with_nemo.recognition import beam, decoding
 
     arpa = None if lm is None else decoding.language_model_path(model, lm)
-    recognizer = runtime.Recognizer(model, threads=1)
+    if model.suffix in (".nemo", ".ckpt"):
+        recognizer = _streaming(model, look_ahead, decoder, arpa)
+    else:
+        recognizer = runtime.Recognizer(model, threads=1)
+        recognizer.check_decoder(decoder, arpa)
+        if look_ahead is not None:
+            raise InputError(
+                f"{model}: an exported model hears whole utterances; --look-ahead is for cache-aware .nemo"
+            )
     search = beam.load(arpa, recognizer.labels) if arpa else None
     limits = Limits(bytes=max_bytes, seconds=max_seconds, timeout=timeout, requests=max_requests, streams=max_streams)
     app = create_app(recognizer, search, threads or usable_cores(), limits, key, host)
     run_server(app, host, port)
+
+
+def _streaming(model: Path, look_ahead: float | None, decoder: str, arpa: Path | None) -> "StreamingModel":
+    """Load a cache-aware model."""
+    from asr_with_nemo.deployment.cache_aware import StreamingModel
+    from asr_with_nemo.models.loading import load_model
+
+    if arpa:
+        raise InputError(
+            f"{model}: a language model can't be used with a model that streams; export it, or leave out --lm"
+        )
+    try:
+        return StreamingModel(load_model(model), look_ahead, decoder, model)
+    except InputError as error:
+        raise InputError(f"{model}: {str(error).removeprefix(f'{model}: ')}") from None
 
 
 def _is_this_machine(host: str) -> bool:

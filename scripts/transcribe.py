@@ -173,8 +173,7 @@ def _transcriber(path: Path, arpa: Path | None, decoder: str):
     if path.suffix == ".onnx":
         recognizer = runtime.Recognizer(path)
         labels, each = recognizer.labels, recognizer.transcribe_each
-        if decoder not in ("", "ctc"):
-            raise InputError(f"{path}: an ONNX export has only the decoder ctc; leave out --decoder {decoder}")
+        recognizer.check_decoder(decoder, arpa)
     else:
         loaded = load_model(path)
         labels, each = alphabet(loaded), partial(decoding.transcribe_each, loaded, decoder=decoder)

@@ -4,6 +4,7 @@
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +13,15 @@ from typing import Annotated
 import typer
 
 from asr_with_nemo.base.machine import usable_cores
-from asr_with_nemo.cli import run
+from asr_with_nemo.cli import Decoder, run
 from asr_with_nemo.data import manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 
 _NEMO_PROGRAM = """
 import sys
-from nemo.collections.asr.models import EncDecCTCModel
-model = EncDecCTCModel.restore_from(sys.argv[1], map_location="cpu")
+from nemo.collections.asr.models import ASRModel
+model = ASRModel.restore_from(sys.argv[1], map_location="cpu")
 print(model.transcribe([sys.argv[2]], verbose=False)[0].text)
 """
 """The shortest NeMo program that transcribes a file."""
@@ -31,6 +32,9 @@ _RUNTIME, _NEMO, _OURS = "runtime", "NeMo, transcribe(batch_size={})", "NeMo, de
 
 
 def main(
+    model_name: Annotated[
+        str, typer.Argument(help="A .nemo file of any recogniser, which is exported first; or an4.", metavar="MODEL")
+    ] = "an4",
     recordings: Annotated[Path, typer.Option("--manifest", help="Manifest of the recordings to transcribe.")] = Path(
         "data/an4/test_manifest.json"
     ),
@@ -41,6 +45,7 @@ def main(
     output: Annotated[
         Path | None, typer.Option(help="JSON file to write the figures to (results/...json), for RESULTS.md.")
     ] = None,
+    decoder: Decoder = "",
 ) -> None:
     """Compare the speed of the ONNX runtime and of NeMo, in one run.
 
@@ -49,29 +54,37 @@ def main(
     times vary on a busy machine. For NeMo, the batch size with the best time counts.
     """
     from asr_with_nemo.base.machine import quieten
-    from asr_with_nemo.deployment import runtime
+    from asr_with_nemo.deployment import export, runtime
     from asr_with_nemo.models.loading import load_model
-    from asr_with_nemo.models.names import model_path
+    from asr_with_nemo.models.names import BUILT_IN, model_path
     from asr_with_nemo.recognition import decoding
     from asr_with_nemo.recognition.results import save_measurement
 
     files = [row["audio_filepath"] for row in manifest.read_manifest(recordings)]
-    nemo_file = str(model_path("an4"))
-    starts = compare_starts(
-        {
-            _RUNTIME: [str(ROOT / "scripts" / "transcribe.py"), "an4", files[0]],
-            _NEMO.format(4): ["-c", _NEMO_PROGRAM, nemo_file, files[0]],
-        },
-        turns,
-    )
-    recognizer, model = runtime.Recognizer("an4"), load_model("an4")
+    nemo_file, model = model_path(model_name), load_model(model_name)
+    decoder = decoding.check_decoder(model, decoder)
+    with tempfile.TemporaryDirectory() as scratch:
+        onnx_file = model_path(model_name, suffix=".onnx")
+        if model_name not in BUILT_IN:
+            onnx_file = Path(scratch) / "model.onnx"
+            print(export.export(model, onnx_file, files, decoder=decoder), flush=True)
+        starts = compare_starts(
+            {
+                _RUNTIME: [str(ROOT / "scripts" / "transcribe.py"), str(onnx_file), files[0]],
+                _NEMO.format(4): ["-c", _NEMO_PROGRAM, str(nemo_file), files[0]],
+            },
+            turns,
+        )
+        recognizer = runtime.Recognizer(onnx_file)
+    if hasattr(model, "joint") and decoder == "ctc":
+        model.change_decoding_strategy(None, decoder_type="ctc", verbose=False)
     quieten()
     ways = {_RUNTIME: lambda: [heard.text for heard in recognizer.transcribe(files)]}
     for size in map(int, batch_sizes.split(",")):
         ways[_NEMO.format(size)] = lambda size=size: [
             heard.text for heard in model.transcribe(files, batch_size=size, verbose=False)
         ]
-    ways[_OURS] = lambda: [heard.text for heard in decoding.transcribe(model, files, progress=False)]
+    ways[_OURS] = lambda: [heard.text for heard in decoding.transcribe(model, files, progress=False, decoder=decoder)]
     duration = sum(row["duration"] for row in manifest.read_manifest(recordings))
     best = compare_transcriptions(ways, duration, turns)
     if output:
@@ -88,7 +101,8 @@ def main(
             | {"RTFx": f"{duration / least:.0f}"}
             for name, least in best.items()
         ]
-        command = f"python scripts/benchmarks/runtime.py --turns={turns} --batch-sizes={batch_sizes}"
+        command = f"python scripts/benchmarks/runtime.py {model_name} --turns={turns} --batch-sizes={batch_sizes}"
+        command += f" --decoder={decoder}" if hasattr(model, "joint") else ""
         save_measurement(output, "Recognition without NeMo, and with it", about, rows, command)
         typer.echo(f"results: {output}")
 
@@ -101,7 +115,7 @@ def compare_starts(commands: dict[str, list[str]], turns: int) -> dict[str, floa
             started = time.perf_counter()
             done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True)
             seconds[name].append(time.perf_counter() - started)
-            text = done.stdout.strip().splitlines()[-1]
+            text = (done.stdout.strip().splitlines() or [""])[-1]
             print(f"from process start to {text!r}, {name}: {seconds[name][-1]:.2f} s", flush=True)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     for name, median in medians.items():

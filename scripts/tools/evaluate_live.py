@@ -3,8 +3,9 @@
 
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +13,11 @@ import kaldialign
 import numpy as np
 import typer
 
-from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, LanguageModel, run
+from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Decoder, LanguageModel, run
+from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
+    from asr_with_nemo.deployment.cache_aware import CacheListener
     from asr_with_nemo.deployment.live import Heard, Listener
 
 PIECE = 0.1
@@ -29,7 +32,7 @@ class Utterance:
 
     Attributes:
         text: the reference.
-        ends: end of each word, in seconds from the start of the stream, by forced alignment.
+        ends: end of each word, in seconds from the start of the stream, by forced alignment; empty without one.
         whole: offline hypothesis, for the file as a whole.
         shown: live hypotheses, each the words on the screen from a moment on, including the final texts so far.
     """
@@ -46,6 +49,8 @@ class Utterance:
 
     def delays(self) -> Iterator[tuple[float, float]]:
         """Yield, for each correct word, the seconds from its end until it first appears, and until it stays."""
+        if not self.ends:
+            return
         said = heard = 0
         for reference, word in kaldialign.align(self.text.split(), self.heard, ""):
             if reference and reference == word:
@@ -69,13 +74,20 @@ def _stands(words: list[str], heard: list[str], place: int) -> bool:
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="An .onnx file, or an4, which ships with the course.")] = "an4",
+    model: Annotated[
+        str, typer.Argument(help="An .onnx file; an4, which ships with the course; or a cache-aware .nemo file.")
+    ] = "an4",
     manifest: Annotated[Path, typer.Argument(help="A NeMo manifest with reference transcripts.")] = Path(
         "data/an4/test_manifest.json"
     ),
     lm: LanguageModel = None,
     silence: Annotated[float, typer.Option(help="Seconds of silence after each utterance.")] = 0.8,
     digital: Annotated[bool, typer.Option("--digital", help="Use zeros for silence, without a room's noise.")] = False,
+    look_ahead: Annotated[
+        str,
+        typer.Option(help="Seconds that a cache-aware model hears ahead, separated by commas; by default all of its."),
+    ] = "",
+    decoder: Decoder = "",
     output: Annotated[
         Path | None, typer.Option(help="Write the figures to this file (results/NAME.json), for RESULTS.md.")
     ] = None,
@@ -84,53 +96,147 @@ def main(
 
     The recordings form one stream with silence in between, which arrives in chunks of 0.1 s in real time. The clock is
     simulated: it advances to each chunk's arrival, and by the measured computing time, so that an hour of audio takes
-    only as long as its computing. The end of each word comes from forced alignment on the whole file.
+    only as long as its computing. The end of each word comes from forced alignment on the whole file, by CTC; a
+    transducer without a CTC decoder has no delays. A cache-aware model is measured with each of its look-aheads.
     """
-    from asr_with_nemo.deployment import live, runtime
-    from asr_with_nemo.recognition import beam, decoding, evaluation, transcripts
+    from asr_with_nemo.recognition import evaluation
     from asr_with_nemo.recognition.results import save_measurement
 
-    recognizer = runtime.Recognizer(model)
-    search = None if lm is None else beam.load(decoding.language_model_path(model, lm), recognizer.labels)
+    streams = Path(model).suffix in (".nemo", ".ckpt")
+    if (lm is not None and streams) or ((look_ahead or decoder) and not streams):
+        raise InputError(f"{model}: --lm is for .onnx files, --look-ahead and --decoder for cache-aware .nemo files")
     rows = evaluation.read_references(manifest)
-    files = [row["audio_filepath"] for row in rows]
-    files_outputs = [recognizer.output(log_probs) for log_probs in recognizer.log_probs(files)]
-    wholes = [heard.text for heard in recognizer.transcribe(files, search=search)]
-    noise = np.random.default_rng(0)
-    stream, spans, texts = [], [], []
-    start = 0.0
-    for row, file_output in zip(rows, files_outputs, strict=True):
-        (samples,) = transcripts.read([row["audio_filepath"]], recognizer.sample_rate)
-        hiss = noise.normal(0, 0 if digital else HISS, round(silence * recognizer.sample_rate)).astype(np.float32)
-        stream += [samples, hiss]
-        text = " ".join(row["text"].split())
-        letters = file_output.align(text)
-        spaces = [place for place, letter in enumerate(letters) if letter.letter == " "]
-        texts.append((text, [start + letters[place - 1].end for place in (*spaces, len(letters))]))
-        seconds = (len(samples) + len(hiss)) / recognizer.sample_rate
-        spans.append((start, start + seconds))
-        start += seconds
-    listener = live.Listener(recognizer, search)
-    events, computed = listen(listener, np.concatenate(stream), recognizer.sample_rate)
-    utterances = [
-        Utterance(text, ends, whole, shown(events, *span))
-        for (text, ends), whole, span in zip(texts, wholes, spans, strict=True)
-    ]
-    row = report(utterances, start, computed)
+    measured = []
+    for way in _streaming(model, look_ahead, decoder) if streams else [_exported(model, lm)]:
+        typer.echo(way.about)
+        measured.append(measure(way, rows, silence, digital) | ({"look-ahead": way.look_ahead} if streams else {}))
     if output:
         about = (
             f"{len(rows)} utterances as one stream in pieces of {PIECE:g} s, with {silence:g} s of silence after each. "
             "A word appears when it stands on the screen, and stays when it also does from then on; both are counted "
-            "from its end by forced alignment. The recogniser hears the utterance again every 0.16 s."
+            "from its end by forced alignment. "
         )
+        if streams:
+            about += "The recogniser streams; whole files are recognised with the same look-ahead."
+        else:
+            about += "The recogniser hears the utterance again every 0.16 s."
         command = shlex.join(
-            ["python", "scripts/tools/evaluate_live.py", model, str(manifest)] + ["--lm"] * (lm is not None)
+            ["python", "scripts/tools/evaluate_live.py", model, str(manifest)]
+            + ["--lm"] * (lm is not None)
+            + [f"--look-ahead={look_ahead}"] * bool(look_ahead)
+            + [f"--decoder={decoder}"] * bool(decoder)
         )
-        save_measurement(output, "Live recognition", about, [row], command)
+        save_measurement(output, "Live recognition", about, measured, command)
         typer.echo(f"results: {output}")
 
 
-def listen(listener: "Listener", sound: np.ndarray, rate: int) -> tuple[list[tuple[float, "Heard"]], float]:
+@dataclass(frozen=True)
+class Way:
+    """A way to listen.
+
+    Attributes:
+        listener: of one stream.
+        rate: of its samples, in Hz.
+        about: the way it works, in words.
+        transcribe: whole recordings, to their texts.
+        align: a recording with its text, to its letters or pieces; None if the model can't.
+        look_ahead: of a cache-aware model.
+    """
+
+    listener: "Listener | CacheListener"
+    rate: int
+    about: str
+    transcribe: Callable[[list[np.ndarray]], list[str]]
+    align: Callable[[np.ndarray, str], list] | None
+    look_ahead: str = ""
+
+
+def _exported(model: str, lm: str | None) -> Way:
+    from asr_with_nemo.deployment import live, runtime
+    from asr_with_nemo.recognition import beam, decoding
+
+    recognizer = runtime.Recognizer(model)
+    arpa = None if lm is None else decoding.language_model_path(model, lm)
+    recognizer.check_decoder(search=arpa)
+    search = beam.load(arpa, recognizer.labels) if arpa else None
+    listener = live.Listener(recognizer, search)
+
+    def align(samples: np.ndarray, text: str) -> list:
+        return recognizer.output(recognizer.run([samples])[0]).align(text)
+
+    return Way(
+        listener,
+        recognizer.sample_rate,
+        listener.about,
+        lambda sounds: [heard.text for heard in recognizer.transcribe(sounds, search=search)],
+        align if recognizer.decoder == "ctc" else None,
+    )
+
+
+def _streaming(model: str, look_ahead: str, decoder: str) -> Iterator[Way]:
+    from asr_with_nemo.deployment.cache_aware import StreamingModel
+    from asr_with_nemo.models.loading import load_model
+    from asr_with_nemo.models.recognizer import decoders, describe
+    from asr_with_nemo.recognition import decoding
+
+    loaded = load_model(model)
+    try:
+        delays = [float(one) for one in look_ahead.split(",")] if look_ahead else describe(loaded).look_ahead
+    except ValueError:
+        raise InputError(f"--look-ahead {look_ahead}: expected seconds, separated by commas, as in 0.48,0.08") from None
+    for delay in delays or [None]:
+        streaming = StreamingModel(loaded, delay, decoder)
+        listener = streaming.listener()
+        yield Way(
+            listener,
+            streaming.sample_rate,
+            listener.about,
+            lambda sounds: [
+                heard.text for heard in decoding.transcribe(loaded, sounds, progress=False, decoder=decoder)
+            ],
+            partial(decoding.align, loaded) if "ctc" in decoders(loaded) else None,
+            f"{streaming.look_ahead:g} s",
+        )
+
+
+def measure(way: Way, rows: list[dict], silence: float, digital: bool) -> dict[str, str]:
+    """Run a listener over the utterances of a manifest; print and return its figures."""
+    from asr_with_nemo.recognition import transcripts
+
+    sounds = transcripts.read([row["audio_filepath"] for row in rows], way.rate)
+    wholes = way.transcribe(sounds)
+    noise = np.random.default_rng(0)
+    stream, spans, texts = [], [], []
+    start = 0.0
+    for row, samples in zip(rows, sounds, strict=True):
+        hiss = noise.normal(0, 0 if digital else HISS, round(silence * way.rate)).astype(np.float32)
+        stream += [samples, hiss]
+        text = " ".join(row["text"].split())
+        texts.append((text, [start + end for end in _ends(way, samples, text)]))
+        seconds = (len(samples) + len(hiss)) / way.rate
+        spans.append((start, start + seconds))
+        start += seconds
+    events, computed = listen(way.listener, np.concatenate(stream), way.rate)
+    utterances = [
+        Utterance(text, ends, whole, shown(events, *span))
+        for (text, ends), whole, span in zip(texts, wholes, spans, strict=True)
+    ]
+    return report(utterances, start, computed)
+
+
+def _ends(way: Way, samples: np.ndarray, text: str) -> list[float]:
+    """Return the end of each word in seconds, by forced alignment; an empty list if the model can't align."""
+    if not way.align:
+        return []
+    letters = way.align(samples, text)
+    letters = letters[1:] if letters[0].letter == " " else letters
+    spaces = [place for place, letter in enumerate(letters) if letter.letter == " "]
+    return [letters[place - 1].end for place in (*spaces, len(letters))]
+
+
+def listen(
+    listener: "Listener | CacheListener", sound: np.ndarray, rate: int
+) -> tuple[list[tuple[float, "Heard"]], float]:
     """Run the listener on a stream; return its events with their times, and the seconds of computing."""
     events, clock, computed = [], 0.0, 0.0
     size = round(PIECE * rate)
@@ -163,12 +269,12 @@ def report(utterances: list[Utterance], duration: float, computed: float) -> dic
 
     live = sum((count_errors(one.text, " ".join(one.heard)) for one in utterances), Counts())
     whole = sum((count_errors(one.text, one.whole) for one in utterances), Counts())
-    delays = np.array([delay for utterance in utterances for delay in utterance.delays()])  # (words, 2)
+    delays = np.array([delay for utterance in utterances for delay in utterance.delays()]).reshape(-1, 2)
     row = {
         name: f"{counts.rate:.1%}, {counts.errors} of {counts.words}"
         for name, counts in (("WER live", live), ("WER of whole files", whole))
     }
-    for name, column in (("a word appears", 0), ("a word stays", 1)):
+    for name, column in (("a word appears", 0), ("a word stays", 1)) if len(delays) else ():
         for what, share in (("median", 50), ("95%", 95)):
             row[f"{name}, {what}"] = f"{np.percentile(delays[:, column], share):.2f} s"
     row["computing"] = f"{computed / duration:.1%} of the time"

@@ -405,7 +405,9 @@ def test_a_live_stream_gets_its_text(served: Served, files: list[Path], texts: l
 
     samples = soxr.resample(audio.load_audio(files[0]), RATE, rate)
     with served.live(rate) as client:
-        assert json.loads(client.recv()) == {"type": "ready", "sample_rate": rate}
+        ready = json.loads(client.recv())
+        assert (ready["type"], ready["sample_rate"], ready["latency"]) == ("ready", rate, 0.16)
+        assert "whole recordings" in ready["about"] and "0.16 s" in ready["about"]
         for first in range(0, len(samples), rate // 10):
             client.send(pcm(samples[first : first + rate // 10]))
         client.send(json.dumps({"type": "stop"}))

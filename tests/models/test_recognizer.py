@@ -124,12 +124,3 @@ def test_the_alphabet_of_a_transducer_is_read_without_building_it(recognizers: d
     assert model_file.read_alphabet(recognizers["rnnt of letters"]) == LETTERS
     with pytest.raises(InputError, match="letters"):
         model_file.read_alphabet(recognizers["rnnt of pieces"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["rnnt of letters", "tdt and ctc of pieces"])
-def test_what_takes_ctc_models_alone_says_so(family: str, recognizers: dict[str, Path], tmp_path: Path):
-    from asr_with_nemo.deployment import export
-
-    with pytest.raises(InputError, match=r"export.*CTC.*(rnnt|tdt)"):
-        export.export(load_model(recognizers[family]), tmp_path / "model.onnx")

@@ -45,6 +45,7 @@ from asr_with_nemo.deployment.streams import serve_stream
 from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
+    from asr_with_nemo.deployment.cache_aware import StreamingModel
     from asr_with_nemo.recognition.beam import Search
 
 _PAGE = Path(__file__).parent / "page"
@@ -71,7 +72,7 @@ def _page_headers(api_key: str) -> dict[str, str]:
 
 
 def create_app(
-    recognizer: Recognizer,
+    recognizer: "Recognizer | StreamingModel",
     search: "Search | None" = None,
     threads: int = 2,
     limits: Limits = Limits(),
@@ -81,7 +82,7 @@ def create_app(
     """Build the server as an ASGI app; `app.state.server` holds the state that its routes share.
 
     Args:
-        recognizer: with a single thread (`Recognizer(model, threads=1)`).
+        recognizer: with a single thread (`Recognizer(model, threads=1)`); or a model that streams.
         search: beam search with a language model; by default decoding is greedy.
         threads: batches that are computed at the same time.
         limits: of uploads, requests and streams.

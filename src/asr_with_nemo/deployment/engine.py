@@ -14,6 +14,7 @@ from asr_with_nemo.recognition import transcripts
 from asr_with_nemo.recognition.transcripts import Transcript
 
 if TYPE_CHECKING:
+    from asr_with_nemo.deployment.cache_aware import StreamingModel
     from asr_with_nemo.recognition.beam import Search
 
 BATCH = 8
@@ -34,7 +35,13 @@ class Engine:
         observe: called with the size of each batch.
     """
 
-    def __init__(self, recognizer: Recognizer, search: "Search | None", threads: int, observe: Callable[[int], None]):
+    def __init__(
+        self,
+        recognizer: "Recognizer | StreamingModel",
+        search: "Search | None",
+        threads: int,
+        observe: Callable[[int], None],
+    ):
         self.recognizer, self.search, self.threads = recognizer, search, threads
         self._pool = ThreadPoolExecutor(threads, "recognise")
         self._waiting: deque[tuple[np.ndarray, asyncio.Future[Transcript]]] = deque()

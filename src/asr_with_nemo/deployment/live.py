@@ -22,6 +22,8 @@ from asr_with_nemo.recognition.transcripts import Transcript, Word
 if TYPE_CHECKING:
     from asr_with_nemo.recognition.beam import Search
 
+INTERVAL = 0.16
+"""Seconds of new audio after which an utterance is recognised again."""
 _FRAME = 0.02
 """Seconds per frame in which the level is measured."""
 LEAD = 0.5
@@ -58,8 +60,25 @@ class Heard:
     final: bool
 
 
+def checked_samples(samples: np.ndarray) -> np.ndarray:
+    """Return samples, (t,), as float32.
+
+    Raises:
+        InputError: they have another shape or type, or aren't finite.
+    """
+    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+        raise InputError(f"{samples.dtype} samples of shape {samples.shape}; expected mono float samples, (T,)")
+    if not np.isfinite(samples).all():
+        raise InputError("samples that are not finite (NaN or infinite)")
+    return samples.astype(np.float32)
+
+
 class Listener:
     """Transcribes one audio stream.
+
+    Attributes:
+        latency: seconds of audio that arrive between two texts.
+        about: the way it works, in words.
 
     Args:
         recognizer: several listeners may share one.
@@ -72,11 +91,15 @@ class Listener:
     """
 
     def __init__(
-        self, recognizer: Recognizer, search: "Search | None" = None, interval: float = 0.16, pause: float = 0.6
+        self, recognizer: Recognizer, search: "Search | None" = None, interval: float = INTERVAL, pause: float = 0.6
     ):
         if interval <= 0 or pause <= 0:
             raise InputError(f"interval {interval}, pause {pause}: expected positive seconds")
-        self.recognizer, self.search, self.pause = recognizer, search, pause
+        self.recognizer, self.search, self.pause, self.latency = recognizer, search, pause, interval
+        self.about = (
+            f"the model hears whole recordings: each utterance is recognised again every {interval:g} s, and its words "
+            "may change until it ends"
+        )
         self._rate = recognizer.sample_rate
         self._step = max(1, round(interval * self._rate))
         self._frame = round(_FRAME * self._rate)

@@ -78,8 +78,9 @@ Speech to text, compatible with OpenAI's API, so that its clients work unchanged
     client.audio.transcriptions.create(model="NAME", file=open("recording.wav", "rb")).text
 
 Live, over a WebSocket at /v1/listen: send {"type": "start", "sample_rate": 16000}, then 16-bit little-endian mono PCM
-in binary messages, then {"type": "stop"}. Answers are {"type": "partial" or "final", "text", "words", "stable",
-"start", "end"}, and {"type": "done"} at the end. If the server needs a key, send it as "api_key" in the first message.
+in binary messages, then {"type": "stop"}. Answers are {"type": "ready", "latency", "about"}, with the seconds of audio
+between two texts and whether the model streams; {"type": "partial" or "final", "text", "words", "stable", "start",
+"end"}; and {"type": "done"} at the end. If the server needs a key, send it as "api_key" in the first message.
 """
 
 

@@ -29,6 +29,7 @@ from asr_with_nemo.errors import InputError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from asr_with_nemo.deployment.cache_aware import StreamingModel
     from asr_with_nemo.recognition.beam import Search
 
 _FIELD_BYTES = 10_000
@@ -169,7 +170,14 @@ class Server:
         stopping: set when the server accepts no more requests; live streams then send their final text and end.
     """
 
-    def __init__(self, recognizer: Recognizer, search: "Search | None", threads: int, limits: Limits, api_key: str):
+    def __init__(
+        self,
+        recognizer: "Recognizer | StreamingModel",
+        search: "Search | None",
+        threads: int,
+        limits: Limits,
+        api_key: str,
+    ):
         self.metrics = Metrics()
         self.engine = Engine(recognizer, search, threads, self.metrics.batches.observe)
         self.metrics.waiting.set_function(lambda: self.engine.waiting)

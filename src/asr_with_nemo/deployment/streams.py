@@ -12,6 +12,7 @@ from fastapi import WebSocket, WebSocketDisconnect
 from asr_with_nemo.deployment.answers import words_as_json
 from asr_with_nemo.deployment.engine import EngineRecognizer
 from asr_with_nemo.deployment.live import Heard, Listener
+from asr_with_nemo.deployment.runtime import Recognizer
 from asr_with_nemo.deployment.service import Server
 from asr_with_nemo.deployment.uploads import RATES
 
@@ -61,9 +62,12 @@ async def _transcribe_stream(server: Server, websocket: WebSocket) -> None:
         raise _StreamError(f'expected {{"type": "start", "sample_rate": HZ}}, with {RATES[0]} to {RATES[-1]} Hz')
     if not server.lets_in(str(hello.get("api_key", "")).encode("utf-8", "replace")):
         raise _StreamError("the API key is missing or wrong")
-    await websocket.send_json({"type": "ready", "sample_rate": rate})
-    listener = Listener(EngineRecognizer(server.engine))
-    resampler = soxr.ResampleStream(rate, listener.recognizer.sample_rate, 1, dtype="float32")
+    recognizer = server.engine.recognizer
+    whole = isinstance(recognizer, Recognizer)
+    listener = Listener(EngineRecognizer(server.engine)) if whole else recognizer.listener()
+    ready = {"type": "ready", "sample_rate": rate, "latency": round(listener.latency, 3), "about": listener.about}
+    await websocket.send_json(ready)
+    resampler = soxr.ResampleStream(rate, recognizer.sample_rate, 1, dtype="float32")
     received, most = 0, server.limits.stream_seconds * rate
     while isinstance(message := await _receive(server, websocket, _IDLE_SECONDS), bytes):
         if len(message) % 2:

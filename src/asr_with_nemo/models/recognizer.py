@@ -95,6 +95,12 @@ def durations(model: "ASRModel") -> list[int]:
     return list((loss.get(f"{name}_kwargs") or {}).get("durations") or []) if name.startswith("tdt") else []
 
 
+def most_symbols(model: "ASRModel") -> int | None:
+    """Return the most letters or pieces that a transducer is set to write in a frame; None for no limit."""
+    asked = model.decoding.cfg.get("greedy") or {}
+    return asked.get("max_symbols") or asked.get("max_symbols_per_step")
+
+
 def choose_decoder(model: "ASRModel", decoder: str = "") -> str:
     """Return the name of a decoder: the one given, else the model's default.
 
@@ -106,16 +112,6 @@ def choose_decoder(model: "ASRModel", decoder: str = "") -> str:
         ways = " and ".join(has) if len(has) > 1 else f"only {has[0]}"
         raise InputError(f"decoder {decoder}: this model has {ways}; leave it out for {has[0]}")
     return decoder or has[0]
-
-
-def check_ctc(model: "ASRModel", purpose: str) -> None:
-    """Make sure that a model is a CTC model, with no further decoder.
-
-    Raises:
-        InputError: it isn't.
-    """
-    if decoders(model) != ("ctc",):
-        raise InputError(f"{purpose} takes CTC models; this one decodes with {' and '.join(decoders(model))}")
 
 
 def ctc_decoder(model: "ASRModel"):

@@ -9,7 +9,7 @@ at the model's rate. Results don't depend on order or batching, apart from float
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +20,8 @@ from tqdm import tqdm
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import alphabet, sample_rate, seconds_per_frame, writes_letters
 from asr_with_nemo.models.names import model_path
-from asr_with_nemo.models.recognizer import choose_decoder, ctc_decoder, decoders, durations
-from asr_with_nemo.recognition import transcripts
+from asr_with_nemo.models.recognizer import choose_decoder, ctc_decoder, decoders, durations, most_symbols
+from asr_with_nemo.recognition import spelling, transcripts
 from asr_with_nemo.recognition.transcripts import Letter, Output, Sound, Step, Transcript
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def decoder_of(model: "ASRModel", search: "Search | None" = None, decoder: str =
     if search:
         return str(search)
     decoder = choose_decoder(model, decoder)
-    strategy = str((_ctc_decoding(model) if decoder == "ctc" else model.decoding).cfg.strategy)
+    strategy = str((ctc_decoding(model) if decoder == "ctc" else model.decoding).cfg.strategy)
     strategy = "greedy" if strategy.startswith("greedy") else strategy
     return strategy if decoders(model) == ("ctc",) else f"{strategy}, {decoder}"
 
@@ -82,12 +82,13 @@ def check_decoder(model: "ASRModel", decoder: str = "", search: "Search | None" 
     return decoder
 
 
-def _ctc_decoding(model: "ASRModel"):
+def ctc_decoding(model: "ASRModel"):
+    """Return NeMo's decoding by CTC of a CTC model or a hybrid."""
     return model.ctc_decoding if hasattr(model, "ctc_decoding") else model.decoding
 
 
 @contextlib.contextmanager
-def _inference(model: "ASRModel") -> Iterator[None]:
+def inference(model: "ASRModel") -> Iterator[None]:
     """Switch off gradients, dropout, dither (random) and extra padding, as NeMo's own `transcribe` does."""
     import torch
 
@@ -103,7 +104,7 @@ def _inference(model: "ASRModel") -> Iterator[None]:
         model.train(was_training)
 
 
-def _encode(model: "ASRModel", batch: Sequence[np.ndarray]) -> tuple["torch.Tensor", "torch.Tensor"]:
+def encode(model: "ASRModel", batch: Sequence[np.ndarray]) -> tuple["torch.Tensor", "torch.Tensor"]:
     """Run a batch of recordings, (t,) each; return the model's output and the number of frames of each, (B,).
 
     The output is log-probs (B, T, V) of a CTC model, and the encoder's output (B, D, T) of others.
@@ -119,7 +120,7 @@ def _encode(model: "ASRModel", batch: Sequence[np.ndarray]) -> tuple["torch.Tens
 
 def _log_probs(model: "ASRModel", batch: Sequence[np.ndarray]) -> tuple["torch.Tensor", "torch.Tensor"]:
     """Run a batch of recordings, (t,) each; return log-probs (B, T, V) and the number of frames of each, (B,)."""
-    output, frames = _encode(model, batch)
+    output, frames = encode(model, batch)
     if hasattr(model, "joint"):
         output = ctc_decoder(model)(encoder_output=output)
     return output, frames
@@ -142,7 +143,7 @@ def log_probs(
     ctc_decoder(model)
     samples = transcripts.read(sounds, sample_rate(model))
     results: list[np.ndarray] = [np.empty(0)] * len(samples)
-    with _inference(model), tqdm(total=len(samples), unit="file", delay=1, leave=False, disable=not progress) as bar:
+    with inference(model), tqdm(total=len(samples), unit="file", delay=1, leave=False, disable=not progress) as bar:
         for batch in transcripts.batches([len(s) for s in samples], batch_size):
             output, frames = _log_probs(model, [samples[index] for index in batch])
             output = output.float().cpu().numpy()
@@ -194,23 +195,36 @@ def transcribe_each(
 
     At most twice `transcripts.WINDOW_SECONDS` of audio and a piece are in memory, however long or many the recordings.
     """
+    recognise = recogniser(model, search, decoder)
+    return transcripts.transcribe_each(sounds, sample_rate(model), recognise, batch_size, progress)
+
+
+def recogniser(
+    model: "ASRModel", search: "Search | None" = None, decoder: str = ""
+) -> Callable[[Sequence[np.ndarray]], list[Transcript]]:
+    """Return a function that transcribes one batch of recordings, (t,) each at the model's rate; they aren't cut.
+
+    Args:
+        model, search, decoder: as of `transcribe`.
+
+    Raises:
+        InputError: the model lacks the decoder.
+    """
     if check_decoder(model, decoder, search) == "ctc":
         recognise = partial(_transcribe_ctc, model, search=search)
     else:
-        recognise = partial(_transcribe_transducer, model, decoding=_greedy(model))
-    rate = sample_rate(model)
-    recognise_audible = partial(transcripts.recognise_audible, rate=rate, recognise=recognise)
-    return transcripts.transcribe_each(sounds, rate, recognise_audible, batch_size, progress)
+        recognise = partial(_transcribe_transducer, model, decoding=greedy_search(model))
+    return partial(transcripts.recognise_audible, rate=sample_rate(model), recognise=recognise)
 
 
 def _transcribe_ctc(model: "ASRModel", batch: Sequence[np.ndarray], search: "Search | None") -> list[Transcript]:
-    with _inference(model):
+    with inference(model):
         output, frames = _log_probs(model, batch)
         rows = [row[:length] for row, length in zip(output.float().cpu().numpy(), frames.tolist(), strict=True)]
         if search:
             texts = search.texts(rows)
         else:
-            hypotheses = _ctc_decoding(model).ctc_decoder_predictions_tensor(output, decoder_lengths=frames)
+            hypotheses = ctc_decoding(model).ctc_decoder_predictions_tensor(output, decoder_lengths=frames)
             # A beam search returns a list of hypotheses per utterance, the best first.
             texts = [(found[0] if isinstance(found, list) else found).text for found in hypotheses]
     return [
@@ -221,18 +235,15 @@ def _transcribe_ctc(model: "ASRModel", batch: Sequence[np.ndarray], search: "Sea
 
 # --- Transducers ------------------------------------------------------------------------------------------------------
 
-_UNKNOWN = "▁⁇▁"
 
-
-def _greedy(model: "ASRModel") -> "AbstractRNNTDecoding":
+def greedy_search(model: "ASRModel") -> "AbstractRNNTDecoding":
     """Return NeMo's greedy batched decoding of a transducer, with the frame and probability of each letter or piece."""
     from nemo.collections.asr.parts.submodules.rnnt_decoding import RNNTBPEDecoding, RNNTDecoding
     from omegaconf import OmegaConf
 
-    asked = model.decoding.cfg.get("greedy") or {}
     settings: dict[str, object] = {
         "strategy": "greedy_batch",
-        "greedy": {"max_symbols": asked.get("max_symbols") or asked.get("max_symbols_per_step")},
+        "greedy": {"max_symbols": most_symbols(model)},
         "confidence_cfg": {
             "preserve_frame_confidence": True,
             "preserve_token_confidence": True,
@@ -253,22 +264,30 @@ def _greedy(model: "ASRModel") -> "AbstractRNNTDecoding":
 def _transcribe_transducer(
     model: "ASRModel", batch: Sequence[np.ndarray], decoding: "AbstractRNNTDecoding"
 ) -> list[Transcript]:
-    with _inference(model):
-        encoded, frames = _encode(model, batch)  # (B, D, T), (B,)
-        hypotheses = decoding.rnnt_decoder_predictions_tensor(encoded, frames, return_hypotheses=True)
-    labels, seconds, has_pieces = alphabet(model), seconds_per_frame(model), not writes_letters(model)
-    if has_pieces:  # as their tokenizer spells them: an unknown letter as a word, marks such as <s> not at all
-        pieces = model.tokenizer.tokenizer
-        labels = [
-            _UNKNOWN if pieces.is_unknown(column) else "" if pieces.is_control(column) else label
-            for column, label in enumerate(labels)
-        ]
+    with inference(model):
+        encoded, frames = encode(model, batch)  # (B, D, T), (B,)
+        found = transduced(model, encoded, frames, decoding)
+    seconds, has_pieces = seconds_per_frame(model), not writes_letters(model)
     return [
-        transcripts.from_steps(
-            _steps(found, labels), seconds, found.text, len(samples) / sample_rate(model), has_pieces
-        )
-        for found, samples in zip(hypotheses, batch, strict=True)
+        transcripts.from_steps(steps, seconds, text, len(samples) / sample_rate(model), has_pieces)
+        for (text, steps), samples in zip(found, batch, strict=True)
     ]
+
+
+def transduced(
+    model: "ASRModel", encoded: "torch.Tensor", frames: "torch.Tensor", decoding: "AbstractRNNTDecoding"
+) -> list[tuple[str, list[Step]]]:
+    """Return the text of each recording of a batch, and the letters or pieces that the transducer wrote.
+
+    Args:
+        model: in `inference`.
+        encoded: the encoder's output (B, D, T).
+        frames: the number of valid frames of each recording, (B,).
+        decoding: from `greedy_search`.
+    """
+    labels = alphabet(model) if writes_letters(model) else spelling.written(model.tokenizer.tokenizer)
+    hypotheses = decoding.rnnt_decoder_predictions_tensor(encoded, frames, return_hypotheses=True)
+    return [(found.text, list(_steps(found, labels))) for found in hypotheses]
 
 
 def _steps(hypothesis: "Hypothesis", labels: Sequence[str]) -> Iterator[Step]:
@@ -285,8 +304,10 @@ def _steps(hypothesis: "Hypothesis", labels: Sequence[str]) -> Iterator[Step]:
 
 
 def _output(model: "ASRModel", log_probs: np.ndarray) -> Output:
-    spell = None if writes_letters(model) else model.tokenizer.text_to_ids
-    return Output(log_probs, alphabet(model), seconds_per_frame(model), spell)
+    if writes_letters(model):
+        return Output(log_probs, alphabet(model), seconds_per_frame(model))
+    pieces = spelling.written(model.tokenizer.tokenizer)
+    return Output(log_probs, pieces, seconds_per_frame(model), model.tokenizer.text_to_ids)
 
 
 def align(model: "ASRModel", sound: Sound, text: str) -> list[Letter]:

@@ -5,7 +5,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +18,9 @@ from asr_with_nemo.base.files import check_output, write_if_changed
 from asr_with_nemo.base.machine import code_commit, describe_machine, device_name, package_versions
 from asr_with_nemo.data import an4, audio, manifest
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.models.loading import alphabet
+from asr_with_nemo.models.loading import alphabet, sample_rate
 from asr_with_nemo.models.names import model_path
-from asr_with_nemo.recognition import decoding
+from asr_with_nemo.recognition import decoding, transcripts
 from asr_with_nemo.recognition.language_model import Weights
 from asr_with_nemo.recognition.transcripts import Transcript
 from asr_with_nemo.recognition.wer import Counts, ScoredUtterance, by_speaker, count_errors, total_errors, wer_interval
@@ -194,27 +194,64 @@ def evaluate(
             the decoder.
     """
     decoding.check_decoder(model, decoder, search)
+    way = Way(
+        lambda files, progress: decoding.transcribe(model, files, batch_size, progress, search, decoder),
+        labels=alphabet(model),
+        sample_rate=sample_rate(model),
+        decoder=decoding.decoder_of(model, search, decoder),
+        device=device_name(str(model.device)),
+    )
+    return measure(way, manifest_path, batch_size, model_path, progress, line_rate)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to transcribe: a model with its decoder, in NeMo or another runtime.
+
+    Attributes:
+        transcribe: takes recordings, and whether to show a progress bar.
+        labels: the letters or pieces that the model writes.
+        sample_rate: of its input, in Hz.
+        decoder, device: for the results file (`Result`).
+    """
+
+    transcribe: Callable[[Sequence[transcripts.Sound], bool], list[Transcript]]
+    labels: Sequence[str]
+    sample_rate: int
+    decoder: str
+    device: str
+
+
+def measure(
+    way: Way,
+    manifest_path: str | os.PathLike,
+    batch_size: int = 16,
+    model_path: str | os.PathLike = "",
+    progress: bool = True,
+    line_rate: int | None = None,
+) -> Result:
+    """As `evaluate`, for any way to transcribe."""
     utterances = read_references(manifest_path)
     files = [audio.clip_of(utterance) for utterance in utterances]
     if line_rate:
-        files = [audio.load_through(file, line_rate, model.cfg.preprocessor.sample_rate) for file in files]
-    decoding.transcribe(model, files[:batch_size], batch_size, False, search, decoder)
+        files = [audio.load_through(file, line_rate, way.sample_rate) for file in files]
+    way.transcribe(files[:batch_size], False)
     started = time.perf_counter()
-    transcripts = decoding.transcribe(model, files, batch_size, progress, search, decoder)
+    heard = way.transcribe(files, progress)
     seconds = time.perf_counter() - started
-    rows = make_rows(manifest_path, utterances, [transcript.text for transcript in transcripts])
+    rows = make_rows(manifest_path, utterances, [transcript.text for transcript in heard])
     return Result(
         rows,
         corpus=an4.corpus_of(manifest_path),
-        decoder=decoding.decoder_of(model, search, decoder),
+        decoder=way.decoder,
         model=str(model_path),
         manifest=str(manifest_path),
-        duration=sum(transcript.duration for transcript in transcripts),
+        duration=sum(transcript.duration for transcript in heard),
         seconds=seconds,
-        device=device_name(str(model.device)),
-        unspellable=sorted(set("".join(row.reference for row in rows)) - {*"".join(alphabet(model)), " "}),
+        device=way.device,
+        unspellable=sorted(set("".join(row.reference for row in rows)) - {*"".join(way.labels), " "}),
         line_rate=line_rate,
-        heard=transcripts,
+        heard=heard,
     )
 
 

@@ -108,6 +108,9 @@ class Output:
         """Add word times to a decoder's text, stripped, for a recording of `duration` seconds."""
         text = text.strip()
         words = _words(self._letters, duration)
+        if self.spell and [word.word for word in words] != text.split():  # no spaces before punctuation marks
+            letters = [letter for letter in self._letters if letter.letter != " "]
+            words = _regrouped(letters, text.split(), duration) or words
         if [word.word for word in words] != text.split():  # not the greedy text: align it
             spelled = " ".join(text.split())
             words = _words(self.align(spelled), duration) if spelled else []
@@ -149,12 +152,11 @@ class Output:
 
     def _spelled(self, label: int, frames: range) -> Iterator[Letter]:
         """Yield a letter as it is, and a subword piece with the space before it as a letter of its own."""
-        letter, first = self.labels[label], frames[:1]
-        if self.spell and letter.startswith("▁"):
-            yield self._letter(" ", label, first)
-            letter = letter.removeprefix("▁")
-        if letter:
-            yield self._letter(letter, label, frames)
+        for place, part in enumerate(self.labels[label].split("▁") if self.spell else [self.labels[label]]):
+            if place:
+                yield self._letter(" ", label, frames[:1])
+            if part:
+                yield self._letter(part, label, frames)
 
     def _letter(self, letter: str, label: int, frames: range) -> Letter:
         start, end = round(frames[0] * self.seconds, 3), round((frames[-1] + 1) * self.seconds, 3)
