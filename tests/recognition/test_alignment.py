@@ -168,6 +168,23 @@ def test_short_recordings_get_a_score_and_keep_their_cut(model, spoken, tmp_path
     assert rows["12.wav"]["problems"] == "no text: left out" and rows["13.wav"]["problems"].startswith("unreadable")
 
 
+def test_a_number_at_the_end_makes_the_cut_uncertain_unless_the_language_is_known(model, spoken, cuts, tmp_path: Path):
+    source = record(tmp_path / "talks", spoken)
+    texts = [text for text, _ in spoken]
+    place = next(place for place, text in enumerate(texts) if text.endswith("seven"))
+    texts[place] = texts[place].removesuffix("seven") + "7"
+    caption(source, texts, cuts)
+    row = rows_of(prepare(source, tmp_path / "corpus", model))[place]
+    assert row["fate"] == "left out" and "first or last word" in row["problems"]
+    row = rows_of(prepare(source, tmp_path / "english", model, language="en"))[place]
+    assert row["fate"] == "kept" and row["text"].endswith("7") and is_inside(row, cuts[place])
+    # Nor is a text of remarks alone searched.
+    (source / "talk.srt").unlink()
+    (source / "talk.txt").write_text("[music] ... —")
+    with pytest.raises(InputError, match="no speech"):
+        prepare(source, tmp_path / "remarks", model)
+
+
 def test_a_model_of_other_letters_and_one_without_ctc(model, spoken, cuts, tmp_path: Path):
     source = record(tmp_path / "talks", spoken)
     caption(source, ["добрый день"] * len(spoken), cuts)

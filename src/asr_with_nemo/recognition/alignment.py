@@ -6,7 +6,7 @@ utterance gets a score (`segmentation.Found.score`); the cuts are made at the qu
 
 import math
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
@@ -132,6 +132,11 @@ class Aligner:
 
     def _of_recording(self, recording: "_Recording", outputs: Iterator[Output], levels: "_Levels") -> Iterator[Entry]:
         words = [self._words(entry.text) for entry in recording.entries]
+        if recording.is_long_text and not words[0].columns:  # remarks alone
+            deque(outputs, maxlen=0)
+            entry = recording.entries[0]
+            yield replace(entry, problem="no speech", detail=entry.text[:80]) if levels.is_readable else entry
+            return
         if recording.is_long_text:
             yield from self._divided(recording.entries[0], words[0], outputs, levels)
             return
@@ -190,14 +195,17 @@ class Aligner:
             moved = round(start - entry.start, 3)
             self.counts.moves.append(abs(moved))
             entry = replace(entry, start=round(start, 3), seconds=round(end - start, 3))
-        return self._scored(entry, found.score, moved)
+        return self._scored(entry, found, moved, moved is not None)
 
-    def _scored(self, entry: Entry, score: float, moved: float | None, fits: bool = True) -> Entry:
-        doubts = entry.doubts
-        if score < self._least or not fits:
+    def _scored(self, entry: Entry, found: Found, moved: float | None, is_cut: bool, fits: bool = True) -> Entry:
+        """Return an entry with its score, and with a problem if it doesn't match its sound."""
+        score, doubts = found.score, entry.doubts
+        why = "" if fits else ", among words that don't match their sound"
+        if is_cut and not (found.letters[0] and found.letters[-1]):  # any sound is taken for it, however short
+            why = f", but {self._name} can't write its first or last word, so that its cut is uncertain"
+        if score < self._least or why:
             self.counts.below += 1
-            around = "" if fits else ", among words that don't match their sound"
-            doubts = (*doubts, ("mismatch", f"score {score:.2f}{around}"))
+            doubts = (*doubts, ("mismatch", f"score {score:.2f}{why}"))
         return replace(entry, score=round(score, 3), moved=moved, doubts=doubts)
 
     # --- Long texts ---------------------------------------------------------------------------------------------------
@@ -226,7 +234,7 @@ class Aligner:
             self.counts.found += 1
             start, end = next(edges)
             one = replace(one, start=round(start, 3), seconds=round(end - start, 3))
-            yield self._scored(one, part.found.score, None, part.fits)
+            yield self._scored(one, part.found, None, True, part.fits)
 
     # --- What is said of it -------------------------------------------------------------------------------------------
 
@@ -236,7 +244,7 @@ class Aligner:
         kept = counts.found - counts.below
         parts = [f"{counts.texts:,} texts aligned with {self._name}: {kept:,} match their sound"]
         if counts.below:
-            parts.append(f"{counts.below:,} don't (score below {self._least:g})")
+            parts.append(f"{counts.below:,} don't, or not surely (score below {self._least:g})")
         if counts.lost:
             parts.append(f"{counts.lost:,} aren't in the sound")
         yield ", ".join(parts)
