@@ -15,6 +15,7 @@ import typer
 from asr_with_nemo.cli import Channels, run
 
 if TYPE_CHECKING:
+    from asr_with_nemo.own_data.preparation import Aligner
     from asr_with_nemo.own_data.prepared import Prepared
 
 
@@ -70,6 +71,7 @@ class _Panel(StrEnum):
 
     reading = "Reading the source"
     checks = "Doubtful rows"
+    alignment = "Long recordings"
     transcripts = "Transcripts"
     splits = "Splits"
     recordings = "Recordings"
@@ -183,6 +185,30 @@ def main(
             metavar="MODEL|FILE|ABC",
         ),
     ] = "",
+    align: Annotated[
+        str,
+        _option(
+            "Find the texts in their recordings with a CTC model: an4, FILE.nemo, a hybrid ... Wrong times of captions "
+            "are corrected, a long text without times is divided at the pauses, and each utterance gets a score.",
+            _Panel.alignment,
+            metavar="MODEL",
+        ),
+    ] = "",
+    align_drop: Annotated[
+        float,
+        _option(
+            "Leave texts with a lower score out: their letters' mean probability by that of what the model hears, from "
+            "0 to 1. 0 keeps all that is in the sound.",
+            _Panel.alignment,
+            min=0,
+            max=1,
+            metavar="SCORE",
+        ),
+    ] = 0.1,
+    align_reach: Annotated[
+        float,
+        _option("How far from its time a text is searched.", _Panel.alignment, min=0.5, max=36_000, metavar="SECONDS"),
+    ] = 10.0,
     case: Annotated[Case, _option("Convert transcripts to this case.", _Panel.transcripts)] = Case.lower,
     punctuation: Annotated[
         Punctuation,
@@ -276,6 +302,8 @@ def main(
     .ctm, Whisper's .json, a .csv or .tsv with start and end, Audacity's labels in talk.txt; each text becomes an
     utterance
 
+    - txt beside a long recording, with --align: its whole text without times
+
     - filename: transcripts or labels in the names of files or folders; needs --pattern
 
     - lists: CMU Sphinx (.fileids, .transcription), CMU Arctic (txt.done.data), VoxForge (PROMPTS), fairseq (train.tsv
@@ -312,6 +340,11 @@ def main(
         # interviews with captions: interview1.m4a and interview1.vtt
 
         python scripts/prepare_corpus.py ~/interviews --out data/interviews --fix
+
+        # captions with wrong times, or a whole text beside a long recording
+
+        python scripts/prepare_corpus.py ~/interviews --out data/interviews \\
+            --align models/mine.nemo
 
         # calls with a speaker on each channel: call.wav, call_left.srt, call_right.srt
 
@@ -351,11 +384,19 @@ def main(
         fix=fix,
         channels=channels.value,
     )
-    prepared = preparation.prepare(source, out, settings, workers)
+    aligner = _aligner(align, language, align_reach, align_drop) if align else None
+    prepared = preparation.prepare(source, out, settings, workers, aligner=aligner)
     if shards:
         train = prepared.manifest("train")
         sharding.make(train, sharding.default_place(train), shards, workers=workers, say=typer.echo)
     _print_summary(prepared, time.perf_counter() - started, bool(shards))
+
+
+def _aligner(model: str, language: str, reach: float, least: float) -> "Aligner":
+    from asr_with_nemo.models.loading import load_model
+    from asr_with_nemo.recognition.alignment import Aligner
+
+    return Aligner(load_model(model), Path(model).name, language, reach, least)
 
 
 def _alphabet(given: str) -> frozenset[str] | None:

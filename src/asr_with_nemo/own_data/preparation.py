@@ -12,9 +12,10 @@ import shutil
 import sqlite3
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from tqdm import tqdm
 
@@ -33,12 +34,26 @@ _MADE_BY = "scripts/prepare_corpus.py"
 _CHUNK = 32  # recordings per batch of a worker
 
 
+class Aligner(Protocol):
+    """Finds the texts of entries in their recordings (`recognition.alignment.Aligner`)."""
+
+    def align(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Yield the entries where their texts are spoken, with scores."""
+
+    def check(self) -> None:
+        """Raise InputError if the texts can't be aligned."""
+
+    def notes(self) -> Iterator[str]:
+        """Yield what was done, a line each."""
+
+
 def prepare(
     source: str | os.PathLike,
     out: str | os.PathLike,
     settings: Settings = Settings(),
     workers: int | None = None,
     progress: bool = True,
+    aligner: Aligner | None = None,
 ) -> Prepared:
     """Prepare a corpus for training; nothing in the source is changed.
 
@@ -51,6 +66,7 @@ def prepare(
         settings: of the preparation.
         workers: number of processes; by default, that of the CPU cores. The result doesn't depend on it.
         progress: show a progress bar.
+        aligner: finds the texts in their recordings; by default, the source's own times are taken.
 
     Raises:
         InputError: the source can't be read as a corpus, `out` can't be used, or one of the splits would be empty.
@@ -65,7 +81,7 @@ def prepare(
         with alone_in(out, "is preparing a corpus"):
             is_new = is_new and not (out / NAME).is_file()  # another process may have made it meanwhile
             with CorpusStore(out / NAME) as store:
-                _prepare(store, source, prepared, settings, workers or usable_cores(), progress)
+                _prepare(store, source, prepared, settings, workers or usable_cores(), progress, aligner)
     except OSError as error:
         raise InputError(f"{out}: can't be written ({reason_of(error)}); or name another --out") from error
     except sqlite3.Error as error:
@@ -106,7 +122,13 @@ def _read_note(folder: Path) -> dict | None:
 
 
 def _prepare(
-    store: CorpusStore, path: Path, prepared: Prepared, settings: Settings, workers: int, progress: bool
+    store: CorpusStore,
+    path: Path,
+    prepared: Prepared,
+    settings: Settings,
+    workers: int,
+    progress: bool,
+    aligner: Aligner | None,
 ) -> None:
     out = prepared.folder
     source = Source(
@@ -131,7 +153,10 @@ def _prepare(
     if same:
         splits.remember(store, out)
 
-    _convert(source, prepared, settings, workers, progress)
+    _convert(source, prepared, settings, workers, progress, aligner)
+    if aligner:
+        aligner.check()
+        prepared.notes += aligner.notes()
     if not store.value("SELECT count(*) FROM rows"):
         advice = "expected recordings with transcripts; see --help"
         if settings.format != "auto":
@@ -199,7 +224,9 @@ class _Waiting:
     stamp: str
 
 
-def _convert(source: Source, prepared: Prepared, settings: Settings, workers: int, progress: bool) -> None:
+def _convert(
+    source: Source, prepared: Prepared, settings: Settings, workers: int, progress: bool, aligner: Aligner | None
+) -> None:
     """Convert the recordings whose WAV doesn't exist yet; fill the tables `rows` and `problems`."""
     out, store = prepared.folder, source.store
     form = Form(out, settings.rate, settings.longest, settings.rule, settings.alphabet, settings.fix)
@@ -213,7 +240,8 @@ def _convert(source: Source, prepared: Prepared, settings: Settings, workers: in
 
     def jobs() -> Iterator[list[MeasureJob]]:
         some: list[MeasureJob] = []
-        for number, entry in enumerate(formats.read(source, prepared.format), 1):
+        entries = formats.read(source, prepared.format)
+        for number, entry in enumerate(aligner.align(entries) if aligner else entries, 1):
             one = _identified(entry, settled)
             # Two rows may name one recording, which is converted once.
             known = bool(entry.problem) or at_work[one.recording] or _is_known(store, form, one)
@@ -294,7 +322,8 @@ def _keep(store: CorpusStore, outcome: Outcome, one: _Waiting, split_channels: b
     if split_channels and not speaker and measures and measures.channels > 1 and measures.taken is not None:
         speaker = f"{os.path.splitext(os.path.basename(entry.name))[0]} channel {measures.taken + 1}"
     row = (entry.place, entry.name, entry.text, outcome.text, speaker, entry.split, one.recording)
-    store.insert("rows", [(outcome.number, *row, seconds, pace, digest, None, None)])
+    alignment = (entry.start, entry.score, entry.moved)
+    store.insert("rows", [(outcome.number, *row, seconds, pace, digest, None, None, *alignment)])
     store.insert("problems", [(outcome.number, *found) for found in problems])
 
 

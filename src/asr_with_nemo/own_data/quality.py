@@ -54,7 +54,13 @@ KINDS = {
     "past the end": Kind(
         "the part ends after the recording does", "check its times: are they in milliseconds?", lost=True
     ),
-    "too long": Kind("the recording is too long for an utterance", "split it, or raise --longest", lost=True),
+    "too long": Kind(
+        "the recording is too long for an utterance", "--align MODEL divides it; or raise --longest", lost=True
+    ),
+    "not found": Kind("the text isn't in the recording", "listen to it: is the text another one's?", lost=True),
+    "mismatch": Kind(
+        "text and sound don't match", "listen, and correct the text; a lower --align-drop keeps it", lost=True
+    ),
     "no text": Kind("the transcript is empty", "write it, or remove the row", lost=True),
     "no label": Kind("the label isn't in the label map", "add it to the label map", lost=True),
     "no match": Kind("the name doesn't match the pattern", "rename the file, or change --pattern", lost=True),

@@ -24,10 +24,13 @@ from asr_with_nemo.own_data.text import Rule, script_of
 _PLAYERS = 50
 _CLIP = 10.0  # seconds of a recording in the page
 _PER_KIND = 3  # players for each kind of problem
+_LOWEST = 10  # players for the lowest scores of an alignment
 _ROWS = 2_000  # of the table in the page
 _LISTED = 100  # speakers, characters; the rest is only counted
 _EXAMPLES = 12  # of transcripts before and after
 COLUMNS = ("number", "place", "recording", "seconds", "speaker", "split", "fate", "problems", "written", "text")
+ALIGNED_COLUMNS = ("start", "score", "moved")
+"""Further columns if the texts were aligned: the start in seconds, the score, and the seconds that the start moved."""
 
 
 # --- The fate of each row ---------------------------------------------------------------------------------------------
@@ -37,16 +40,22 @@ def write_rows(store: CorpusStore, path: Path) -> None:
     """Write the fate of each row as TSV, in the order of the source; recordings without a row come last."""
     with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(COLUMNS + (ALIGNED_COLUMNS if is_aligned(store) else ()))
         writer.writerows(_rows(store, "ORDER BY number < 0, abs(number)"))
 
 
+def is_aligned(store: CorpusStore) -> bool:
+    """Return whether texts were aligned with their recordings."""
+    return bool(store.value("SELECT 1 FROM rows WHERE score IS NOT NULL"))
+
+
 def _rows(store: CorpusStore, order: str) -> Iterator[tuple]:
-    """Yield the rows with the columns of `COLUMNS`."""
+    """Yield the rows with the columns of `COLUMNS`, and those of `ALIGNED_COLUMNS` if there are any."""
+    more = ", start, score, moved" if is_aligned(store) else ""
     query = (
         "SELECT number, place, audio, round(rows.seconds, 3), speaker, coalesce(split, ''), fate, "
         "(SELECT group_concat(kind || iif(detail = '', '', ' (' || detail || ')') || iif(done = '', '', ': ' || done), "
-        f"'; ') FROM problems WHERE problems.number = rows.number), raw, text FROM rows {order}"
+        f"'; ') FROM problems WHERE problems.number = rows.number), raw, text{more} FROM rows {order}"
     )
     for number, *cells in store.select(query):
         yield (number if number > 0 else "", *("" if cell is None else cell for cell in cells))
@@ -75,6 +84,7 @@ def write_page(store: CorpusStore, prepared: Prepared, rule: Rule) -> None:
             kinds=[_kind(store, kind, count, prepared) for kind, count in prepared.problems.items()],
             durations=_histogram(store, "seconds", "seconds", "recordings by duration"),
             paces=_paces(store),
+            scores=_scores(store),
             rates=_rates(store),
             listen=listen,
             clip=f"{_CLIP:g}",
@@ -150,15 +160,18 @@ def _clips(store: CorpusStore, folder: Path, scratch: Path) -> list[dict]:
     for kind in quality.KINDS:
         query = f"SELECT number FROM problems JOIN rows USING (number) WHERE kind = ? AND {audible} LIMIT {_PER_KIND}"
         chosen |= dict.fromkeys(number for (number,) in store.select(query, (kind,)))
+    query = f"SELECT number FROM rows WHERE score IS NOT NULL AND {audible} ORDER BY score LIMIT {_LOWEST}"
+    chosen |= dict.fromkeys(number for (number,) in store.select(query))
     query = f"SELECT number FROM rows WHERE {audible} ORDER BY digest LIMIT {_PLAYERS}"  # pseudo-random
     chosen |= dict.fromkeys(number for (number,) in store.select(query))
-    clips = []
+    clips, aligned = [], is_aligned(store)
     for number in list(chosen)[:_PLAYERS]:
-        name, text, seconds, speaker, split, fate, wav = store.db.execute(
-            "SELECT audio, text, rows.seconds, speaker, split, fate, wav FROM rows "
+        name, text, seconds, speaker, split, fate, wav, start, score = store.db.execute(
+            "SELECT audio, text, rows.seconds, speaker, split, fate, wav, start, score FROM rows "
             "JOIN recordings ON recordings.id = recording WHERE number = ?",
             (number,),
         ).fetchone()
+        alignment = {"Score": score, "Cut": f"{start:.2f} to {start + seconds:.2f} s"} if aligned else {}
         kinds = [kind for (kind,) in store.select("SELECT kind FROM problems WHERE number = ?", (number,))]
         samples, rate = soundfile.read(folder / wav, frames=int(_CLIP * soundfile.info(folder / wav).samplerate))
         clip = scratch / f"{number}.mp3"
@@ -168,6 +181,7 @@ def _clips(store: CorpusStore, folder: Path, scratch: Path) -> list[dict]:
                 "Recording": os.path.basename(name),
                 "Listen": clip,
                 "Text": text,
+                **alignment,
                 "Seconds": round(seconds, 2),
                 "Speaker": speaker,
                 "Split": split or fate,
@@ -201,6 +215,23 @@ def _paces(store: CorpusStore) -> Markup:
         "speaking_rate", 1, lambda value: None if value is None else math.exp(value), deterministic=True
     )
     return _histogram(store, "speaking_rate(pace)", "characters per second of speech", "recordings by speaking rate")
+
+
+def _scores(store: CorpusStore) -> dict[str, object]:
+    """Return what the page says of an alignment; nothing without one."""
+    if not is_aligned(store):
+        return {}
+    counts = dict(
+        store.select(
+            "SELECT min(9, CAST(10 * score AS INTEGER)), count(*) FROM rows WHERE score IS NOT NULL GROUP BY 1"
+        )
+    )
+    labels = [f"{place / 10:g}" for place in range(10)]
+    chart = html_bars([counts.get(place, 0) for place in range(10)], labels, "texts by score", "score")
+    moved = "FROM rows WHERE moved IS NOT NULL AND fate = 'kept'"
+    count = store.value(f"SELECT count(*) {moved}")
+    median = store.value(f"SELECT abs(moved) AS by {moved} ORDER BY by LIMIT 1 OFFSET {count // 2}")
+    return {"chart": chart, "moved": count, "median": median, "most": store.value(f"SELECT max(abs(moved)) {moved}")}
 
 
 def _rates(store: CorpusStore) -> list[tuple]:
@@ -269,6 +300,7 @@ def _speakers(store: CorpusStore) -> dict[str, object]:
 
 def _shown_rows(store: CorpusStore) -> list[dict]:
     names = ("Row", "Place", "Recording", "Seconds", "Speaker", "Split", "Fate", "Problems", "Written", "Text")
+    names += ("Start", "Score", "Moved") if is_aligned(store) else ()
     order = (
         "ORDER BY (fate = 'kept') + (number NOT IN (SELECT number FROM problems)), number < 0, abs(number) "
         f"LIMIT {_ROWS}"

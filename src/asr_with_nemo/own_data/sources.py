@@ -38,6 +38,8 @@ class Entry:
         problem, detail: why the entry can't be used: a kind of `quality.KINDS`, and details.
         doubt: "encoding" if its line wasn't valid UTF-8.
         doubts: further problems: kinds of `quality.KINDS` and details.
+        score: how well text and sound fit, from 0 to 1, by an alignment; None without one.
+        moved: seconds by which the alignment has moved the start; None if the text had no time.
     """
 
     place: str
@@ -53,6 +55,8 @@ class Entry:
     detail: str = ""
     doubt: str = ""
     doubts: tuple[tuple[str, str], ...] = ()
+    score: float | None = None
+    moved: float | None = None
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pathlib import Path
 from asr_with_nemo.errors import InputError
 
 NAME = "corpus.sqlite"
-_VERSION = 3
+_VERSION = 4
 _SUFFIXES = """wav wave flac mp3 mp2 mpga ogg oga opus m4a mp4 aac wma webm amr 3gp aif aiff aifc au snd caf w64 rf64
     voc gsm sph nist wv1 wv2"""
 AUDIO = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
@@ -42,7 +42,7 @@ CREATE TABLE files (  -- target: of a symbolic link
 ) WITHOUT ROWID;
 CREATE TABLE rows (  -- in the order of the source
   number INTEGER PRIMARY KEY, place TEXT, audio TEXT, raw TEXT, text TEXT, speaker TEXT, given TEXT, recording TEXT,
-  seconds REAL, pace REAL, digest BLOB, fate TEXT, split TEXT
+  seconds REAL, pace REAL, digest BLOB, fate TEXT, split TEXT, start REAL, score REAL, moved REAL
 );
 CREATE TABLE problems (number INTEGER, kind TEXT, detail TEXT, done TEXT, PRIMARY KEY (number, kind)) WITHOUT ROWID;
 CREATE TABLE earlier (unit TEXT PRIMARY KEY, split TEXT) WITHOUT ROWID;

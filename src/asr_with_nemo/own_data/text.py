@@ -26,6 +26,7 @@ _DOTTED = {"tr", "az"}  # the capital of ı is I, and that of i is İ
 _SPOKEN_SYMBOLS = "%&@+=#§°€$£¥₽₹½¼¾²³"
 _SYMBOL = re.compile(f"[{re.escape(_SPOKEN_SYMBOLS)}]")
 _ANNOTATION = re.compile(r"\[[^\]]*\]|<[^>]*>|\([^)]*\)|\{[^}]*\}|\*[^*\s][^*]*\*")
+_WORD = re.compile(rf"(?:{_ANNOTATION.pattern}|\S)+")
 # The first byte of a UTF-8 character, decoded as Windows-1252, is one of these.
 _GARBLED = re.compile("[ÂÃÄÅÆÇÎÏÐÑÒÓÔÕÖ×ØÙàáâãäåæçèé][\u0080-\u00bfŒœŠšŸŽžƒˆ˜–—‘’‚“”„†‡•…‰‹›€™]")
 _TWO_SCRIPTS = re.compile(
@@ -218,6 +219,16 @@ def repaired(text: str) -> str:
         text = _ungarbled(text)
     text = _ANNOTATION.sub(" ", text)
     return text if text.isascii() else re.sub(r"\S+", lambda match: _one_script(match[0]), text)
+
+
+def written_words(text: str) -> list[str]:
+    """Split a transcript as written at its spaces, except for those within a remark in brackets.
+
+    Example:
+        >>> written_words("Well, [door slams] no.")
+        ['Well,', '[door slams]', 'no.']
+    """
+    return _WORD.findall(text)
 
 
 def _ungarbled(text: str) -> str:

@@ -9,7 +9,7 @@ at the model's rate. Results don't depend on order or batching, apart from float
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -142,15 +142,45 @@ def log_probs(
     """
     ctc_decoder(model)
     samples = transcripts.read(sounds, sample_rate(model))
+    with tqdm(total=len(samples), unit="file", delay=1, leave=False, disable=not progress) as bar:
+        return _all_log_probs(model, samples, batch_size, bar.update)
+
+
+def _all_log_probs(
+    model: "ASRModel",
+    samples: Sequence[np.ndarray],
+    batch_size: int,
+    done: Callable[[int], object] = lambda count: None,
+) -> list[np.ndarray]:
+    """Return the log-probabilities, (T, V) float32 each, of mono samples, (t,) each."""
     results: list[np.ndarray] = [np.empty(0)] * len(samples)
-    with inference(model), tqdm(total=len(samples), unit="file", delay=1, leave=False, disable=not progress) as bar:
+    with inference(model):
         for batch in transcripts.batches([len(s) for s in samples], batch_size):
             output, frames = _log_probs(model, [samples[index] for index in batch])
             output = output.float().cpu().numpy()
             for index, row, length in zip(batch, output, frames.tolist(), strict=True):
                 results[index] = row[:length].copy()
-            bar.update(len(batch))
+            done(len(batch))
     return results
+
+
+def piecewise_log_probs(
+    model: "ASRModel", sounds: Iterable[Sound], batch_size: int = 16
+) -> Iterator[tuple[transcripts.Piece, np.ndarray]]:
+    """Compute the log-probabilities of recordings of any length, cut at pauses as for `transcribe`.
+
+    At most `transcripts.WINDOW_SECONDS` of audio and a piece are in memory.
+
+    Yields:
+        the pieces in order, each with its log-probabilities, (T, V); (0, V) for silence, and for an error.
+    """
+    ctc_decoder(model)
+    rate, nothing = sample_rate(model), np.zeros((0, len(alphabet(model)) + 1), np.float32)
+    for window in transcripts.windows(transcripts.pieces(sounds, rate), rate, batch_size):
+        audible = [place for place, piece in enumerate(window) if piece.is_audible]
+        samples = [transcripts.raised(window[place].samples, rate) for place in audible]
+        found = dict(zip(audible, _all_log_probs(model, samples, batch_size), strict=True))
+        yield from ((piece, found.get(place, nothing)) for place, piece in enumerate(window))
 
 
 # --- Transcripts ------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from asr_with_nemo.data import audio, pauses
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.recognition.trellis import best_path, states_of
 
 Sound = str | os.PathLike | audio.Clip | np.ndarray
 """An audio file, a part of one, or mono samples (t,) in [-1, 1] at the model's sample rate."""
@@ -134,8 +135,9 @@ class Output:
                 f"the text to align, {text!r}, needs {needed} frames of {self.seconds:.2f} s, but the recording has "
                 f"{len(self.log_probs)}; check that the text is this recording's"
             )
-        runs = _runs(_viterbi(self.log_probs, columns))
-        return [letter for place, frames in runs if place >= 0 for letter in self._spelled(columns[place], frames)]
+        path = best_path(self.log_probs, states_of(columns, self.log_probs.shape[1] - 1))
+        runs = ((state // 2, frames) for state, frames in _runs(path) if state % 2)
+        return [letter for place, frames in runs for letter in self._spelled(columns[place], frames)]
 
     def _columns(self, text: str) -> list[int]:
         strange = sorted(set(text) - set(self.labels))
@@ -172,29 +174,6 @@ def _runs(path: np.ndarray) -> Iterator[tuple[int, range]]:
         path[starts].tolist(), starts.tolist(), [*starts[1:].tolist(), len(path)], strict=True
     ):
         yield value, range(first, after)
-
-
-def _viterbi(log_probs: np.ndarray, labels: list[int]) -> np.ndarray:
-    """Return the most likely CTC path that spells `labels`, (T,): each frame's index into them, or -1 for a blank."""
-    frames, blank = len(log_probs), log_probs.shape[1] - 1
-    states = np.full(2 * len(labels) + 1, blank)  # a blank before, between and after the letters
-    states[1::2] = labels
-    may_jump = np.zeros(len(states), bool)  # over a blank, from one letter to another
-    may_jump[3::2] = states[3::2] != states[1:-2:2]
-    steps = np.zeros((frames, len(states)), np.int8)
-    scores = np.full(len(states), -np.inf)
-    scores[:2] = log_probs[0, states[:2]]
-    for frame in range(1, frames):
-        ways = np.full((3, len(states)), -np.inf)  # stay, advance by one, jump over a blank
-        ways[0], ways[1, 1:], ways[2, 2:] = scores, scores[:-1], np.where(may_jump[2:], scores[:-2], -np.inf)
-        steps[frame] = ways.argmax(axis=0)
-        scores = ways.max(axis=0) + log_probs[frame, states]
-    state = len(states) - 1 - int(scores[-2] > scores[-1])
-    path = np.empty(frames, int)
-    for frame in range(frames - 1, -1, -1):
-        path[frame] = state // 2 if state % 2 else -1
-        state -= int(steps[frame, state])
-    return path
 
 
 def _words(letters: Iterable[Letter], duration: float) -> list[Word]:
@@ -324,15 +303,17 @@ def recognise_audible(
         rate: sample rate in Hz.
         recognise: the network and its decoder.
     """
-    audible = [samples for samples in batch if np.abs(samples).max(initial=0) >= audio.SILENCE]
-    heard = iter(recognise([_raised(samples, rate) for samples in audible]) if audible else [])
-    return [
-        next(heard) if np.abs(samples).max(initial=0) >= audio.SILENCE else Transcript("", [], len(samples) / rate)
-        for samples in batch
-    ]
+    audible = list(filter(_is_audible, batch))
+    heard = iter(recognise([raised(samples, rate) for samples in audible]) if audible else [])
+    return [next(heard) if _is_audible(samples) else Transcript("", [], len(samples) / rate) for samples in batch]
 
 
-def _raised(samples: np.ndarray, rate: int) -> np.ndarray:
+def _is_audible(samples: np.ndarray) -> bool:
+    return bool(np.abs(samples).max(initial=0) >= audio.SILENCE)
+
+
+def raised(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Return the samples of a quiet recording, (t,), raised to an ordinary level; those of others unchanged."""
     powers = audio.frame_powers(samples, rate // 50)
     level = 10 * math.log10(np.percentile(powers, 95) + 1e-12) if len(powers) else 0.0
     return samples * np.float32(10 ** ((_LEVEL - level) / 20)) if level < _QUIET else samples
@@ -423,6 +404,11 @@ class Piece:
     def size(self) -> int:
         """Number of samples."""
         return 0 if isinstance(self.samples, InputError) else len(self.samples)
+
+    @property
+    def is_audible(self) -> bool:
+        """Whether it holds more than silence."""
+        return self.size > 0 and _is_audible(self.samples)
 
 
 def pieces(sounds: Iterable[Sound], rate: int) -> Iterator[Piece]:
