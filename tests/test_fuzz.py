@@ -6,6 +6,7 @@ trip over. `make proofs` tries thirty times as many; an input that once failed i
 
 import contextlib
 import io
+import json
 import shutil
 import tarfile
 import wave
@@ -256,6 +257,38 @@ def unpack(path: Path) -> object:
     return archives.unpack_tar(path, path.parent / "unpacked", max_bytes=100_000, max_files=20, progress=False)
 
 
+def shard_notes() -> bytes:
+    from asr_with_nemo.data import shards
+
+    files = {"cuts.0.jsonl.gz": {"size": 9, "md5": "00" * 16}, "recording.0.tar": {"size": 9, "md5": "00" * 16}}
+    notes = {
+        "format": shards.FORMAT,
+        "digest": "0",
+        "manifest": "0",
+        "source": "../train_manifest.json",
+        "sample_rate": 16_000,
+        "rows": 2,
+        "seconds": 3.5,
+        "words": 3,
+        "characters": 9,
+        "speakers": 1,
+        "durations": [1.75] * shards.QUANTILES,
+        "letters": {"a": {"count": 2, "text": "a b"}},
+        "tables": {shards.ROWS: {"size": 9}},
+        "shards": [{"name": "0", "rows": 2, "seconds": 3.5, "files": files}],
+    }
+    return json.dumps(notes).encode()
+
+
+def read_shards(path: Path) -> object:
+    from asr_with_nemo.data import shards
+
+    notes = shards.Shards(path.parent)
+    notes.check_files()
+    notes.check("ab ", 16_000)
+    return notes.letters
+
+
 READERS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object], str]] = {
     "SPHERE": (sphere, audio.read_sphere, "a.sph"),
     "WAV": (wav, audio.load_audio, "a.wav"),
@@ -284,6 +317,7 @@ READERS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object], str]] = 
     "fairseq": (lambda: FAIRSEQ, read_prompts, "train.tsv"),
     "label map": (lambda: LABEL_MAP, read_labels, "l.json"),
     "results": (lambda: RESULTS, read_results, "r.tsv"),
+    "notes of shards": (shard_notes, read_shards, "shards.json"),
     "progress": (lambda: NOTES, read_notes, "notes"),
     "tar": (nemo, unpack, "a.tar"),
     "nemo": (nemo, model_file.read_alphabet, "a.nemo"),

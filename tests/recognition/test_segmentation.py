@@ -90,6 +90,25 @@ def test_a_text_that_is_not_in_the_sound_does_not_harm_the_others(timed: bool):
     assert all(is_at(found[place], spans[place]) for place in (0, 2, 3))
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_texts_of_a_stretch_that_was_left_out_as_quiet_do_not_harm_the_others(place: int):
+    said = ["one of the texts", "quite another thing", "the last of them"]
+    outputs, spans = [], []
+    start = 0.0
+    for number, text in enumerate(said):
+        start += 60.0 if number == place else 0.0
+        output = heard(text)
+        outputs.append(Output(start, output))
+        spans.append((start + PAUSE * FRAME, start + len(output) * FRAME))
+        start = spans[-1][1] + 0.6
+    texts = [Text(words(text), *span) for text, span in zip(said, [(s - 2, e + 2) for s, e in spans], strict=True)]
+    quiet = spans[place][0] - 40
+    lost = [Text(words("nobody hears this"), quiet + 5 * number, quiet + 5 * number + 3) for number in range(3)]
+    found = align([*texts[:place], *lost, *texts[place:]], outputs)
+    assert [one.is_found for one in found] == [True] * place + [False] * 3 + [True] * (3 - place)
+    assert all(is_at(one, span) for one, span in zip([*found[:place], *found[place + 3 :]], spans, strict=True))
+
+
 def test_of_equal_texts_each_is_found_near_its_own_time():
     outputs, spans = recording(["yes"] * 9)
     texts = [Text(words("yes"), start - 1, end + 1) for start, end in (spans[2], spans[7])]

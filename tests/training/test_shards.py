@@ -1,13 +1,18 @@
 """Train from shards: which are read when, the batches, the processes, and what a kill leaves behind."""
 
+import gzip
+import hashlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import boto3
 import numpy as np
@@ -55,6 +60,45 @@ def settings(corpus: Path, runs: Path, *more: str) -> list[str]:
 
 def trained(overrides: list[str], name: str = "config") -> Path:
     return train(load_config(ROOT / "configs", name, overrides), overridden_keys(overrides))
+
+
+def test_a_batch_that_a_process_gets_again_teaches_it_nothing():
+    weights = torch.ones(3, requires_grad=True)
+    padding = shards.Padding(SimpleNamespace(own=2))
+    for number, expected in ((1, 3.0), (2, 0.0), (5, 0.0)):
+        weights.grad = None
+        loss = (3 * weights).sum()
+        padding.on_train_batch_start(None, None, None, number)
+        padding.on_before_backward(None, None, loss)
+        loss.backward()
+        assert weights.grad.tolist() == [expected] * 3
+
+
+@pytest.mark.parametrize("kind", ["command", "url", "file"])
+def test_a_shard_whose_rows_name_a_command_is_refused_and_nothing_runs(corpus: Path, tmp_path: Path, kind: str):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    folder, trap = tmp_path / "corpus" / "shards" / "train", tmp_path / "sprung"
+    notes = json.loads((folder / "shards.json").read_text())
+    for shard in notes["shards"]:
+        name = shard["name"]
+        with gzip.open(folder / f"cuts.{name}.jsonl.gz", "rt") as file:
+            rows = [json.loads(line) for line in file]
+        for row in rows:
+            row["start"] = 0.1  # Lhotse reads it then, not we
+            row["recording"]["sources"] = [{"type": kind, "channels": [0], "source": f"touch {trap}"}]
+        with gzip.open(folder / f"cuts.{name}.jsonl.gz", "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+        with tarfile.open(folder / f"recording.{name}.tar", "w") as archive:
+            for row in rows:
+                for suffix in (".nodata", ".nometa"):  # in place of a recording and of its description
+                    archive.addfile(tarfile.TarInfo(row["id"] + suffix), io.BytesIO())
+        for file, about in shard["files"].items():
+            content = (folder / file).read_bytes()
+            about |= {"size": len(content), "md5": hashlib.md5(content).hexdigest()}
+    (folder / "shards.json").write_text(json.dumps(notes))
+    with pytest.raises(InputError, match=f"from elsewhere than its shard.*{kind}"):
+        list(loader(tmp_path / "corpus"))
+    assert not trap.exists()
 
 
 # --- Which shards when ------------------------------------------------------------------------------------------------

@@ -119,7 +119,9 @@ class Shards:
             self.rows, self.seconds = int(self.notes["rows"]), float(self.notes["seconds"])
             self.sample_rate, self.digest = int(self.notes["sample_rate"]), str(self.notes["digest"])
             self.durations = np.array(self.notes["durations"], dtype=float)
-            self.letters = {letter: (one["count"], one["text"]) for letter, one in self.notes["letters"].items()}
+            self.letters = {
+                letter: (int(one["count"]), str(one["text"])) for letter, one in self.notes["letters"].items()
+            }
             self.words, self.characters = int(self.notes["words"]), int(self.notes["characters"])
             self.source = str(self.notes["source"])
             files = [self.notes["tables"], *(shard.files for shard in self.shards)]
@@ -130,7 +132,7 @@ class Shards:
                     bytes.fromhex(str(about["md5"]))
             counted = sum(shard.rows for shard in self.shards)
             agrees = counted == self.rows > 0 and 0 < self.seconds < math.inf and len(self.durations) == QUANTILES
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(
                 f"{self.path_of(NOTES)}: damaged, or no notes of shards ({error!r}); make the shards again: {_MAKE}"
             ) from error
@@ -202,7 +204,10 @@ class Shards:
     @cached_property
     def texts(self) -> list[str]:
         """A sample of the texts in the order of the manifest, all of a small one; each letter is in one of them."""
-        return self._local(TEXTS).read_text(encoding="utf-8").split("\n")[:-1]
+        try:
+            return self._local(TEXTS).read_text(encoding="utf-8").split("\n")[:-1]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{self.path_of(TEXTS)}: damaged ({error}); make the shards again: {_MAKE}") from error
 
     def check(self, labels: Iterable[str] | None, sample_rate: int) -> None:
         """Make sure that the shards are whole and that a model can spell their texts and be trained on them.

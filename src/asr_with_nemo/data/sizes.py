@@ -16,6 +16,7 @@ import soundfile
 from omegaconf import OmegaConf
 
 from asr_with_nemo.data import manifest
+from asr_with_nemo.data.archives import sha256_of
 from asr_with_nemo.data.shards import NOTES, Shards
 from asr_with_nemo.data.training_data import parse_manifest
 from asr_with_nemo.errors import InputError
@@ -114,13 +115,12 @@ class _Totals(NamedTuple):
 
 
 def _totals(path: Path) -> _Totals:
-    """Return the totals of a manifest; of one with shards that are up to date, those of their notes, for any size.
+    """Return the totals of a manifest; of one whose shards are beside it, those of their notes, for any size.
 
     Raises:
         InputError: the manifest can't be used.
     """
-    if path.name == _name_of("train") and _stamp(path) <= _stamp(path.parent / _SHARDS) > 0:
-        known = Shards(path.parent / _SHARDS.parent)
+    if path.name == _name_of("train") and (known := _shards_of(path)):
         longest, letters = float(known.durations[-1]), frozenset(known.letters)
         return _Totals(known.rows, known.seconds, known.words, known.characters, longest, letters, known.sample_rate)
     parsed = parse_manifest(path)  # which the training then has already
@@ -134,6 +134,17 @@ def _totals(path: Path) -> _Totals:
         frozenset(parsed.letters),
         rows[0]["audio_filepath"],
     )
+
+
+def _shards_of(path: Path) -> Shards | None:
+    """Return the notes on the shards beside a manifest, if they were made of it as it is now, or it isn't here."""
+    if not (path.parent / _SHARDS).is_file():
+        return None
+    try:
+        known = Shards(path.parent / _SHARDS.parent)
+    except InputError:  # damaged; a training from the manifest doesn't need them
+        return None
+    return known if not path.is_file() or known.notes.get("manifest") == sha256_of(path) else None
 
 
 def _name_of(split: str) -> str:

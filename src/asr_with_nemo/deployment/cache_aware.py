@@ -1,11 +1,12 @@
 """True streaming with NeMo's cache-aware models: each frame of audio is computed once, when it has arrived.
 
 Such a model was trained to hear only some frames ahead. Its encoder takes chunks of audio; what it needs of those
-before is in caches, which are handed from chunk to chunk. So the computing per second of audio is the same however long
-the stream is, and a word that was written doesn't change. `deployment.live` does the same for all other models, by
+before is in caches, which are handed from chunk to chunk. So the network computes as much for a second of audio however
+long the stream is, and a word that was written doesn't change. `deployment.live` does the same for all other models, by
 recognising each utterance again and again.
 """
 
+import math
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from asr_with_nemo.data.pauses import WHOLE
 from asr_with_nemo.deployment.live import INTERVAL, Heard, checked_samples
 from asr_with_nemo.deployment.transducer import MOST_SYMBOLS, Choice, Memory, Transducer
 from asr_with_nemo.errors import InputError
@@ -209,7 +211,8 @@ class CacheListener:
 
     Args:
         streaming: several listeners may share one.
-        pause: seconds without a letter or piece that end an utterance, beyond the model's chunk.
+        pause: seconds without a letter or piece that end an utterance, beyond the model's chunk; after 20 s two
+            frames, and after a minute it ends in any case.
 
     Raises:
         InputError: the pause isn't positive.
@@ -306,7 +309,10 @@ class CacheListener:
         if self._heard.text != before.text:
             yield self._report()
         frame = self.streaming.seconds_per_frame
-        if self._heard.words and self._seconds - self._heard.words[-1].end >= self._pause:
+        # What is long ends between two words, what is very long anywhere: the text of an utterance is made anew with
+        # each chunk.
+        enough = self._pause if self._seconds < WHOLE else 2 * frame if self._seconds < 3 * WHOLE else -math.inf
+        if self._heard.words and self._seconds - self._heard.words[-1].end >= enough:
             yield self._report(is_final=True)
             self._begin_utterance()
         elif not self._heard.words and self._seconds > self._pause + 10 * frame:

@@ -67,7 +67,7 @@ def checked_samples(samples: np.ndarray) -> np.ndarray:
         InputError: they have another shape or type, or aren't finite.
     """
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
-        raise InputError(f"{samples.dtype} samples of shape {samples.shape}; expected mono float samples, (T,)")
+        raise InputError(f"{samples.dtype} samples of shape {samples.shape}; expected mono float samples, (t,)")
     if not np.isfinite(samples).all():
         raise InputError("samples that are not finite (NaN or infinite)")
     return samples.astype(np.float32)
@@ -120,11 +120,7 @@ class Listener:
         Raises:
             InputError: the samples have another shape or type, or aren't finite.
         """
-        if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
-            raise InputError(f"{samples.dtype} samples of shape {samples.shape}; expected mono float samples, (t,)")
-        if not np.isfinite(samples).all():
-            raise InputError("samples that are not finite (NaN or infinite)")
-        self._waiting = np.concatenate([self._waiting, samples.astype(np.float32)])
+        self._waiting = np.concatenate([self._waiting, checked_samples(samples)])
         while len(self._waiting) >= self._step:
             piece, self._waiting = self._waiting[: self._step], self._waiting[self._step :]
             yield from self._take(piece)

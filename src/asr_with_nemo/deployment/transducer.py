@@ -120,7 +120,11 @@ class Transducer:
         places = np.array([row.place for row in rows])
         frames = np.minimum(np.array([row.frame for row in rows])[:, None] + self._window, encoded.shape[1] - 1)
         labels, probabilities, *indexes = self.choose(encoded[places[:, None], frames], predicted[places])
-        if labels.min() < 0 or labels.max() > self.blank or (indexes and indexes[0].max() >= len(self.durations)):
+        if (
+            labels.min() < 0
+            or labels.max() > self.blank
+            or (indexes and (indexes[0].min() < 0 or indexes[0].max() >= len(self.durations)))
+        ):
             raise InputError("the decoder chooses what the model doesn't have; make it again: scripts/export.py")
         durations = np.array(self.durations)[indexes[0]] if self.durations else np.zeros_like(labels)
         return [labels.tolist(), probabilities.tolist(), durations.tolist()]

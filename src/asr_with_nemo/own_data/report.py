@@ -154,14 +154,13 @@ def _kind(store: CorpusStore, kind: str, count: int, prepared: Prepared) -> dict
 
 
 def _clips(store: CorpusStore, folder: Path, scratch: Path) -> list[dict]:
-    """Return rows with a player: some of each audible kind of problem, then others."""
-    chosen: dict[int, None] = {}
+    """Return rows with a player: those with the lowest scores, some of each audible kind of problem, then others."""
     audible = "digest IS NOT NULL"
+    query = f"SELECT number FROM rows WHERE score IS NOT NULL AND {audible} ORDER BY score LIMIT {_LOWEST}"
+    chosen = dict.fromkeys(number for (number,) in store.select(query))
     for kind in quality.KINDS:
         query = f"SELECT number FROM problems JOIN rows USING (number) WHERE kind = ? AND {audible} LIMIT {_PER_KIND}"
         chosen |= dict.fromkeys(number for (number,) in store.select(query, (kind,)))
-    query = f"SELECT number FROM rows WHERE score IS NOT NULL AND {audible} ORDER BY score LIMIT {_LOWEST}"
-    chosen |= dict.fromkeys(number for (number,) in store.select(query))
     query = f"SELECT number FROM rows WHERE {audible} ORDER BY digest LIMIT {_PLAYERS}"  # pseudo-random
     chosen |= dict.fromkeys(number for (number,) in store.select(query))
     clips, aligned = [], is_aligned(store)

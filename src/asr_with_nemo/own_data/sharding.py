@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,6 +45,10 @@ from asr_with_nemo.own_data.quality import frames_needed
 DEFAULT_SECONDS = 3_600.0
 """Of speech in a shard, about, if their number isn't given: 56 MB."""
 _MOST_TEXTS = 50_000
+_OURS = re.compile(
+    "|".join([r"cuts\.\d+\.jsonl\.gz", r"recording\.\d+\.tar", NOTES, ROWS, RECORDINGS, SPEAKERS, TEXTS])
+)
+"""The files of a folder of shards."""
 _LETTER_TEXT = 200
 """Characters of the text that the notes have for each letter."""
 
@@ -99,8 +104,10 @@ def make(
         InputError: the manifest or a recording can't be used, or the folder can't be written.
     """
     path, out = Path(path), Path(out)
-    if out.exists() and not (out / NOTES).is_file() and any(out.iterdir()):
-        raise InputError(f"{out}: has other files than shards; name an empty or a new folder")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; name a folder")
+    if out.exists() and (others := sorted(one.name for one in out.iterdir() if not _OURS.fullmatch(one.name))):
+        raise InputError(f"{out}: has other files than shards ({', '.join(others[:3])}); name an empty or a new folder")
     survey = _survey(path)
     rows, seconds = len(survey.places), float(np.sum(survey.durations, dtype=float))
     if count is None:
@@ -117,7 +124,7 @@ def make(
                 return there
             _begin(partial, digest)
             shards = _write_all(path, partial, survey, made_of, workers or usable_cores(), progress, say)
-            _write_notes(path, out, partial, survey, shards, rate, digest, seed)
+            _write_notes(path, out, partial, survey, shards, made_of | {"digest": digest})
             shutil.rmtree(partial / "parts")
             if out.exists():
                 shutil.rmtree(out)
@@ -303,9 +310,7 @@ def _write_notes(
     partial: Path,
     survey: _Survey,
     shards: list[dict[str, object]],
-    rate: int,
-    digest: str,
-    seed: int,
+    made_of: dict[str, object],
 ) -> None:
     """Write the tables, and then the notes that make the folder one of shards."""
     rows = np.empty(len(survey.places), dtype=ROW)
@@ -314,7 +319,9 @@ def _write_notes(
     np.save(partial / ROWS, rows)
     np.save(partial / RECORDINGS, np.unique(np.concatenate(parts)))
     np.save(partial / SPEAKERS, np.array(sorted(survey.speakers), dtype=np.uint64))
-    (partial / TEXTS).write_text("".join(f"{text}\n" for text in _sample(path, survey, seed)), encoding="utf-8")
+    (partial / TEXTS).write_text(
+        "".join(f"{text}\n" for text in _sample(path, survey, made_of["seed"])), encoding="utf-8"
+    )
     tables = {name: {"size": (partial / name).stat().st_size} for name in (ROWS, RECORDINGS, SPEAKERS, TEXTS)}
     letters = {
         letter: {"count": count, "text": manifest.shortened(text, _LETTER_TEXT)}
@@ -322,9 +329,10 @@ def _write_notes(
     }
     notes = {
         "format": FORMAT,
-        "digest": digest,
+        "digest": made_of["digest"],
+        "manifest": made_of["manifest"],
         "source": os.path.relpath(path.absolute(), out.absolute()),
-        "sample_rate": rate,
+        "sample_rate": made_of["sample_rate"],
         "rows": len(rows),
         "seconds": round(sum(one["seconds"] for one in shards), 3),
         "words": survey.words,

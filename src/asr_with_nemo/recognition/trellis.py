@@ -55,6 +55,7 @@ class _Block:
     sources: np.ndarray  # (T, gaps in the band): the gap that a path came from
     first_gap: int
     emissions: np.ndarray  # (T, columns)
+    carried: tuple[int, int] | None  # a gap, and the one before the band from which a path came into it
 
 
 class Search:
@@ -87,8 +88,8 @@ class Search:
         Returns:
             the parts of the path that are settled now, in order: states (T,), and their log-probabilities (T,).
         """
-        self._move(low, high)
-        self._blocks.append(self._run(np.ascontiguousarray(emissions, np.float32)))
+        carried = self._move(low, high)
+        self._blocks.append(self._run(np.ascontiguousarray(emissions, np.float32), carried))
         self._waiting += len(emissions)
         found = []
         if self._settled is not None and self._waiting >= 2 * self._settled:
@@ -116,15 +117,26 @@ class Search:
             found.append(self._settle(path))
         return found
 
-    def _move(self, low: int, high: int) -> None:
-        low, high = max(low, self._low), max(min(high, len(self._states)), self._low + len(self._scores))
+    def _move(self, low: int, high: int) -> tuple[int, int] | None:
+        """Move the band; the best path in a gap that leaves it skips to the lowest one in it, and both are returned."""
+        top = self._low + len(self._scores)
+        low, high = max(low, self._low), max(min(high, len(self._states)), top)
         low = min(low, high - 1)
         kept = self._scores[low - self._low :]
         scores = np.full(high - low, -np.inf)
         scores[: len(kept)] = kept
+        gaps, prices, carried = self._states.gaps, self._states.prices, None
+        first, after, to = np.searchsorted(gaps, [self._low, min(low, top), low])
+        if self._begun and first < after and to < len(gaps) and gaps[to] < high:
+            paid = self._scores[gaps[first:after] - self._low] + prices[first:after]
+            best = int(paid.argmax())
+            if paid[best] - prices[to] > scores[gaps[to] - low]:
+                scores[gaps[to] - low] = paid[best] - prices[to]
+                carried = int(gaps[to]), int(gaps[first + best])
         self._low, self._scores = low, scores
+        return carried
 
-    def _run(self, emissions: np.ndarray) -> _Block:
+    def _run(self, emissions: np.ndarray, carried: tuple[int, int] | None) -> _Block:
         """Follow the band through some frames."""
         states, low = self._states, self._low
         frames, size = len(emissions), len(self._scores)
@@ -140,6 +152,8 @@ class Search:
             if not self._begun:  # at the first frame the path is in the first state, or in the first letter
                 self._begun = True
                 scores = np.where(np.arange(size) + low < 2, 0.0, -np.inf)
+                if len(gaps):  # or the first texts are not in the sound
+                    scores[gaps[0]] = max(scores[gaps[0]], states.prices[0] - prices[0])
             else:
                 options[0] = scores
                 options[1, 1:] = scores[:-1]
@@ -159,7 +173,7 @@ class Search:
             scores = scores + emissions[frame, columns]
         most = scores.max()
         self._scores = scores - most if np.isfinite(most) else scores
-        return _Block(low, ways, sources, first_gap, emissions)
+        return _Block(low, ways, sources, first_gap, emissions, carried)
 
     def _trace(self, state: int) -> deque[np.ndarray]:
         """Return the states of the best path to a state, block by block."""
@@ -175,6 +189,8 @@ class Search:
                     state = int(gaps[block.first_gap + block.sources[frame, gap]])
                 else:
                     state -= way
+            if block.carried and state == block.carried[0]:
+                state = block.carried[1]
             found.appendleft(path)
         return found
 

@@ -248,12 +248,37 @@ class _Utterances(Dataset):
 
 
 def _samples(cut) -> np.ndarray:
-    """Return the samples of a cut, (T,); decoded here, in half the time, unless Lhotse has to change them."""
+    """Return the samples of a cut, (T,); decoded here, in half the time, unless Lhotse has to change them.
+
+    Raises:
+        InputError: its recording isn't in the shard.
+    """
+    _check_sources(cut)
     recording = getattr(cut, "recording", None)
     if recording is None or recording.transforms or cut.start or cut.duration != recording.duration:
         return cut.load_audio()[0]
     samples, _ = soundfile.read(io.BytesIO(recording.sources[0].source), dtype="float32")
     return samples
+
+
+def _check_sources(cut) -> None:
+    """Make sure that the sound of a cut is that of its shard, or of the files that a config mixes with it.
+
+    A row of a shard may name a command or an address in place of a recording, and Lhotse would run or fetch it.
+
+    Raises:
+        InputError: it does.
+    """
+    parts = [track.cut for track in cut.tracks] if hasattr(cut, "tracks") else [cut]
+    for number, part in enumerate(parts):
+        recording = getattr(part, "recording", None)  # padding has none
+        kinds = {source.type for source in recording.sources} if recording is not None else set()
+        if not kinds <= ({"memory"} if number == 0 else {"memory", "file"}):
+            raise InputError(
+                f"{cut.id}: its recording is to come from elsewhere than its shard ({', '.join(sorted(kinds))}), which "
+                "is refused, since a row of a shard could so run a command; make the shards again: "
+                "python scripts/make_shards.py MANIFEST"
+            )
 
 
 class _Failed(str):
@@ -413,8 +438,7 @@ class Padding(pl.Callback):
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         if self._is_padding:
-            with torch.no_grad():
-                loss.mul_(0)
+            loss.register_hook(torch.zeros_like)  # the gradient of the loss, which all others are multiples of
 
 
 def use(
