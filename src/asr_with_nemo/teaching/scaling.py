@@ -73,8 +73,8 @@ def padding(batches: Iterable[Sequence[float]]) -> float:
         batches: durations of their utterances.
 
     Example:
-        >>> padding([[1.0, 3.0]])
-        0.3333333333333333
+        >>> round(padding([[1.0, 3.0]]), 2)
+        0.33
     """
     batches = [list(batch) for batch in batches]
     computed = sum(len(batch) * max(batch) for batch in batches)
