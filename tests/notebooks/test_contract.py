@@ -113,8 +113,7 @@ def test_lines_of_code_are_few(notebook):
         if cell.cell_type == "code" and not frame.is_written_here(cell)
     )
     assert counts[-1] <= 13
-    # 15's cells are still to be divided; its commands and scripts are longer than other notebooks' code.
-    assert counts[len(counts) // 2] <= (8 if notebook.name == "15_scaling.ipynb" else 6)
+    assert counts[len(counts) // 2] <= 6
 
 
 @pytest.mark.slow
