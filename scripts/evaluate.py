@@ -4,7 +4,7 @@
 import shlex
 from dataclasses import astuple
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -85,7 +85,8 @@ def main(
     if report:
         error_report.check_place(report)
     measure = _exported if Path(model).suffix == ".onnx" else _with_nemo
-    result, search, more = measure(model, manifest, arpa, tune, (alpha, beta, width), batch_size, line_rate, decoder)
+    asked = _Asked(model, manifest, arpa, tune, (alpha, beta, width), batch_size, line_rate, decoder)
+    result, search, more = measure(asked)
     typer.echo(result)
     if result.unspellable:
         letters = " ".join(map(repr, result.unspellable))
@@ -109,65 +110,69 @@ def main(
         typer.echo(f"against {compare}: {wer.compare(result.rows, others)}")
 
 
-def _with_nemo(
-    model: str,
-    manifest: Path,
-    arpa: Path | None,
-    tune: bool,
-    weights: tuple[float | None, float | None, int | None],
-    batch_size: int,
-    line_rate: int | None,
-    decoder: str,
-) -> tuple["Result", "Search | None", dict]:
+class _Asked(NamedTuple):
+    """What to measure, and how: the options of the command, and the file of the language model."""
+
+    model: str
+    manifest: Path
+    arpa: Path | None
+    tune: bool
+    weights: tuple[float | None, float | None, int | None]
+    batch_size: int
+    line_rate: int | None
+    decoder: str
+
+
+def _with_nemo(asked: _Asked) -> tuple["Result", "Search | None", dict]:
     """Measure a NeMo model; return the result, the search, and what tuning it found, for the results file."""
     from asr_with_nemo.models.loading import alphabet, load_model
     from asr_with_nemo.recognition import beam, decoding, evaluation, language_model
 
-    loaded, more = load_model(model), {}
-    search = beam.load(arpa, alphabet(loaded), *weights) if arpa else None
-    decoding.check_decoder(loaded, decoder, search)
-    if tune:
-        tuning = evaluation.tune_on(loaded, manifest, search, batch_size)
+    loaded, more = load_model(asked.model), {}
+    search = beam.load(asked.arpa, alphabet(loaded), *asked.weights) if asked.arpa else None
+    decoding.check_decoder(loaded, asked.decoder, search)
+    if asked.tune:
+        tuning = evaluation.tune_on(loaded, asked.manifest, search, asked.batch_size)
         search = search.with_weights(tuning.weights)
         counts = tuning.trials[tuning.weights]
-        how = {"manifest": manifest.name, "model": Path(model).name, "errors": counts.errors, "words": counts.words}
-        language_model.note_weights(arpa, tuning.weights, **how)
+        where = {"manifest": asked.manifest.name, "model": Path(asked.model).name}
+        language_model.note_weights(asked.arpa, tuning.weights, **where, errors=counts.errors, words=counts.words)
         more["tuning"] = [[*astuple(weights), made.errors] for weights, made in tuning.trials.items()]
-        typer.echo(f"{tuning}, saved in {language_model.notes_path(arpa)}")
+        typer.echo(f"{tuning}, saved in {language_model.notes_path(asked.arpa)}")
     result = evaluation.evaluate(
-        loaded, manifest, batch_size, model_path=model, search=search, line_rate=line_rate, decoder=decoder
+        loaded,
+        asked.manifest,
+        asked.batch_size,
+        model_path=asked.model,
+        search=search,
+        line_rate=asked.line_rate,
+        decoder=asked.decoder,
     )
     return result, search, more
 
 
-def _exported(
-    model: str,
-    manifest: Path,
-    arpa: Path | None,
-    tune: bool,
-    weights: tuple[float | None, float | None, int | None],
-    batch_size: int,
-    line_rate: int | None,
-    decoder: str,
-) -> tuple["Result", "Search | None", dict]:
+def _exported(asked: _Asked) -> tuple["Result", "Search | None", dict]:
     """Measure an exported model, as `_with_nemo` does."""
     from asr_with_nemo.base.machine import device_name
     from asr_with_nemo.deployment import runtime
     from asr_with_nemo.recognition import beam, evaluation
 
-    if tune:
-        raise InputError(f"{model}: --tune takes the .nemo file; the weights that it finds hold for the export too")
-    recognizer = runtime.Recognizer(model)
-    recognizer.check_decoder(decoder, arpa)
-    search = beam.load(arpa, recognizer.labels, *weights) if arpa else None
+    if asked.tune:
+        raise InputError(
+            f"{asked.model}: --tune takes the .nemo file; the weights that it finds hold for the export too"
+        )
+    recognizer = runtime.Recognizer(asked.model)
+    recognizer.check_decoder(asked.decoder, asked.arpa)
+    search = beam.load(asked.arpa, recognizer.labels, *asked.weights) if asked.arpa else None
     way = evaluation.Way(
-        lambda files, progress: recognizer.transcribe(files, batch_size, progress, search),
+        lambda files, progress: recognizer.transcribe(files, asked.batch_size, progress, search),
         labels=recognizer.labels,
         sample_rate=recognizer.sample_rate,
         decoder=recognizer.decoder_of(search),
         device=device_name("cpu"),
     )
-    return evaluation.measure(way, manifest, batch_size, model, line_rate=line_rate), search, {}
+    result = evaluation.measure(way, asked.manifest, asked.batch_size, asked.model, line_rate=asked.line_rate)
+    return result, search, {}
 
 
 def _check_search(model: str, manifest: Path, lm: str | None, tune: bool, weights: dict) -> Path | None:

@@ -329,11 +329,9 @@ class CacheListener:
         streaming = self.streaming
         if self._memory is None:
             log_probs = np.concatenate(self._log_probs)
-            path = log_probs.argmax(axis=1)
-            columns = path[(np.diff(path, prepend=-1) != 0) & (path != len(streaming.labels))].tolist()
             spell = streaming.model.tokenizer.text_to_ids if streaming.has_pieces else None
             output = Output(log_probs, streaming.pieces, streaming.seconds_per_frame, spell)
-            return output.transcript(streaming.spelled(columns), self._seconds)
+            return output.transcript(streaming.spelled(output.columns), self._seconds)
         columns = [choice.column for choice in self._choices]
         steps = (Step(streaming.pieces[column], *rest) for column, *rest in self._choices)
         text = streaming.spelled(columns)

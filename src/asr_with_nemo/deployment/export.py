@@ -133,20 +133,16 @@ _Way = Callable[[Sequence[np.ndarray]], list[_Heard]]
 
 def _ctc(model: "ASRModel", recognizer: runtime.Recognizer) -> tuple[_Way, _Way]:
     """Return NeMo's way of decoding by CTC, and the runtime's."""
-    if writes_letters(model):  # the course keeps all; NeMo's transcribe() drops a space before a mark: "rock 'n"
-        letters = alphabet(model)
-        spell = lambda columns: "".join(letters[column] for column in columns)  # noqa: E731
-    else:
+    # Of letters, the runtime keeps the space before a mark ("rock 'n"), which NeMo's own texts leave out.
+    spell = recognizer.spelled
+    if not writes_letters(model):
         spell = decoding.ctc_decoding(model).decode_tokens_to_str_with_strip_punctuation
-    blank = len(recognizer.labels)
 
     def by_nemo(batch: Sequence[np.ndarray]) -> list[_Heard]:
-        found = []
-        for log_probs in decoding.log_probs(model, batch, len(batch), progress=False):
-            path = log_probs.argmax(axis=1)
-            columns = path[(np.diff(path, prepend=-1) != 0) & (path != blank)]
-            found.append(_Heard(log_probs, spell(columns.tolist()).strip()))
-        return found
+        return [
+            _Heard(log_probs, spell(recognizer.output(log_probs).columns).strip())
+            for log_probs in decoding.log_probs(model, batch, len(batch), progress=False)
+        ]
 
     def by_runtime(batch: Sequence[np.ndarray]) -> list[_Heard]:
         return [_Heard(log_probs, recognizer.greedy(log_probs).strip()) for log_probs in recognizer.run(batch)]

@@ -198,13 +198,10 @@ def _rows(path: Path, survey: _Survey, places: Sequence[int]) -> Iterator[tuple[
 def _begin(partial: Path, digest: str) -> None:
     """Empty the folder of an interrupted run, unless that wrote the same shards."""
     parts, note = partial / "parts", partial / "digest"
-    partial.mkdir(exist_ok=True)
     if not note.is_file() or note.read_text(encoding="ascii") != digest:
-        for one in partial.iterdir():
-            if one.is_dir():
-                shutil.rmtree(one)
-            else:
-                one.unlink()
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir()
         note.write_text(digest, encoding="ascii")
     parts.mkdir(exist_ok=True)
 

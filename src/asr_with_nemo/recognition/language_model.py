@@ -126,12 +126,8 @@ def read_texts(path: str | os.PathLike, final: bool = False) -> tuple[list[str],
     Raises:
         InputError: the file can't be read, has no words, or has held-out utterances, which would leak into evaluation.
     """
-    held, lines = set(), []
-    is_manifest = _starts_as_a_manifest(path)
-    if not is_manifest:
-        missing = "no such text; expected a manifest, or a text file with one utterance per line"
-        lines = read_text(path, "text", missing).splitlines()
-    if is_manifest:
+    held = set()
+    if _starts_as_a_manifest(path):
         # Here, since decoding with a language model, as the server does, needs none of an4's packages.
         from asr_with_nemo.data.an4 import splits_of
 
@@ -146,11 +142,14 @@ def read_texts(path: str | os.PathLike, final: bool = False) -> tuple[list[str],
                 "manifest, or add --final for use with an acoustic model trained on train and dev"
             )
         lines = [row["text"] for row in manifest.each_utterance(path, check_audio=False)]
-    elif any(re.search(r"\([\w-]+\)\s*$", line) for line in lines):
-        raise InputError(
-            f"{path}: its lines end with an id in brackets; use the manifest, which separates training texts from "
-            "held-out ones"
-        )
+    else:
+        missing = "no such text; expected a manifest, or a text file with one utterance per line"
+        lines = read_text(path, "text", missing).splitlines()
+        if any(re.search(r"\([\w-]+\)\s*$", line) for line in lines):
+            raise InputError(
+                f"{path}: its lines end with an id in brackets; use the manifest, which separates training texts from "
+                "held-out ones"
+            )
     texts = [text for text in (" ".join(line.split()) for line in lines) if text]
     if not texts:
         raise InputError(f"{path}: has no words for a language model; expected one utterance per line")

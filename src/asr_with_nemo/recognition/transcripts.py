@@ -105,6 +105,11 @@ class Output:
         text = "".join(letter.letter for letter in self._letters)
         return text.strip() if self.spell else text
 
+    @property
+    def columns(self) -> list[int]:
+        """The columns of the greedy text's letters or pieces: of each frame, without repeats and blanks."""
+        return [label for label, _ in self._labels]
+
     def transcript(self, text: str, duration: float) -> Transcript:
         """Add word times to a decoder's text, stripped, for a recording of `duration` seconds."""
         text = text.strip()
@@ -148,9 +153,13 @@ class Output:
         return [self.labels.index(letter) for letter in text]
 
     @cached_property
+    def _labels(self) -> list[tuple[int, range]]:
+        """The columns of the greedy text with their frames."""
+        return [run for run in _runs(self.log_probs.argmax(axis=1)) if run[0] < len(self.labels)]
+
+    @cached_property
     def _letters(self) -> list[Letter]:
-        runs = _runs(self.log_probs.argmax(axis=1))
-        return [letter for label, frames in runs if label < len(self.labels) for letter in self._spelled(label, frames)]
+        return [letter for label, frames in self._labels for letter in self._spelled(label, frames)]
 
     def _spelled(self, label: int, frames: range) -> Iterator[Letter]:
         """Yield a letter as it is, and a subword piece with the space before it as a letter of its own."""
