@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
+from asr_with_nemo.base.files import reason_of
 from asr_with_nemo.cli import run
 from asr_with_nemo.data import an4
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.tracking.session import configure_wandb, describe_mode, project_name
+from asr_with_nemo.tracking.session import configure_wandb, describe_mode, ending, project_name
 
 
 def main(
@@ -53,7 +54,7 @@ def main(
     started = time.perf_counter()
     corpus = an4.corpus_of(manifests[0])
     try:
-        with wandb.init(project=project_name(), name=f"dataset-{corpus}", job_type="dataset") as run:
+        with ending(wandb.init(project=project_name(), name=f"dataset-{corpus}", job_type="dataset")) as run:
             run.config.update({"corpus": corpus, "manifests": [path.name for path in manifests]})
             run.log({"dataset": explore.wandb_table(rows)})
             if artifacts:
@@ -61,7 +62,7 @@ def main(
             place = os.path.relpath(Path(run.dir).parent) if run.offline else run.url
     except OSError as error:  # for example a full disk
         raise InputError(
-            f"{error.filename or os.environ['WANDB_DIR']}: can't be written ({error.strerror}); free disk space"
+            f"{error.filename2 or error.filename or os.environ['WANDB_DIR']}: can't be written ({reason_of(error)})"
         ) from error
     typer.echo(f"logged in {time.perf_counter() - started:.1f} s: {place or 'nowhere (WANDB_MODE=disabled)'}")
 

@@ -544,6 +544,8 @@ def _set_up(inputs: Path, folder: Path) -> None:
 def _workplace(keep: Path | None) -> Iterator[Path]:
     if keep:
         keep.mkdir(parents=True, exist_ok=True)
+        if any(keep.iterdir()):
+            raise InputError(f"{keep}: isn't empty; name another folder, or remove what an earlier run kept")
         yield keep.absolute()
         return
     with tempfile.TemporaryDirectory() as scratch:
@@ -618,6 +620,8 @@ def main(
 
         python scripts/tools/faults.py --quick --stage corpus --fault SIG --keep build/faults
     """
+    # The background of a shell ignores Ctrl-C, and what is started there would, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     stages = [one for one in STAGES if (one.quick or not quick) and _asked(one.name, stage)]
     faults = [name for name in FAULTS if _asked(name, fault)]
     started = time.perf_counter()

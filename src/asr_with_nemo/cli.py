@@ -98,7 +98,8 @@ def run(
     except OSError as error:
         if not is_full(error):
             raise
-        print(f"error: {error.filename or 'a file'}: can't be written ({reason_of(error)})", file=sys.stderr)
+        place = error.filename2 or error.filename or "a file"
+        print(f"error: {place}: can't be written ({reason_of(error)})", file=sys.stderr)
         sys.exit(1)
 
 

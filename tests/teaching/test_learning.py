@@ -39,10 +39,20 @@ def test_the_loss_is_that_of_all_paths():
     assert np.exp(-learning.ctc_loss(log_probs, "ab", "ab")) == pytest.approx(0.507, abs=1e-4)  # as 05_ctc counts it
 
 
-def test_a_verdict_follows_the_intervals():
-    row = {"name": "a", "wer": 0.3, "errors": 3, "words": 10, "ci95": [0.2, 0.4]}
-    assert "intervals overlap" in learning.verdict(row, row | {"ci95": [0.35, 0.5]})
-    assert "don't overlap" in learning.verdict(row | {"ci95": [0.45, 0.5]}, row)
+def result(*errors: int) -> dict:
+    """A results file of speakers with 100 words each."""
+    speakers = {f"speaker {number}": {"errors": count, "words": 100} for number, count in enumerate(errors)}
+    words = 100 * len(errors)
+    return {"name": "a", "wer": sum(errors) / words, "errors": sum(errors), "words": words, "by_speaker": speakers}
+
+
+def test_a_verdict_compares_speaker_by_speaker():
+    easy_to_hard = result(10, 20, 40, 60, 80)
+    assert learning.verdict(easy_to_hard, result(13, 24, 44, 66, 83)).endswith(": more than chance explains")
+    assert "-4.0 points" in learning.verdict(easy_to_hard, result(13, 24, 44, 66, 83))
+    assert learning.verdict(easy_to_hard, result(50, 10, 45, 50, 75)).endswith("don't decide it")
+    with pytest.raises(ValueError, match="different speakers"):
+        learning.verdict(easy_to_hard, result(1))
 
 
 def test_the_strip_has_a_map_for_each_moment():

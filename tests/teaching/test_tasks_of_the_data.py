@@ -1,10 +1,12 @@
-"""The checks of 03_explore and 04_pretrained take right answers, and say what is wrong with wrong ones."""
+"""The checks of 01_data to 04_pretrained take right answers, and say what is wrong with wrong ones."""
 
 import re
 
+import numpy as np
 import pytest
+import torch
 
-from asr_with_nemo.teaching.tasks import Wrong, explore, pretrained
+from asr_with_nemo.teaching.tasks import Wrong, data, explore, features, number, pretrained
 
 ROWS = [
     {"Transcript": "three", "Duration": 0.48, "Split": "train"},  # exactly six frames of 80 ms
@@ -13,6 +15,31 @@ ROWS = [
     {"Transcript": "yes", "Duration": 0.16, "Split": "train"},
     {"Transcript": "no no no", "Duration": 2.0, "Split": "dev"},
 ]
+
+
+@pytest.mark.parametrize("answer", [2, 2.0, np.int64(2), np.array([2]), torch.tensor(2)])
+def test_an_answer_may_be_a_number_of_any_library(answer):
+    rows = [{"text": text, "speaker": "f1"} for text in ("yes", "no", "yes")]
+    assert data.task_1(answer, rows[:1], rows).startswith("2 of 3")
+
+
+@pytest.mark.parametrize("answer", ["2", None, True, float("nan"), np.array([2, 3]), [2]])
+def test_what_is_no_number_is_said_to_be_none(answer):
+    with pytest.raises(Wrong, match="give a number"):
+        number(answer, "give a number")
+
+
+def test_the_shortest_window_that_shows_two_tones():
+    for answer in (9.6, 9.75, 10):
+        assert features.task_2(answer)
+    for answer, hint in (
+        (7.2, "Too short"),
+        (9.3, "Too short"),
+        (12.3, "half a millisecond shorter"),
+        (154, "samples"),
+    ):
+        with pytest.raises(Wrong, match=hint):
+            features.task_2(answer)
 
 
 def test_rows_without_enough_frames_are_counted():
@@ -51,10 +78,16 @@ def test_a_normaliser_keeps_apart_what_is_different():
     def spells_each_digit(text: str) -> str:
         return " ".join(re.sub("[0-9]", lambda digit: f" {digits[int(digit.group())]} ", right(text)).split())
 
+    def spells_all_digits(text: str) -> str:
+        for digit, name in enumerate(digits):
+            text = text.replace(str(digit), name)
+        return right(text)
+
     assert pretrained.task_2(right)
     for answer, hint in (
         (lambda text: text.lower(), "becomes \"it's nine o'clock.\""),
         (spells_each_digit, "stands alone"),
+        (spells_all_digits, "'42' becomes 'fourtwo'"),
         (lambda text: None, "has to return the text"),
         ("text", "The answer is a function"),
     ):

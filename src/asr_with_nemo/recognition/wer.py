@@ -217,7 +217,7 @@ def _bootstrap(errors: Sequence[int], words: Sequence[int], confidence: float = 
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def _difference_interval(
+def difference_interval(
     differences: Sequence[int], words: Sequence[int], trainings: int = 1, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Percentile interval of sum(differences) / sum(words), where differences of errors are by utterance.
@@ -295,7 +295,7 @@ includes 0)
         )
     pairs = [(ours[key], theirs[key]) for key in ours]
     differences = [one.words.errors - other.words.errors for one, other in pairs]
-    ci95 = _difference_interval(differences, [one.words.words for one, _ in pairs])
+    ci95 = difference_interval(differences, [one.words.words for one, _ in pairs])
     return Comparison(total_errors(rows), total_errors(others), ci95)
 
 
@@ -332,7 +332,7 @@ def difference_of_seeds(
     errors, words = _by_utterance([*these, *others])
     ours, theirs = errors[: len(these)].sum(0), errors[len(these) :].sum(0)
     words = words[: len(these)].sum(0)
-    return float((ours.sum() - theirs.sum()) / words.sum()), _difference_interval(
+    return float((ours.sum() - theirs.sum()) / words.sum()), difference_interval(
         ours - theirs, words, len(these), confidence
     )
 

@@ -28,7 +28,7 @@ from asr_with_nemo.errors import InputError
 from asr_with_nemo.sweeps.results import best_value, short
 from asr_with_nemo.sweeps.space import Config, Sweep
 from asr_with_nemo.sweeps.store import TakenOver, TrialStore
-from asr_with_nemo.tracking.session import configure_wandb, project_name
+from asr_with_nemo.tracking.session import configure_wandb, ending, project_name
 
 ATTEMPTS = 3  # of a trial whose worker is killed each time (out of memory, say)
 FIRST_FAILURES = 3  # failed trials at the start stop a sweep: the cause is likely the sweep, not the values
@@ -132,7 +132,7 @@ def tracked_objective(objective: Objective, sweep: Sweep) -> Objective:
         import wandb
 
         stopped = None
-        with wandb.init(
+        started = wandb.init(
             project=project_name(sweep.config.get("project")),
             group=report.group,
             job_type="sweep",
@@ -140,7 +140,8 @@ def tracked_objective(objective: Objective, sweep: Sweep) -> Objective:
             config=config,
             dir=os.environ["WANDB_DIR"],
             settings=wandb.Settings(console="off"),
-        ) as run:
+        )
+        with ending(started) as run:
             report.listeners.insert(0, lambda metrics, step: run.log(metrics, step=step))
             try:
                 final = objective(config, report)

@@ -13,7 +13,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from asr_with_nemo.data import an4, manifest
-from asr_with_nemo.recognition import decoding
+from asr_with_nemo.recognition import decoding, wer
 from asr_with_nemo.recognition.transcripts import Output
 from asr_with_nemo.training.callbacks import WeightAveraging
 
@@ -147,14 +147,23 @@ class Watch(pl.Callback):
 
 
 def verdict(one: Mapping, other: Mapping) -> str:
-    """Say whether the 95% intervals of two results files (`recognition.results.read_results`) overlap."""
-    said = []
-    for row in (one, other):
-        low, high = row["ci95"]
-        said.append(f"{row['name']} {row['wer']:.1%} ({row['errors']} of {row['words']}, {low:.1%} to {high:.1%})")
-    apart = one["ci95"][0] > other["ci95"][1] or other["ci95"][0] > one["ci95"][1]
-    end = "don't overlap: a clear difference" if apart else "overlap: these trainings alone don't decide it"
-    return f"{said[0]} and {said[1]}: the intervals {end}"
+    """Say whether two results files (`recognition.results.read_results`) differ by more than chance.
+
+    The interval is of the difference, speaker by speaker: they are drawn again, each with both results.
+
+    Raises:
+        ValueError: the results are not of the same speakers.
+    """
+    mine, theirs = one["by_speaker"], other["by_speaker"]
+    if mine.keys() != theirs.keys():
+        raise ValueError("the results are of different speakers")
+    differences = [mine[name]["errors"] - theirs[name]["errors"] for name in mine]
+    interval = wer.difference_interval(differences, [speaker["words"] for speaker in mine.values()])
+    figures = [f"{row['name']} {row['wer']:.1%} ({row['errors']} of {row['words']})" for row in (one, other)]
+    points = f"{100 * (one['wer'] - other['wer']):+.1f} points"
+    low, high = (f"{100 * bound:+.1f}" for bound in interval)
+    end = "these two trainings don't decide it" if interval[0] <= 0 <= interval[1] else "more than chance explains"
+    return f"{figures[0]} against {figures[1]}: {points}, {low} to {high}: {end}"
 
 
 def ctc_loss(log_probs: np.ndarray, text: str, labels: Sequence[str]) -> float:

@@ -177,7 +177,8 @@ def recipe(rows: Sequence[dict]) -> Figure:
     """
     figure, axes = plt.subplots(figsize=(7, 3))
     for row in rows:
-        shift = 1 + 0.05 * ((row["seed"] or 0) - 1)  # seeds side by side
+        alike = [other["seed"] for other in rows if other["training"]["epochs"] == row["training"]["epochs"]]
+        shift = 1 + 0.05 * (sorted(alike).index(row["seed"]) - (len(alike) - 1) / 2)  # seeds side by side
         low, high = (100 * end for end in row["ci95"])
         x = row["training"]["epochs"] * shift
         axes.plot([x, x], [low, high], color="tab:blue", lw=2, alpha=0.5)

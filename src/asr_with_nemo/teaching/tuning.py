@@ -3,7 +3,7 @@
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,7 +126,7 @@ def draw_searches(side: int = 4, seed: int = 0) -> Figure:
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
     x = np.linspace(0, 1, 300)
     for axes, name, points in zip(panels, ("grid", "random"), (grid, rng.random((side**2, 2))), strict=True):
-        axes.plot(x, 1.15 + 0.5 * np.exp(-(((x - 0.63) / 0.09) ** 2)), color="tab:green")
+        axes.plot(x, 1.15 + 0.5 * np.exp(-(((x - 0.5) / 0.09) ** 2)), color="tab:green")
         axes.scatter(*points.T, color="tab:blue", zorder=3)
         axes.vlines(points[:, 0], 1.05, 1.13, color="tab:blue")
         different = len(set(points[:, 0].round(6)))
@@ -273,20 +273,27 @@ def beyond_chance(found: pd.DataFrame, chance: np.ndarray) -> dict[str, list[str
 # --- Is the best one really better? -----------------------------------------------------------------------------------
 
 
-def splits(study: Study) -> pd.DataFrame:
+def splits(study: Study, without: Collection[int] = ()) -> pd.DataFrame:
     """Choose the best trial on half of the dev speakers, and look at it on the other half, for each way to halve them.
+
+    Args:
+        study: the recorded sweep.
+        without: numbers of trials that are left out.
 
     Returns:
         a row per way: the chosen `trial`, its WER where it was `chosen`, on the `other` half, and there that of the
         `best` trial and the `mean` of all, as fractions.
     """
     names = sorted(set(study.speakers))
+    numbers = np.array([row.number for row in study.results.rows])
+    kept = ~np.isin(numbers, list(without))
+    errors, numbers = study.errors[kept], numbers[kept]
     rows = []
     for half in itertools.combinations(names, len(names) // 2):
         inside = np.isin(study.speakers, half)
-        here, there = (study.errors[:, part].sum(1) / study.words[part].sum() for part in (inside, ~inside))
+        here, there = (errors[:, part].sum(1) / study.words[part].sum() for part in (inside, ~inside))
         trial = int(here.argmin())
-        rows.append((study.results.rows[trial].number, here[trial], there[trial], there.min(), there.mean()))
+        rows.append((int(numbers[trial]), here[trial], there[trial], there.min(), there.mean()))
     return pd.DataFrame(rows, columns=["trial", "chosen", "other", "best", "mean"])
 
 

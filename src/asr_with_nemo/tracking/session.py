@@ -5,16 +5,22 @@ nothing. Everything that W&B writes goes into the project's `wandb` folder; `mak
 """
 
 import configparser
+import contextlib
 import netrc
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.tracking import wandb_internals
 from asr_with_nemo.tracking.wandb_internals import keep_artifacts
+
+if TYPE_CHECKING:
+    import wandb
 
 WANDB_FOLDER = "wandb"
 _DEFAULT_PROJECT = "ASR"
@@ -77,6 +83,18 @@ def configure_wandb(folder: str | os.PathLike = ".") -> str:
     if mode == "online":
         keep_artifacts()
     return mode
+
+
+@contextlib.contextmanager
+def ending(run: "wandb.Run") -> Iterator["wandb.Run"]:
+    """Finish a run with the block, as failed after an error. As a context by itself, a run prints a traceback then."""
+    try:
+        yield run
+    except BaseException:
+        with contextlib.suppress(OSError):  # the disk is full, which may be why we are here
+            run.finish(exit_code=1)
+        raise
+    run.finish()
 
 
 def renew_client() -> None:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asr_with_nemo.base.files import reason_of
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.tracking import artifacts
 from asr_with_nemo.tracking.kept_runs import kept_files, read_records
@@ -221,6 +222,6 @@ def _download(project: str, name: str, alias: str) -> Path:
         raise LookupError(str(error)) from error
     except OSError as error:
         raise InputError(
-            f"{error.filename or wandb_folder()}: can't be written ({error.strerror}); free disk space"
+            f"{error.filename2 or error.filename or wandb_folder()}: can't be written ({reason_of(error)})"
         ) from error
     return folder / artifacts.only_model(artifact.manifest.entries, full_name)

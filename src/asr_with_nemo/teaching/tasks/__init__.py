@@ -4,12 +4,27 @@ A notebook's tasks are functions `task_1`, `task_2` in the module of its name (`
 the answer, and more if they need it, and raise `Wrong` with a hint; what they return is printed behind "right".
 """
 
+import contextlib
 import importlib
 import re
 
 
 class Wrong(Exception):
     """An answer isn't right; the message says why, and doesn't give the solution away."""
+
+
+def number(answer: object, otherwise: str) -> int | float:
+    """Return an answer that is a number as Python's own; NumPy's, and arrays and tensors of one, are numbers too.
+
+    Raises:
+        Wrong: it isn't a number; the message is `otherwise`.
+    """
+    if hasattr(answer, "item"):
+        with contextlib.suppress(ValueError, RuntimeError):  # of an array of several
+            answer = answer.item()
+    if isinstance(answer, bool) or not isinstance(answer, int | float) or answer != answer:
+        raise Wrong(otherwise)
+    return answer
 
 
 def check(task: str, answer: object, *given: object) -> None:

@@ -3,15 +3,14 @@
 from collections.abc import Collection, Sequence
 
 from asr_with_nemo.data.manifest import Utterance
-from asr_with_nemo.teaching.tasks import Wrong
+from asr_with_nemo.teaching.tasks import Wrong, number
 
 
 def task_1(answer: object, train: Sequence[Utterance], test: Sequence[Utterance]) -> str:
     """Check the number of test utterances whose transcript occurs in train."""
     known = {row["text"] for row in train}
     right = sum(row["text"] in known for row in test)
-    if isinstance(answer, bool) or not isinstance(answer, int | float):
-        raise Wrong("The answer is a number: how many of the test utterances.")
+    answer = number(answer, "The answer is a number: how many of the test utterances.")
     if answer == right:
         return (
             f"{right} of {len(test)}. New speakers, but not only new sentences: short commands come again and again. "

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from asr_with_nemo.teaching.tasks import Wrong
+from asr_with_nemo.teaching.tasks import Wrong, number
 
 _LABELS = [" ", "a", "e", "l", "n"]
 _BLANK = len(_LABELS)
@@ -44,8 +44,7 @@ def _expect(decode: Callable, path: str, text: str, hint: str) -> None:
 
 def task_2(answer: object) -> str:
     """Check the share of a core that hearing 4 seconds again every 0.16 s takes at an RTFx of 300."""
-    if isinstance(answer, bool) or not isinstance(answer, int | float):
-        raise Wrong("Give a fraction, such as 0.5.")
+    answer = number(answer, "Give a fraction, such as 0.5.")
     looks = int(4 / 0.16)
     heard = sum(0.16 * look for look in range(1, looks + 1))  # 52 s
     if abs(answer - heard / 300 / 4) < 0.002:

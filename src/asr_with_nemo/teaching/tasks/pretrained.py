@@ -16,9 +16,11 @@ _SAME = (
 _DIFFERENT = (
     ("we're", "were", "the apostrophe belongs to the word"),
     ("no", "know", "words that only sound alike are different words"),
-    ("42", "four two", "only a digit that stands alone is to be spelled out: 42 is not said 'four two'"),
     ("seven one", "sevenone", "the space between two words must stay"),
-    ("mp3", "mp three", "only a digit that stands alone is to be spelled out"),
+)
+_KEPT = (
+    ("42", "only a digit that stands alone is to be spelled out: 42 is not said 'four two'"),
+    ("mp3", "only a digit that stands alone is to be spelled out"),
 )
 
 
@@ -47,6 +49,9 @@ def task_2(normalise: Callable[[str], str]) -> str:
             raise Wrong(f"It returns {type(got).__name__} for {written!r}; it has to return the text.")
         if got != expected:
             raise Wrong(f"{written!r} becomes {got!r}; expected {expected!r}.")
+    for text, reason in _KEPT:
+        if normalise(text) != text:
+            raise Wrong(f"{text!r} becomes {normalise(text)!r}, but {reason}.")
     for one, other, reason in _DIFFERENT:
         if normalise(one) == normalise(other):
             raise Wrong(f"{one!r} and {other!r} both become {normalise(one)!r}, but {reason}.")

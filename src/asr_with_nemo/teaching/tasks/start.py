@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from asr_with_nemo.data.manifest import Utterance
-from asr_with_nemo.teaching.tasks import Wrong
+from asr_with_nemo.teaching.tasks import Wrong, number
 
 LEVELS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Standard deviations of the noise that task 2 adds."""
@@ -23,8 +23,7 @@ def task_1(answer: object, recognizer: _Recognizer, utterances: Sequence[Utteran
     """Check the number of utterances that the recogniser writes exactly as they were said."""
     heard = recognizer.transcribe([row["audio_filepath"] for row in utterances])
     right = sum(one.text == row["text"] for one, row in zip(heard, utterances, strict=True))
-    if isinstance(answer, bool) or not isinstance(answer, int | float | np.integer):
-        raise Wrong("The answer is a number: how many of the recordings.")
+    answer = number(answer, "The answer is a number: how many of the recordings.")
     if answer == right:
         return f"{right} of {len(utterances)}. Notebook 04 counts finer: not whole recordings, but words."
     if answer == len(utterances) - right:

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterable, Mapping
 
-from asr_with_nemo.teaching.tasks import Wrong
+from asr_with_nemo.teaching.tasks import Wrong, number
 
 _SECONDS = 63.0
 """Of the recording that `a_table_of_times` is about."""
@@ -35,8 +35,10 @@ def a_table_of_times() -> list[dict[str, int | str]]:
 
 def task_1(answer: object) -> str:
     """Check the seconds in one unit of `a_table_of_times`."""
-    if isinstance(answer, bool) or not isinstance(answer, int | float) or not answer > 0:
-        raise Wrong("Give the seconds in one unit, a number above 0: 1 for seconds, 0.001 for milliseconds.")
+    otherwise = "Give the seconds in one unit, a number above 0: 1 for seconds, 0.001 for milliseconds."
+    answer = number(answer, otherwise)
+    if not answer > 0:
+        raise Wrong(otherwise)
     end = _TIMES[-1][1] * answer
     letters = sum(len(text.replace(" ", "")) for _, _, text in _TIMES)
     rate = letters / (sum(end - start for start, end, _ in _TIMES) * answer)
