@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,16 +76,15 @@ class Postgres:
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     if not shutil.which("initdb"):
         pytest.skip("PostgreSQL isn't installed here")
-    above = tmp_path_factory.mktemp("postgres")
-    for folder in (above, *above.parents[:2]):
-        folder.chmod(folder.stat().st_mode | 0o011)  # its user has to come through
-    server = Postgres(above / "data")
-    yield server
-    with contextlib.suppress(AssertionError):
-        server.stop()
+    with tempfile.TemporaryDirectory() as above:  # pytest's own folders let no other user in
+        Path(above).chmod(0o711)
+        server = Postgres(Path(above) / "data")
+        yield server
+        with contextlib.suppress(AssertionError):
+            server.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

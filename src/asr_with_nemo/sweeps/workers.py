@@ -140,7 +140,8 @@ class _Progress:
     def close(self) -> None:
         """Show the final state and remove the bar."""
         self._due = 0.0
-        self.show()
+        with contextlib.suppress(*FAILURES):  # the store is gone; whoever closes says so
+            self.show()
         if self._bar is not None:
             self._bar.close()
 
@@ -293,6 +294,7 @@ def run_processes(job: SweepJob, store: TrialStore, count: int, workers: int, se
         for worker in running:
             worker.end()
         progress.close()
-        store.requeue_abandoned()
+        with contextlib.suppress(*FAILURES):
+            store.requeue_abandoned()
     if any(row.state in ("queued", "running") for row in store.results().rows) and not store.stopped:
         raise InputError(f"{store.place}: the workers ended before the sweep did; continue with --resume")
