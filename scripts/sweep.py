@@ -56,6 +56,15 @@ def main(
         Path | None,
         typer.Option(help="Offline: folder for the trials and results; by default runs/sweeps/ and the file's name."),
     ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            envvar="OPTUNA_STORAGE",
+            help="Offline: the database in which machines without a shared folder meet; postgresql://..., mysql://... "
+            "or sqlite:///FILE. The study has the name of the folder --store, which then has the results alone.",
+            metavar="URL",
+        ),
+    ] = None,
     join: Annotated[
         str | None,
         typer.Option(
@@ -71,8 +80,9 @@ def main(
     parameter, and so can lr, epoch (or epochs), and dropout, that of the encoder's last block.
 
     With a W&B account (WANDB_API_KEY or `wandb login`), W&B's server chooses the trials, and other machines join with
-    --join. Without one, Optuna does, in a store: a folder on this machine or a shared one. To continue a sweep, or to
-    join it from another machine that sees the folder, run the same command with --resume.
+    --join. Without one, Optuna does, in a store: a folder on this machine or a shared one, or a database (--storage; a
+    password is better kept in OPTUNA_STORAGE than on the command line). To continue a sweep, or to join it from another
+    machine that sees the folder or the database, run the same command with --resume.
 
     The results are in the store (with an account, in runs/sweeps/ID): best.yaml, the best trial's config; trials.csv,
     a table; and plots.
@@ -87,6 +97,8 @@ def main(
         python scripts/sweep.py configs/sweep_bayes.yaml --count 20 --workers 2 data_dir=data/synthetic
 
         python scripts/sweep.py configs/sweep_bayes.yaml --count 40 --resume data_dir=data/synthetic
+
+        python scripts/sweep.py configs/sweep_bayes.yaml --count 40 --resume --storage postgresql://me@db/sweeps
 
         python scripts/sweep.py configs/sweep.yaml --count 5 --join ENTITY/PROJECT/ID
 
@@ -105,11 +117,16 @@ def main(
             print(sweep.note, file=sys.stderr)
         return
     if configure_wandb() == "online":
-        for option, given in (("--workers", workers > 1), ("--resume", resume), ("--seed", seed is not None)):
+        for option, given in (
+            ("--workers", workers > 1),
+            ("--resume", resume),
+            ("--seed", seed is not None),
+            ("--storage", storage is not None),
+        ):
             if given:
                 raise InputError(f"{option}: not available with W&B's server; use --join, or set WANDB_MODE=offline")
     folder = store or FOLDER / file.stem
-    job = SweepJob(sweep, folder, objective, (str(config_path), config_name, tuple(overrides or ())))
+    job = SweepJob(sweep, folder, objective, (str(config_path), config_name, tuple(overrides or ())), storage)
     results = run_sweep(job, count, workers, resume, seed, join)
     print(results)
     for path in results.files:

@@ -1,7 +1,5 @@
 """A sweep with no account: drawn, stopped early, shared by workers, killed and gone on with."""
 
-import csv
-import io
 import itertools
 import json
 import os
@@ -10,9 +8,6 @@ import resource
 import signal
 import subprocess
 import sys
-import textwrap
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,7 +29,7 @@ from asr_with_nemo.sweeps.trials import ATTEMPTS, _judge
 from asr_with_nemo.sweeps.workers import SweepJob
 from asr_with_nemo.tracking import session
 from tests.conftest import ROOT, run_script
-from tests.sweeps import invoke
+from tests.sweeps import DIARY, invoke, lines_of, lines_until, start, table, wait_until
 from tests.sweeps.test_space import PUBLISHED
 
 CONFIGS = ROOT / "configs"
@@ -75,40 +70,6 @@ def no_rendering(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 @pytest.fixture
 def rendered() -> None:
     """Plots are rendered: see `no_rendering`."""
-
-
-@pytest.fixture
-def sweep_file(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a sweep file; by default, one that looks for the best x at random."""
-
-    def write(text: str = "", name: str = "sweep.yaml", **changes: object) -> Path:
-        config = {
-            "method": "random",
-            "metric": {"name": "loss", "goal": "minimize"},
-            "parameters": {"x": {"min": -1.0, "max": 1.0}},
-        }
-        path = tmp_path / name
-        path.write_text(textwrap.dedent(text) if text else OmegaConf.to_yaml(config | changes), encoding="utf-8")
-        return path
-
-    return write
-
-
-@pytest.fixture
-def objective(tmp_path: Path) -> Callable[[str], str]:
-    """Writes a module of the user's and gives MODULE: back; each has a name of its own, since imports are kept."""
-    numbers = itertools.count()
-
-    def write(source: str) -> str:
-        name = f"objective_{abs(hash(tmp_path))}_{next(numbers)}"
-        (tmp_path / f"{name}.py").write_text(textwrap.dedent(source), encoding="utf-8")
-        return name
-
-    return write
-
-
-def table(folder: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO((folder / "trials.csv").read_text(encoding="utf-8"))))
 
 
 # --- What is called ---------------------------------------------------------------------------------------------------
@@ -420,68 +381,6 @@ def test_a_function_for_wandbs_agent_is_stopped_early_too(tmp_path: Path):
 
 
 # --- Workers --------------------------------------------------------------------------------------------------------
-
-DIARY = """
-import os, time
-
-def diary(config, report):
-    with open("started", "a") as file:
-        file.write(f"{config['x']}\\n")
-    with open("started") as file:
-        number = len(file.readlines())
-    while not os.path.exists("go") and not os.path.exists(f"go-{number}"):  # a trial lasts until the test lets it end
-        time.sleep(0.02)
-    for epoch in range(1, 9):
-        report({"loss": config["x"] ** 2 + 1 / epoch}, epoch)
-    with open("finished", "a") as file:
-        file.write(f"{config['x']}\\n")
-"""
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Poll until the condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        time.sleep(0.02)
-
-
-def start(cwd: Path, *arguments: str | Path) -> subprocess.Popen[str]:
-    """Start scripts/sweep.py."""
-    return subprocess.Popen(
-        [sys.executable, "-u", str(ROOT / "scripts/sweep.py"), *map(str, arguments)],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        # As in a terminal, even where the tests run in the background of a shell, which ignores Ctrl-C for them.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-@pytest.fixture
-def processes() -> Iterator[list[subprocess.Popen]]:
-    """Those in it are ended with the test."""
-    started: list[subprocess.Popen] = []
-    yield started
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-def lines_until(process: subprocess.Popen[str], pattern: str) -> tuple[list[str], re.Match[str]]:
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        match = re.search(pattern, line)
-        if match:
-            return lines, match
-    raise AssertionError(f"never said {pattern!r}:\n{''.join(lines)}")
-
-
-def lines_of(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").split() if path.is_file() else []
 
 
 def test_of_two_workers_one_is_killed_and_its_trial_is_done_by_another(tmp_path, sweep_file, objective, processes):

@@ -54,20 +54,22 @@ def run_sweep(
     if mode == "online":
         return _run_online(job, count, join)
     if join:
-        raise InputError("--join needs a W&B account; offline, join a sweep by --resume with the same --store")
+        raise InputError(
+            "--join needs a W&B account; offline, join a sweep by --resume with the same --store or --storage"
+        )
     count = sweep.count(count)
     job.callee()  # its errors come before a store is created
     store = job.store(resume)
     if store.stopped:
         store.stop(None)
-    print(f"sweep {store.id}: {sweep.method}, up to {count} trials of {job.about}, in {store.folder}", flush=True)
+    print(f"sweep {store.id}: {sweep.method}, up to {count} trials of {job.about}, in {store.place}", flush=True)
     try:
         if workers == 1:
             run_trials(store, job.tracked(), count, seed, quiet)
         else:
             run_processes(job, store, count, workers, seed, quiet)
     except KeyboardInterrupt:
-        raise InputError(f"interrupted; the same command with --resume continues {store.folder}") from None
+        raise InputError(f"interrupted; the same command with --resume continues {store.place}") from None
     if store.stopped:
         raise InputError(store.stopped)
     with store.locked():  # the last workers of several machines may end at the same time

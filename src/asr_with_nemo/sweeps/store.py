@@ -1,8 +1,6 @@
-"""A sweep on disk, shared by all processes and machines that see its folder.
+"""The store of a sweep, shared by all processes and machines that see its folder, or reach its database.
 
-The store of a sweep is one folder: `sweep.json` describes the sweep, `trials.journal` is Optuna's record of the trials,
-`alive/` has a heartbeat file for each running trial. A trial whose worker is gone is queued again, by the worker that
-notices first.
+A trial whose worker is gone is queued again, by the worker that notices first.
 """
 
 import contextlib
@@ -12,23 +10,22 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Self
 
 import optuna
 import psutil
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from asr_with_nemo.base.files import write_if_changed
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.sweeps.results import Results, TrialRow, best_value
 from asr_with_nemo.sweeps.space import Sweep, as_json, check_sweep
+from asr_with_nemo.sweeps.storage import FAILURES, Database, Folder, reason
 
-BEAT, LEASE, _LOCK_GRACE = 3.0, 25.0, 15
-"""Seconds between two heartbeats; without a heartbeat until a trial counts as abandoned; until a lock counts as stale.
+BEAT, LEASE = 3.0, 25.0
+"""Seconds between two heartbeats; without a heartbeat until a trial counts as abandoned.
 A killed worker's trial is queued again after LEASE plus BEAT; if it left both locks, after 58 s."""
 _STATES = {
     TrialState.COMPLETE: "finished",
@@ -63,59 +60,37 @@ def _is_running(pid: int, created: float) -> bool:
         return False
 
 
-class _Journal(JournalFileBackend):
-    """Optuna's journal, in which a record is written whole or not at all.
-
-    A full disk, or a kill, can leave the start of a record as the last line. A record appended to it makes a line that
-    can't be read, and Optuna stops there.
-    """
-
-    def __init__(self, path: Path, lock: JournalFileOpenLock):
-        super().__init__(str(path), lock)
-        self._path = path
-        self._own_lock = lock
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        records = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
-        with _held(self._own_lock), self._path.open("r+b", buffering=0) as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(0, end - 1))
-            if file.read(1) not in (b"", b"\n"):
-                file.seek(0)
-                end = file.read().rfind(b"\n") + 1
-            file.truncate(end)
-            file.seek(end)
-            try:
-                while records:
-                    records = records[file.write(records) :]
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(end)
-                raise
-
-
-@contextlib.contextmanager
-def _held(lock: JournalFileOpenLock) -> Iterator[None]:
-    lock.acquire()
+def _description(text: str, place: str) -> dict[str, Any]:
+    """Read the description of a sweep that a store has."""
     try:
-        yield
-    finally:
-        with contextlib.suppress(RuntimeError):  # another worker took the lock as stale
-            lock.release()
+        made = json.loads(text)
+        return {key: made[key] for key in ("id", "name", "objective", "config")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{place}: has no description of a sweep; give another --store") from error
 
 
 class TrialStore:
-    """A sweep on disk, shared by its workers.
+    """The store of a sweep, shared by its workers.
 
-    Optuna's journal is safe across processes and over NFS, but has no heartbeat. So each running trial has a file in
-    `alive/` whose modification time changes every `BEAT` seconds. The trial counts as abandoned when the process is
-    gone (on this machine), or the file hasn't changed for `LEASE` seconds of the observer's own clock (clocks of
-    machines differ). It is then marked as failed, so that a worker that was only suspended can't finish it, and queued
-    again with the same values.
+    Optuna's record of the trials has no heartbeat that all its storages share. So each running trial has a sign of life
+    that changes every `BEAT` seconds. The trial counts as abandoned when the process is gone (on this machine), or the
+    sign hasn't changed for `LEASE` seconds of the observer's own clock (clocks of machines differ). It is then marked
+    as failed, so that a worker that was only suspended can't finish it, and queued again with the same values.
+
+    Attributes:
+        folder: for the results; without a database also what the workers share.
+        place: what the workers share, as messages name it.
+        id: the sweep's id.
     """
 
     def __init__(
-        self, folder: str | os.PathLike, sweep: Sweep, objective: str, resume: bool = False, code: str | None = None
+        self,
+        folder: str | os.PathLike,
+        sweep: Sweep,
+        objective: str,
+        resume: bool = False,
+        code: str | None = None,
+        database: str | None = None,
     ):
         """Create the store of a sweep, or open it with `resume`.
 
@@ -123,36 +98,36 @@ class TrialStore:
             folder: for this sweep only.
             sweep: as `load_sweep` returns it.
             objective: a description of the objective; a store with another one is another sweep.
-            resume: continue with the trials in the folder; other workers may be running.
+            resume: continue with the trials in the store; other workers may be running.
             code: distinguishes sweeps of the same name; by default random.
+            database: the URL of one that workers on other machines reach; the study has the name of the folder.
 
         Raises:
-            InputError: the folder has another sweep, has this one and `resume` isn't set, or can't be written.
+            InputError: the store has another sweep, has this one and `resume` isn't set, or can't be written.
         """
         self.folder = Path(folder)
         self.sweep = sweep
         self._seen: dict[int, tuple[int, float]] = {}
         self._host = _host()
         try:
-            (self.folder / "alive").mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._storage = Database(database, self.folder.name) if database else Folder(self.folder)
+            self.place = self._storage.place
             code = self._register(objective, resume, code or secrets.token_hex(4))
             self.id = f"{sweep.name}-{code}"
-            journal = self.folder / "trials.journal"
-            backend = _Journal(journal, JournalFileOpenLock(str(journal), _LOCK_GRACE))
-            self._lock = JournalFileOpenLock(str(self.folder / "claim"), _LOCK_GRACE)
             with self.locked():
                 self.study = optuna.create_study(
-                    storage=JournalStorage(backend),
-                    study_name=code,
+                    storage=self._storage.trials(),
+                    study_name=self.folder.name if database else code,
                     direction=sweep.metric.goal if sweep.metric else "minimize",
                     pruner=sweep.hyperband or optuna.pruners.NopPruner(),
                     load_if_exists=True,
                 )
-        except OSError as error:
-            raise InputError(f"{folder}: can't be used as a store ({error.strerror}); give another --store") from error
+        except FAILURES as error:
+            raise InputError(f"{folder}: can't be used as a store ({reason(error)}); give another --store") from error
         except (ValueError, KeyError, AssertionError) as error:
             raise InputError(
-                f"{self.folder / 'trials.journal'}: Optuna can't read the trials ({error}); give another --store"
+                f"{self._storage.record}: Optuna can't read the trials ({error}); give another --store"
             ) from error
 
     @classmethod
@@ -165,55 +140,37 @@ class TrialStore:
         file = Path(folder) / "sweep.json"
         if not file.is_file():
             raise InputError(f"{folder}: no sweep in this folder; expected the id that `sweep` returned")
-        made = cls._read(file)
+        made = _description(file.read_text(encoding="utf-8"), str(folder))
         return cls(folder, check_sweep(made["config"] | {"name": made["name"]}, file), made["objective"], resume=True)
 
-    @staticmethod
-    def _read(file: Path) -> dict[str, Any]:
-        try:
-            made = json.loads(file.read_text(encoding="utf-8"))
-            return {key: made[key] for key in ("id", "name", "objective", "config")}
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{file}: isn't the description of a sweep; give another --store") from error
-
     def _register(self, objective: str, resume: bool, code: str) -> str:
-        """Write the sweep's description into the folder, or check that the one there is equal.
+        """Keep the sweep's description in the store, or check that the one there is equal.
 
         Returns:
             the code that distinguishes sweeps of the same name.
         """
-        file = self.folder / "sweep.json"
-        partial = file.with_name(f"{secrets.token_hex(4)}.partial")
         made = {"id": code, "name": self.sweep.name, "objective": objective}
         made["config"] = json.loads(as_json(self.sweep.config))
-        try:
-            partial.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-            os.link(partial, file)  # of two workers that start at once, one creates it
-            return made["id"]
-        except FileExistsError:
-            pass
-        finally:
-            partial.unlink(missing_ok=True)
-        there = self._read(file)
+        there = _description(self._storage.describe(json.dumps(made, indent=1)), self._storage.description)
+        if there == made:  # its code is this one's
+            return code
         differing = [key for key in Sweep.IDENTITY if there["config"].get(key) != made["config"].get(key)]
         differing += ["objective"] if there["objective"] != objective else []
         if differing:
             raise InputError(
-                f"{self.folder}: has another sweep ({there['name']}), whose {' and '.join(differing)} "
+                f"{self.place}: has another sweep ({there['name']}), whose {' and '.join(differing)} "
                 f"differ from {self.sweep.file}; give another --store"
             )
         if not resume:
             raise InputError(
-                f"{self.folder}: has this sweep already; --resume continues it, also while other workers run; "
+                f"{self.place}: has this sweep already; --resume continues it, also while other workers run; "
                 "another --store starts a new one"
             )
         return there["id"]
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold the lock under which workers of all processes claim and queue trials."""
-        with _held(self._lock):
-            yield
+        return self._storage.locked()
 
     # Reading the trials
 
@@ -293,8 +250,8 @@ class TrialStore:
             self.study.sampler = self.sweep.sampler(seed, index)
             trial = self.study.ask(self.sweep.space)
             process = psutil.Process()
-            sign = {"host": self._host, "pid": process.pid, "created": process.create_time()}
-            write_if_changed(self._sign(trial.number), json.dumps(sign))
+            worker = {"host": self._host, "pid": process.pid, "created": process.create_time()}
+            self._storage.sign(trial.number, worker)
             trial.set_user_attr("config", self.sweep.configuration(trial.params))
             return trial
 
@@ -303,18 +260,13 @@ class TrialStore:
         trials = self._trials()
         return all(trial.state.is_finished() for trial in trials) and self._is_complete(trials, count)
 
-    def _sign(self, number: int) -> Path:
-        return self.folder / "alive" / f"{number}.json"
-
     def beat(self, number: int) -> None:
         """Update the heartbeat of a running trial."""
-        with contextlib.suppress(FileNotFoundError):  # it has just ended
-            os.utime(self._sign(number))
+        self._storage.beat(number)
 
     def leave(self, number: int) -> None:
         """Remove the heartbeat of a trial, however it ended."""
-        with contextlib.suppress(OSError):
-            self._sign(number).unlink(missing_ok=True)
+        self._storage.leave(number)
 
     def requeue_abandoned(self) -> None:
         """Queue the trials again whose workers are gone."""
@@ -330,16 +282,13 @@ class TrialStore:
                 self._requeue(trial)
 
     def _is_abandoned(self, number: int) -> bool:
-        file = self._sign(number)
-        try:
-            beat = file.stat().st_mtime_ns
-            sign = json.loads(file.read_text())
-        except FileNotFoundError:  # its worker was killed before it wrote the file, or has left it
+        life = self._storage.life(number)
+        if life is None:
             return True
-        if sign["host"] == self._host:
-            return not _is_running(sign["pid"], sign["created"])
-        if number not in self._seen or self._seen[number][0] != beat:
-            self._seen[number] = (beat, time.monotonic())
+        if life.worker["host"] == self._host:
+            return not _is_running(life.worker["pid"], life.worker["created"])
+        if number not in self._seen or self._seen[number][0] != life.beat:
+            self._seen[number] = (life.beat, time.monotonic())
         return time.monotonic() - self._seen[number][1] > LEASE
 
     def give_back(self, trial: optuna.Trial) -> None:
@@ -364,7 +313,7 @@ class TrialStore:
                 system_attrs=trial.system_attrs,
             )
         )
-        self._sign(trial.number).unlink(missing_ok=True)
+        self._storage.leave(trial.number)
 
     def tell(self, trial: optuna.Trial, state: TrialState, value: float | None = None, **about: Any) -> None:
         """Record how a trial ended, with `about` as its attributes.

@@ -27,6 +27,7 @@ from optuna.trial import TrialState
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.sweeps.results import best_value, short
 from asr_with_nemo.sweeps.space import Config, Sweep
+from asr_with_nemo.sweeps.storage import FAILURES
 from asr_with_nemo.sweeps.store import TakenOver, TrialStore
 from asr_with_nemo.tracking.session import configure_wandb, ending, project_name
 
@@ -264,7 +265,7 @@ def run_trial(
     Raises:
         InputError: the sweep can't continue.
         TakenOver: the trial was given to another worker.
-        OSError: the store can't be written.
+        OSError, SQLAlchemyError, StorageInternalError: the store can't be written.
     """
     index = trial.user_attrs["index"]
     name = f"trial {index}"
@@ -317,7 +318,7 @@ def _judge(trial: optuna.Trial, metric: str) -> Listener:
             trial.report(reported[metric], next(reports))
         except (optuna.exceptions.UpdateFinishedTrialError, RuntimeError) as error:
             raise TakenOver from error
-        except OSError as error:
+        except FAILURES as error:
             raise _StoreError from error
         if trial.should_prune():
             raise optuna.TrialPruned

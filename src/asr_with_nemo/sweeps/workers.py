@@ -22,6 +22,7 @@ from asr_with_nemo.base.machine import usable_cores
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.sweeps.results import Results, TrialRow, write_results
 from asr_with_nemo.sweeps.space import Sweep
+from asr_with_nemo.sweeps.storage import FAILURES, reason
 from asr_with_nemo.sweeps.store import BEAT, TakenOver, TrialStore
 from asr_with_nemo.sweeps.trials import (
     ATTEMPTS,
@@ -47,6 +48,7 @@ class SweepJob:
     Attributes:
         sweep: the sweep.
         folder: for its store and its results.
+        database: the URL of a database that is its store, in place of the folder.
         objective: MODULE:FUNCTION; None to train a model.
         base: for training, the config's folder, its name, and Hydra overrides.
     """
@@ -55,6 +57,7 @@ class SweepJob:
     folder: Path
     objective: str | None = None
     base: tuple[str, str, tuple[str, ...]] = ("configs", "config", ())
+    database: str | None = None
 
     @property
     def about(self) -> str:
@@ -63,7 +66,7 @@ class SweepJob:
 
     def store(self, resume: bool) -> TrialStore:
         """Create or open its store; see `TrialStore`."""
-        return TrialStore(self.folder, self.sweep, self.about, resume)
+        return TrialStore(self.folder, self.sweep, self.about, resume, database=self.database)
 
     @cached_property
     def training(self) -> "Training | None":
@@ -137,7 +140,8 @@ class _Progress:
     def close(self) -> None:
         """Show the final state and remove the bar."""
         self._due = 0.0
-        self.show()
+        with contextlib.suppress(*FAILURES):  # the store is gone; whoever closes says so
+            self.show()
         if self._bar is not None:
             self._bar.close()
 
@@ -155,7 +159,7 @@ def run_trials(
 
     def show_life() -> None:
         while not ended.wait(BEAT):
-            with contextlib.suppress(OSError):  # a network folder that is unavailable for a moment
+            with contextlib.suppress(*FAILURES):  # a network folder, or a server, that is unavailable for a moment
                 for number in current:
                     store.beat(number)
                 store.requeue_abandoned()
@@ -181,8 +185,8 @@ def run_trials(
                 current.remove(trial.number)
                 store.leave(trial.number)
             progress.show()
-    except OSError as error:  # not the objective's: those have failed its trial
-        why = f"{store.folder}: can't be written ({error.strerror}); once it can, continue with --resume"
+    except FAILURES as error:  # not the objective's: those have failed its trial
+        why = f"{store.place}: can't be written ({reason(error)}); once it can, continue with --resume"
         raise InputError(why) from error
     finally:
         progress.close()
@@ -290,6 +294,7 @@ def run_processes(job: SweepJob, store: TrialStore, count: int, workers: int, se
         for worker in running:
             worker.end()
         progress.close()
-        store.requeue_abandoned()
+        with contextlib.suppress(*FAILURES):
+            store.requeue_abandoned()
     if any(row.state in ("queued", "running") for row in store.results().rows) and not store.stopped:
-        raise InputError(f"{store.folder}: the workers ended before the sweep did; continue with --resume")
+        raise InputError(f"{store.place}: the workers ended before the sweep did; continue with --resume")

@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Measure how training slows down beside another busy process, by how its threads wait for each other."""
+
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from asr_with_nemo.base.files import check_output, write_if_changed
+from asr_with_nemo.base.machine import code_commit, describe_machine, device_name, package_versions
+from asr_with_nemo.cli import run
+
+sys.path.insert(0, str(Path(__file__).parent))
+import training
+
+WAYS = {
+    "as libgomp waits by itself": {},
+    "spins 1,000 times": {"GOMP_SPINCOUNT": "1000"},
+    "spins 10,000 times": {"GOMP_SPINCOUNT": "10000"},
+    "spins 100,000 times": {"GOMP_SPINCOUNT": "100000"},
+    "sleeps at once": {"OMP_WAIT_POLICY": "passive"},
+    "one thread": {"OMP_NUM_THREADS": "1"},
+}
+"""How the threads of a parallel region wait for the last one: environment variables of the OpenMP runtime."""
+
+
+@contextlib.contextmanager
+def busy_process() -> Iterator[None]:
+    """Keep one core busy."""
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.5)
+        yield
+    finally:
+        other.kill()
+        other.wait()
+
+
+def main(
+    data_dir: Annotated[Path, typer.Option(help="The folder of train_manifest.json.")] = Path("data/an4"),
+    config: Annotated[str, typer.Option(help="Name of the training config.")] = "config",
+    rounds: Annotated[int, typer.Option(help="How often each way is run, in turn.", min=1)] = 5,
+    steps: Annotated[int, typer.Option(help="Training steps of a round.", min=1)] = 12,
+    output: Annotated[Path | None, typer.Option(help="Write all figures to this .json file.")] = None,
+) -> None:
+    """Measure how training slows down beside another busy process, by how its threads wait for each other.
+
+    Training steps of the same batches, each way in a process of its own; alone and beside a process that keeps one core
+    busy, in turn. On a quiet machine only: other work counts as the busy process does.
+
+    Example:
+
+        python scripts/benchmarks/busy.py --output results/busy.json
+    """
+    if output is not None:
+        check_output(output)
+    found: dict[str, dict[str, list[float]]] = {name: {"alone": [], "beside": []} for name in WAYS}
+    held = {}
+    for name, variables in WAYS.items():
+        before = dict(os.environ)
+        for variable in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+            os.environ.pop(variable, None)
+        os.environ.update(variables)
+        side = training.Side()
+        held[name] = side.hold(training.Way(training.load_config(config, data_dir), stock=False))
+        os.environ.clear()
+        os.environ.update(before)
+    batches = held["one thread"]("draw", 1.0, steps)
+    for way in held.values():
+        way("in_layers", batches[:2])
+    for _ in tqdm(range(rounds), "rounds", delay=1, leave=False):
+        for name, way in held.items():
+            found[name]["alone"].append(way("in_layers", batches))
+        with busy_process():
+            for name, way in held.items():
+                found[name]["beside"].append(way("in_layers", batches))
+    rows = {}
+    usual = statistics.median(found["as libgomp waits by itself"]["alone"])
+    print(f"{config}, {steps} steps, forward and backward; {os.cpu_count()} cores of {device_name()}")
+    print(f"{'':28}{'alone, s':>10}{'beside, s':>11}{'beside : alone':>16}{'alone : default':>17}")
+    for name, seconds in found.items():
+        alone, beside = (statistics.median(seconds[place]) for place in ("alone", "beside"))
+        rows[name] = {
+            "environment": WAYS[name],
+            "alone": training.spread(seconds["alone"]),
+            "beside": training.spread(seconds["beside"]),
+            "slower_beside": round(beside / alone, 3),
+            "alone_against_default": round(alone / usual, 3),
+        }
+        print(f"{name:28}{alone:10.2f}{beside:11.2f}{beside / alone:16.2f}{alone / usual:17.3f}")
+    if output is not None:
+        result = {
+            "config": config,
+            "steps": steps,
+            "rounds": rounds,
+            "ways": rows,
+            "machine": describe_machine(device_name()),
+            "versions": package_versions(),
+            "commit": code_commit(),
+        }
+        write_if_changed(output, json.dumps(result, indent=1) + "\n")
+        print(f"wrote {output}")
+
+
+if __name__ == "__main__":
+    multiprocessing.freeze_support()
+    run(main)
