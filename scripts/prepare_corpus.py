@@ -30,6 +30,7 @@ class Format(StrEnum):
     librispeech = "librispeech"
     kaldi = "kaldi"
     nemo = "nemo"
+    labelstudio = "labelstudio"
     filename = "filename"
     hf = "hf"
     lhotse = "lhotse"
@@ -124,6 +125,14 @@ def main(
             metavar="COLUMN",
         ),
     ] = "",
+    audio_root: Annotated[
+        Path | None,
+        _option(
+            "Where the recordings are that a table names, if not below SOURCE or its folder.",
+            _Panel.reading,
+            metavar="DIR",
+        ),
+    ] = None,
     text_column: Annotated[str, _option("The column of transcripts.", _Panel.reading, metavar="COLUMN")] = "",
     speaker_column: Annotated[str, _option("The column of speakers.", _Panel.reading, metavar="COLUMN")] = "",
     split_column: Annotated[
@@ -296,6 +305,9 @@ def main(
 
     - nemo: a NeMo manifest
 
+    - labelstudio: what Label Studio exports: JSON, JSON-MIN, CSV or TSV, of whole recordings or of regions; of several
+    annotations, the ground truth or the last
+
     - txt: talk.wav with its transcript in talk.txt, in the same folder or in a parallel tree, as in VCTK
 
     - aligned: texts with their times beside long recordings: talk.srt, .vtt (YouTube's too), .TextGrid, .eaf, .stm,
@@ -350,6 +362,10 @@ def main(
 
         python scripts/prepare_corpus.py ~/calls --out data/calls --channels split
 
+        # texts corrected in Label Studio (transcribe.py --format label-studio writes its tasks)
+
+        python scripts/prepare_corpus.py project-1.json --audio-root ~/recordings --out data/mine
+
         # Common Voice: repair doubtful rows, and drop the others
 
         python scripts/prepare_corpus.py ~/cv-corpus/el --out data/greek --fix --drop
@@ -383,6 +399,7 @@ def main(
         drop=drop,
         fix=fix,
         channels=channels.value,
+        audio_root=audio_root,
     )
     aligner = _aligner(align, language, align_reach, align_drop) if align else None
     prepared = preparation.prepare(source, out, settings, workers, aligner=aligner)

@@ -15,7 +15,7 @@ import re2
 
 from asr_with_nemo.base.files import read_text
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import aligned, beside, channels, layouts, prompts, tables, times
+from asr_with_nemo.own_data import aligned, beside, channels, label_studio, layouts, prompts, tables, text_files, times
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import AUDIO, NO_TRANSCRIPTS, clean_text
 
@@ -199,7 +199,7 @@ def _note_lists(source: Source) -> bool:
     database.execute("CREATE TEMP TABLE listed (path TEXT PRIMARY KEY, split TEXT) WITHOUT ROWID")
     for path in sorted(source.root.glob("*_list.txt")):
         if (split := split_of(path.stem)) in ("dev", "test"):
-            names = ((os.path.normpath(clean_text(line).strip()), split) for line in tables.Lines(path, "utf-8"))
+            names = ((os.path.normpath(clean_text(line).strip()), split) for line in text_files.Lines(path, "utf-8"))
             database.executemany("INSERT OR IGNORE INTO temp.listed VALUES (?, ?)", names)
             source.notes.append(f"read {path.name}, a list of the {split} set")
     known = "SELECT 1 FROM files WHERE kind = 'audio' AND path IN (SELECT path FROM temp.listed)"
@@ -217,6 +217,7 @@ FORMATS = {
     "librispeech": layouts.read_librispeech,
     "kaldi": layouts.read_kaldi,
     "nemo": _read_table,
+    "labelstudio": label_studio.read,
     "filename": _read_names,
     "hf": layouts.read_hugging_face,
     "lhotse": layouts.read_lhotse,
@@ -276,6 +277,8 @@ def detect(source: Source) -> str:
         return "lhotse"
     if source.store.value("SELECT 1 FROM files WHERE name LIKE '%.trans.txt' OR name LIKE '%.trans.tsv'"):
         return "librispeech"
+    if label_studio.exports_of(source):
+        return "labelstudio"
     if source.pattern and re.search(r"\{(label|text)\}", source.pattern):
         return "filename"
     is_table = source.columns or source.delimiter
@@ -315,6 +318,8 @@ def _detect_file(source: Source) -> str:
         instead = "is a spreadsheet; save it as CSV in UTF-8 and name that file or its folder"
     if instead:
         raise InputError(f"{path}: {instead}")
+    if label_studio.exports_of(source):
+        return "labelstudio"
     is_table = source.columns or source.delimiter
     if not is_table and prompts.lists_of(source):
         return "lists"

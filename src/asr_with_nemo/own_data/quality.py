@@ -62,6 +62,9 @@ KINDS = {
         "text and sound don't match", "listen, and correct the text; a lower --align-drop keeps it", lost=True
     ),
     "no text": Kind("the transcript is empty", "write it, or remove the row", lost=True),
+    "not annotated": Kind(
+        "nobody has annotated it, or it was skipped", "annotate it in Label Studio, or leave it out", lost=True
+    ),
     "no label": Kind("the label isn't in the label map", "add it to the label map", lost=True),
     "no match": Kind("the name doesn't match the pattern", "rename the file, or change --pattern", lost=True),
     "broken row": Kind("the row is damaged", "repair its columns or quotes in the table", lost=True),

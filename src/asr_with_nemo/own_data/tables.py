@@ -11,12 +11,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import channels, times
+from asr_with_nemo.own_data.text_files import Lines, encoding_of, is_wide
 
 SUFFIXES = {".csv", ".tsv", ".psv", ".jsonl", ".ndjson", ".json", ".txt", ".lst", ".list"}
 """Suffixes of tables."""
@@ -82,6 +83,7 @@ class Table:
         scales: "start", "end", "seconds" → seconds per unit of that column.
         first_channel: the number of the first channel.
         unread: columns whose names speak of times, but which were not understood.
+        inside: the key of the list with the rows, where a JSON object has them in one.
     """
 
     path: Path
@@ -94,81 +96,14 @@ class Table:
     scales: dict[str, float] = field(default_factory=dict)
     first_channel: int = 1
     unread: list[str] = field(default_factory=list)
+    inside: str = ""
 
     def __str__(self) -> str:
         units = {role: " in ms" for role, scale in self.scales.items() if scale == 0.001}
         named = ", ".join(f"{role}: {column}{units.get(role, '')}" for role, column in self.roles.items())
         kind = {"\t": "tabs", "": "JSON", " ": "name and text"}.get(self.delimiter, f"{self.delimiter!r}")
+        kind += f", its list {self.inside!r}" if self.inside else ""
         return f"{self.path.name} ({kind}, {'a' if self.has_header else 'no'} header; {named})"
-
-
-# --- Lines ------------------------------------------------------------------------------------------------------------
-
-
-def encoding_of(path: Path) -> str:
-    """Return a file's encoding by its byte order mark, or as UTF-16 by its zeros; else UTF-8."""
-    with open(path, "rb") as file:
-        start = file.read(4096)
-    if start.startswith(codecs.BOM_UTF8):
-        return "utf-8-sig"
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    # Without a mark: nearly every second byte of European text is zero.
-    zeros = [start[place::2].count(0) for place in (0, 1)]
-    if len(start) >= 64 and max(zeros) > 0.4 * len(start) / 2 and min(zeros) < 0.05 * len(start) / 2:
-        return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
-    return "utf-8"
-
-
-def is_wide(encoding: str) -> bool:
-    """Return whether a character takes two bytes or more, so that a line can't be found among the bytes."""
-    return codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
-
-
-class Lines:
-    """The lines of a text file, decoded one by one, each with a line feed at its end.
-
-    Attributes:
-        number: of the latest line, from 1.
-    """
-
-    def __init__(self, path: Path, encoding: str):
-        self.path, self.encoding = path, encoding
-        self.number = 0
-        self._foreign = False
-
-    def doubt(self) -> str:
-        """Return "encoding" if a line since the last call was decoded as Windows-1252 instead, else ""."""
-        doubt, self._foreign = "encoding" if self._foreign else "", False
-        return doubt
-
-    def __iter__(self) -> Iterator[str]:
-        if is_wide(self.encoding):
-            with open(self.path, encoding=self.encoding, errors="replace", newline="\n") as file:
-                for line in file:
-                    yield from self._ended(line)
-            return
-        with open(self.path, "rb") as file:
-            if self.encoding == "utf-8-sig":
-                file.read(len(codecs.BOM_UTF8))
-            for raw in file:
-                yield from self._ended(self._decoded(raw))
-
-    def _decoded(self, raw: bytes) -> str:
-        try:
-            return raw.decode("utf-8" if self.encoding == "utf-8-sig" else self.encoding)
-        except UnicodeDecodeError:
-            self._foreign = True
-        try:
-            return raw.decode("cp1252")
-        except UnicodeDecodeError:
-            return raw.decode("latin-1")
-
-    def _ended(self, line: str) -> Iterator[str]:
-        # A carriage return alone ends a line too, as in files of old Macs and in tables with doubled line ends.
-        for part in line.rstrip("\r\n").replace("\r\n", "\n").replace("\r", "\n").split("\n"):
-            self.number += 1
-            yield part.replace("\0", "") + "\n"
 
 
 # --- Detecting the form -----------------------------------------------------------------------------------------------
@@ -210,7 +145,7 @@ def inspect(
         if b"\0" in file.read(4096) and not is_wide(table.encoding):
             raise InputError(f"{path}: not a text file; expected CSV, TSV or JSON")
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json") or first in "{[":
-        table.columns = list(dict.fromkeys(key for row in islice(_read_json(table), _SAMPLE) for key in row.cells))
+        table.columns = list(dict.fromkeys(key for row in islice(read(table), _SAMPLE) for key in row.cells))
     else:
         _find_delimiter(table, delimiter, is_audio)
     sample = [row.cells for row in islice(read(table), _SAMPLE) if row.doubt != "broken"]
@@ -223,7 +158,7 @@ def inspect(
             and not any(is_audio(as_text(cell)) for row in sample for cell in row.values())
         ):
             continue
-        if role not in table.roles and role not in _TIMES and (column := _guess(role, table, sample, is_audio)):
+        if role not in table.roles and role not in _TIMES and (column := guess(role, table, sample, is_audio)):
             table.roles[role] = column
     _check_channels(table, sample)
     for role, what in (("audio", "recordings"), ("text", "transcripts")):
@@ -347,10 +282,10 @@ def named_roles(table: Table, given: Mapping[str, str]) -> dict[str, str]:
     return roles
 
 
-def _guess(role: str, table: Table, sample: Sequence[Cells], is_audio: Callable[[str], bool]) -> str:
+def guess(role: str, table: Table, sample: Sequence[Cells], is_audio: Callable[[str], bool]) -> str:
     """Return the column with a role, by its name and its values; "" for none."""
     free = [column for column in table.columns if column not in table.roles.values()]
-    by_name = [column for name in ROLES[role] for column in free if plain(column) == name]
+    by_name = [column for name in ROLES[role] for column in free if name in _names(column, table)]
     values = {column: [value for row in sample if (value := as_text(row.get(column)))] for column in free}
     if role == "audio":
         leads = {column: sum(map(is_audio, values[column])) for column in free}
@@ -370,6 +305,11 @@ def _guess(role: str, table: Table, sample: Sequence[Cells], is_audio: Callable[
     # With two columns of transcripts, as in LJSpeech, the later one has the numbers spelled out.
     longest = max(letters.values(), default=0)
     return next((column for column in reversed(others) if letters[column] >= 0.95 * longest), "")
+
+
+def _names(column: str, table: Table) -> tuple[str, ...]:
+    """Return the names that a column is known by: of a JSON object within another, its inner one too."""
+    return (plain(column),) if table.delimiter else (plain(column), plain(column.rsplit(".", 1)[-1]))
 
 
 def _find_times(table: Table) -> None:
@@ -401,15 +341,17 @@ def _letters(value: str) -> int:
 
 
 def as_text(value: object) -> str:
-    """Return a cell as text; of a recording as Hugging Face writes it, {"path": ...}, the path.
+    """Return a cell as text; of an object of Hugging Face's for a recording, its path; of a list, its only item.
 
     Example:
-        >>> as_text({"path": "a.wav"}), as_text(7), as_text(float("nan"))
-        ('a.wav', '7', '')
+        >>> as_text({"path": "a.wav"}), as_text(7), as_text(float("nan")), as_text(["yes"])
+        ('a.wav', '7', '', 'yes')
     """
     if isinstance(value, dict):
         value = value.get("path")
-    if value is None or isinstance(value, bool) or value != value:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if value is None or isinstance(value, bool | dict | list) or value != value:
         return ""
     return str(value).strip()
 
@@ -419,7 +361,25 @@ def as_text(value: object) -> str:
 
 def read(table: Table) -> Iterator[TableRow]:
     """Yield the rows of a table in order; empty lines are skipped."""
-    return _read_json(table) if not table.delimiter else _read_columns(table)
+    if table.delimiter:
+        return _read_columns(table)
+    return (replace(row, cells=_flat(row.cells)) for row in read_json(table))
+
+
+def _flat(cells: Cells) -> Cells:
+    """Return cells with those of objects within them as `outer.inner`; recordings stay as they are.
+
+    Example:
+        >>> _flat({"id": 1, "audio": {"path": "a.wav"}, "transcript": {"text": "yes", "by": {"name": "ann"}}})
+        {'id': 1, 'audio': {'path': 'a.wav'}, 'transcript.text': 'yes', 'transcript.by.name': 'ann'}
+    """
+    flat: Cells = {}
+    for name, value in cells.items():
+        if isinstance(value, dict) and value and not {"path", "bytes", "array"} & set(value):
+            flat |= {f"{name}.{inner}": one for inner, one in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _read_columns(table: Table) -> Iterator[TableRow]:
@@ -451,8 +411,8 @@ def _read_columns(table: Table) -> Iterator[TableRow]:
         yield TableRow(number, dict(zip(table.columns, cells, strict=False)), doubt)
 
 
-def _read_json(table: Table) -> Iterator[TableRow]:
-    """Yield the rows of JSON lines, of one JSON list of objects, or of one object of name → transcript."""
+def read_json(table: Table) -> Iterator[TableRow]:
+    """Yield the rows of JSON lines, of one JSON list of objects, or of one object of name → transcript, as written."""
     lines = Lines(table.path, table.encoding)
     first = next((line for line in Lines(table.path, table.encoding) if line.strip()), "").strip()
     if first.startswith("["):
@@ -493,8 +453,22 @@ def _read_json_object(table: Table) -> Iterator[TableRow]:
         raise InputError(f"{table.path}: can't be read as JSON ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{table.path}: expected JSON objects, one per line, or a list of them")
+    lists = [key for key, value in content.items() if _is_list_of_rows(value)]
+    if len(lists) > 1:
+        raise InputError(
+            f"{table.path}: has several lists of rows ({', '.join(map(repr, lists))}); save the one with the "
+            "transcripts as a file of its own"
+        )
+    if lists:
+        table.inside = lists[0]
+        yield from (_json_row(number, value) for number, value in enumerate(content[lists[0]], 1))
+        return
     for number, (name, value) in enumerate(content.items(), 1):
         yield _json_row(number, {"name": name} | (value if isinstance(value, dict) else {"text": value}))
+
+
+def _is_list_of_rows(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
 def _json_row(line: int, cells: object, doubt: str = "") -> TableRow:
@@ -510,13 +484,13 @@ def _read_json_list(lines: Lines) -> Iterator[TableRow]:
 def _read_json_objects(lines: Lines, opening: str = "") -> Iterator[TableRow]:
     """Yield the objects of a list, after `opening`, or of a file that has one after the other."""
     decoder = json.JSONDecoder()
-    rest, started = "", not opening
-    for line in lines:
+    rest, started, enough = "", not opening, 0
+    for line in chain(lines, [""]):  # at the end, it is tried once more
         rest += line
         if not started and opening in rest:
             rest, started = rest.partition(opening)[2], True
-        if not opening and line.rstrip() not in ("}", "},"):
-            continue  # an object ends there; to try after each line would take its square of time
+        if line and len(rest) < enough:
+            continue  # to try after each line of a long object would take the square of its time
         while started and (start := rest.lstrip(" \t\r\n,")):
             if start[0] == "]":
                 return
@@ -526,8 +500,9 @@ def _read_json_objects(lines: Lines, opening: str = "") -> Iterator[TableRow]:
                 if len(start) > _CELL:
                     yield TableRow(lines.number, {}, "broken", f"not JSON: {start[:80]}")
                     return
+                enough = len(rest) * 5 // 4
                 break  # it continues on the next line
-            rest = start[end:]
-            yield _json_row(lines.number, cells)
+            rest, enough = start[end:], 0
+            yield _json_row(lines.number - rest.count("\n"), cells)
     if rest.strip(" \t\r\n,"):
         yield TableRow(lines.number, {}, "broken", f"not JSON, or truncated: {rest.strip()[:80]}")
