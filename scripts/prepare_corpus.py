@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from asr_with_nemo.base.values import hydra_value
 from asr_with_nemo.cli import Channels, run
 
 if TYPE_CHECKING:
@@ -335,7 +336,8 @@ def main(
     splits of SOURCE are kept if it has any; otherwise whole speakers are held out for dev and test if they are known.
 
     Run the same command again after you have added recordings: only these are read, and the others keep their split.
-    The last lines of the output are the commands that train and evaluate a model on the corpus.
+    The last lines of the output are the commands that train and evaluate a model on the corpus; above them is the one
+    that estimates what more data would bring.
 
     Examples:
 
@@ -449,9 +451,10 @@ def _print_summary(prepared: "Prepared", seconds: float, sharded: bool) -> None:
     typer.echo(f"report: {_relative(prepared.report)}; the fate of each row: {_relative(prepared.rows_file)}")
     scripts = _relative(Path(__file__).parent)
     model = f"runs/{prepared.folder.name}.nemo"
+    curve = [_python(), f"{scripts}/learning_curve.py", folder]
+    typer.echo(f"whether more data would help, short trainings on parts of it tell:\n  {shlex.join(curve)}")
     typer.echo("next:")
-    # Hydra reads ASCII without these characters unquoted.
-    place = folder if folder.isascii() and not set(folder) & set(" ,={}[]()'\"\\:&$") else f"'{_escaped(folder)}'"
+    place = hydra_value(folder)
     train = [_python(), f"{scripts}/train.py", "--config-name", "small_corpus", f"data_dir={place}", "--output", model]
     if sharded:
         train.append("model.train_ds.shar_path=${data_dir}/shards/train")
@@ -467,10 +470,6 @@ def _relative(path: Path) -> str:
     """Return a path as one would type it in the current folder."""
     short = os.path.relpath(path)
     return short if not short.startswith(os.path.join("..", "..")) else str(path)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("'", "\\'")
 
 
 def _python() -> str:

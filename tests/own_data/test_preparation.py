@@ -118,6 +118,7 @@ def test_each_kind_of_problem_is_found_and_doubtful_rows_are_kept(troubled: Path
         *("bad times", "no speech", "unreadable text", "overlap", "several speakers", "unsorted", "sung"),
         *("not found", "mismatch"),  # of an alignment: tests/recognition/test_alignment.py
         # Problems of other layouts and tables; and copies in two splits, which have their own test.
+        "not annotated",  # tests/own_data/test_label_studio.py
         *("broken row", "encoding", "no label", "no match", "unnameable", "outside alphabet", "leak"),
     }
     for name, row in named(rows).items():
