@@ -88,7 +88,7 @@ def main(
         Path,
         typer.Argument(
             help="A folder in one of the layouts above, a table, a file of texts with times, or a data set file "
-            "(.parquet, .arrow). First unpack archives and save spreadsheets as CSV.",
+            "(.parquet, .arrow). First unpack archives.",
             metavar="SOURCE",
         ),
     ],
@@ -302,7 +302,8 @@ def main(
     MP3, Ogg, Opus, SPHERE or any other format that libsndfile or SoX reads, at any sampling rate. Nothing in SOURCE is
     changed.
 
-    - csv: a table with the path and the transcript of each recording: CSV, TSV or JSON, as in LJSpeech and Common Voice
+    - csv: a table with the path and the transcript of each recording: CSV, TSV, JSON or
+    Excel's .xlsx, as in LJSpeech and Common Voice
 
     - nemo: a NeMo manifest
 

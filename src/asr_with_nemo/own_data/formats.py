@@ -15,7 +15,18 @@ import re2
 
 from asr_with_nemo.base.files import read_text
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import aligned, beside, channels, label_studio, layouts, prompts, tables, text_files, times
+from asr_with_nemo.own_data import (
+    aligned,
+    beside,
+    channels,
+    label_studio,
+    layouts,
+    prompts,
+    sheets,
+    tables,
+    text_files,
+    times,
+)
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import AUDIO, NO_TRANSCRIPTS, clean_text
 
@@ -64,7 +75,8 @@ def _tables_of(source: Source, suffixes: Set[str]) -> list[Path]:
     folder = source.path
     for pattern in ("*", "*/*", "*/*/*"):
         found = [path for path in sorted(folder.glob(pattern)) if path.suffix.lower() in suffixes]
-        found = [path for path in found if path.is_file() and not path.name.startswith(".")]
+        # Excel's own files of an open workbook begin with ~$.
+        found = [path for path in found if path.is_file() and not path.name.startswith((".", "~$"))]
         found = [path for path in found if path.stem.lower() not in NO_TRANSCRIPTS]
         # Next to transcripts.txt there may be other lists, of segments for example.
         found = [path for path in found if "trans" in path.stem.lower()] or found
@@ -95,6 +107,11 @@ def _of_row(row: tables.TableRow, table: tables.Table, finder: Finder, split: st
     text = clean_text(roles.get("text", ""))
     named = {"place": place, "text": text, "speaker": clean_text(roles.get("speaker", "")), "doubt": row.doubt}
     named["split"] = split_of(roles.get("split", "")) or split
+    if table.sheet and (odd := sheets.what_it_is(row.cells.get(table.roles.get("text")))):
+        is_lost = odd != "a number" and odd != "a formula"
+        if is_lost:
+            return Entry(**named, name=clean_text(roles.get("audio", "")), problem="no words", detail=odd)
+        named["doubts"] = (("not text", odd),)
     path = finder.find(roles.get("audio", ""), table.path.parent)
     if isinstance(path, Missing):
         return Entry(**named, name=clean_text(roles["audio"]), problem=path.problem, detail=path.detail)
@@ -314,8 +331,8 @@ def _detect_file(source: Source) -> str:
     instead = "is a recording; name its folder" if suffix in AUDIO else ""
     if suffix in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
         instead = "is an archive; unpack it and name the folder"
-    elif _is_sheet(path):
-        instead = "is a spreadsheet; save it as CSV in UTF-8 and name that file or its folder"
+    elif _is_other_sheet(path):
+        instead = "is a spreadsheet in a form that isn't read; save it as .xlsx, or as CSV in UTF-8"
     if instead:
         raise InputError(f"{path}: {instead}")
     if label_studio.exports_of(source):
@@ -326,8 +343,8 @@ def _detect_file(source: Source) -> str:
     return "aligned" if not is_table and aligned.is_one(path, source) else "csv"
 
 
-def _is_sheet(path: Path) -> bool:
-    return path.suffix.lower() in (".xlsx", ".xls", ".ods", ".numbers") and not path.name.startswith((".", "~$"))
+def _is_other_sheet(path: Path) -> bool:
+    return path.suffix.lower() in sheets.OTHERS and not path.name.startswith((".", "~$"))
 
 
 def _what_is_missing(source: Source, reasons: list[str]) -> str:
@@ -352,8 +369,10 @@ def _what_is_missing(source: Source, reasons: list[str]) -> str:
         tables_there = f"\n  {', '.join(of_channels)}: the texts of a channel each? --channels split{tables_there}"
     if others := aligned.not_read(source.path):
         tables_there += f"\n  {', '.join(others)}: not read in this form; save it as .srt, .vtt or .TextGrid"
-    for sheet in sorted(path for depth in ("*", "*/*") for path in source.path.glob(depth) if _is_sheet(path))[:3]:
-        tables_there += f"\n  {source.name_of(sheet)} is a spreadsheet: save it as CSV in UTF-8, in the same folder"
+    for sheet in sorted(path for depth in ("*", "*/*") for path in source.path.glob(depth) if _is_other_sheet(path))[
+        :3
+    ]:
+        tables_there += f"\n  {source.name_of(sheet)} is a spreadsheet: save it as .xlsx or CSV, in the same folder"
     query = "SELECT path FROM files WHERE kind = 'audio' ORDER BY path LIMIT 1 OFFSET ?"
     names = dict.fromkeys(source.store.value(query, (place,)) for place in (0, sounds // 2))
     return (
