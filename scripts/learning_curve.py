@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Estimate what more data would bring: short trainings on parts of a corpus, and a curve through their WERs."""
 
+import csv
 import hashlib
 import json
 import re
@@ -26,6 +27,7 @@ from asr_with_nemo.models.names import SUMMARY
 
 SCRIPTS = Path(__file__).resolve().parent
 FINE_TUNING_EPOCHS, FEWEST_EPOCHS = 10, 5
+_PACE = "utterances_per_second"  # in the log of a training
 
 
 def main(
@@ -61,7 +63,7 @@ def main(
     Trains on a quarter, a half and all of DATA's training set, with as many steps each, and measures each model on the
     dev set. A power law through the three gives the WER for twice as much data, with a 95% interval. The trainings are
     short, so what matters is the slope, not the level: a whole training is better. How long they take on this machine
-    is measured with one epoch and said before they start.
+    is measured with two epochs and said before they start.
 
     A second call with --base MODEL adds the curve of fine-tuning to the picture and says which way is better. The same
     command again goes on where it was interrupted.
@@ -94,7 +96,7 @@ def main(
             queue = _Queue(out)
             jobs = [(share, seed) for seed in range(seeds) for share in shares]
             digest = sha256_of(train) + sha256_of(dev)
-            _work(plan, jobs, queue, digest)
+            _work(plan, jobs, queue, digest, len(rows))
             entry = {
                 "epochs": epochs,
                 "overrides": overrides or [],
@@ -203,7 +205,7 @@ def _train(command: list[str]) -> tuple[Path, dict, float]:
     return model, summary, time.monotonic() - started
 
 
-def _work(plan: _Plan, jobs: list[tuple[float, int]], queue: _Queue, digest: str) -> None:
+def _work(plan: _Plan, jobs: list[tuple[float, int]], queue: _Queue, digest: str, utterances: int) -> None:
     """Train and evaluate what isn't done yet, and say before how long it takes."""
     keys = {}
     for share, seed in jobs:
@@ -217,7 +219,7 @@ def _work(plan: _Plan, jobs: list[tuple[float, int]], queue: _Queue, digest: str
     if not waiting:
         typer.echo(f"{plan.way}: the {len(jobs)} trainings are done")
         return
-    each = _seconds_of(plan, waiting[0], queue, digest)
+    each = _seconds_of(plan, waiting[0], queue, digest, utterances)
     typer.echo(
         f"{plan.way}: {len(waiting)} trainings of {plan.epochs} epochs' worth of steps, about {_minutes(each)} each on "
         f"this machine, {_minutes(each * len(waiting))} in all"
@@ -243,17 +245,30 @@ def _is_file(base: str) -> bool:
     return bool(base) and Path(base).is_file()
 
 
-def _seconds_of(plan: _Plan, job: tuple[float, int], queue: _Queue, digest: str) -> float:
-    """Return about how many seconds a training takes, measured with one epoch of the first one."""
-    share, seed = job
-    name, key = f"probe {plan.way}", hashlib.sha256(f"{plan.command(share, seed, 1)}{digest}".encode()).hexdigest()[:16]
+def _seconds_of(plan: _Plan, job: tuple[float, int], queue: _Queue, digest: str, utterances: int) -> float:
+    """Return about how many seconds a training takes, measured with two epochs of the first one.
+
+    The first epoch warms up; what counts is the pace of the second.
+    """
+    name, command = f"probe {plan.way}", plan.command(*job, epochs=2)
+    key = hashlib.sha256(f"{command}{digest}".encode()).hexdigest()[:16]
     if queue.done.get(name, {}).get("key") != key:
-        typer.echo("one epoch, to see how long the trainings take:")
-        _, summary, seconds = _train(plan.command(share, seed, 1))
-        facts = {"epoch": summary["seconds"], "start": max(0.0, seconds - summary["seconds"])}
+        typer.echo("two epochs, to see how long the trainings take:")
+        model, summary, seconds = _train(command)
+        facts = {"pace": _pace(model.parent), "start": max(0.0, seconds - summary["seconds"])}
         queue.keep(name, {"key": key, **facts})
     found = queue.done[name]
-    return found["start"] + found["epoch"] * max(1, round(plan.epochs / share))
+    return found["start"] + plan.epochs * utterances / found["pace"]
+
+
+def _pace(training: Path) -> float:
+    """Return the utterances per second of a training's last epoch, by its log."""
+    found = []
+    for path in training.glob("csv/version_*/metrics.csv"):
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = [(int(row["epoch"]), float(row[_PACE])) for row in csv.DictReader(file) if row.get(_PACE)]
+            found += rows
+    return max(found)[1]
 
 
 def _minutes(seconds: float) -> str:
