@@ -16,7 +16,6 @@ SCRIPTS = (
     "evaluate.py",
     "export.py",
     "finetune.py",
-    "learning_curve.py",
     "log_dataset.py",
     "make_report.py",
     "sweep.py",
