@@ -149,12 +149,14 @@ class _Other:
 
     def __init__(self, given: str, asked: _Asked):
         from asr_with_nemo.models.names import model_path
-        from asr_with_nemo.recognition import evaluation
+        from asr_with_nemo.recognition import evaluation, wer
 
         self.name = Path(given).name
         self._rows, self._asked = None, None
         if Path(given).suffix.lower() in (".json", ".tsv"):
             self._rows, self.name = evaluation.read_rows(given), Path(given).stem
+            references = evaluation.read_references(asked.manifest)
+            wer.check_same(evaluation.make_rows(asked.manifest, references, [""] * len(references)), self._rows)
         else:
             model_path(given, suffix=".onnx")  # it is there
             plain = {"arpa": None, "tune": False, "weights": (None, None, None), "decoder": ""}

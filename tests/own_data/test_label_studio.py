@@ -9,7 +9,7 @@ import pytest
 
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data.prepared import Prepared
-from tests.own_data.corpora import fates, prepare, record, sentence, texts
+from tests.own_data.corpora import HEADER, fates, good_rows, prepare, record, sentence, texts, with_table
 
 
 def whole(text: str, field: str = "transcription") -> dict:
@@ -125,6 +125,19 @@ def test_what_nobody_has_corrected_is_left_out_and_counted(tmp_path: Path):
     assert "drafts that were never submitted" in said(prepared)
     with pytest.raises(InputError, match=r"1 tasks .* without annotations"):
         prepare(export(tmp_path / "mine", [tasks[11]]), tmp_path / "other")
+
+
+def test_tasks_beside_a_table_dont_replace_it(tmp_path: Path):
+    rows = good_rows(tmp_path / "mine", 12)
+    with_table(tmp_path / "mine", [HEADER, *rows])
+    guess = {"model_version": "x", "result": [whole("a guess")]}
+    tasks = [{"data": {"audio": f"/data/local-files/?d=mine/{path}"}, "predictions": [guess]} for path, _, _ in rows]
+    export(tmp_path / "mine", tasks, "tasks.json")
+    prepared = prepare(tmp_path / "mine", tmp_path / "out")
+    assert prepared.format == "csv" and texts(prepared) == {text for _, text, _ in rows}
+    (tmp_path / "mine" / "table.csv").unlink()
+    with pytest.raises(InputError, match=r"tasks\.json: 12 tasks .* without annotations"):
+        prepare(tmp_path / "mine", tmp_path / "other")
 
 
 def small_export(folder: Path, rows: list[dict], kind: str) -> Path:

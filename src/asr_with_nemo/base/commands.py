@@ -3,11 +3,12 @@
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from asr_with_nemo.errors import InputError
 
 
-def run_command(command: Sequence[str], say: Callable[[str], object] = print) -> list[str]:
+def run_command(command: Sequence[str], say: Callable[[str], object] = partial(print, flush=True)) -> list[str]:
     """Run a command, pass each line of its output on as it comes, and return the lines.
 
     Raises:

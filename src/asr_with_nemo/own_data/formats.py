@@ -294,7 +294,7 @@ def detect(source: Source) -> str:
         return "lhotse"
     if source.store.value("SELECT 1 FROM files WHERE name LIKE '%.trans.txt' OR name LIKE '%.trans.tsv'"):
         return "librispeech"
-    if label_studio.exports_of(source):
+    if label_studio.exports_of(source, with_tasks=False):
         return "labelstudio"
     if source.pattern and re.search(r"\{(label|text)\}", source.pattern):
         return "filename"
@@ -320,6 +320,8 @@ def detect(source: Source) -> str:
     found, more = _usable_tables(source, finder, [tables.LISTS])
     if found:
         return "csv"
+    if label_studio.exports_of(source):
+        return "labelstudio"  # which says that they are tasks without annotations
     raise InputError(_what_is_missing(source, reasons + more))
 
 

@@ -78,23 +78,30 @@ class _Task:
 # --- Detection --------------------------------------------------------------------------------------------------------
 
 
-def exports_of(source: Source) -> list[Path]:
-    """Return the exports in a source: itself, or the files of a folder."""
+def exports_of(source: Source, with_tasks: bool = True) -> list[Path]:
+    """Return the exports in a source: itself, or the files of a folder.
+
+    Args:
+        source: a folder or a file.
+        with_tasks: return tasks for an import, too, which have predictions alone.
+    """
     if source.path.is_file():
-        return [source.path] if _is_export(source.path, source) else []
+        return [source.path] if _is_export(source.path, source, with_tasks) else []
     found = [path for depth in ("*", "*/*") for path in sorted(source.path.glob(depth))]
     found = [path for path in found if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")]
-    return [path for path in found[:50] if path.is_file() and _is_export(path, source)]
+    return [path for path in found[:50] if path.is_file() and _is_export(path, source, with_tasks)]
 
 
-def _is_export(path: Path, source: Source) -> bool:
+def _is_export(path: Path, source: Source, with_tasks: bool) -> bool:
     if path.suffix.lower() not in _SUFFIXES:
         return False
     try:
         first = next(_rows(path, source), None)
     except (InputError, OSError, LookupError):
         return False
-    return first is not None and (_is_task(first.cells) or set(first.cells) >= _MIN)
+    if first is None or not _is_task(first.cells):
+        return first is not None and set(first.cells) >= _MIN
+    return with_tasks or "predictions" not in first.cells or "annotations" in first.cells
 
 
 def _is_task(cells: Mapping) -> bool:

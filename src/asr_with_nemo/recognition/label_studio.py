@@ -26,6 +26,7 @@ _LONGEST = 20.0  # seconds; a longer recording is divided into regions
 _PAUSE = 1.0  # seconds; a longer one ends a region
 _MARGIN = 0.25  # seconds of the pause beside it that a region takes, at most: words' times are tight
 _WHOLE, _REGION, _LABEL = "transcription", "text", "Speech"
+_BOTH = {_WHOLE, _REGION}
 
 _CONFIG = """<View>
   <Header value="Listen, and correct the text"/>
@@ -88,8 +89,9 @@ def destination(
     """
     if output is None or output.suffix.lower() != ".json":
         raise InputError(f"--format label-studio: give it --output FILE.json; {output or 'the terminal'} isn't one")
-    if _config_place(output).exists():
-        raise InputError(f"{_config_place(output)}: the labeling config is written there; name another --output")
+    config = _config_place(output)
+    if config.exists() and config.read_bytes() not in [_config(used).encode() for used in ({_WHOLE}, {_REGION}, _BOTH)]:
+        raise InputError(f"{config}: the labeling config is written there; name another --output")
     root, places = addresses(recordings, root, url)
 
     def write(path: Path, heard: Iterable[tuple[int, Transcript]], said: str) -> None:
@@ -119,12 +121,17 @@ def _write(path: Path, tasks: Iterable[dict]) -> int:
                 file.write((",\n" if count else "[\n") + json.dumps(one, ensure_ascii=False))
                 count += 1
             file.write("\n]\n" if count else "[]\n")
-        labels, texts = _OF_REGIONS if _REGION in used else ("", "")
-        texts += _OF_WHOLE if _WHOLE in used or not texts else ""
-        write_if_changed(_config_place(path), _CONFIG.format(labels=labels, texts=texts))
+            write_if_changed(_config_place(path), _config(used))  # before the tasks have their name
     except OSError as error:
         raise InputError(f"{path}: can't be written ({reason_of(error)})") from error
     return count
+
+
+def _config(used: set[str]) -> str:
+    """Return the labeling config for the fields that the tasks use."""
+    labels, texts = _OF_REGIONS if _REGION in used else ("", "")
+    texts += _OF_WHOLE if _WHOLE in used or not texts else ""
+    return _CONFIG.format(labels=labels, texts=texts)
 
 
 def _config_place(tasks: Path) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from asr_with_nemo.recognition.wer import Comparison, ScoredUtterance, align, compare
+from asr_with_nemo.recognition.wer import Comparison, ScoredUtterance, align, check_same, compare
 
 Step = tuple[str, str, str]
 """A word of the reference, and what the one and the other model have for it; "" for nothing."""
@@ -74,7 +74,7 @@ def pair(rows: Sequence[ScoredUtterance], others: Sequence[ScoredUtterance], nam
     """
     keys, theirs = ([(row.file, row.reference) for row in side] for side in (rows, others))
     if keys != theirs:  # in another order
-        compare(rows, others)  # says what differs
+        check_same(rows, others)
         by_key = dict(zip(theirs, others, strict=True))
         others = [by_key[key] for key in keys]
     # Parts of one recording have one file; the place tells them apart.
