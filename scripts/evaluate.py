@@ -2,6 +2,7 @@
 """Measure a model's word error rate on a manifest."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -14,6 +15,7 @@ from asr_with_nemo.errors import InputError
 if TYPE_CHECKING:
     from asr_with_nemo.recognition.beam import Search
     from asr_with_nemo.recognition.evaluation import Result
+    from asr_with_nemo.recognition.wer import ScoredUtterance
 
 
 def main(
@@ -28,6 +30,14 @@ def main(
             help="Write an error browser, one web page: each utterance with player, errors and confidence, to sort and "
             "filter; confusions; WER by speaker and length.",
             metavar="FILE.html",
+        ),
+    ] = None,
+    beside: Annotated[
+        str | None,
+        typer.Option(
+            help="With --report: show another model side by side, word by word. Its results file on the same manifest "
+            "(--output wrote it), or a model, which is then evaluated too, without a language model.",
+            metavar="OTHER",
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Utterances per batch; doesn't change the results.")] = 16,
@@ -66,6 +76,8 @@ def main(
 
         python scripts/evaluate.py MODEL.nemo data/mine/dev_manifest.json --report errors.html
 
+        python scripts/evaluate.py MODEL.nemo data/mine/dev_manifest.json --report errors.html --beside OTHER.nemo
+
         python scripts/evaluate.py BETTER.nemo data/an4/test_manifest.json --compare results/mine.json
 
         python scripts/evaluate.py MODEL.nemo data/an4/dev_manifest.json --lm lm.arpa --tune
@@ -75,7 +87,7 @@ def main(
         python scripts/evaluate.py model-int8.onnx data/an4/test_manifest.json
     """
     from asr_with_nemo.base.files import check_output
-    from asr_with_nemo.recognition import error_report, evaluation, wer
+    from asr_with_nemo.recognition import error_report, evaluation, side_by_side, wer
 
     # Report errors before the slow part.
     arpa = _check_search(model, manifest, lm, tune, {"alpha": alpha, "beta": beta, "width": width})
@@ -84,9 +96,11 @@ def main(
         check_output(output)
     if report:
         error_report.check_place(report)
-    measure = _exported if Path(model).suffix == ".onnx" else _with_nemo
+    if beside and not report:
+        raise InputError("--beside is shown in the error browser; give --report FILE.html, or --compare OTHER.json")
     asked = _Asked(model, manifest, arpa, tune, (alpha, beta, width), batch_size, line_rate, decoder)
-    result, search, more = measure(asked)
+    second = _Other(beside, asked) if beside else None
+    result, search, more = _measure(asked)
     typer.echo(result)
     if result.unspellable:
         letters = " ".join(map(repr, result.unspellable))
@@ -104,7 +118,10 @@ def main(
         evaluation.save(result, output, command=shlex.join(command), **more)
         typer.echo(f"results: {output}, utterances: {output.with_suffix('.tsv')}")
     if report:
-        error_report.write_page(result, report)
+        pair = side_by_side.pair(result.rows, second.rows(), second.name) if second else None
+        error_report.write_page(result, report, beside=pair)
+        if pair:
+            typer.echo(f"beside {pair.name}: {pair.comparison}")
         typer.echo(f"report: {report}")
     if others:
         typer.echo(f"against {compare}: {wer.compare(result.rows, others)}")
@@ -123,8 +140,43 @@ class _Asked(NamedTuple):
     decoder: str
 
 
+class _Other:
+    """The other model of a report: its results file, or the model itself, which is measured when its rows are needed.
+
+    Attributes:
+        name: for the report.
+    """
+
+    def __init__(self, given: str, asked: _Asked):
+        from asr_with_nemo.models.names import model_path
+        from asr_with_nemo.recognition import evaluation, wer
+
+        self.name = Path(given).name
+        self._rows, self._asked = None, None
+        if Path(given).suffix.lower() in (".json", ".tsv"):
+            self._rows, self.name = evaluation.read_rows(given), Path(given).stem
+            references = evaluation.read_references(asked.manifest)
+            wer.check_same(evaluation.make_rows(asked.manifest, references, [""] * len(references)), self._rows)
+        else:
+            model_path(given, suffix=".onnx")  # it is there
+            plain = {"arpa": None, "tune": False, "weights": (None, None, None), "decoder": ""}
+            self._asked = asked._replace(model=given, **plain)
+
+    def rows(self) -> "Sequence[ScoredUtterance]":
+        if self._rows is None:
+            result = _measure(self._asked)[0]
+            typer.echo(f"beside it, {self.name}:\n{result}")
+            self._rows = result.rows
+        return self._rows
+
+
+def _measure(asked: _Asked) -> tuple["Result", "Search | None", dict]:
+    """Measure a model; return the result, the search, and what tuning it found, for the results file."""
+    return (_exported if Path(asked.model).suffix == ".onnx" else _with_nemo)(asked)
+
+
 def _with_nemo(asked: _Asked) -> tuple["Result", "Search | None", dict]:
-    """Measure a NeMo model; return the result, the search, and what tuning it found, for the results file."""
+    """Measure a NeMo model, as `_measure` does."""
     from asr_with_nemo.models.loading import alphabet, load_model
     from asr_with_nemo.recognition import beam, decoding, evaluation, language_model
 
@@ -152,7 +204,7 @@ def _with_nemo(asked: _Asked) -> tuple["Result", "Search | None", dict]:
 
 
 def _exported(asked: _Asked) -> tuple["Result", "Search | None", dict]:
-    """Measure an exported model, as `_with_nemo` does."""
+    """Measure an exported model, as `_measure` does."""
     from asr_with_nemo.base.machine import device_name
     from asr_with_nemo.deployment import runtime
     from asr_with_nemo.recognition import beam, evaluation

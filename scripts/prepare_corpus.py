@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from asr_with_nemo.base.values import hydra_value
 from asr_with_nemo.cli import Channels, run
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Format(StrEnum):
     librispeech = "librispeech"
     kaldi = "kaldi"
     nemo = "nemo"
+    labelstudio = "labelstudio"
     filename = "filename"
     hf = "hf"
     lhotse = "lhotse"
@@ -86,7 +88,7 @@ def main(
         Path,
         typer.Argument(
             help="A folder in one of the layouts above, a table, a file of texts with times, or a data set file "
-            "(.parquet, .arrow). First unpack archives and save spreadsheets as CSV.",
+            "(.parquet, .arrow). First unpack archives.",
             metavar="SOURCE",
         ),
     ],
@@ -124,6 +126,14 @@ def main(
             metavar="COLUMN",
         ),
     ] = "",
+    audio_root: Annotated[
+        Path | None,
+        _option(
+            "Where the recordings are that a table names, if not below SOURCE or its folder.",
+            _Panel.reading,
+            metavar="DIR",
+        ),
+    ] = None,
     text_column: Annotated[str, _option("The column of transcripts.", _Panel.reading, metavar="COLUMN")] = "",
     speaker_column: Annotated[str, _option("The column of speakers.", _Panel.reading, metavar="COLUMN")] = "",
     split_column: Annotated[
@@ -292,9 +302,13 @@ def main(
     MP3, Ogg, Opus, SPHERE or any other format that libsndfile or SoX reads, at any sampling rate. Nothing in SOURCE is
     changed.
 
-    - csv: a table with the path and the transcript of each recording: CSV, TSV or JSON, as in LJSpeech and Common Voice
+    - csv: a table with the path and the transcript of each recording: CSV, TSV, JSON or
+    Excel's .xlsx, as in LJSpeech and Common Voice
 
     - nemo: a NeMo manifest
+
+    - labelstudio: what Label Studio exports: JSON, JSON-MIN, CSV or TSV, of whole recordings or of regions; of several
+    annotations, the ground truth or the last
 
     - txt: talk.wav with its transcript in talk.txt, in the same folder or in a parallel tree, as in VCTK
 
@@ -323,7 +337,8 @@ def main(
     splits of SOURCE are kept if it has any; otherwise whole speakers are held out for dev and test if they are known.
 
     Run the same command again after you have added recordings: only these are read, and the others keep their split.
-    The last lines of the output are the commands that train and evaluate a model on the corpus.
+    The last lines of the output are the commands that train and evaluate a model on the corpus; above them is the one
+    that estimates what more data would bring.
 
     Examples:
 
@@ -349,6 +364,10 @@ def main(
         # calls with a speaker on each channel: call.wav, call_left.srt, call_right.srt
 
         python scripts/prepare_corpus.py ~/calls --out data/calls --channels split
+
+        # texts corrected in Label Studio (transcribe.py --format label-studio writes its tasks)
+
+        python scripts/prepare_corpus.py project-1.json --audio-root ~/recordings --out data/mine
 
         # Common Voice: repair doubtful rows, and drop the others
 
@@ -383,6 +402,7 @@ def main(
         drop=drop,
         fix=fix,
         channels=channels.value,
+        audio_root=audio_root,
     )
     aligner = _aligner(align, language, align_reach, align_drop) if align else None
     prepared = preparation.prepare(source, out, settings, workers, aligner=aligner)
@@ -432,9 +452,10 @@ def _print_summary(prepared: "Prepared", seconds: float, sharded: bool) -> None:
     typer.echo(f"report: {_relative(prepared.report)}; the fate of each row: {_relative(prepared.rows_file)}")
     scripts = _relative(Path(__file__).parent)
     model = f"runs/{prepared.folder.name}.nemo"
+    curve = [_python(), f"{scripts}/learning_curve.py", folder]
+    typer.echo(f"whether more data would help, short trainings on parts of it tell:\n  {shlex.join(curve)}")
     typer.echo("next:")
-    # Hydra reads ASCII without these characters unquoted.
-    place = folder if folder.isascii() and not set(folder) & set(" ,={}[]()'\"\\:&$") else f"'{_escaped(folder)}'"
+    place = hydra_value(folder)
     train = [_python(), f"{scripts}/train.py", "--config-name", "small_corpus", f"data_dir={place}", "--output", model]
     if sharded:
         train.append("model.train_ds.shar_path=${data_dir}/shards/train")
@@ -450,10 +471,6 @@ def _relative(path: Path) -> str:
     """Return a path as one would type it in the current folder."""
     short = os.path.relpath(path)
     return short if not short.startswith(os.path.join("..", "..")) else str(path)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("'", "\\'")
 
 
 def _python() -> str:

@@ -16,7 +16,8 @@ from asr_with_nemo.errors import InputError
 if TYPE_CHECKING:
     from asr_with_nemo.recognition.destinations import Terminal
 
-FormatName = StrEnum("FormatName", {name: name for name in ("text", "jsonl", "srt", "vtt", "ctm", "textgrid", "tsv")})
+_FORMATS = ("text", "jsonl", "srt", "vtt", "ctm", "textgrid", "tsv", "label-studio")
+FormatName = StrEnum("FormatName", {name: name for name in _FORMATS})
 _BY_SUFFIX = {".jsonl": "jsonl", ".srt": "srt", ".vtt": "vtt", ".ctm": "ctm", ".textgrid": "textgrid"}
 
 
@@ -51,9 +52,24 @@ def main(
         int | None,
         typer.Option(
             min=1,
-            help="Write only this many recordings to --output, as a manifest: those with the lowest confidence, which "
-            "are the most worth a person's time.",
+            help="Write only this many recordings to --output, as a manifest or as tasks of Label Studio: those with "
+            "the lowest confidence, which are the most worth a person's time.",
             metavar="N",
+        ),
+    ] = None,
+    audio_root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of label-studio: the folder that it serves; by default the one above that of the recordings.",
+            metavar="DIR",
+        ),
+    ] = None,
+    audio_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Of label-studio: what comes before a recording's path within --audio-root, where another server "
+            "has them: https://HOST/recordings/",
+            metavar="URL",
         ),
     ] = None,
     decoder: Decoder = "",
@@ -94,6 +110,13 @@ def main(
 
         python scripts/transcribe.py MODEL.nemo recordings/ --uncertain 50 --output next.json
 
+    **Correct texts in Label Studio.** Its tasks with the model's texts and confidence, and beside them the labeling
+    config (tasks.xml). Recordings of more than 20 s have regions with times. prepare_corpus.py reads what it exports.
+
+        python scripts/transcribe.py MODEL.nemo recordings/ --format label-studio --output tasks.json
+
+        python scripts/transcribe.py MODEL.nemo recordings/ --uncertain 50 --format label-studio --output tasks.json
+
     **With a language model**, which knows what is likely to be said. A name that ends in .arpa, .arpa.gz, .lm, .bin or
     .binary after --lm is the language model; without one, it is the model's own. --lm=FILE takes any name.
 
@@ -109,15 +132,22 @@ def main(
     others are transcribed, and the exit status is 1.
     """
     from asr_with_nemo.models.names import model_path
-    from asr_with_nemo.recognition import decoding, destinations, formats
+    from asr_with_nemo.recognition import decoding, destinations, formats, label_studio
     from asr_with_nemo.recognition.recordings import find, split_channels
 
     if output and output_dir:
         raise InputError("--output writes one file, --output-dir a file a recording; choose one of them")
     if as_json and form not in (None, FormatName.jsonl):
         raise InputError(f"--json is --format jsonl; leave out it or --format {form}")
-    if uncertain and (not output or output_dir or form or as_json or output.suffix.lower() not in (".json", ".jsonl")):
-        raise InputError("--uncertain writes a manifest: give it --output FILE.json, and no --format or --output-dir")
+    for_label_studio = form == "label-studio"
+    other = form and not for_label_studio
+    if uncertain and (not output or output_dir or other or as_json or output.suffix.lower() not in (".json", ".jsonl")):
+        raise InputError(
+            "--uncertain writes a manifest: give it --output FILE.json, and no --output-dir, and no --format but "
+            "label-studio"
+        )
+    if (audio_root or audio_url) and not for_label_studio:
+        raise InputError("--audio-root and --audio-url belong to --format label-studio")
     named = _BY_SUFFIX.get(output.suffix.lower(), "text") if output else "text"
     form = FormatName.jsonl if as_json else form or FormatName(named)
     arpa = None if lm is None else decoding.language_model_path(model, lm)
@@ -130,8 +160,14 @@ def main(
     settings["lm"] = [str(arpa), *destinations.stamp(arpa)] if arpa else None
     size = {} if batch_size is None else {"batch_size": batch_size}
     with destinations.alone(output, output_dir, log=partial(typer.echo, err=True)):
-        if uncertain:
-            place = destinations.Uncertain(recordings, output, settings, uncertain, partial(typer.echo, err=True))
+        log = partial(typer.echo, err=True)
+        if for_label_studio:
+            name = " ".join([path.name, *([decoder] if decoder else []), *([f"with {arpa.name}"] if arpa else [])])
+            address = audio_root, audio_url or label_studio.LOCAL_FILES
+            place = label_studio.destination(recordings, output, settings, name, *address, uncertain, log)
+        elif uncertain:
+            write = partial(destinations.write_manifest_to_correct, recordings=recordings, log=log)
+            place = destinations.ForAPerson(recordings, output, settings, write, uncertain)
         else:
             place = destinations.destination(formats.FORMATS[form], recordings, output, output_dir, settings)
         destinations.say_what_is_done(recordings, place.pending)

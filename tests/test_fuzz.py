@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import openpyxl
 import pytest
 import soundfile
 import yaml
@@ -125,6 +126,19 @@ SPHINX = b"<s> yes ++um++ </s> (a)\n<s> no(2) </s> (b)\n"
 FESTIVAL = b'( a "Yes, please." )\n( b "No." )\n'
 PROMPTS = b"mfc/a YES\nb NO\n"
 FAIRSEQ = b"/somewhere\na.wav\t400\na.wav\t400\n"
+LABEL_STUDIO = b"""[{"id": 1, "annotations": [{"completed_by": 1, "ground_truth": false, "was_cancelled": false,
+"result":
+[{"id": "r", "from_name": "t", "to_name": "audio", "type": "labels",
+"value": {"start": 0, "end": 0.02, "channel": 0, "labels": ["Ann"]}},
+{"id": "r", "from_name": "text", "to_name": "audio", "type": "textarea",
+"value": {"start": 0, "end": 0.02, "channel": 0, "text": ["yes"]}}]}],
+"data": {"audio": "/data/local-files/?d=a.wav"}}]
+"""
+JSON_MIN = b"""[{"audio": "/data/upload/1/0000000a-a.wav", "id": 1,
+"labels": [{"start": 0, "end": 0.02, "labels": ["b"]}],
+"transcription": "yes", "annotator": 1, "annotation_id": 2, "updated_at": "2026", "lead_time": 3.5}]
+"""
+NESTED = b'{"version": 1, "rows": [{"sound": {"file": "a.wav"}, "result": {"text": ["yes"]}}, {"sound": 1}]}'
 LABEL_MAP = b'{"0": "zero", "1": "one"}'
 RESULTS = b"""file\tspeaker\twords\tsubstitutions\tdeletions\tinsertions\twer\tcer\treference\thypothesis
 a.wav\tann\t1\t0\t0\t0\t0.0\t0.0\tyes\tyes
@@ -132,6 +146,14 @@ a.wav\tann\t1\t0\t0\t0\t0.0\t0.0\tyes\tyes
 NOTES = b"""{"settings": {}}
 {"key": "k", "heard": {"text": "yes", "words": [{"word": "yes", "start": 0, "end": 1, "confidence": 1}], "duration": 1}}
 """
+
+
+def workbook() -> bytes:
+    made, file = openpyxl.Workbook(), io.BytesIO()
+    for row in (["file", "text", "start"], ["a.wav", "yes", 0.0], ["a.wav", 7, "=1/0"]):
+        made.active.append(row)
+    made.save(file)
+    return file.getvalue()
 
 
 def read_arpa(path: Path) -> object:
@@ -315,6 +337,10 @@ READERS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object], str]] = 
     "Festival": (lambda: FESTIVAL, read_prompts, "txt.done.data"),
     "prompts": (lambda: PROMPTS, read_prompts, "PROMPTS"),
     "fairseq": (lambda: FAIRSEQ, read_prompts, "train.tsv"),
+    "Label Studio": (lambda: LABEL_STUDIO, read_rows, "e.json"),
+    "JSON-MIN": (lambda: JSON_MIN, read_rows, "e.json"),
+    "nested JSON": (lambda: NESTED, read_rows, "e.json"),
+    "workbook": (workbook, read_rows, "t.xlsx"),
     "label map": (lambda: LABEL_MAP, read_labels, "l.json"),
     "results": (lambda: RESULTS, read_results, "r.tsv"),
     "notes of shards": (shard_notes, read_shards, "shards.json"),

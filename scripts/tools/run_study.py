@@ -5,7 +5,6 @@ import functools
 import json
 import re
 import shlex
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated
 import typer
 from omegaconf import OmegaConf
 
+from asr_with_nemo.base.commands import run_command
 from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
 
@@ -26,15 +26,7 @@ def stage(script: str, *arguments: str) -> str:
     Raises:
         InputError: the command failed.
     """
-    command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    lines = []
-    for line in process.stdout:
-        print("   ", line, end="", flush=True)
-        lines.append(line)
-    if process.wait():
-        raise InputError(f"{shlex.join(['scripts/' + script, *arguments])} failed; see its output above")
-    return "".join(lines)
+    return "\n".join(run_command([sys.executable, str(ROOT / "scripts" / script), *arguments]))
 
 
 @functools.cache

@@ -149,3 +149,21 @@ def test_a_telephone_line_loses_what_is_above_half_its_rate(tmp_path: Path):
     spectrum = np.abs(np.fft.rfft(heard)) / 8_000  # a bin a Hz
     assert spectrum[1_000] == pytest.approx(0.3, rel=0.05)
     assert spectrum[6_000] < 0.001
+
+
+def test_digital_silence_is_told_from_quiet_sound(tmp_path: Path):
+    zeros, tick = np.zeros(48_000), np.zeros(48_000)
+    tick[30_001] = 1 / 32_768  # the least that a file of 16 bits holds, at a place that isn't looked at first
+    for suffix in ("wav", "flac"):
+        for name, samples in (
+            ("zeros", zeros),
+            ("tick", tick),
+            ("none", zeros[:0]),
+            ("half", np.r_[zeros, tick + 0.1]),
+        ):
+            soundfile.write(tmp_path / f"{name}.{suffix}", samples, 16_000)
+    found = {path.name for path in tmp_path.iterdir() if audio.is_all_zero(path)}
+    assert found == {"zeros.wav", "zeros.flac"}
+    assert audio.is_all_zero(tmp_path / "half.wav", 0.5, 2.0) and not audio.is_all_zero(tmp_path / "half.wav", 2.0, 2.0)
+    (tmp_path / "text.wav").write_text("no sound")
+    assert not audio.is_all_zero(tmp_path / "text.wav") and not audio.is_all_zero(tmp_path / "nowhere.wav")

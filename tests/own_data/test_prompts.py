@@ -122,8 +122,8 @@ def test_a_spreadsheet_in_a_folder_is_named(tmp_path: Path):
     mine = tmp_path / "mine"
     for number in range(3):
         record(mine / f"r{number}.wav", 1.2)
-    (mine / "texts.xlsx").write_bytes(b"PK\3\4")
-    (mine / "~$texts.xlsx").write_bytes(b"open in Excel")
-    with pytest.raises(InputError, match=r"texts\.xlsx is a spreadsheet: save it as CSV") as error:
+    (mine / "texts.ods").write_bytes(b"PK\3\4")
+    (mine / "~$texts.xls").write_bytes(b"open in Excel")
+    with pytest.raises(InputError, match=r"texts\.ods is a spreadsheet: save it as \.xlsx or CSV") as error:
         prepare(mine, tmp_path / "out")
     assert not re.search(r"~\$", str(error.value))

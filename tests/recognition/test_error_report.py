@@ -10,10 +10,10 @@ import pytest
 import soundfile
 
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.recognition import error_report, evaluation
+from asr_with_nemo.recognition import error_report, evaluation, side_by_side
 from asr_with_nemo.recognition.transcripts import Transcript, Word
 from asr_with_nemo.recognition.wer import ScoredUtterance
-from tests.conftest import run_script
+from tests.conftest import ROOT, run_script
 from tests.teaching.conftest import chromium  # noqa: F401 (a fixture)
 
 SAID = [("ann", "nine five", "five five"), ("bob", "go home", "go"), ("ann", "yes", "yes oh"), ("bob", "stop", "stop")]
@@ -110,6 +110,51 @@ def test_the_command_writes_it(small_corpus, tmp_path: Path):
     assert len(rows) == len(manifest.read_text().splitlines()) and any(row["confidence"] for row in rows)
 
 
+def test_two_models_are_shown_side_by_side_word_by_word(tmp_path: Path):
+    result = a_result(tmp_path / "data")
+    others = [row_of(row, text) for row, text in zip(result.rows, ("nine five", "go home oh", "", "stop"), strict=True)]
+    pair = side_by_side.pair(result.rows, others, "other.nemo")
+    assert pair.utterances == (0, 1, 3) and pair.verdict.startswith("no winner")
+    error_report.write_page(result, tmp_path / "errors.html", beside=pair)
+    page = (tmp_path / "errors.html").read_text(encoding="utf-8")
+    rows = {row["number"]: row for row in utterances(page)}
+    assert rows[1]["pairs"] == [["nine", "five", "nine"], ["five", "five", "five"]] and rows[1]["other"] == 0
+    assert rows[2]["pairs"] == [["go", "go", "go"], ["home", "", "home"], ["", "", "oh"]]
+    assert rows[3]["pairs"] == [["yes", "yes", ""], ["", "oh", ""]]
+    assert "Beside other.nemo" in page and f"{100 * pair.comparison.difference:+.1f} points" in page
+    assert "1 · 2</b> words that only this model has right" in page
+
+
+def row_of(row: ScoredUtterance, text: str) -> ScoredUtterance:
+    return ScoredUtterance(row.file, row.speaker, row.reference, text)
+
+
+def test_results_in_another_order_are_paired_and_others_refused(tmp_path: Path):
+    rows = [ScoredUtterance(f"{n}.wav", "", "yes", "yes" if n else "no") for n in range(30)]
+    worse = [row_of(row, "no") for row in rows]
+    pair = side_by_side.pair(rows, worse[::-1], "other")
+    assert [row.file for row in pair.others] == [row.file for row in rows]
+    assert pair.verdict == "this model wins" and side_by_side.pair(worse, rows, "x").verdict == "the other model wins"
+    parts = [ScoredUtterance("long.wav", "", "yes", "yes")] * 5  # of one recording, with one text
+    assert side_by_side.pair(parts, [row_of(row, "no") for row in parts], "other").utterances == (5, 0, 0)
+    with pytest.raises(InputError, match="not of the same utterances"):
+        side_by_side.pair(rows, worse[:-1], "other")
+
+
+def test_the_command_takes_results_or_a_model_beside_it(small_corpus, tmp_path: Path):
+    manifest = small_corpus.manifest("test")
+    options = ("evaluate.py", ROOT / "src/asr_with_nemo/assets/an4.onnx", manifest)
+    done = run_script(*options, "--output", tmp_path / "an4.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for other in (tmp_path / "an4.json", options[1]):
+        done = run_script(*options, "--report", tmp_path / "errors.html", "--beside", other, cwd=tmp_path)
+        assert done.returncode == 0 and "+0.0 points" in done.stdout, done.stderr
+        assert f"Beside {other.name.removesuffix('.json')}" in (tmp_path / "errors.html").read_text()
+    for wrong, reason in ((("--beside", other), "--report"), (("--report", "e.html", "--beside", "none.json"), "none")):
+        done = run_script(*options, *wrong, cwd=tmp_path)
+        assert done.returncode == 1 and reason in done.stderr and "Traceback" not in done.stderr
+
+
 # --- In a browser -----------------------------------------------------------------------------------------------------
 
 
@@ -118,8 +163,8 @@ def opened(chromium, tmp_path: Path):  # noqa: F811
     """Open a page of a result; an error of its script fails the test."""
     problems, pages = [], []
 
-    def open_page(result: evaluation.Result, sound_limit: int = 1_000_000, **settings):
-        error_report.write_page(result, tmp_path / "errors.html", sound_limit)
+    def open_page(result: evaluation.Result, sound_limit: int = 1_000_000, beside=None, **settings):
+        error_report.write_page(result, tmp_path / "errors.html", sound_limit, beside=beside)
         page = chromium.new_page(**settings)
         page.on("pageerror", lambda error: problems.append(error))
         page.on("request", lambda request: problems.append(request.url) if request.url.startswith("http") else None)
@@ -134,7 +179,7 @@ def opened(chromium, tmp_path: Path):  # noqa: F811
 
 
 def shown(page) -> list[str]:
-    return [item.inner_text() for item in page.locator("#list > li > p code").all()]
+    return page.locator("#list > li > p code").all_text_contents()
 
 
 @pytest.mark.slow
@@ -183,6 +228,59 @@ def test_it_is_used_by_keyboard_on_a_phone_and_is_legible(opened, tmp_path: Path
     )
     *inks, ground = ([int(value) for value in re.findall(r"\d+", colour)[:3]] for colour in colours)
     assert all(contrast(ink, ground) >= 4.5 for ink in inks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_spectrogram_is_drawn_from_the_sound_when_it_is_asked_for(opened, tmp_path: Path, scheme: str):
+    result = a_result(tmp_path / "data", [("ann", "go", "no")])
+    times = np.arange(16_000) / 16_000
+    soundfile.write(tmp_path / "data" / "wav" / "0.wav", 0.3 * np.sin(2 * np.pi * 2_000 * times), 16_000)
+    page = opened(result, color_scheme=scheme)
+    assert page.locator("canvas").count() == 0
+    page.keyboard.press("j")
+    page.keyboard.press("s")
+    page.wait_for_selector("canvas[role=img]")
+    assert "0 to 8 kHz" in page.locator("canvas").get_attribute("aria-label")
+    far = page.evaluate(  # of each row, how far its colour is from the page's, in the middle of the sound
+        """() => { const made = document.querySelector("canvas"), {width, height} = made;
+        const data = made.getContext("2d").getImageData(Math.floor(width / 2), 0, 1, height).data;
+        const ground = getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number);
+        return Array.from({length: height}, (_, y) => Math.abs(data[4 * y] - ground[0])) }"""
+    )
+    assert far.index(max(far)) == pytest.approx(0.75 * len(far), abs=3)  # 2 of 8 kHz, from below
+    assert sum(value > max(far) / 2 for value in far) < len(far) / 10
+    page.keyboard.press("s")
+    assert page.locator("canvas").count() == 0
+
+
+@pytest.mark.slow
+def test_a_sound_outside_the_page_says_why_it_has_no_spectrogram(opened, tmp_path: Path):
+    page = opened(a_result(tmp_path / "data"), sound_limit=0)
+    page.get_by_role("button", name="spectrogram").first.click()
+    page.wait_for_selector(".frame p")
+    assert "python -m http.server" in page.locator(".frame").inner_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 1200])
+def test_a_person_sees_where_two_models_differ(opened, tmp_path: Path, width: int):
+    result = a_result(tmp_path / "data")
+    others = [row_of(row, text) for row, text in zip(result.rows, ("nine five", "go home", "oh", "stop"), strict=True)]
+    pair = side_by_side.pair(result.rows, others, "other.nemo")
+    page = opened(result, beside=pair, viewport={"width": width, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert shown(page) == ["wav/0.wav", "wav/1.wav", "wav/2.wav"]
+    for kind, files in (("better", []), ("worse", ["wav/0.wav", "wav/1.wav"]), ("correct", ["wav/3.wav"])):
+        page.select_option("#kind", kind)
+        assert shown(page) == files
+    page.select_option("#kind", "differ")
+    page.get_by_text("Words on which they differ").click()
+    page.get_by_role("button", name="home").first.click()
+    assert shown(page) == ["wav/1.wav"]
+    assert page.locator(".apart").first.inner_text().split()[:5] == ["home", "–", "home", "D", "✓"]
+    page.get_by_role("button", name="✕ home").click()
+    assert len(shown(page)) == 3
 
 
 def contrast(one: list[int], other: list[int]) -> float:

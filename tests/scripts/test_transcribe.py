@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -168,6 +169,59 @@ def test_what_the_model_is_least_sure_of_is_the_next_to_label(folder: Path):
     assert [line.split("\t")[1] for line in again.stdout.splitlines()] == [row["text"] for row in rows]
 
 
+def test_texts_are_corrected_in_label_studio_and_become_a_corpus(folder: Path):
+    sounds = [audio.load_audio(path) for path in sorted((folder / "in").rglob("[ab].wav"))]
+    gap = np.zeros(2 * audio.SAMPLE_RATE)
+    parts = [part for _ in range(5) for sound in sounds for part in (sound, gap)]
+    soundfile.write(folder / "in" / "long talk.wav", np.concatenate(parts), audio.SAMPLE_RATE)
+    done = transcribe(folder, "in", "--format", "label-studio", "--output", "tasks.json")
+    assert done.returncode == 0, done.stderr
+    assert "4 tasks" in done.stderr and f"DOCUMENT_ROOT={folder} " in done.stderr
+    tasks = {Path(task["data"]["audio"]).name: task for task in json.loads((folder / "tasks.json").read_text())}
+    assert tasks["a.wav"]["data"]["audio"].startswith("/data/local-files/?d=in/")
+    long = tasks["long%20talk.wav"]["predictions"][0]
+    assert 0 < long["score"] <= 1 and long["model_version"] == "an4.onnx"
+    config = ElementTree.parse(folder / "tasks.xml").getroot()  # the tags that the predictions name are there
+    named = {
+        (result["from_name"], result["to_name"])
+        for task in tasks.values()
+        for one in task["predictions"]
+        for result in one["result"]
+    }
+    assert named == {(tag.get("name"), tag.get("toName")) for tag in config if tag.get("toName")}
+    for number, task in enumerate(tasks.values()):  # a person's corrections
+        results = task.pop("predictions")[0]["result"]
+        for at, result in enumerate(result for result in results if result["type"] == "textarea"):
+            result["value"]["text"] = [f"{'right ' * (at + 1)}text of {task['data']['audio'][-12:-4]}"]
+        task |= {"id": number, "annotations": [{"completed_by": 1, "result": results, "was_cancelled": False}]}
+    (folder / "export.json").write_text(json.dumps([*tasks.values()]))
+    done = run_script("prepare_corpus.py", "export.json", "--audio-root", ".", "--out", "made", cwd=folder)
+    assert done.returncode == 0 and "(labelstudio)" in done.stdout, done.stdout + done.stderr
+    rows = manifest.read_manifest(folder / "made" / "train_all_manifest.json")
+    rows += manifest.read_manifest(folder / "made" / "test_manifest.json")
+    assert len(rows) >= 8 and all(row["text"].startswith("right") for row in rows)
+    assert (
+        "2 of 4 recordings"
+        in transcribe(folder, "in", "--format", "label-studio", "--output", "next.json", "--uncertain", "2").stderr
+    )
+
+
+def test_a_part_of_a_recording_becomes_regions_with_its_times_and_channel(folder: Path):
+    sound = audio.load_audio(folder / "in" / "a.wav")
+    soundfile.write(folder / "call.wav", np.stack([np.zeros(2 * len(sound)), np.tile(sound, 2)], 1), audio.SAMPLE_RATE)
+    seconds = len(sound) / audio.SAMPLE_RATE
+    (folder / "rows.json").write_text(json.dumps({"audio_filepath": "call.wav", "offset": seconds}))
+    url = ("--audio-root", ".", "--audio-url", "https://host/sound/")
+    done = transcribe(
+        folder, "rows.json", "--format", "label-studio", "--output", "t.json", "--channels", "split", *url
+    )
+    assert done.returncode == 0, done.stderr
+    tasks = json.loads((folder / "t.json").read_text())
+    assert {task["data"]["audio"] for task in tasks} == {"https://host/sound/call.wav"}
+    values = [result["value"] for task in tasks for one in task["predictions"] for result in one["result"]]
+    assert values and all(value["channel"] == 1 and value["start"] >= seconds - 0.01 for value in values)
+
+
 def test_a_file_that_is_cut_short_is_named(folder: Path):
     os.truncate(folder / "in" / "a.wav", 20_000)
     done = transcribe(folder, "in/a.wav")
@@ -195,6 +249,10 @@ def test_a_language_model_is_never_taken_for_a_recording(folder: Path):
         (["a.wav", "--output-dir", "."], "a.txt: there is such a file, and not from this command"),
         (["a.wav", "--uncertain", "2"], "--output FILE.json"),
         (["a.wav", "--uncertain", "2", "--output", "bad.json"], "bad.json: there is such a file"),
+        (["a.wav", "--format", "label-studio"], "--output FILE.json"),
+        (["a.wav", "--format", "label-studio", "--output", "bad.json"], "bad.json: there is such a file"),
+        (["a.wav", "--format", "label-studio", "--output", "t.json", "--audio-root", "x"], "lies outside --audio-root"),
+        (["a.wav", "--audio-root", "x"], "--format label-studio"),
         (["table.csv"], "table.csv: a table, not a recording"),
         (["rows.json"], "rows.json, line 1: a JSON list"),
         (["spoken.txt"], "spoken.txt: a line is no path of a recording: go on"),

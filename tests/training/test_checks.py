@@ -47,8 +47,10 @@ def test_texts_that_nothing_can_learn_are_counted(data: Path, tmp_path: Path, ca
     long = np.concatenate([soundfile.read(row["audio_filepath"])[0] for row in rows] * 4)
     soundfile.write(tmp_path / "long.wav", long[: 16_000 * 61], 16_000)
     soundfile.write(tmp_path / "short.wav", long[:3_200], 16_000)
+    soundfile.write(tmp_path / "muted.wav", np.zeros(16_000), 16_000)
     rows = [
-        *rows[:4],
+        *rows[:3],
+        rows[3] | {"audio_filepath": str(tmp_path / "muted.wav"), "duration": 1.0},
         {"audio_filepath": str(tmp_path / "long.wav"), "duration": 61.0, "text": "yes", "speaker": rows[0]["speaker"]},
         {
             "audio_filepath": str(tmp_path / "short.wav"),
@@ -70,6 +72,7 @@ def test_texts_that_nothing_can_learn_are_counted(data: Path, tmp_path: Path, ca
     assert "1 of 6 utterances can't be learned" in said
     assert "short.wav (0.20 s, 9 symbols)" in said
     assert "the longest utterance has 61 s" in said
+    assert f"1 of 6 recordings are digital silence, all zeros: {tmp_path / 'muted.wav'};" in said
 
     import torch
 

@@ -19,3 +19,15 @@ def is_whole(value: object) -> bool:
         (True, False, False)
     """
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def hydra_value(text: str) -> str:
+    """Return a text as the value of a Hydra override, in quotes if Hydra would read it as something else.
+
+    Example:
+        >>> hydra_value("data/mine"), hydra_value("my data")
+        ('data/mine', "'my data'")
+    """
+    if text.isascii() and not set(text) & set(" ,={}[]()'\"\\:&$"):
+        return text
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -31,6 +31,7 @@ _SPHERE_MAGIC = b"NIST_1A"
 _ROUNDING = 0.1
 PAST_END = 0.5
 """Seconds that a part of a recording may end after it: times are rounded, and headers not exact."""
+_LOOK = 256  # samples at each of the places that are looked at for silence
 # Conversion mostly waits for the disk; more threads would only wait for the interpreter's lock.
 _THREADS = 2
 
@@ -352,3 +353,30 @@ def quietest_place(samples: np.ndarray, size: int, count: int) -> int:
     """
     powers = np.convolve(frame_powers(samples, size), np.ones(count), "valid")
     return (int(powers.argmin()) + count // 2) * size
+
+
+def is_all_zero(path: str | os.PathLike, offset: float = 0.0, duration: float | None = None) -> bool:
+    """Return whether all samples of a part of a file are zero, which no microphone records.
+
+    A few places are looked at first, so that only a file that seems to be silent is read as a whole. False for a file
+    that libsndfile can't read.
+
+    Args:
+        path: the file.
+        offset, duration: the part, in seconds; to the end, if the duration is None.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            start = min(max(0, round(offset * file.samplerate)), file.frames)
+            count = file.frames - start
+            count = count if duration is None else min(count, round(duration * file.samplerate))
+            if count <= 0:
+                return False
+            for place in np.linspace(0, max(0, count - _LOOK), 5).astype(int):
+                file.seek(start + int(place))
+                if file.read(min(_LOOK, count), dtype="float32").any():
+                    return False
+            file.seek(start)
+            return not any(block.any() for block in file.blocks(blocksize=1 << 16, frames=count, dtype="float32"))
+    except (OSError, RuntimeError, ValueError):
+        return False

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from asr_with_nemo.data.sound import open_sound
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import tables, times
+from asr_with_nemo.own_data import text_files, times
 from asr_with_nemo.own_data.cues import Cue, checked, entries
 from asr_with_nemo.own_data.sources import Entry, Source
 from asr_with_nemo.own_data.store import NO_TRANSCRIPTS, clean_text, name_key
@@ -73,7 +73,7 @@ def text_of(source: Source, path: str, stem: str) -> Path | None:
 def read_text(source: Source, path: str, stem: str, text: Path) -> Iterator[Entry]:
     """Yield the entries of a recording's text file: one, or one for each of its labels with times."""
     place = source.name_of(text)
-    lines = tables.Lines(text, source.encoding or tables.encoding_of(text))
+    lines = text_files.Lines(text, source.encoding or text_files.encoding_of(text))
     # Below a label, Audacity writes its frequencies in a line that begins with a backslash.
     rows = [(lines.number, row) for line in lines if (row := line.strip()) and not row.startswith("\\\t")]
     words = " ".join(" ".join(_spoken([row for _, row in rows])).split())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import tables, text
+from asr_with_nemo.own_data import text, text_files
 from asr_with_nemo.own_data.sources import Entry
 from asr_with_nemo.own_data.store import clean_text
 
@@ -68,7 +68,7 @@ class Reading:
     has_tiers: bool = False
 
 
-def lines_of(path: Path, encoding: str) -> tables.Lines:
+def lines_of(path: Path, encoding: str) -> text_files.Lines:
     """Return the lines of a file with times.
 
     Raises:
@@ -76,9 +76,9 @@ def lines_of(path: Path, encoding: str) -> tables.Lines:
     """
     check_size(path)
     try:
-        lines = tables.Lines(path, encoding or tables.encoding_of(path))
+        lines = text_files.Lines(path, encoding or text_files.encoding_of(path))
         with open(path, "rb") as file:
-            if b"\0" in file.read(4096) and not tables.is_wide(lines.encoding):
+            if b"\0" in file.read(4096) and not text_files.is_wide(lines.encoding):
                 raise InputError(f"{path}: not a text file")
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from error
@@ -116,17 +116,18 @@ def seconds_of(value: object) -> float | None:
 # --- Words ------------------------------------------------------------------------------------------------------------
 
 
-def utterances_of(words: Sequence[Cue]) -> Iterator[Cue]:
+def utterances_of(words: Sequence[Cue], pause: float = PAUSE) -> Iterator[Cue]:
     """Join words, in the order of their times, to utterances: at pauses, changes of the speaker, and broken words.
 
     Args:
         words: of one tier of one recording.
+        pause: seconds; a longer one ends an utterance.
     """
     run: list[Cue] = []
     for word in words:
         if run and (
             word.problem
-            or word.start - run[-1].end >= PAUSE
+            or word.start - run[-1].end >= pause
             or word.start < run[0].start
             or word.speaker != run[-1].speaker
         ):

@@ -15,7 +15,18 @@ import re2
 
 from asr_with_nemo.base.files import read_text
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import aligned, beside, channels, layouts, prompts, tables, times
+from asr_with_nemo.own_data import (
+    aligned,
+    beside,
+    channels,
+    label_studio,
+    layouts,
+    prompts,
+    sheets,
+    tables,
+    text_files,
+    times,
+)
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import AUDIO, NO_TRANSCRIPTS, clean_text
 
@@ -64,7 +75,8 @@ def _tables_of(source: Source, suffixes: Set[str]) -> list[Path]:
     folder = source.path
     for pattern in ("*", "*/*", "*/*/*"):
         found = [path for path in sorted(folder.glob(pattern)) if path.suffix.lower() in suffixes]
-        found = [path for path in found if path.is_file() and not path.name.startswith(".")]
+        # Excel's own files of an open workbook begin with ~$.
+        found = [path for path in found if path.is_file() and not path.name.startswith((".", "~$"))]
         found = [path for path in found if path.stem.lower() not in NO_TRANSCRIPTS]
         # Next to transcripts.txt there may be other lists, of segments for example.
         found = [path for path in found if "trans" in path.stem.lower()] or found
@@ -95,6 +107,11 @@ def _of_row(row: tables.TableRow, table: tables.Table, finder: Finder, split: st
     text = clean_text(roles.get("text", ""))
     named = {"place": place, "text": text, "speaker": clean_text(roles.get("speaker", "")), "doubt": row.doubt}
     named["split"] = split_of(roles.get("split", "")) or split
+    if table.sheet and (odd := sheets.what_it_is(row.cells.get(table.roles.get("text")))):
+        is_lost = odd != "a number" and odd != "a formula"
+        if is_lost:
+            return Entry(**named, name=clean_text(roles.get("audio", "")), problem="no words", detail=odd)
+        named["doubts"] = (("not text", odd),)
     path = finder.find(roles.get("audio", ""), table.path.parent)
     if isinstance(path, Missing):
         return Entry(**named, name=clean_text(roles["audio"]), problem=path.problem, detail=path.detail)
@@ -199,7 +216,7 @@ def _note_lists(source: Source) -> bool:
     database.execute("CREATE TEMP TABLE listed (path TEXT PRIMARY KEY, split TEXT) WITHOUT ROWID")
     for path in sorted(source.root.glob("*_list.txt")):
         if (split := split_of(path.stem)) in ("dev", "test"):
-            names = ((os.path.normpath(clean_text(line).strip()), split) for line in tables.Lines(path, "utf-8"))
+            names = ((os.path.normpath(clean_text(line).strip()), split) for line in text_files.Lines(path, "utf-8"))
             database.executemany("INSERT OR IGNORE INTO temp.listed VALUES (?, ?)", names)
             source.notes.append(f"read {path.name}, a list of the {split} set")
     known = "SELECT 1 FROM files WHERE kind = 'audio' AND path IN (SELECT path FROM temp.listed)"
@@ -217,6 +234,7 @@ FORMATS = {
     "librispeech": layouts.read_librispeech,
     "kaldi": layouts.read_kaldi,
     "nemo": _read_table,
+    "labelstudio": label_studio.read,
     "filename": _read_names,
     "hf": layouts.read_hugging_face,
     "lhotse": layouts.read_lhotse,
@@ -276,6 +294,8 @@ def detect(source: Source) -> str:
         return "lhotse"
     if source.store.value("SELECT 1 FROM files WHERE name LIKE '%.trans.txt' OR name LIKE '%.trans.tsv'"):
         return "librispeech"
+    if label_studio.exports_of(source, with_tasks=False):
+        return "labelstudio"
     if source.pattern and re.search(r"\{(label|text)\}", source.pattern):
         return "filename"
     is_table = source.columns or source.delimiter
@@ -300,6 +320,8 @@ def detect(source: Source) -> str:
     found, more = _usable_tables(source, finder, [tables.LISTS])
     if found:
         return "csv"
+    if label_studio.exports_of(source):
+        return "labelstudio"  # which says that they are tasks without annotations
     raise InputError(_what_is_missing(source, reasons + more))
 
 
@@ -311,18 +333,20 @@ def _detect_file(source: Source) -> str:
     instead = "is a recording; name its folder" if suffix in AUDIO else ""
     if suffix in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
         instead = "is an archive; unpack it and name the folder"
-    elif _is_sheet(path):
-        instead = "is a spreadsheet; save it as CSV in UTF-8 and name that file or its folder"
+    elif _is_other_sheet(path):
+        instead = "is a spreadsheet in a form that isn't read; save it as .xlsx, or as CSV in UTF-8"
     if instead:
         raise InputError(f"{path}: {instead}")
+    if label_studio.exports_of(source):
+        return "labelstudio"
     is_table = source.columns or source.delimiter
     if not is_table and prompts.lists_of(source):
         return "lists"
     return "aligned" if not is_table and aligned.is_one(path, source) else "csv"
 
 
-def _is_sheet(path: Path) -> bool:
-    return path.suffix.lower() in (".xlsx", ".xls", ".ods", ".numbers") and not path.name.startswith((".", "~$"))
+def _is_other_sheet(path: Path) -> bool:
+    return path.suffix.lower() in sheets.OTHERS and not path.name.startswith((".", "~$"))
 
 
 def _what_is_missing(source: Source, reasons: list[str]) -> str:
@@ -347,8 +371,10 @@ def _what_is_missing(source: Source, reasons: list[str]) -> str:
         tables_there = f"\n  {', '.join(of_channels)}: the texts of a channel each? --channels split{tables_there}"
     if others := aligned.not_read(source.path):
         tables_there += f"\n  {', '.join(others)}: not read in this form; save it as .srt, .vtt or .TextGrid"
-    for sheet in sorted(path for depth in ("*", "*/*") for path in source.path.glob(depth) if _is_sheet(path))[:3]:
-        tables_there += f"\n  {source.name_of(sheet)} is a spreadsheet: save it as CSV in UTF-8, in the same folder"
+    for sheet in sorted(path for depth in ("*", "*/*") for path in source.path.glob(depth) if _is_other_sheet(path))[
+        :3
+    ]:
+        tables_there += f"\n  {source.name_of(sheet)} is a spreadsheet: save it as .xlsx or CSV, in the same folder"
     query = "SELECT path FROM files WHERE kind = 'audio' ORDER BY path LIMIT 1 OFFSET ?"
     names = dict.fromkeys(source.store.value(query, (place,)) for place in (0, sounds // 2))
     return (

@@ -20,7 +20,7 @@ import soundfile
 
 from asr_with_nemo.base.values import is_whole
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import commands, tables
+from asr_with_nemo.own_data import commands, tables, text_files
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import clean_text
 
@@ -36,7 +36,7 @@ def read_librispeech(source: Source) -> Iterator[Entry]:
     query = "SELECT path FROM files WHERE name LIKE '%.trans.txt' OR name LIKE '%.trans.tsv' ORDER BY path"
     for (path,) in source.store.select(query):
         whole = source.root / path
-        lines = tables.Lines(whole, source.encoding or tables.encoding_of(whole))
+        lines = text_files.Lines(whole, source.encoding or text_files.encoding_of(whole))
         for line in lines:
             if path.lower().endswith(".tsv"):
                 name, *texts = (cell.strip() for cell in clean_text(line).split("\t"))
@@ -132,8 +132,8 @@ def _read_kaldi_folder(source: Source, folder: Path, split: str) -> Iterator[Ent
 
 
 def _pairs(source: Source, path: Path) -> Iterator[tuple[int, str, str, str]]:
-    """Yield line number, first word, rest, and doubt (`tables.Lines.doubt`) of each line of a Kaldi file."""
-    lines = tables.Lines(path, source.encoding or tables.encoding_of(path))
+    """Yield line number, first word, rest, and doubt (`text_files.Lines.doubt`) of each line of a Kaldi file."""
+    lines = text_files.Lines(path, source.encoding or text_files.encoding_of(path))
     for line in lines:
         name, _, value = clean_text(line).strip().replace("\t", " ").partition(" ")
         if name:

@@ -75,6 +75,8 @@ def prepare(
     if settings.format not in ("auto", *formats.FORMATS):
         raise InputError(f"format {settings.format!r}: expected auto, {', '.join(formats.FORMATS)}")
     _check_places(source, out)
+    if settings.audio_root and not settings.audio_root.is_dir():
+        raise InputError(f"--audio-root {settings.audio_root}: no such folder; name the one that holds the recordings")
     is_new = not out.exists()
     prepared = Prepared(out)
     try:
@@ -144,6 +146,7 @@ def _prepare(
         settings.rule.language,
         scratch=out,
         split_channels=settings.channels == "split",
+        audio_root=settings.audio_root,
         notes=prepared.notes,
     )
     store.list_files(source.root, out.resolve())

@@ -18,7 +18,7 @@ class Settings:
     Attributes:
         format: one of `formats.FORMATS`, or "auto".
         columns: role → column of a table.
-        encoding, delimiter, pattern, labels, recipe, tiers: as in `sources.Source`.
+        encoding, delimiter, pattern, labels, recipe, tiers, audio_root: as in `sources.Source`.
         rule: how transcripts are normalised.
         alphabet: the characters allowed in transcripts; None for any.
         rate: sampling rate of the WAVs, in Hz.
@@ -47,6 +47,7 @@ class Settings:
     drop: bool = False
     fix: bool = False
     channels: str = "mix"
+    audio_root: Path | None = None
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import tables
+from asr_with_nemo.own_data import text_files
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import clean_text
 
@@ -66,7 +66,7 @@ def read(source: Source) -> Iterator[Entry]:
 
 def _lines(source: Source, path: Path) -> Iterator[tuple[int, str, str]]:
     """Yield number, text and doubt of each line that isn't empty."""
-    lines = tables.Lines(path, source.encoding or tables.encoding_of(path))
+    lines = text_files.Lines(path, source.encoding or text_files.encoding_of(path))
     for line in lines:
         if line.strip():
             yield lines.number, clean_text(line).strip(), lines.doubt()
@@ -143,7 +143,9 @@ def _read_fairseq(source: Source, finder: Finder, path: Path, split: str) -> Ite
     rows = [(number, line.partition("\t")[0], doubt) for number, line, doubt in _lines(source, path)]
     root, rows = (rows[0][1], rows[1:]) if rows else ("", [])
     # A row without a text has an empty line, so that the lines are counted as they are.
-    lines = [clean_text(line).strip() for line in tables.Lines(texts, source.encoding or tables.encoding_of(texts))]
+    lines = [
+        clean_text(line).strip() for line in text_files.Lines(texts, source.encoding or text_files.encoding_of(texts))
+    ]
     if len(lines) != len(rows):
         raise InputError(
             f"{texts}: has {len(lines):,} lines, and {path.name} names {len(rows):,} recordings below its first line; "

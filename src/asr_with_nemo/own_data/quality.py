@@ -62,6 +62,14 @@ KINDS = {
         "text and sound don't match", "listen, and correct the text; a lower --align-drop keeps it", lost=True
     ),
     "no text": Kind("the transcript is empty", "write it, or remove the row", lost=True),
+    "not annotated": Kind(
+        "nobody has annotated it, or it was skipped", "annotate it in Label Studio, or leave it out", lost=True
+    ),
+    "no words": Kind(
+        "Excel has made something else of the transcript",
+        "format the column as text in Excel, and write the transcript again",
+        lost=True,
+    ),
     "no label": Kind("the label isn't in the label map", "add it to the label map", lost=True),
     "no match": Kind("the name doesn't match the pattern", "rename the file, or change --pattern", lost=True),
     "broken row": Kind("the row is damaged", "repair its columns or quotes in the table", lost=True),
@@ -114,6 +122,10 @@ KINDS = {
         "characters outside the given vocabulary",
         "replace them, or give the model another vocabulary",
         fix="replaced",
+    ),
+    "not text": Kind(
+        "the cell of the transcript isn't text",
+        "compare it with the recording: was it written so? Format the column as text in Excel",
     ),
     "encoding": Kind(
         "the line isn't UTF-8 and was decoded as Windows-1252",

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote, urlparse
+from urllib.parse import parse_qs, unquote, urlparse
 
 from asr_with_nemo.own_data.store import AUDIO, CorpusStore, clean_text, name_key
 
 # Folders that hold the recordings of a table that gives only their names.
 _FOLDERS = ("clips", "wavs", "wav", "audio", "audios", "data", "recordings")
+# The eight digits that Label Studio puts before the name of an uploaded file.
+_UPLOAD = re.compile("[0-9a-f]{8}-(?P<name>.+)")
 # Suffixes to try where a table gives names without one.
 _SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".WAV", ".m4a", ".sph", ".aiff")
 # Names that corpora give their splits.
@@ -75,6 +77,7 @@ class Source:
         language: of the transcripts; chooses between captions in several languages.
         scratch: a folder for intermediate files.
         split_channels: whether each channel of a recording has texts of its own.
+        audio_root: where recordings may be that aren't below the source; None for nowhere.
         notes: findings of the reader, one line each.
     """
 
@@ -90,6 +93,7 @@ class Source:
     language: str = ""
     scratch: Path = Path(".")
     split_channels: bool = False
+    audio_root: Path | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -126,6 +130,7 @@ class Finder:
     def __init__(self, source: Source):
         self.source = source
         self._last = ("", "")  # the folder and the suffix of the last one found
+        self._changed: dict[str, list[str]] | None = None  # names that an upload changes → their paths
 
     def find(self, value: str, base: Path) -> Path | Missing:
         """Return the path of a recording.
@@ -139,17 +144,36 @@ class Finder:
             value = unquote(urlparse(value).path)
         if not value:
             return Missing("no recording is named")
+        local = _of_url(value)
         # As written; with Windows' separators; as in a URL, which annotation tools write.
-        for written in dict.fromkeys((value, value.replace("\\", "/"), unquote(value))):
+        for written in dict.fromkeys((value, value.replace("\\", "/"), unquote(value), local)):
             if found := self._look(written, base):
                 return found
-        return self._search(value.replace("\\", "/"))
+        found = self._search(local.replace("\\", "/"))
+        upload = _UPLOAD.fullmatch(local.rsplit("/", 1)[-1])
+        if isinstance(found, Missing) and found.problem == "no audio" and upload:
+            return self._uploaded(upload["name"], found)
+        return found
+
+    def _uploaded(self, name: str, missing: Missing) -> Path | Missing:
+        """Return the recording that has a name after Label Studio's upload, which puts _ for each space."""
+        if isinstance(found := self._search(name), Path) or found.problem == "several":
+            return found
+        if self._changed is None:
+            self._changed = {}
+            for path, known in self.source.store.select("SELECT path, name FROM files WHERE kind = 'audio'"):
+                if (valid := re.sub(r"[^-\w.]", "", known.replace(" ", "_"))) != known:
+                    self._changed.setdefault(valid, []).append(path)
+        paths = self._changed.get(name_key(name), [])
+        if len(paths) > 1:
+            return Missing(f"several files may have been uploaded as {name}: {paths[0]}, {paths[1]}", "several")
+        return self.source.root / paths[0] if paths else missing
 
     def is_audio(self, value: str, base: Path) -> bool:
         """Return whether a table's cell names a recording, judged by its suffix or by a file of that name."""
         if not value or len(value) > 1000 or "\n" in value:
             return False
-        if os.path.splitext(value)[1].lower() in AUDIO:
+        if os.path.splitext(_of_url(value))[1].lower() in AUDIO:
             return True
         return not re.search(r"\s", value) and isinstance(self.find(value, base), Path)
 
@@ -158,7 +182,7 @@ class Finder:
         bare = os.path.splitext(value)[1].lower() not in AUDIO
         places += [(folder, suffix) for folder in ("", *_FOLDERS) for suffix in (("", *_SUFFIXES) if bare else ("",))]
         for folder, suffix in places:
-            for parent in dict.fromkeys((base, self.source.root)):
+            for parent in dict.fromkeys((base, self.source.root, self.source.audio_root or base)):
                 path = parent / folder / f"{value}{suffix}"
                 try:
                     if path.is_file() and path.suffix.lower() not in (".txt", ".csv", ".tsv"):
@@ -184,6 +208,18 @@ class Finder:
         if path.is_file():
             return path
         return Missing(value, "special") if path.exists() else Missing(f"broken link: {value}")
+
+
+def _of_url(value: str) -> str:
+    """Return the path in an address; Label Studio writes its local files as `/data/local-files/?d=PATH`.
+
+    Example:
+        >>> _of_url("/data/local-files/?d=a%20b.wav"), _of_url("https://host/a.wav?key=1"), _of_url("a/b.wav")
+        ('a b.wav', '/a.wav', 'a/b.wav')
+    """
+    if "/data/local-files/" in value and "d=" in value:
+        return parse_qs(urlparse(value).query).get("d", [value])[0]
+    return unquote(urlparse(value).path) if re.match(r"\w+://", value) else value
 
 
 def split_of(name: str) -> str:

@@ -1,5 +1,5 @@
 # ruff: noqa: SIM905 (lists of words read better as text)
-"""Tables of recordings and transcripts: CSV, TSV and JSON, in any encoding and with any columns.
+"""Tables of recordings and transcripts: CSV, TSV, JSON and Excel's workbooks, in any encoding and with any columns.
 
 A table is read line by line, so memory use doesn't grow with it. Encoding, delimiter, quotes, header and the columns'
 roles are detected from the file.
@@ -11,14 +11,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import channels, times
+from asr_with_nemo.own_data import channels, sheets, times
+from asr_with_nemo.own_data.json_rows import Cells, TableRow, flat, is_list_of_rows, json_row, read_objects
+from asr_with_nemo.own_data.text_files import Lines, encoding_of, is_wide
 
-SUFFIXES = {".csv", ".tsv", ".psv", ".jsonl", ".ndjson", ".json", ".txt", ".lst", ".list"}
+SUFFIXES = {".csv", ".tsv", ".psv", ".jsonl", ".ndjson", ".json", ".txt", ".lst", ".list", *sheets.SUFFIXES}
 """Suffixes of tables."""
 LISTS = {".txt", ".lst", ".list"}
 """Suffixes of tables that other text files have too."""
@@ -46,25 +48,6 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 """Role of a column → its usual names, the most reliable first."""
 _TIMES = ("start", "end", "seconds")
-Cells = dict[str, object]
-"""Column → value: text, or any JSON value."""
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A row of a table.
-
-    Attributes:
-        line: the number of its first line, from 1.
-        cells: column → value.
-        doubt: "encoding" if it wasn't valid UTF-8; "broken" if it isn't a row of this table (`cells` is then empty).
-        detail: the reason.
-    """
-
-    line: int
-    cells: Cells
-    doubt: str = ""
-    detail: str = ""
 
 
 @dataclass
@@ -82,6 +65,9 @@ class Table:
         scales: "start", "end", "seconds" → seconds per unit of that column.
         first_channel: the number of the first channel.
         unread: columns whose names speak of times, but which were not understood.
+        inside: the key of the list with the rows, where a JSON object has them in one.
+        sheet: the name of the sheet of a workbook; "" for other tables.
+        others: the names of the sheets that aren't read.
     """
 
     path: Path
@@ -94,81 +80,19 @@ class Table:
     scales: dict[str, float] = field(default_factory=dict)
     first_channel: int = 1
     unread: list[str] = field(default_factory=list)
+    inside: str = ""
+    sheet: str = ""
+    others: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         units = {role: " in ms" for role, scale in self.scales.items() if scale == 0.001}
         named = ", ".join(f"{role}: {column}{units.get(role, '')}" for role, column in self.roles.items())
         kind = {"\t": "tabs", "": "JSON", " ": "name and text"}.get(self.delimiter, f"{self.delimiter!r}")
+        kind += f", its list {self.inside!r}" if self.inside else ""
+        if self.sheet:
+            kind = f"sheet {self.sheet!r}"
+            kind += f" of several, not read: {', '.join(map(repr, self.others))}" if self.others else ""
         return f"{self.path.name} ({kind}, {'a' if self.has_header else 'no'} header; {named})"
-
-
-# --- Lines ------------------------------------------------------------------------------------------------------------
-
-
-def encoding_of(path: Path) -> str:
-    """Return a file's encoding by its byte order mark, or as UTF-16 by its zeros; else UTF-8."""
-    with open(path, "rb") as file:
-        start = file.read(4096)
-    if start.startswith(codecs.BOM_UTF8):
-        return "utf-8-sig"
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    # Without a mark: nearly every second byte of European text is zero.
-    zeros = [start[place::2].count(0) for place in (0, 1)]
-    if len(start) >= 64 and max(zeros) > 0.4 * len(start) / 2 and min(zeros) < 0.05 * len(start) / 2:
-        return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
-    return "utf-8"
-
-
-def is_wide(encoding: str) -> bool:
-    """Return whether a character takes two bytes or more, so that a line can't be found among the bytes."""
-    return codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
-
-
-class Lines:
-    """The lines of a text file, decoded one by one, each with a line feed at its end.
-
-    Attributes:
-        number: of the latest line, from 1.
-    """
-
-    def __init__(self, path: Path, encoding: str):
-        self.path, self.encoding = path, encoding
-        self.number = 0
-        self._foreign = False
-
-    def doubt(self) -> str:
-        """Return "encoding" if a line since the last call was decoded as Windows-1252 instead, else ""."""
-        doubt, self._foreign = "encoding" if self._foreign else "", False
-        return doubt
-
-    def __iter__(self) -> Iterator[str]:
-        if is_wide(self.encoding):
-            with open(self.path, encoding=self.encoding, errors="replace", newline="\n") as file:
-                for line in file:
-                    yield from self._ended(line)
-            return
-        with open(self.path, "rb") as file:
-            if self.encoding == "utf-8-sig":
-                file.read(len(codecs.BOM_UTF8))
-            for raw in file:
-                yield from self._ended(self._decoded(raw))
-
-    def _decoded(self, raw: bytes) -> str:
-        try:
-            return raw.decode("utf-8" if self.encoding == "utf-8-sig" else self.encoding)
-        except UnicodeDecodeError:
-            self._foreign = True
-        try:
-            return raw.decode("cp1252")
-        except UnicodeDecodeError:
-            return raw.decode("latin-1")
-
-    def _ended(self, line: str) -> Iterator[str]:
-        # A carriage return alone ends a line too, as in files of old Macs and in tables with doubled line ends.
-        for part in line.rstrip("\r\n").replace("\r\n", "\n").replace("\r", "\n").split("\n"):
-            self.number += 1
-            yield part.replace("\0", "") + "\n"
 
 
 # --- Detecting the form -----------------------------------------------------------------------------------------------
@@ -194,6 +118,8 @@ def inspect(
     Raises:
         InputError: the file can't be read, isn't a table, or has no column of recordings or of transcripts.
     """
+    if path.suffix.lower() in sheets.SUFFIXES:
+        return _with_roles(_of_workbook(path, is_audio), is_audio, columns or {}, needs)
     try:
         codecs.lookup(encoding or "utf-8")
         table = Table(path, encoding or encoding_of(path))
@@ -210,11 +136,50 @@ def inspect(
         if b"\0" in file.read(4096) and not is_wide(table.encoding):
             raise InputError(f"{path}: not a text file; expected CSV, TSV or JSON")
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json") or first in "{[":
-        table.columns = list(dict.fromkeys(key for row in islice(_read_json(table), _SAMPLE) for key in row.cells))
+        table.columns = list(dict.fromkeys(key for row in islice(read(table), _SAMPLE) for key in row.cells))
     else:
         _find_delimiter(table, delimiter, is_audio)
+    return _with_roles(table, is_audio, columns or {}, needs)
+
+
+def _of_workbook(path: Path, is_audio: Callable[[str], bool]) -> Table:
+    """Return the sheet of a workbook that names the most recordings, the first of several."""
+    found = []
+    names = sheets.names_of(path)
+    for name in names:
+        rows = [[as_text(cell) for cell in cells] for _, cells in islice(sheets.rows_of(path, name), _SAMPLE)]
+        width = max(map(len, rows), default=0)
+        if width > 1:
+            leading = sum(any(map(is_audio, row)) for row in rows)
+            rows = [row for row in rows if not _is_remark(row, width)]
+            found.append((leading, name, [[*row, *[""] * (width - len(row))] for row in rows]))
+    if not found:
+        raise InputError(f"{path}: no sheet with two columns or more; expected rows of a path and a transcript")
+    leading, name, rows = max(found, key=lambda at: at[0])
+    first, *rest = rows
+    table = Table(path, sheet=name, others=[one for one in names if one != name])
+    table.has_header = _is_header(first, rest, is_audio)
+    table.columns = _unique(first) if table.has_header else [str(place) for place in range(1, len(first) + 1)]
+    return table
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Return the names of columns, each once: a repeated one with its number."""
+    seen: Counter[str] = Counter()
+    made = []
+    for name in names:
+        seen[name] += 1
+        made.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return made
+
+
+def _with_roles(
+    table: Table, is_audio: Callable[[str], bool], columns: Mapping[str, str], needs: Sequence[str]
+) -> Table:
+    """Set the roles of a table's columns; raise InputError if it lacks one that it needs."""
+    path = table.path
     sample = [row.cells for row in islice(read(table), _SAMPLE) if row.doubt != "broken"]
-    table.roles = named_roles(table, columns or {})
+    table.roles = named_roles(table, columns)
     _find_times(table)
     for role in ROLES:
         if (
@@ -223,7 +188,7 @@ def inspect(
             and not any(is_audio(as_text(cell)) for row in sample for cell in row.values())
         ):
             continue
-        if role not in table.roles and role not in _TIMES and (column := _guess(role, table, sample, is_audio)):
+        if role not in table.roles and role not in _TIMES and (column := guess(role, table, sample, is_audio)):
             table.roles[role] = column
     _check_channels(table, sample)
     for role, what in (("audio", "recordings"), ("text", "transcripts")):
@@ -268,10 +233,7 @@ def _find_delimiter(table: Table, given: str, is_audio: Callable[[str], bool]) -
     first, *rest = [row for row in rows if not _is_remark(row, width)] or [[]]
     table.has_header = _is_header(first, rest, is_audio)
     if table.has_header:
-        seen: Counter[str] = Counter()
-        for name in first:
-            seen[name] += 1
-            table.columns.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+        table.columns = _unique(first)
     else:
         table.columns = [str(number) for number in range(1, width + 1)]
 
@@ -347,10 +309,10 @@ def named_roles(table: Table, given: Mapping[str, str]) -> dict[str, str]:
     return roles
 
 
-def _guess(role: str, table: Table, sample: Sequence[Cells], is_audio: Callable[[str], bool]) -> str:
+def guess(role: str, table: Table, sample: Sequence[Cells], is_audio: Callable[[str], bool]) -> str:
     """Return the column with a role, by its name and its values; "" for none."""
     free = [column for column in table.columns if column not in table.roles.values()]
-    by_name = [column for name in ROLES[role] for column in free if plain(column) == name]
+    by_name = [column for name in ROLES[role] for column in free if name in _names(column, table)]
     values = {column: [value for row in sample if (value := as_text(row.get(column)))] for column in free}
     if role == "audio":
         leads = {column: sum(map(is_audio, values[column])) for column in free}
@@ -370,6 +332,11 @@ def _guess(role: str, table: Table, sample: Sequence[Cells], is_audio: Callable[
     # With two columns of transcripts, as in LJSpeech, the later one has the numbers spelled out.
     longest = max(letters.values(), default=0)
     return next((column for column in reversed(others) if letters[column] >= 0.95 * longest), "")
+
+
+def _names(column: str, table: Table) -> tuple[str, ...]:
+    """Return the names that a column is known by: of a JSON object within another, its inner one too."""
+    return (plain(column),) if table.delimiter or table.sheet else (plain(column), plain(column.rsplit(".", 1)[-1]))
 
 
 def _find_times(table: Table) -> None:
@@ -401,15 +368,17 @@ def _letters(value: str) -> int:
 
 
 def as_text(value: object) -> str:
-    """Return a cell as text; of a recording as Hugging Face writes it, {"path": ...}, the path.
+    """Return a cell as text; of an object of Hugging Face's for a recording, its path; of a list, its only item.
 
     Example:
-        >>> as_text({"path": "a.wav"}), as_text(7), as_text(float("nan"))
-        ('a.wav', '7', '')
+        >>> as_text({"path": "a.wav"}), as_text(7), as_text(float("nan")), as_text(["yes"])
+        ('a.wav', '7', '', 'yes')
     """
     if isinstance(value, dict):
         value = value.get("path")
-    if value is None or isinstance(value, bool) or value != value:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if value is None or isinstance(value, bool | dict | list) or value != value:
         return ""
     return str(value).strip()
 
@@ -419,7 +388,11 @@ def as_text(value: object) -> str:
 
 def read(table: Table) -> Iterator[TableRow]:
     """Yield the rows of a table in order; empty lines are skipped."""
-    return _read_json(table) if not table.delimiter else _read_columns(table)
+    if table.sheet:
+        return _read_sheet(table)
+    if table.delimiter:
+        return _read_columns(table)
+    return (replace(row, cells=flat(row.cells)) for row in read_json(table))
 
 
 def _read_columns(table: Table) -> Iterator[TableRow]:
@@ -451,16 +424,27 @@ def _read_columns(table: Table) -> Iterator[TableRow]:
         yield TableRow(number, dict(zip(table.columns, cells, strict=False)), doubt)
 
 
-def _read_json(table: Table) -> Iterator[TableRow]:
-    """Yield the rows of JSON lines, of one JSON list of objects, or of one object of name → transcript."""
+def _read_sheet(table: Table) -> Iterator[TableRow]:
+    width, skip = len(table.columns), table.has_header
+    for number, cells in sheets.rows_of(table.path, table.sheet):
+        if _is_remark([as_text(cell) for cell in cells], width) and skip:
+            continue
+        if not skip:
+            cells = [*cells, *[""] * (width - len(cells))]
+            yield TableRow(number, dict(zip(table.columns, cells, strict=False)))
+        skip = False
+
+
+def read_json(table: Table) -> Iterator[TableRow]:
+    """Yield the rows of JSON lines, of one JSON list of objects, or of one object of name → transcript, as written."""
     lines = Lines(table.path, table.encoding)
     first = next((line for line in Lines(table.path, table.encoding) if line.strip()), "").strip()
     if first.startswith("["):
-        yield from _read_json_list(lines)
-    elif table.path.suffix.lower() == ".json" and not _is_json_row(first):
+        yield from read_objects(lines, "[")
+    elif table.path.suffix.lower() == ".json" and not _isjson_row(first):
         yield from _read_json_object(table)
     elif first == "{":  # objects over several lines
-        yield from _read_json_objects(lines)
+        yield from read_objects(lines)
     else:
         for line in lines:
             if line.strip():
@@ -471,10 +455,10 @@ def _read_json(table: Table) -> Iterator[TableRow]:
                     reason = "more than one object; write one object a line" if "Extra data" in str(error) else error
                     yield TableRow(lines.number, {}, "broken", f"not JSON ({reason}): {line.strip()[:80]}")
                     continue
-                yield _json_row(lines.number, cells, doubt)
+                yield json_row(lines.number, cells, doubt)
 
 
-def _is_json_row(line: str) -> bool:
+def _isjson_row(line: str) -> bool:
     try:
         cells = json.loads(line)
     except (ValueError, RecursionError):
@@ -488,46 +472,20 @@ def _read_json_object(table: Table) -> Iterator[TableRow]:
         content = json.loads("".join(Lines(table.path, table.encoding)))
     except (ValueError, RecursionError) as error:
         if "Extra data" in str(error):  # several objects
-            yield from _read_json_objects(Lines(table.path, table.encoding))
+            yield from read_objects(Lines(table.path, table.encoding))
             return
         raise InputError(f"{table.path}: can't be read as JSON ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{table.path}: expected JSON objects, one per line, or a list of them")
+    lists = [key for key, value in content.items() if is_list_of_rows(value)]
+    if len(lists) > 1:
+        raise InputError(
+            f"{table.path}: has several lists of rows ({', '.join(map(repr, lists))}); save the one with the "
+            "transcripts as a file of its own"
+        )
+    if lists:
+        table.inside = lists[0]
+        yield from (json_row(number, value) for number, value in enumerate(content[lists[0]], 1))
+        return
     for number, (name, value) in enumerate(content.items(), 1):
-        yield _json_row(number, {"name": name} | (value if isinstance(value, dict) else {"text": value}))
-
-
-def _json_row(line: int, cells: object, doubt: str = "") -> TableRow:
-    if isinstance(cells, dict):
-        return TableRow(line, cells, doubt)
-    return TableRow(line, {}, "broken", f"not a JSON object: {str(cells)[:80]}")
-
-
-def _read_json_list(lines: Lines) -> Iterator[TableRow]:
-    return _read_json_objects(lines, "[")
-
-
-def _read_json_objects(lines: Lines, opening: str = "") -> Iterator[TableRow]:
-    """Yield the objects of a list, after `opening`, or of a file that has one after the other."""
-    decoder = json.JSONDecoder()
-    rest, started = "", not opening
-    for line in lines:
-        rest += line
-        if not started and opening in rest:
-            rest, started = rest.partition(opening)[2], True
-        if not opening and line.rstrip() not in ("}", "},"):
-            continue  # an object ends there; to try after each line would take its square of time
-        while started and (start := rest.lstrip(" \t\r\n,")):
-            if start[0] == "]":
-                return
-            try:
-                cells, end = decoder.raw_decode(start)
-            except (ValueError, RecursionError):
-                if len(start) > _CELL:
-                    yield TableRow(lines.number, {}, "broken", f"not JSON: {start[:80]}")
-                    return
-                break  # it continues on the next line
-            rest = start[end:]
-            yield _json_row(lines.number, cells)
-    if rest.strip(" \t\r\n,"):
-        yield TableRow(lines.number, {}, "broken", f"not JSON, or truncated: {rest.strip()[:80]}")
+        yield json_row(number, {"name": name} | (value if isinstance(value, dict) else {"text": value}))

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -80,13 +80,13 @@ class OneFile(Terminal):
         self._notes.remove()
 
 
-class Uncertain(OneFile):
-    """Writes a manifest of the recordings with the lowest confidence, with the texts that were heard, to be corrected.
+class ForAPerson(OneFile):
+    """Writes recordings with the texts that were heard, to be corrected: all, or those with the lowest confidence.
 
     Args:
         recordings, path, settings: as of `OneFile`.
-        count: of the recordings to write.
-        log: called with what was written, and the next step.
+        write: called with the path, the recordings' places and transcripts, and what `log` is to be told of them.
+        count: of the recordings to write; None for all, in their order.
 
     Raises:
         InputError: the file is there already, or can't be written.
@@ -97,16 +97,24 @@ class Uncertain(OneFile):
         recordings: Sequence[Recording],
         path: Path,
         settings: Mapping,
-        count: int,
-        log: Callable[[str], object] = print,
+        write: Callable[[Path, Iterator[tuple[int, Transcript]], str], None],
+        count: int | None = None,
     ):
         if path.exists():
             raise InputError(f"{path}: there is such a file, which may hold corrected texts; name another --output")
         super().__init__(FORMATS["jsonl"], recordings, path, settings)
-        self._count, self._log = count, log
+        self._count, self._write = count, write
 
     def finish(self) -> None:
-        """Write the manifest, the lowest confidence first, and remove the notes."""
+        """Write the file, the lowest confidence first if some are chosen, and remove the notes."""
+        if self._count is None:
+            places, said = [place for place, one in enumerate(self._all) if _key(one) in self._notes.places], ""
+        else:
+            places, said = self._least_certain(self._count)
+        self._write(self._path, ((place, self._notes.heard(_key(self._all[place]))) for place in places), said)
+        self._notes.remove()
+
+    def _least_certain(self, count: int) -> tuple[list[int], str]:
         found, without = [], 0
         for place, recording in enumerate(self._all):
             heard = self._notes.heard(_key(recording))
@@ -114,29 +122,42 @@ class Uncertain(OneFile):
                 without += 1
             elif heard is not None:
                 found.append((heard.confidence, place))
-        chosen = sorted(found)[: self._count]
+        chosen = sorted(found)[:count]
         if not chosen:
             raise InputError(f"{self._path}: not written, since in none of the recordings a word was heard")
-        try:
-            write_manifest(self._path, (self._utterance(place) for _, place in chosen))
-        except OSError as error:
-            raise InputError(f"{self._path}: can't be written ({reason_of(error)})") from error
-        self._notes.remove()
         left = f"; {without} without a word are left out" if without else ""
-        self._log(
-            f"{self._path}: the {len(chosen)} of {len(self._all)} recordings with the lowest confidence, "
-            f"{chosen[0][0]:.2f} to {chosen[-1][0]:.2f}{left}. Listen, correct the texts in it, then: "
-            f"python scripts/prepare_corpus.py {self._path} --out DIR"
+        return [place for _, place in chosen], (
+            f"the {len(chosen)} of {len(self._all)} recordings with the lowest confidence, "
+            f"{chosen[0][0]:.2f} to {chosen[-1][0]:.2f}{left}"
         )
 
-    def _utterance(self, place: int) -> Utterance:
-        recording = self._all[place]
-        heard, sound = self._notes.heard(_key(recording)), recording.sound
-        clip = sound if isinstance(sound, audio.Clip) else audio.Clip(sound)
-        row = {"audio_filepath": clip.path, "duration": round(heard.duration, 3), "text": heard.text}
-        row |= {"offset": clip.offset} if clip.offset or clip.duration else {}
-        row |= {} if clip.channel is None else {"channel": clip.channel + 1}
-        return row | {"confidence": round(heard.confidence, 4)}
+
+def write_manifest_to_correct(
+    path: Path,
+    heard: Iterable[tuple[int, Transcript]],
+    said: str,
+    recordings: Sequence[Recording],
+    log: Callable[[str], object] = print,
+) -> None:
+    """Write recordings with the texts that were heard and their confidence as a manifest.
+
+    Raises:
+        InputError: it can't be written.
+    """
+    try:
+        write_manifest(path, (_utterance(recordings[place], one) for place, one in heard))
+    except OSError as error:
+        raise InputError(f"{path}: can't be written ({reason_of(error)})") from error
+    log(f"{path}: {said}. Listen, correct the texts in it, then: python scripts/prepare_corpus.py {path} --out DIR")
+
+
+def _utterance(recording: Recording, heard: Transcript) -> Utterance:
+    sound = recording.sound
+    clip = sound if isinstance(sound, audio.Clip) else audio.Clip(sound)
+    row = {"audio_filepath": clip.path, "duration": round(heard.duration, 3), "text": heard.text}
+    row |= {"offset": clip.offset} if clip.offset or clip.duration else {}
+    row |= {} if clip.channel is None else {"channel": clip.channel + 1}
+    return row | {"confidence": round(heard.confidence, 4)}
 
 
 class Folder(Terminal):

@@ -1,7 +1,8 @@
 """The error browser: one HTML page with every utterance of an evaluation, its player, and its errors word by word.
 
 The page needs neither a server nor a network. The sound of the utterances with the most errors is embedded, up to a
-limit; the others are played from their files.
+limit; the others are played from their files. Spectrograms are drawn in the browser, when one is asked for. With
+another model's result on the same utterances, the page shows both side by side.
 """
 
 import base64
@@ -20,6 +21,7 @@ from asr_with_nemo.base.html import ENVIRONMENT, STYLE
 from asr_with_nemo.data import audio, manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.evaluation import Result
+from asr_with_nemo.recognition.side_by_side import SideBySide, aligned, words_won
 from asr_with_nemo.recognition.wer import Counts, ScoredUtterance, align, by_speaker, confusions, wer_interval
 
 _SOUND = 6_000_000  # bytes of recordings in the page
@@ -28,6 +30,9 @@ _LONGEST = 60.0  # seconds of an utterance that is embedded
 _PAIRS = 40  # confusions
 _UNSURE = 0.5  # a word of a lower confidence is marked
 _WORD_BINS, _SECOND_BINS = (1, 2, 4, 7, 11, 21), (0, 2, 4, 8, 15, 30)  # where each bin begins
+
+
+_WORDS = 40  # on which two models differ
 
 
 def check_place(path: Path) -> None:
@@ -44,22 +49,31 @@ def check_place(path: Path) -> None:
         raise InputError(f"--report {path}: can't be written ({reason_of(error)})") from error
 
 
-def write_page(result: Result, path: Path, sound_limit: int = _SOUND, row_limit: int = _ROWS) -> None:
+def write_page(
+    result: Result,
+    path: Path,
+    sound_limit: int = _SOUND,
+    row_limit: int = _ROWS,
+    beside: SideBySide | None = None,
+) -> None:
     """Write the page of an evaluation.
 
     Args:
         result: of `evaluation.evaluate`; its manifest and recordings must still be there.
         path: of the page.
         sound_limit: most bytes of recordings in the page; players of the others link to their files.
-        row_limit: most utterances in the page: those with the most errors.
+        row_limit: most utterances in the page: those with the most errors, or where two models differ most.
+        beside: another model's result on the same utterances (`side_by_side.pair`).
 
     Raises:
         InputError: the page can't be written, or the manifest can't be read.
     """
     sounds = [audio.clip_of(utterance) for utterance in manifest.read_manifest(result.manifest)]
-    order = sorted(range(len(result.rows)), key=lambda number: (-result.rows[number].words.errors, number))[:row_limit]
+    others = beside.others if beside else []
+    order = sorted(range(len(result.rows)), key=lambda number: _rank(result.rows, others, number))[:row_limit]
     budget = _Budget(sound_limit)
-    utterances = [_utterance(result, number, sounds[number], path, budget) for number in order]
+    utterances = [_utterance(result, number, sounds[number], path, budget, others) for number in order]
+    won = _won(result.rows, others)
     low, high = result.ci95
     pairs = confusions(result.rows)
     page = ENVIRONMENT.get_template("error_report.html").render(
@@ -78,6 +92,9 @@ def write_page(result: Result, path: Path, sound_limit: int = _SOUND, row_limit:
         embedded=sum(one["sound"].startswith("data:") for one in utterances),
         unsure=_UNSURE,
         has_confidence=any(one["confidence"] for one in utterances),
+        beside=beside,
+        won=won[:_WORDS],
+        won_all=[sum(one[side] for one in won) for side in ("this", "other")],
     )
     try:
         write_if_changed(path, page)
@@ -119,7 +136,23 @@ def _link(sound: str | audio.Clip, page: Path) -> str:
     return quote(Path(os.path.relpath(path, page.absolute().parent)).as_posix()) + part
 
 
-def _utterance(result: Result, number: int, sound: str | audio.Clip, page: Path, budget: _Budget) -> dict[str, object]:
+def _rank(rows: Sequence[ScoredUtterance], others: Sequence[ScoredUtterance], number: int) -> tuple:
+    """Return the place of an utterance in the page: by its errors, or with another model by their difference."""
+    errors = rows[number].words.errors
+    if not others:
+        return -errors, number
+    differ = rows[number].hypothesis != others[number].hypothesis
+    return -abs(errors - others[number].words.errors), not differ, -errors, number
+
+
+def _utterance(
+    result: Result,
+    number: int,
+    sound: str | audio.Clip,
+    page: Path,
+    budget: _Budget,
+    others: Sequence[ScoredUtterance] = (),
+) -> dict[str, object]:
     """Return what the page's script knows of an utterance."""
     row, counts = result.rows[number], result.rows[number].words
     heard = result.heard[number] if result.heard else None
@@ -133,9 +166,12 @@ def _utterance(result: Result, number: int, sound: str | audio.Clip, page: Path,
         "seconds": round(heard.duration, 2) if heard else None,
         "words": counts.words,
         "counts": [counts.substitutions, counts.deletions, counts.insertions],
-        "pairs": align(row.reference, row.hypothesis),
+        "pairs": aligned(row.reference, row.hypothesis, others[number].hypothesis)
+        if others
+        else align(row.reference, row.hypothesis),
         "confidence": confidence,
         "sound": budget.embedded(sound) or _link(sound, page),
+        **({"other": others[number].words.errors} if others else {}),
     }
 
 
@@ -170,6 +206,12 @@ def _by_size(
             name += f" {unit}" if unit == "s" or name != "1" else " word"
             lines.append(_line(name, some))
     return lines
+
+
+def _won(rows: Sequence[ScoredUtterance], others: Sequence[ScoredUtterance]) -> list[dict[str, object]]:
+    """Return the words on which two models differ; none without another model."""
+    both = zip(rows, others, strict=False)
+    return words_won([aligned(one.reference, one.hypothesis, two.hypothesis) for one, two in both])
 
 
 def _confusions(pairs: Counter[tuple[str, str]]) -> list[dict[str, object]]:

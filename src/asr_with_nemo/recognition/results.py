@@ -225,7 +225,12 @@ def study_markdown(study: str, folder: Path = FOLDER) -> str:
 
 
 def save_measurement(
-    path: str | os.PathLike, title: str, about: str, rows: Sequence[Mapping[str, str]], command: str
+    path: str | os.PathLike,
+    title: str,
+    about: str,
+    rows: Sequence[Mapping[str, str]],
+    command: str,
+    **more: object,
 ) -> None:
     """Write a script's measurements, for a table of RESULTS.md.
 
@@ -235,6 +240,7 @@ def save_measurement(
         about: description of the measurement, in a sentence or two.
         rows: rows of the table, by the columns' names.
         command: the command that reproduces it.
+        more: further entries of the file, which the table doesn't show.
 
     Raises:
         InputError: the path can't be written.
@@ -248,6 +254,7 @@ def save_measurement(
         "machine": describe_machine(device_name()),
         "versions": package_versions() | {"onnxruntime": metadata.version("onnxruntime")},
         "commit": code_commit(),
+        **more,
     }
     write_if_changed(Path(path), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 

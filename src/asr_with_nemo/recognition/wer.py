@@ -285,18 +285,24 @@ includes 0)
     Raises:
         InputError: the utterances or their references differ.
     """
+    check_same(rows, others)
     ours, theirs = ({(row.file, row.reference): row for row in side} for side in (rows, others))
-    if len(rows) != len(others) or ours.keys() != theirs.keys():
-        alone = sorted(ours.keys() ^ theirs.keys())
+    pairs = [(ours[key], theirs[key]) for key in ours]
+    differences = [one.words.errors - other.words.errors for one, other in pairs]
+    ci95 = difference_interval(differences, [one.words.words for one, _ in pairs])
+    return Comparison(total_errors(rows), total_errors(others), ci95)
+
+
+def check_same(rows: Sequence[ScoredUtterance], others: Sequence[ScoredUtterance]) -> None:
+    """Raise InputError if two results are not of the same utterances and references."""
+    ours, theirs = ({(row.file, row.reference) for row in side} for side in (rows, others))
+    if len(rows) != len(others) or ours != theirs:
+        alone = sorted(ours ^ theirs)
         example = f"; only one has {alone[0][0]} ({alone[0][1]!r})" if alone else ""
         raise InputError(
             f"the two results are not of the same utterances ({len(rows)} and {len(others)}){example}; "
             "evaluate both models on the same manifest"
         )
-    pairs = [(ours[key], theirs[key]) for key in ours]
-    differences = [one.words.errors - other.words.errors for one, other in pairs]
-    ci95 = difference_interval(differences, [one.words.words for one, _ in pairs])
-    return Comparison(total_errors(rows), total_errors(others), ci95)
 
 
 def mean_of_seeds(trainings: Sequence[Sequence[ScoredUtterance]]) -> tuple[float, tuple[float, float]]:

@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from asr_with_nemo.data import manifest
+from asr_with_nemo.data import audio, manifest
 from asr_with_nemo.data.shards import ROWS, Shards
 from asr_with_nemo.errors import Diverged
 from asr_with_nemo.models.loading import sample_rate, seconds_per_frame
@@ -16,6 +16,8 @@ from asr_with_nemo.own_data.quality import frames_needed
 
 _LONG = 60.0
 """Seconds of an utterance from which on its memory is worth a warning."""
+_LOOKED, _NAMED = 20_000, 5
+"""Utterances that are looked at for silence, and how many of the silent ones are named."""
 
 
 class FiniteLoss(pl.Callback):
@@ -110,4 +112,32 @@ def say_what_cannot_be_learned(model: pl.LightningModule, rows: int, say: Callab
             f"warning: the longest utterance has {longest.duration:.0f} s ({longest.audio_file}); its batch is "
             f"padded to {longest.duration * (settings.get('batch_size') or 1):,.0f} s of sound, which may not fit into "
             "memory; cut it, or leave it out with model.train_ds.max_duration"
+        )
+
+
+def say_what_is_silent(model: pl.LightningModule, say: Callable[[str], object]) -> None:
+    """Name the recordings of the training set that hold nothing but zeros, such as those of a muted microphone.
+
+    A model learns from them to write words where it hears none. Of more than 20,000 utterances, as many are looked at,
+    evenly.
+
+    Args:
+        model: NeMo's, with its training set.
+        say: called with a line, if there are any.
+    """
+    collection = getattr(getattr(model._train_dl.dataset, "manifest_processor", None), "collection", None)
+    if collection is None:
+        return
+    looked = collection.data[:: 1 + (len(collection.data) - 1) // _LOOKED]
+    silent = [
+        one.audio_file
+        for one in looked
+        if isinstance(one.audio_file, str) and audio.is_all_zero(one.audio_file, one.offset or 0.0, one.duration)
+    ]
+    if silent:
+        more = f" and {len(silent) - _NAMED:,} more" if len(silent) > _NAMED else ""
+        say(
+            f"warning: {len(silent):,} of {len(looked):,} recordings are digital silence, all zeros: "
+            f"{', '.join(silent[:_NAMED])}{more}; record them again, or take them out of the manifest "
+            "(scripts/prepare_corpus.py --drop does)"
         )

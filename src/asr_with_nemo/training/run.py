@@ -44,7 +44,7 @@ from asr_with_nemo.training.checkpoints import (
     starting_point,
     writing,
 )
-from asr_with_nemo.training.checks import FiniteLoss, say_what_cannot_be_learned, say_what_of_shards
+from asr_with_nemo.training.checks import FiniteLoss, say_what_cannot_be_learned, say_what_is_silent, say_what_of_shards
 from asr_with_nemo.training.config import (
     DATASETS,
     checkpoint_settings,
@@ -183,6 +183,7 @@ def _train_in(
             say_what_of_shards(model, notes, log)
     elif trainer.is_global_zero:
         say_what_cannot_be_learned(model, data.listing(config.model.train_ds.manifest_filepath).utterances, log)
+        say_what_is_silent(model, log)
     if begin:
         begin(model)
     # Lightning's fit keeps each module's mode (since 2.2), and one that comes from a loader is in evaluation mode.
