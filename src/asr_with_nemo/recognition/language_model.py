@@ -209,6 +209,27 @@ def is_of_characters(model: LanguageModel) -> bool:
     return all(len(token) == 1 and ord(token) >= TOKEN_OFFSET for token in tokens) and not all(map(str.isalpha, tokens))
 
 
+def check_tokens(arpa: str | os.PathLike, model: LanguageModel, labels: Sequence[str]) -> None:
+    """Make sure that a model of letters or pieces was made for these.
+
+    Raises:
+        InputError: it was made for others, or is a model of words.
+    """
+    if not is_of_characters(model):
+        raise InputError(
+            f"{arpa}: a language model of words; expected one of the model's own letters or pieces: "
+            "scripts/build_lm.py --model"
+        )
+    made_for = read_notes(arpa).get("labels", list(labels))
+    known = {chr(number + TOKEN_OFFSET) for number in range(len(labels))}
+    if made_for != list(labels) or not known.issuperset(model.vocabulary):
+        raise InputError(
+            f"{arpa}: a language model of the letters or pieces {' '.join(made_for)[:100]!r}, but the acoustic model "
+            f"has {' '.join(labels)[:100]!r}; they are looked up by index, so the two must be the same: make it with "
+            "scripts/build_lm.py --model"
+        )
+
+
 def make(
     text: str | os.PathLike,
     arpa: str | os.PathLike,
