@@ -198,6 +198,8 @@ def _check_search(
         return None
     if tune and given:
         raise InputError(f"--tune sets all three weights; leave out {', '.join(given)}")
+    if tune and has_boosts:
+        raise InputError("--tune is for the language model alone; leave out --boost, and try its weights afterwards")
     arpa = decoding.language_model_path(model, lm)
     if tune:
         language_model.check_tuning_data(arpa, manifest)

@@ -27,11 +27,15 @@ Texts = Callable[["Phrases"], list[str]]
 
 
 def main(
+    dev_model: Annotated[
+        str,
+        typer.Option(
+            help="A model of the same recipe, trained on train alone, with which the weights are chosen on dev.",
+            metavar="MODEL",
+        ),
+    ],
     data_dir: Annotated[Path, typer.Option(help="Folder of the prepared AN4.")] = Path("data/an4"),
     model: Annotated[str, typer.Option(help="A CTC model of letters, trained on train and dev: for test.")] = "an4",
-    dev_model: Annotated[
-        str, typer.Option(help="The same, trained on train alone: the weights are chosen with it, on dev.")
-    ] = "an4",
     transducer: Annotated[
         str, typer.Option(help="A transducer of letters, trained on train alone; empty for none.", metavar="MODEL")
     ] = "",

@@ -36,7 +36,7 @@ Boost = Annotated[
     list[str],
     typer.Option(
         help='A word or phrase that is expected, with its weight: "rubout:3" or rubout; or a file of them, one a line '
-        "(.txt). Give it as often as you like.",
+        "(names.txt, or ./names). Give it as often as you like.",
         metavar="PHRASE[:WEIGHT]|FILE",
     ),
 ]

@@ -14,7 +14,7 @@ from asr_with_nemo.recognition.boosting import PhraseTree
 
 
 def test_phrases_come_from_the_command_line_and_from_files(tmp_path: Path):
-    names = tmp_path / "names"
+    names = tmp_path / "names"  # a path has a slash
     names.write_text("# of the meeting\n\nGlenn Miller:7.5\r\n  new   york \n", encoding="utf-8")
     found = boosting.read_boosts(["rubout:3", "stop", str(names)])
     assert found == {"rubout": 3, "stop": boosting.WEIGHT, "Glenn Miller": 7.5, "new york": boosting.WEIGHT}

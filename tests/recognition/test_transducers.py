@@ -10,9 +10,9 @@ from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import load_model
 from asr_with_nemo.models.recognizer import decoders
-from asr_with_nemo.recognition import decoding, evaluation
+from asr_with_nemo.recognition import beam, decoding, evaluation
 from tests.conftest import run_script
-from tests.recognizers import FAMILIES
+from tests.recognizers import FAMILIES, LETTERS
 
 TRANSDUCERS = [family for family in FAMILIES if not family.startswith("ctc")]
 
@@ -116,7 +116,7 @@ def test_a_hybrid_decodes_with_either_and_a_model_lacks_the_others(recognizers: 
     with pytest.raises(InputError, match="ctc.*only rnnt"):
         decoding.log_probs(alone, files)
     with pytest.raises(InputError, match="--decoder ctc"):
-        decoding.check_decoder(hybrid, search="any")
+        decoding.check_decoder(hybrid, search=beam.load(None, LETTERS, boosts={"go": 1}))
     hybrid.cfg.decoding.strategy = "malsd_batch"
     hybrid.change_decoding_strategy(hybrid.cfg.decoding, decoder_type="rnnt", verbose=False)
     with pytest.raises(InputError, match="malsd_batch"):

@@ -6,9 +6,9 @@ a phrase, it has a share of the bonus, which is taken back if the phrase isn't f
 """
 
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from pathlib import Path
 
 from asr_with_nemo.base.files import read_text
 from asr_with_nemo.errors import InputError
@@ -26,7 +26,7 @@ Phrases = Mapping[str, float]
 def read_boosts(values: Iterable[str]) -> dict[str, float]:
     """Read phrases and their weights from the values of --boost: "rubout", "rubout:3", or a file of such lines.
 
-    A value is a file if one of that name exists, or if it ends in .txt. Of its lines, empty ones and those that begin
+    A value is a file if it ends in .txt or has a slash, as in ./names. Of its lines, empty ones and those that begin
     with # are left out.
 
     Raises:
@@ -39,7 +39,7 @@ def read_boosts(values: Iterable[str]) -> dict[str, float]:
     """
     phrases: dict[str, float] = {}
     for value in values:
-        if not (value.lower().endswith(".txt") or Path(value).is_file()):
+        if not (value.lower().endswith(".txt") or "/" in value or os.sep in value):
             _add(phrases, value, "--boost")
             continue
         text = read_text(value, "a list of phrases", "no such list of phrases, one a line, such as rubout:3")

@@ -73,8 +73,10 @@ def check_decoder(model: "ASRModel", decoder: str = "", search: "Search | None" 
     Raises:
         InputError: the model doesn't have it, or the search is for another one.
     """
+    from asr_with_nemo.recognition.transducer_beam import TransducerSearch
+
     decoder = choose_decoder(model, decoder)
-    if search and (decoder != "ctc") != hasattr(search, "decoding"):
+    if search and (decoder != "ctc") != isinstance(search, TransducerSearch):
         other = "; add --decoder ctc" if "ctc" in decoders(model) else ""
         raise InputError(f"this search is not for the decoder {decoder}: make it with decoding.load_search{other}")
     if not search and decoder != "ctc" and not str(model.decoding.cfg.strategy).startswith("greedy"):

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from asr_with_nemo.recognition import boosting, ngrams
-from asr_with_nemo.recognition.language_model import TOKEN_OFFSET, Weights
+from asr_with_nemo.recognition.language_model import Weights, token_of
 from asr_with_nemo.recognition.ngrams import LanguageModel
 from asr_with_nemo.recognition.prefix_search import Grid, Prefix, PrefixSearch, check_weights, described, steps
 from asr_with_nemo.recognition.spelling import Spelling
@@ -35,9 +35,10 @@ class TokenSearch(PrefixSearch):
         InputError: a weight is out of range, or the model can't write a boosted phrase.
 
     Example:
-        >>> search = TokenSearch([" ", "g", "n", "o"], boosts={"no": 2})
-        >>> search.decode(np.log([[0.1, 0.5, 0.2, 0.1, 0.1], [0.1, 0.1, 0.1, 0.6, 0.1]]))[0].text  # greedy: "go"
-        'no'
+        >>> import numpy as np
+        >>> probs = np.array([[0.1, 0.4, 0.3, 0.1, 0.1], [0.1, 0.1, 0.1, 0.6, 0.1]])
+        >>> [TokenSearch([" ", "g", "n", "o"], boosts=boosts).texts(np.log([probs]))[0] for boosts in ({}, {"no": 2})]
+        ['go', 'no']
     """
 
     grid = TOKEN_GRID
@@ -90,7 +91,7 @@ class TokenSearch(PrefixSearch):
 
     def _child(self, prefix: Prefix, label: int) -> tuple[Prefix, float] | None:
         state, bonus = self._tree.step(prefix.node, label)
-        log_prob, history = self._scored(chr(label + TOKEN_OFFSET), prefix.history)
+        log_prob, history = self._scored(token_of(label), prefix.history)
         bonus += self.weights.beta
         text = prefix.text + self._written[label]
         longer = Prefix(text, label, state, history, prefix.lm + log_prob, prefix.bonus + bonus)

@@ -66,6 +66,8 @@ class TransducerSearch:
         self.arpa, self.boosts, self._order = arpa, dict(boosts or {}), 0
         weights = TRANSDUCER_WEIGHTS
         if arpa:
+            if os.fspath(arpa).endswith(".gz"):
+                raise InputError(f"{arpa}: NeMo's search reads no compressed file; unpack it with gunzip -k")
             read = ngrams.read_arpa(arpa)
             language_model.check_tokens(arpa, read, alphabet(model))
             if read.order < 2:
