@@ -121,7 +121,7 @@ class _Asked(NamedTuple):
     model: str
     manifest: Path
     arpa: Path | None
-    boosts: dict[str, float]
+    boosts: dict[str, float | None]
     tune: bool
     weights: tuple[float | None, float | None, int | None]
     batch_size: int

@@ -103,9 +103,9 @@ def main(
         python scripts/transcribe.py MODEL.nemo --lm lm.arpa recording.wav
 
     **Words that you expect**, such as names: --boost makes texts with them likelier. The weight is a natural logarithm:
-    with 3, a text with the word counts 20 times as much (default 5). A larger one finds more of the words, and hears
-    some that weren't said. It takes every .nemo model and exported CTC ones; with --lm, also words that the language
-    model doesn't know. A phrase is boosted as a whole.
+    with 3, a text with the word counts 20 times as much. A larger one finds more of the words, and hears some that
+    weren't said; without one, it is 5 by CTC, and 1 for a transducer. Every .nemo model takes it, and exported CTC
+    ones; with --lm, also for words that the language model doesn't know. A phrase is boosted as a whole.
 
         python scripts/transcribe.py an4 --boost rubout:3 --boost "new york" recording.wav
 
@@ -176,7 +176,7 @@ def _transcribe(each: Callable, place: "Terminal") -> int:
     return failed
 
 
-def _transcriber(path: Path, arpa: Path | None, boosts: dict[str, float], decoder: str):
+def _transcriber(path: Path, arpa: Path | None, boosts: dict[str, float | None], decoder: str):
     """Load the model, and return its `transcribe_each` with the search for the language model and the boosts."""
     from asr_with_nemo.deployment import runtime
     from asr_with_nemo.models.loading import load_model

@@ -17,11 +17,12 @@ def test_phrases_come_from_the_command_line_and_from_files(tmp_path: Path):
     names = tmp_path / "names"  # a path has a slash
     names.write_text("# of the meeting\n\nGlenn Miller:7.5\r\n  new   york \n", encoding="utf-8")
     found = boosting.read_boosts(["rubout:3", "stop", str(names)])
-    assert found == {"rubout": 3, "stop": boosting.WEIGHT, "Glenn Miller": 7.5, "new york": boosting.WEIGHT}
+    assert found == {"rubout": 3, "stop": None, "Glenn Miller": 7.5, "new york": None}
     assert boosting.read_boosts([]) == {}
-    assert boosting.read_boosts(["go", "go"]) == {"go": boosting.WEIGHT}
-    assert boosting.parse_boosts("rubout:3, new  york\nstop:-2,") == {"rubout": 3, "new york": 5, "stop": -2}
+    assert boosting.read_boosts(["go", "go"]) == {"go": None}
+    assert boosting.parse_boosts("rubout:3, new  york\nstop:-2,") == {"rubout": 3, "new york": None, "stop": -2}
     assert boosting.parse_boosts(" ") == {}
+    assert boosting.weighted({"go": None, "stop": 0.0}) == {"go": boosting.WEIGHT, "stop": 0}
 
 
 WRONG = {"rubout:loud": "rubout:loud", ":3": "':3'", "": "''", "go:nan": "go:nan", "go:1000": "go:1000", "a:": "'a:'"}
@@ -34,7 +35,7 @@ def test_a_phrase_that_is_none_is_named(value: str):
 
 
 def test_a_list_that_cant_be_used_is_named(tmp_path: Path):
-    lists = {"empty": b"\n# nothing\n", "binary": b"\xff\xfe\x00", "wrong": b"go\nstop:x\n", "twice": b"go:1\ngo:2\n"}
+    lists = {"empty": b"\n# nothing\n", "binary": b"\xff\xfe\x00", "wrong": b"go\nstop:x\n", "twice": b"go\ngo:2\n"}
     reasons = {
         "empty": "has no phrases",
         "binary": "list of phrases",

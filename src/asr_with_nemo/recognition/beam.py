@@ -95,12 +95,12 @@ class BeamSearch(PrefixSearch):
 
     def _boost(self, boosts: boosting.Phrases) -> None:
         boosting.check_letters(boosts, self.labels)
-        self.boosts = dict(boosts)
-        expected = sorted({word for phrase, weight in boosts.items() if weight > 0 for word in phrase.split()})
+        self.boosts = boosting.weighted(boosts)
+        expected = sorted({word for phrase, weight in self.boosts.items() if weight > 0 for word in phrase.split()})
         self._added = {word for word in expected if not self.language_model.knows(word)}
         for word in sorted(self._added):
             self._root = _with_word(self._root, [self.labels.index(letter) for letter in word], word)
-        self._tree = boosting.PhraseTree((phrase.split(), weight) for phrase, weight in boosts.items())
+        self._tree = boosting.PhraseTree((phrase.split(), weight) for phrase, weight in self.boosts.items())
         self._forget()
 
     def _forget(self) -> None:

@@ -13,17 +13,17 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from asr_with_nemo.base.files import read_text
 from asr_with_nemo.errors import InputError
 
-WEIGHT = 5.0
-"""The weight of a phrase that is given without one."""
+WEIGHT, TRANSDUCER_WEIGHT = 5.0, 1.0
+"""The weights of a phrase that is given without one, by CTC and by a transducer; AN4's dev set chose them."""
 _MOST_WEIGHT = 100.0
-Phrases = Mapping[str, float]
-"""Boosted phrases, words with a space between them, and their weights."""
+Phrases = Mapping[str, float | None]
+"""Boosted phrases, words with a space between them, and their weights; None for the default of the decoder."""
 
 
 # --- Lists of phrases -------------------------------------------------------------------------------------------------
 
 
-def read_boosts(values: Iterable[str]) -> dict[str, float]:
+def read_boosts(values: Iterable[str]) -> dict[str, float | None]:
     """Read phrases and their weights from the values of --boost: "rubout", "rubout:3", or a file of such lines.
 
     A value is a file if it ends in .txt or has a slash, as in ./names. Of its lines, empty ones and those that begin
@@ -35,9 +35,9 @@ def read_boosts(values: Iterable[str]) -> dict[str, float]:
 
     Example:
         >>> read_boosts(["rubout:3", "new york"])
-        {'rubout': 3.0, 'new york': 5.0}
+        {'rubout': 3.0, 'new york': None}
     """
-    phrases: dict[str, float] = {}
+    phrases: dict[str, float | None] = {}
     for value in values:
         if not (value.lower().endswith(".txt") or "/" in value or os.sep in value):
             _add(phrases, value, "--boost")
@@ -52,7 +52,7 @@ def read_boosts(values: Iterable[str]) -> dict[str, float]:
     return phrases
 
 
-def parse_boosts(text: str) -> dict[str, float]:
+def parse_boosts(text: str) -> dict[str, float | None]:
     """Read phrases from a text, as a request has them: separated by commas or line ends, with or without weights.
 
     Raises:
@@ -60,32 +60,36 @@ def parse_boosts(text: str) -> dict[str, float]:
 
     Example:
         >>> parse_boosts("rubout:3, new york")
-        {'rubout': 3.0, 'new york': 5.0}
+        {'rubout': 3.0, 'new york': None}
     """
-    phrases: dict[str, float] = {}
+    phrases: dict[str, float | None] = {}
     for part in text.replace("\n", ",").split(","):
         if part.strip():
             _add(phrases, part, "boost")
     return phrases
 
 
-def _add(phrases: dict[str, float], value: str, where: str) -> None:
+def _add(phrases: dict[str, float | None], value: str, where: str) -> None:
     phrase, colon, number = value.rpartition(":")
-    phrase, weight = " ".join((phrase if colon else value).split()), WEIGHT
+    phrase, weight = " ".join((phrase if colon else value).split()), None
     if colon:
         try:
             weight = float(number)
         except ValueError:
             weight = math.nan
-    if not phrase or not -_MOST_WEIGHT <= weight <= _MOST_WEIGHT:
+    if not phrase or not (weight is None or -_MOST_WEIGHT <= weight <= _MOST_WEIGHT):
         raise InputError(
             f"{where}: {value[:100]!r}: expected a word or phrase, and after a colon its weight from -100 to 100, as "
             "in rubout:3"
         )
     if phrases.setdefault(phrase, weight) != weight:
-        raise InputError(
-            f"{where}: {phrase[:100]!r} has two weights, {phrases[phrase]:g} and {weight:g}; leave out one"
-        )
+        weights = " and ".join("none" if one is None else f"{one:g}" for one in (phrases[phrase], weight))
+        raise InputError(f"{where}: {phrase[:100]!r} has two weights, {weights}; leave out one")
+
+
+def weighted(phrases: Phrases, weight: float = WEIGHT) -> dict[str, float]:
+    """Return phrases with a weight each: its own, or the default."""
+    return {phrase: weight if own is None else own for phrase, own in phrases.items()}
 
 
 def described(phrases: Phrases) -> str:
@@ -95,7 +99,7 @@ def described(phrases: Phrases) -> str:
 
 def key(phrases: Phrases) -> str:
     """Return phrases and weights as a text, the same for the same ones in any order."""
-    return "\n".join(f"{phrase}:{weight:g}" for phrase, weight in sorted(phrases.items()))
+    return "\n".join(f"{phrase}:{weight}" for phrase, weight in sorted(phrases.items()))
 
 
 # --- Phrases as sequences of tokens -----------------------------------------------------------------------------------
@@ -177,7 +181,7 @@ class PhraseTree:
         return self._ended[state] - self._share[state]
 
 
-def tree_of_letters(phrases: Phrases, labels: Sequence[str]) -> PhraseTree:
+def tree_of_letters(phrases: Mapping[str, float], labels: Sequence[str]) -> PhraseTree:
     """Return the tree of phrases for a model of letters, whose tokens are columns of its outputs.
 
     Raises:
@@ -204,7 +208,9 @@ def check_letters(phrases: Iterable[str], labels: Iterable[str]) -> None:
             raise InputError(f"boost {phrase!r}: the model can't write {' '.join(map(repr, strange))}{hint}")
 
 
-def tree_of_pieces(phrases: Phrases, pieces: Sequence[str], columns: Callable[[str], Sequence[int]]) -> PhraseTree:
+def tree_of_pieces(
+    phrases: Mapping[str, float], pieces: Sequence[str], columns: Callable[[str], Sequence[int]]
+) -> PhraseTree:
     """Return the tree of phrases for a model of pieces of words, whose tokens are columns of its outputs.
 
     Args:

@@ -58,11 +58,11 @@ class TokenSearch(PrefixSearch):
         self._boost(boosts or {})
 
     def _boost(self, boosts: boosting.Phrases) -> None:
-        self.boosts = dict(boosts)
+        self.boosts = boosting.weighted(boosts)
         if self.spelling:
-            self._tree = boosting.tree_of_pieces(boosts, self.labels, self.spelling.columns)
+            self._tree = boosting.tree_of_pieces(self.boosts, self.labels, self.spelling.columns)
         else:
-            self._tree = boosting.tree_of_letters(boosts, self.labels)
+            self._tree = boosting.tree_of_letters(self.boosts, self.labels)
         self._forget()
 
     def _forget(self) -> None:

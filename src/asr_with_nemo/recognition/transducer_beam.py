@@ -9,7 +9,7 @@ language model for context-biasing in greedy ASR decoding", arXiv 2505.22857, 20
 import contextlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,7 +63,8 @@ class TransducerSearch:
         alpha: float | None = None,
         width: int | None = None,
     ):
-        self.arpa, self.boosts, self._order = arpa, dict(boosts or {}), 0
+        self.arpa, self._order = arpa, 0
+        self.boosts = boosting.weighted(boosts or {}, boosting.TRANSDUCER_WEIGHT)
         weights = TRANSDUCER_WEIGHTS
         if arpa:
             if os.fspath(arpa).endswith(".gz"):
@@ -132,7 +133,7 @@ class TransducerSearch:
         return models, alphas
 
 
-def boosting_tree(model: "ASRModel", boosts: boosting.Phrases) -> "GPUBoostingTreeModel":
+def boosting_tree(model: "ASRModel", boosts: Mapping[str, float]) -> "GPUBoostingTreeModel":
     """Return NeMo's boosting tree of phrases, in which each has its weight, spread evenly over its letters or pieces.
 
     A phrase of letters begins after a space or at the start, and ends before a space or at the end. One of pieces
