@@ -137,6 +137,8 @@ def _with_nemo(asked: _Asked) -> tuple["Result", "Search | None", dict]:
     loaded, more = load_model(asked.model), {}
     search = decoding.load_search(loaded, asked.decoder, asked.arpa, asked.boosts, *asked.weights)
     decoder = decoding.check_decoder(loaded, asked.decoder, search)
+    if decoder == "ctc":
+        _warn_of_untuned(asked)
     if asked.tune:
         if decoder != "ctc":
             raise InputError(
@@ -174,6 +176,7 @@ def _exported(asked: _Asked) -> tuple["Result", "Search | None", dict]:
     recognizer = runtime.Recognizer(asked.model)
     recognizer.check_decoder(asked.decoder)
     search = recognizer.load_search(asked.arpa, asked.boosts, *asked.weights)
+    _warn_of_untuned(asked)
     way = evaluation.Way(
         lambda files, progress: recognizer.transcribe(files, asked.batch_size, progress, search),
         labels=recognizer.labels,
@@ -203,9 +206,16 @@ def _check_search(
     arpa = decoding.language_model_path(model, lm)
     if tune:
         language_model.check_tuning_data(arpa, manifest)
-    elif not given and not language_model.tuned_weights(arpa):
-        typer.echo(f"warning: {arpa} has no tuned weights; tune them with --tune on a dev manifest", err=True)
     return arpa
+
+
+def _warn_of_untuned(asked: _Asked) -> None:
+    """Say if a language model for CTC has no weights of its own, and none are given."""
+    from asr_with_nemo.recognition import language_model
+
+    given = asked.tune or any(value is not None for value in asked.weights)
+    if asked.arpa and not given and not language_model.tuned_weights(asked.arpa):
+        typer.echo(f"warning: {asked.arpa} has no tuned weights; tune them with --tune on a dev manifest", err=True)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def load_search(
         decoder: "ctc", "rnnt" or "tdt", of a model that has several; by default a hybrid's transducer.
         arpa: the language model's file.
         boosts: words or phrases that are expected, with a bonus each (`boosting`).
-        alpha, beta, width: by default the file's tuned weights, else the search's defaults.
+        alpha, beta, width: by default the file's tuned weights, which are for CTC, else the search's defaults.
 
     Raises:
         InputError: the language model can't be read or isn't for this decoder, a weight is out of range, or the model
@@ -126,7 +126,7 @@ def load_search(
     try:
         return TransducerSearch(model, arpa, boosts, alpha, width)
     except InputError as error:
-        if "ctc" not in decoders(model):
+        if not arpa or "ctc" not in decoders(model):
             raise
         raise InputError(f"{error}, or add --decoder ctc") from None
 

@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from nemo.collections.asr.parts.utils.rnnt_utils import Hypothesis
 
 TRANSDUCER_WEIGHTS = Weights(0.2, 0.0, 4)
-"""Defaults: of a language model without tuned weights, and the width of the search. There is no beta."""
+"""Defaults; there is no beta."""
 _SHARE = 1e-3
 _MOST_SYMBOLS = 10
 """The letters or pieces in a frame, for a model without a limit."""
@@ -48,7 +49,7 @@ class TransducerSearch:
     Args:
         model: a transducer or a hybrid.
         arpa, boosts: as above.
-        alpha, width: by default the file's tuned weights, else `TRANSDUCER_WEIGHTS`.
+        alpha, width: by default `TRANSDUCER_WEIGHTS`.
 
     Raises:
         InputError: the language model can't be read or is of other letters or pieces, a weight is out of range, or the
@@ -65,7 +66,6 @@ class TransducerSearch:
     ):
         self.arpa, self._order = arpa, 0
         self.boosts = boosting.weighted(boosts or {}, boosting.TRANSDUCER_WEIGHT)
-        weights = TRANSDUCER_WEIGHTS
         if arpa:
             if os.fspath(arpa).endswith(".gz"):
                 raise InputError(f"{arpa}: NeMo's search reads no compressed file; unpack it with gunzip -k")
@@ -73,10 +73,9 @@ class TransducerSearch:
             language_model.check_tokens(arpa, read, alphabet(model))
             if read.order < 2:
                 raise InputError(f"{arpa}: a model of order 1; NeMo's search needs 2 or more: build_lm.py --order")
-            self._order, weights = read.order, language_model.tuned_weights(arpa) or weights
-        self.weights = Weights(
-            weights.alpha if alpha is None else alpha, 0.0, weights.width if width is None else width
-        )
+            self._order = read.order
+        given = {"alpha": alpha, "width": width}  # a file's tuned weights are those of a CTC model
+        self.weights = replace(TRANSDUCER_WEIGHTS, **{name: one for name, one in given.items() if one is not None})
         check_weights(self.weights)
         self.decoding = self._of(model)
 
@@ -124,7 +123,7 @@ class TransducerSearch:
         models, alphas = [], []
         if self.arpa:
             with contextlib.redirect_stderr(io.StringIO()):  # a progress bar for a file that is read at once
-                models.append(NGramGPULanguageModel.from_file(self.arpa, len(alphabet(model)), use_triton=False))
+                models.append(NGramGPULanguageModel.from_file(self.arpa, len(alphabet(model))))
             alphas.append(self.weights.alpha)
         if self.boosts:
             # The blank gets the language model's share of the score by the sum of these weights; a tree has none.
@@ -164,7 +163,7 @@ def boosting_tree(model: "ASRModel", boosts: Mapping[str, float]) -> "GPUBoostin
             after.token_score = shares[after.id]
             after.node_score = node.node_score + after.token_score
             nodes.append(after)
-    tree = GPUBoostingTreeModel.from_context_graph(graph, vocab_size=len(labels), use_triton=False)
+    tree = GPUBoostingTreeModel.from_context_graph(graph, vocab_size=len(labels))
     if space is not None:
         import torch
 
