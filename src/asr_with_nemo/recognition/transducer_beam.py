@@ -133,7 +133,7 @@ class TransducerSearch:
 
 
 def boosting_tree(model: "ASRModel", boosts: Mapping[str, float]) -> "GPUBoostingTreeModel":
-    """Return NeMo's boosting tree of phrases, in which each has its weight, spread evenly over its letters or pieces.
+    """Return NeMo's boosting tree of phrases, in which each has its weight, spread over its letters or pieces.
 
     A phrase of letters begins after a space or at the start, and ends before a space or at the end. One of pieces
     begins with a word, but may end inside one.
@@ -149,20 +149,25 @@ def boosting_tree(model: "ASRModel", boosts: Mapping[str, float]) -> "GPUBoostin
     graph = ContextGraph(context_score=0.0)
     sequences = [_columns(model, labels, phrase, space) for phrase in boosts]
     graph.build(token_ids=sequences, phrases=list(boosts))
-    shares: dict[int, float] = {}
+    shares: dict[int, float] = {}  # of the bonus, up to each node
     for columns, weight in zip(sequences, boosts.values(), strict=True):
-        free = 0 if space is None else 2  # the spaces around it count nothing
-        node = graph.root
-        for place, column in enumerate(columns):
+        before, after = (0, 0) if space is None else (1, 1)  # the spaces around a phrase count nothing
+        node, length = graph.root, len(columns) - before - after
+        for place, column in enumerate(columns, 1 - before):
             node = node.next[column]
-            part = 0.0 if space is not None and place in (0, len(columns) - 1) else weight / (len(columns) - free)
-            shares[node.id] = max(shares.get(node.id, 0.0), part, key=abs)
+            share = weight * min(place, length) / length
+            shares[node.id] = max(shares.get(node.id, 0.0), share, key=abs)
+    for columns, weight in zip(sequences, boosts.values(), strict=True):
+        node = graph.root
+        for column in columns:
+            node = node.next[column]
+        shares[node.id] = weight
     nodes = [graph.root]
     for node in nodes:
-        for after in node.next.values():
-            after.token_score = shares[after.id]
-            after.node_score = node.node_score + after.token_score
-            nodes.append(after)
+        for child in node.next.values():
+            child.node_score = shares[child.id]
+            child.token_score = child.node_score - node.node_score
+            nodes.append(child)
     tree = GPUBoostingTreeModel.from_context_graph(graph, vocab_size=len(labels))
     if space is not None:
         import torch
