@@ -68,7 +68,7 @@ def test_the_greedy_search_and_a_beam_are_equally_sure(recognizers: dict[str, Pa
 
 def test_nemos_tree_has_our_weights(recognizers: dict[str, Path]):
     model = load_model(recognizers["rnnt of letters"])
-    labels, boosts = alphabet(model), {"no": 4.0, "new york": 7.0}
+    labels, boosts = alphabet(model), {"no": 4.0, "new york": 7.0, "new": 1.0}
     tree = boosting_tree(model, boosts)
 
     def bonus(text: str) -> float:
@@ -79,7 +79,18 @@ def test_nemos_tree_has_our_weights(recognizers: dict[str, Path]):
             state = after[:, labels.index(letter)]
         return total
 
-    texts = {"no": 4, "no ": 4, "go no": 4, "new york": 7, "novem": 0, "new no": 4, "no no ": 8, "xyz": 0, "ano ": 0}
+    texts = {
+        "no": 4,
+        "no ": 4,
+        "go no": 4,
+        "new york": 7,
+        "new": 1,
+        "novem": 0,
+        "new no": 5,
+        "no no ": 8,
+        "xyz": 0,
+        "ano ": 0,
+    }
     assert {text: round(bonus(text), 4) for text in texts} == pytest.approx(texts, abs=1e-3)
     with pytest.raises(InputError, match="'7'"):
         boosting_tree(model, {"no7": 1.0})

@@ -140,6 +140,9 @@ def test_the_commands_take_a_decoder(recognizers: dict[str, Path], files: list[s
     heard = run_script("transcribe.py", path, files[0], "--json", "--decoder", "tdt", cwd=tmp_path)
     assert heard.returncode == 0, heard.stderr
     assert heard.stderr == "" and json.loads(heard.stdout)["words"]
+    for name in ("tdt", "ctc"):
+        boosted = run_script("transcribe.py", path, files[0], "--boost", "rubout:90", "--decoder", name, cwd=tmp_path)
+        assert boosted.returncode == 0 and boosted.stderr == "" and "rubout" in boosted.stdout, boosted.stderr
     wrong = run_script("transcribe.py", path, files[0], "--decoder", "rnnt", cwd=tmp_path)
     assert wrong.returncode == 1 and "tdt and ctc" in wrong.stderr
     runtime = run_script("transcribe.py", "an4", files[0], "--decoder", "rnnt", cwd=tmp_path)
