@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Decoder, LanguageModel, Model, run
+from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Boost, Decoder, LanguageModel, Model, run
 from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
-    from asr_with_nemo.recognition.beam import Search
+    from asr_with_nemo.recognition.decoding import Search
     from asr_with_nemo.recognition.evaluation import Result
     from asr_with_nemo.recognition.wer import ScoredUtterance
 
@@ -46,6 +46,7 @@ def main(
         typer.Option(help="Results file of another model on the same manifest, to compare with.", metavar="OTHER.json"),
     ] = None,
     lm: LanguageModel = None,
+    boost: Boost = (),
     tune: Annotated[
         bool,
         typer.Option(
@@ -82,15 +83,18 @@ def main(
 
         python scripts/evaluate.py MODEL.nemo data/an4/dev_manifest.json --lm lm.arpa --tune
 
+        python scripts/evaluate.py MODEL.nemo data/mine/dev_manifest.json --boost names.txt
+
         python scripts/evaluate.py HYBRID.nemo data/an4/dev_manifest.json --decoder ctc
 
         python scripts/evaluate.py model-int8.onnx data/an4/test_manifest.json
     """
     from asr_with_nemo.base.files import check_output
-    from asr_with_nemo.recognition import error_report, evaluation, side_by_side, wer
+    from asr_with_nemo.recognition import boosting, error_report, evaluation, side_by_side, wer
 
     # Report errors before the slow part.
-    arpa = _check_search(model, manifest, lm, tune, {"alpha": alpha, "beta": beta, "width": width})
+    boosts = boosting.read_boosts(boost)
+    arpa = _check_search(model, manifest, lm, tune, {"alpha": alpha, "beta": beta, "width": width}, bool(boosts))
     others = evaluation.read_rows(compare) if compare else None
     if output:
         check_output(output)
@@ -98,7 +102,7 @@ def main(
         error_report.check_place(report)
     if beside and not report:
         raise InputError("--beside is shown in the error browser; give --report FILE.html, or --compare OTHER.json")
-    asked = _Asked(model, manifest, arpa, tune, (alpha, beta, width), batch_size, line_rate, decoder)
+    asked = _Asked(model, manifest, arpa, boosts, tune, (alpha, beta, width), batch_size, line_rate, decoder)
     second = _Other(beside, asked) if beside else None
     result, search, more = _measure(asked)
     typer.echo(result)
@@ -111,8 +115,9 @@ def main(
         command = ["python", "scripts/evaluate.py", str(model), str(manifest), "--batch-size", str(batch_size)]
         if search:
             weights = search.weights
-            command += [f"--lm={lm}" if lm else "--lm", f"--alpha={weights.alpha:g}", f"--beta={weights.beta:g}"]
-            command += [f"--width={weights.width}"]
+            if arpa:
+                command += [f"--lm={lm}" if lm else "--lm", f"--alpha={weights.alpha:g}", f"--beta={weights.beta:g}"]
+            command += [f"--width={weights.width}", *(f"--boost={value}" for value in boost)]
         command += [f"--line-rate={line_rate}"] if line_rate else []
         command += [f"--decoder={decoder}"] if decoder else []
         evaluation.save(result, output, command=shlex.join(command), **more)
@@ -128,11 +133,12 @@ def main(
 
 
 class _Asked(NamedTuple):
-    """What to measure, and how: the options of the command, and the file of the language model."""
+    """What to measure, and how: the options of the command, the file of the language model, and what is boosted."""
 
     model: str
     manifest: Path
     arpa: Path | None
+    boosts: dict[str, float | None]
     tune: bool
     weights: tuple[float | None, float | None, int | None]
     batch_size: int
@@ -159,7 +165,7 @@ class _Other:
             wer.check_same(evaluation.make_rows(asked.manifest, references, [""] * len(references)), self._rows)
         else:
             model_path(given, suffix=".onnx")  # it is there
-            plain = {"arpa": None, "tune": False, "weights": (None, None, None), "decoder": ""}
+            plain = {"arpa": None, "boosts": {}, "tune": False, "weights": (None, None, None), "decoder": ""}
             self._asked = asked._replace(model=given, **plain)
 
     def rows(self) -> "Sequence[ScoredUtterance]":
@@ -177,13 +183,19 @@ def _measure(asked: _Asked) -> tuple["Result", "Search | None", dict]:
 
 def _with_nemo(asked: _Asked) -> tuple["Result", "Search | None", dict]:
     """Measure a NeMo model, as `_measure` does."""
-    from asr_with_nemo.models.loading import alphabet, load_model
-    from asr_with_nemo.recognition import beam, decoding, evaluation, language_model
+    from asr_with_nemo.models.loading import load_model
+    from asr_with_nemo.recognition import decoding, evaluation, language_model
 
     loaded, more = load_model(asked.model), {}
-    search = beam.load(asked.arpa, alphabet(loaded), *asked.weights) if asked.arpa else None
-    decoding.check_decoder(loaded, asked.decoder, search)
+    search = decoding.load_search(loaded, asked.decoder, asked.arpa, asked.boosts, *asked.weights)
+    decoder = decoding.check_decoder(loaded, asked.decoder, search)
+    if decoder == "ctc":
+        _warn_of_untuned(asked)
     if asked.tune:
+        if decoder != "ctc":
+            raise InputError(
+                f"{asked.model}: --tune is for CTC; with the decoder {decoder}, try a few --alpha on the dev manifest"
+            )
         tuning = evaluation.tune_on(loaded, asked.manifest, search, asked.batch_size)
         search = search.with_weights(tuning.weights)
         counts = tuning.trials[tuning.weights]
@@ -207,15 +219,16 @@ def _exported(asked: _Asked) -> tuple["Result", "Search | None", dict]:
     """Measure an exported model, as `_measure` does."""
     from asr_with_nemo.base.machine import device_name
     from asr_with_nemo.deployment import runtime
-    from asr_with_nemo.recognition import beam, evaluation
+    from asr_with_nemo.recognition import evaluation
 
     if asked.tune:
         raise InputError(
             f"{asked.model}: --tune takes the .nemo file; the weights that it finds hold for the export too"
         )
     recognizer = runtime.Recognizer(asked.model)
-    recognizer.check_decoder(asked.decoder, asked.arpa)
-    search = beam.load(asked.arpa, recognizer.labels, *asked.weights) if asked.arpa else None
+    recognizer.check_decoder(asked.decoder)
+    search = recognizer.load_search(asked.arpa, asked.boosts, *asked.weights)
+    _warn_of_untuned(asked)
     way = evaluation.Way(
         lambda files, progress: recognizer.transcribe(files, asked.batch_size, progress, search),
         labels=recognizer.labels,
@@ -227,23 +240,34 @@ def _exported(asked: _Asked) -> tuple["Result", "Search | None", dict]:
     return result, search, {}
 
 
-def _check_search(model: str, manifest: Path, lm: str | None, tune: bool, weights: dict) -> Path | None:
+def _check_search(
+    model: str, manifest: Path, lm: str | None, tune: bool, weights: dict, has_boosts: bool
+) -> Path | None:
     """Check the options of the beam search; return the language model's file, or None for greedy decoding."""
     from asr_with_nemo.recognition import decoding, language_model
 
     given = [f"--{name}" for name, value in weights.items() if value is not None]
     if lm is None:
-        if tune or given:
+        if tune or [one for one in given if not (has_boosts and one == "--width")]:
             raise InputError(f"{(given or ['--tune'])[0]} needs decoding with a language model; add --lm FILE.arpa")
         return None
     if tune and given:
         raise InputError(f"--tune sets all three weights; leave out {', '.join(given)}")
+    if tune and has_boosts:
+        raise InputError("--tune is for the language model alone; leave out --boost, and try its weights afterwards")
     arpa = decoding.language_model_path(model, lm)
     if tune:
         language_model.check_tuning_data(arpa, manifest)
-    elif not given and not language_model.tuned_weights(arpa):
-        typer.echo(f"warning: {arpa} has no tuned weights; tune them with --tune on a dev manifest", err=True)
     return arpa
+
+
+def _warn_of_untuned(asked: _Asked) -> None:
+    """Say if a language model for CTC has no weights of its own, and none are given."""
+    from asr_with_nemo.recognition import language_model
+
+    given = asked.tune or any(value is not None for value in asked.weights)
+    if asked.arpa and not given and not language_model.tuned_weights(asked.arpa):
+        typer.echo(f"warning: {asked.arpa} has no tuned weights; tune them with --tune on a dev manifest", err=True)
 
 
 if __name__ == "__main__":

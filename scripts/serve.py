@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Decoder, LanguageModel, run
+from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Boost, Decoder, LanguageModel, run
 from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def main(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 for any free one.")] = 8000,
     lm: LanguageModel = None,
+    boost: Boost = (),
     threads: Annotated[
         int | None, typer.Option(min=1, help="Batches computed at the same time; by default one per core.")
     ] = None,
@@ -59,6 +60,9 @@ def main(
     compute each piece of audio once, so that more streams fit on a machine; this needs NeMo. --look-ahead chooses among
     the delays that the model was trained for: the longer, the better its texts.
 
+    Words that are expected: --boost for all requests; the field boost of a request, or of the start message of a live
+    stream, adds its own ("rubout:3, new york").
+
     Examples:
 
         python scripts/serve.py
@@ -68,6 +72,8 @@ def main(
         python scripts/serve.py STREAMING.nemo --look-ahead 0.48
 
         curl http://127.0.0.1:8000/v1/audio/transcriptions -F file=@recording.wav -F model=an4
+
+        curl http://127.0.0.1:8000/v1/audio/transcriptions -F file=@recording.wav -F model=an4 -F boost="rubout:3, stop"
     """
     key = os.environ.get(_KEY, "")
     if not (key or _is_this_machine(host)):
@@ -77,32 +83,34 @@ def main(
     from asr_with_nemo.deployment import runtime
     from asr_with_nemo.deployment.app import create_app, run_server
     from asr_with_nemo.deployment.service import Limits
-    from asr_with_nemo.recognition import beam, decoding
+    from asr_with_nemo.recognition import boosting, decoding
 
     arpa = None if lm is None else decoding.language_model_path(model, lm)
+    boosts, search = boosting.read_boosts(boost), None
     if model.suffix in (".nemo", ".ckpt"):
-        recognizer = _streaming(model, look_ahead, decoder, arpa)
+        recognizer = _streaming(model, look_ahead, decoder, bool(arpa or boosts))
     else:
         recognizer = runtime.Recognizer(model, threads=1)
-        recognizer.check_decoder(decoder, arpa)
+        recognizer.check_decoder(decoder)
+        search = recognizer.load_search(arpa, boosts)
         if look_ahead is not None:
             raise InputError(
                 f"{model}: an exported model hears whole utterances; --look-ahead is for cache-aware .nemo"
             )
-    search = beam.load(arpa, recognizer.labels) if arpa else None
     limits = Limits(bytes=max_bytes, seconds=max_seconds, timeout=timeout, requests=max_requests, streams=max_streams)
     app = create_app(recognizer, search, threads or usable_cores(), limits, key, host)
     run_server(app, host, port)
 
 
-def _streaming(model: Path, look_ahead: float | None, decoder: str, arpa: Path | None) -> "StreamingModel":
+def _streaming(model: Path, look_ahead: float | None, decoder: str, has_search: bool) -> "StreamingModel":
     """Load a cache-aware model."""
     from asr_with_nemo.deployment.cache_aware import StreamingModel
     from asr_with_nemo.models.loading import load_model
 
-    if arpa:
+    if has_search:
         raise InputError(
-            f"{model}: a language model can't be used with a model that streams; export it, or leave out --lm"
+            f"{model}: a model that streams takes no language model and no boosts; export it, or leave out --lm and "
+            "--boost"
         )
     try:
         return StreamingModel(load_model(model), look_ahead, decoder, model)

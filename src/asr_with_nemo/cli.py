@@ -32,6 +32,15 @@ LanguageModel = Annotated[
     ),
 ]
 """Option --lm of scripts that decode. Its value is optional: pass `bare=BARE_LANGUAGE_MODEL` to `run`."""
+Boost = Annotated[
+    list[str],
+    typer.Option(
+        help='A word or phrase that is expected, with its weight: "rubout:3" or rubout; or a file of them, one a line '
+        "(names.txt, or ./names). Give it as often as you like.",
+        metavar="PHRASE[:WEIGHT]|FILE",
+    ),
+]
+"""Option --boost of scripts that decode, for `boosting.read_boosts`; its default is an empty tuple."""
 BARE_LANGUAGE_MODEL = {"--lm": (".arpa", ".gz", ".lm", ".bin", ".binary", ".klm", ".mmap", ".trie")}
 
 Decoder = Annotated[

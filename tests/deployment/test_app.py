@@ -34,7 +34,7 @@ from asr_with_nemo.deployment.app import create_app
 from asr_with_nemo.deployment.engine import Engine
 from asr_with_nemo.deployment.service import Limits
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.recognition import transcripts
+from asr_with_nemo.recognition import decoding, transcripts
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -228,6 +228,10 @@ def test_a_long_recording_comes_whole(served: Served, files: list[Path]):
         (wav(np.zeros((10, 200))), {}, 400, "200 channels"),
         (wav(np.zeros(RATE)), {"response_format": "xml"}, 400, "response_format 'xml'"),
         (wav(np.zeros(RATE)), {"model": "x" * 5_000}, 404, "xxx"),
+        (wav(np.zeros(RATE)), {"boost": "rubout:loud"}, 400, "rubout:loud"),
+        (wav(np.zeros(RATE)), {"boost": "Zürich"}, 400, "'ü'"),
+        (wav(np.zeros(RATE)), {"boost": "go:1,go:2"}, 400, "two weights"),
+        (wav(np.zeros(RATE)), {"boost": "/etc/passwd"}, 400, "'/'"),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -366,6 +370,36 @@ def test_those_who_come_together_are_computed_together(files: list[Path]):
     assert {one.text for one in heard} == {recognizer.transcribe(samples[:1])[0].text}
 
 
+def test_a_request_has_its_own_expected_words(files: list[Path], texts: list[str]):
+    """Words that are held back aren't written, though they are said; the next request is as before."""
+    first, second, *_ = texts[0].split()
+    with InThread() as server:
+        content = files[0].read_bytes()
+        with ThreadPoolExecutor(8) as pool:
+            work = ["", f"{first}:-60", f"{second}:-60, new york", " , "] * 3
+            replies = list(pool.map(lambda boost: server.post(content, boost=boost).json()["text"].split(), work))
+        plain, without_first, without_second, blank = (replies[place::4] for place in range(4))
+        assert plain == blank == [texts[0].split()] * 3
+        assert all(first not in words and second in words for words in without_first)
+        assert all(first in words and second not in words for words in without_second)
+        with server.live(boost=f"{first}:-60") as client:
+            client.send(pcm(audio.load_audio(files[0])))
+            client.send(json.dumps({"type": "stop"}))
+            heard = [one["text"] for one in messages(client) if one["type"] == "final"]
+        assert heard and first not in " ".join(heard).split()
+
+
+def test_a_request_has_words_that_the_servers_language_model_lacks(files: list[Path], texts: list[str]):
+    recognizer = runtime.Recognizer("an4", threads=1)
+    search = recognizer.load_search(decoding.language_model_path("an4"))
+    spelled = ((file, word) for file, text in zip(files, texts, strict=True) for word in text.split())
+    file, word = next(one for one in spelled if not search.language_model.knows(one[1]) and len(one[1]) > 2)
+    with TestClient(create_app(recognizer, search)) as client:
+        for boost, known in (("", False), (f"{word}:20", True), ("", False)):
+            reply = client.post("/v1/audio/transcriptions", files={"file": file.open("rb")}, data={"boost": boost})
+            assert (word in reply.json()["text"].split()) == known
+
+
 def test_a_long_upload_lets_others_pass(served: Served, files: list[Path]):
     sound = np.concatenate([soundfile.read(file)[0] for file in files])
     long = wav(np.tile(sound, -(-300 * RATE // len(sound))))
@@ -432,6 +466,8 @@ def test_a_live_stream_gets_its_text(served: Served, files: list[Path], texts: l
         (['{"type": "start"}', b"\0\0\0"], "16-bit PCM"),
         (['{"type": "start"}', '{"type": "dance"}'], '{"type": "stop"}'),
         (['{"type": "start"}', "1"], "JSON object"),
+        (['{"type": "start", "boost": "rubout:loud"}'], "rubout:loud"),
+        (['{"type": "start", "boost": ["rubout"]}'], "boost: expected a text"),
     ],
     ids=str,
 )

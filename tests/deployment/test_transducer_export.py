@@ -106,6 +106,19 @@ def test_a_decoder_that_the_model_lacks_is_an_error(models: dict, exports: dict[
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_export_boosts_as_the_model_does(models: dict, exports: dict[str, Path], files: list[str]):
+    recognizer, model = runtime.Recognizer(exports["ctc of pieces"]), models["ctc of pieces"]
+    for boosts in ({"rubout": 0.0}, {"rubout": 40.0}):
+        ours = recognizer.transcribe(files[:2], search=recognizer.load_search(boosts=boosts))
+        theirs = decoding.transcribe(
+            model, files[:2], progress=False, search=decoding.load_search(model, boosts=boosts)
+        )
+        assert [one.text for one in ours] == [one.text for one in theirs]
+        assert any("rubout" in one.text.split() for one in ours) == bool(boosts["rubout"])
+    with pytest.raises(InputError, match=r"boosts.*decoder tdt.*\.nemo.*--decoder ctc"):
+        runtime.Recognizer(exports["tdt and ctc of pieces"]).load_search(boosts={"rubout": 3.0})
+
+
 def test_text_becomes_the_tokenizers_pieces(models: dict, small_corpus: an4.Corpus, tmp_path: Path):
     import sentencepiece
 

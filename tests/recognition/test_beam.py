@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.recognition import beam, evaluation, language_model, ngrams, wer
+from asr_with_nemo.recognition import beam, evaluation, language_model, ngrams, prefix_search, wer
 from asr_with_nemo.recognition.beam import BeamSearch, CharacterSearch, Grid
 from asr_with_nemo.recognition.language_model import LABELS, Weights
 from asr_with_nemo.recognition.ngrams import LanguageModel
@@ -51,8 +51,8 @@ def greedy(log_probs: np.ndarray) -> str:
 @pytest.mark.parametrize("frames", [1, 4, 7])
 def test_a_wide_search_sums_all_alignments(monkeypatch: pytest.MonkeyPatch, alpha: float, beta: float, frames: int):
     """Against every path of a small model, one by one."""
-    monkeypatch.setattr(beam, "LEAST_LETTER", 0.0)
-    monkeypatch.setattr(beam, "LEAST_PREFIX", 0.0)
+    monkeypatch.setattr(prefix_search, "LEAST_LETTER", 0.0)
+    monkeypatch.setattr(prefix_search, "LEAST_PREFIX", 0.0)
     labels = [" ", "a", "b"]
     lm = ngrams.build_ngrams([["a", "b"], ["ab"], ["a", "a", "ab"], ["ba", "ab"]], 2, ["bb"])
     log_probs = softmax(np.random.default_rng(frames).normal(0, 1.5, (frames, 4)))
@@ -128,8 +128,52 @@ def test_a_boosted_word_wins_where_it_is_expected(words: LanguageModel):
     assert raised.total == pytest.approx(plain.total + 4, abs=1e-6)
     assert (raised.ctc, raised.lm) == pytest.approx((plain.ctc, plain.lm), abs=1e-6)
     assert boosted.with_weights(Weights(0, 0, 8)).boosts == {"no": 4}
-    with pytest.raises(InputError, match="maybe: not in the lexicon"):
-        search.with_boosts({"maybe": 1})
+
+
+def test_a_name_that_the_lexicon_lacks_can_be_written_once_it_is_boosted(words: LanguageModel):
+    log_probs = outputs_of("enter glenn five")
+    search = BeamSearch(LABELS, words, 0.5, 1.0)
+    assert "glenn" not in search.decode(log_probs)[0].text
+    boosted = search.with_boosts({"glenn": 3})
+    best = boosted.decode(log_probs)[0]
+    assert best.text == "enter glenn five"
+    # It has the probability of the least likely word, after the back-off of a history that it never followed.
+    unknown, _ = words.score_unknown("glenn", words.score("enter", words.start)[1])
+    least = min(words.log_probs[word,] for word in words.vocabulary)
+    enter, history = words.score("enter", words.start)
+    five, after = words.score("five", ())
+    assert unknown == pytest.approx(least + words.backoffs[history])
+    assert best.lm == pytest.approx(enter + unknown + five + words.score(ngrams.END, after)[0])
+    # The search without boosts is as before, and so is one whose boosts hold the word back.
+    assert search.decode(log_probs)[0].text == boosted.with_boosts({}).decode(log_probs)[0].text
+    assert "glenn" not in search.with_boosts({"glenn": -3}).decode(log_probs)[0].text
+
+
+def test_a_language_models_own_unknown_word_counts_for_a_boosted_one():
+    likely = ngrams.LanguageModel({("<s>",): -99.0, ("</s>",): -1.0, ("go",): -3.0, ("<unk>",): -1.5}, {})
+    assert likely.score_unknown("glenn", ())[0] == -1.5
+    closed = ngrams.LanguageModel(likely.log_probs | {("<unk>",): -228.0}, {})  # as SRILM writes it
+    assert closed.score_unknown("glenn", ())[0] == -3.0
+    assert closed.knows("go") and not closed.knows("glenn") and not closed.knows("<unk>")
+
+
+def test_a_boosted_phrase_has_its_bonus_as_a_whole(words: LanguageModel):
+    search = BeamSearch(LABELS, words, 0.5, 1.0)
+    boosted = search.with_boosts({"five six": 4})
+    for said, bonus in (("erase five six", 4), ("five nine", 0), ("six five", 0), ("go five", 0)):
+        plain, raised = (
+            next(one for one in each.decode(outputs_of(said)) if one.text == said) for each in (search, boosted)
+        )
+        assert raised.total == pytest.approx(plain.total + bonus, abs=1e-6)
+        assert (raised.ctc, raised.lm) == pytest.approx((plain.ctc, plain.lm), abs=1e-6)
+
+
+def test_what_a_boost_cant_make_the_search_write(words: LanguageModel):
+    search = BeamSearch(LABELS, words)
+    with pytest.raises(InputError, match="boost 'Glenn'.*'G'.*lower case"):
+        search.with_boosts({"Glenn": 1})
+    with pytest.raises(InputError, match="boost 'glenn7'.*'7'$"):
+        search.with_boosts({"glenn7": 1})
 
 
 def test_a_word_that_the_end_cuts_off_is_left_out(words: LanguageModel):

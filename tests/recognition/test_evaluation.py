@@ -357,6 +357,10 @@ def test_the_command_tunes_and_measures_with_a_language_model(
         "evaluate.py", small_model, dev, "--lm", arpa, "--alpha", "0", "--beta=-1", "--width", "8", cwd=tmp_path
     )
     assert again.returncode == 0 and "beam, lexicon (beta -1, width 8)" in again.stdout
+    boosted = ["--lm", arpa, "--boost", "quux:2", "--output", "boosted.json"]
+    more = run_script("evaluate.py", small_model, dev, *boosted, cwd=tmp_path)
+    assert more.returncode == 0 and ", 1 boosted" in more.stdout
+    assert "--boost=quux:2" in json.loads((tmp_path / "boosted.json").read_text())["command"]
     assert language_model.tuned_weights(arpa) == weights
 
 
@@ -371,6 +375,9 @@ def test_tuning_has_its_rules(small_corpus: an4.Corpus, tmp_path: Path, monkeypa
         ([dev, "--lm", final, "--tune"], r"final\.arpa.*--weights-of"),
         ([dev, "--lm", arpa, "--tune", "--alpha", "1"], "--tune .*--alpha"),
         ([dev, "--tune"], "--tune .*--lm"),
+        ([dev, "--lm", arpa, "--tune", "--boost", "go"], "--tune .*--boost"),
+        ([dev, "--boost", "go:x"], "--boost: 'go:x'"),
+        ([dev, "--boost", "go", "--alpha", "1"], "--alpha .*--lm"),
         ([dev, "--width", "8"], "--width .*--lm"),
     ):
         assert re.search(f"^error: .*{reason}", error_of("evaluate.py", "missing.nemo", *arguments))

@@ -264,6 +264,32 @@ def test_the_command_says_what_is_wrong(
     assert not (tmp_path / "lm.arpa").exists()
 
 
+@pytest.mark.slow
+def test_a_model_of_what_a_recogniser_writes(model_of_pieces: Path, tmp_path: Path):
+    (tmp_path / "texts.txt").write_text("go\nenter five\ngo on\n")
+    done = run_script("build_lm.py", "texts.txt", "pieces.arpa", "--model", model_of_pieces, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "60 pieces" in done.stdout
+    notes = language_model.read_notes(tmp_path / "pieces.arpa")
+    assert (notes["unit"], notes["order"], len(notes["labels"])) == ("piece", 6, 60)
+    pieces = ngrams.read_arpa(tmp_path / "pieces.arpa")
+    language_model.check_tokens(tmp_path / "pieces.arpa", pieces, notes["labels"])
+    assert language_model.is_of_characters(pieces)
+    from nemo.collections.asr.parts.submodules.ngram_lm import NGramGPULanguageModel
+
+    theirs = NGramGPULanguageModel.from_file(tmp_path / "pieces.arpa", vocab_size=60)
+    scores, _ = theirs.advance(theirs.get_init_states(1, bos=True))
+    ours = [pieces.score(language_model.token_of(column), pieces.start)[0] for column in range(60)]
+    assert scores[0].tolist() == pytest.approx(ours, abs=1e-3)
+    # The shipped model's letters are those of the course.
+    done = run_script("build_lm.py", "texts.txt", "an4.arpa", "--model", "an4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    language_model.make(tmp_path / "texts.txt", tmp_path / "letters.arpa", characters=True)
+    assert (tmp_path / "an4.arpa").read_text() == (tmp_path / "letters.arpa").read_text()
+    done = run_script("build_lm.py", "texts.txt", "an4.arpa", "--model", "an4", "--characters", cwd=tmp_path)
+    assert done.returncode == 1 and "leave out --characters" in done.stderr
+
+
 def test_words_and_characters_are_told_apart(tmp_path: Path):
     for name in ("x y z", "enter five"):
         (tmp_path / "texts.txt").write_text(f"{name}\n")

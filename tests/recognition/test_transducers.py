@@ -10,9 +10,9 @@ from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import load_model
 from asr_with_nemo.models.recognizer import decoders
-from asr_with_nemo.recognition import decoding, evaluation
+from asr_with_nemo.recognition import beam, decoding, evaluation
 from tests.conftest import run_script
-from tests.recognizers import FAMILIES
+from tests.recognizers import FAMILIES, LETTERS
 
 TRANSDUCERS = [family for family in FAMILIES if not family.startswith("ctc")]
 
@@ -116,7 +116,7 @@ def test_a_hybrid_decodes_with_either_and_a_model_lacks_the_others(recognizers: 
     with pytest.raises(InputError, match="ctc.*only rnnt"):
         decoding.log_probs(alone, files)
     with pytest.raises(InputError, match="--decoder ctc"):
-        decoding.check_decoder(hybrid, search="any")
+        decoding.check_decoder(hybrid, search=beam.load(None, LETTERS, boosts={"go": 1}))
     hybrid.cfg.decoding.strategy = "malsd_batch"
     hybrid.change_decoding_strategy(hybrid.cfg.decoding, decoder_type="rnnt", verbose=False)
     with pytest.raises(InputError, match="malsd_batch"):
@@ -140,6 +140,9 @@ def test_the_commands_take_a_decoder(recognizers: dict[str, Path], files: list[s
     heard = run_script("transcribe.py", path, files[0], "--json", "--decoder", "tdt", cwd=tmp_path)
     assert heard.returncode == 0, heard.stderr
     assert heard.stderr == "" and json.loads(heard.stdout)["words"]
+    for name in ("tdt", "ctc"):
+        boosted = run_script("transcribe.py", path, files[0], "--boost", "rubout:90", "--decoder", name, cwd=tmp_path)
+        assert boosted.returncode == 0 and boosted.stderr == "" and "rubout" in boosted.stdout, boosted.stderr
     wrong = run_script("transcribe.py", path, files[0], "--decoder", "rnnt", cwd=tmp_path)
     assert wrong.returncode == 1 and "tdt and ctc" in wrong.stderr
     runtime = run_script("transcribe.py", "an4", files[0], "--decoder", "rnnt", cwd=tmp_path)

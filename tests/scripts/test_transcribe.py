@@ -237,9 +237,28 @@ def test_a_language_model_is_never_taken_for_a_recording(folder: Path):
     assert transcribe(folder, "--lm=mine.model", "in/a.wav").returncode == 0
 
 
+def test_words_that_are_expected_or_held_back(folder: Path):
+    plain = transcribe(folder, "in/a.wav").stdout.split()
+    (folder / "words.txt").write_text(f"# what isn't said\n{plain[0]}:-60\n", encoding="utf-8")
+    for boost in ([f"{plain[0]}:-60"], ["words.txt", "--boost", "new york:2"]):
+        done = transcribe(folder, "in/a.wav", "--boost", *boost)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert plain[0] not in done.stdout.split() and plain[-1] in done.stdout.split()
+    # With other words, a file is made anew.
+    for boost in ([], ["--boost", "words.txt"]):
+        assert transcribe(folder, "in", "--output", "out.tsv", *boost).returncode == 0
+    written = (folder / "out.tsv").read_text().split("\n")[0].split("\t")[1]
+    assert plain[0] not in written.split()
+    # With the language model, a word that it doesn't know.
+    done = transcribe(folder, "--lm", "in/a.wav", "--boost", "quux:90")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
+        (["a.wav", "--boost", "names.txt"], "names.txt: no such list of phrases"),
+        (["a.wav", "--boost", "go:loud"], "--boost: 'go:loud'"),
         (["empty"], "empty: has no recordings"),
         (["list.txt"], "list.txt: empty"),
         (["bad.json"], "bad.json, line 2: lacks 'audio_filepath'"),

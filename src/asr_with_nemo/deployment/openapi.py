@@ -19,7 +19,12 @@ UPLOAD = {
             "description": "Answer with server-sent events: the text caption by caption, then all of it.",
         },
         "language": {"type": "string", "description": "Returned in verbose_json; it doesn't change the transcript."},
-        "prompt": {"type": "string", "description": "Accepted and ignored."},
+        "boost": {
+            "type": "string",
+            "description": "Words or phrases that are expected, each with a weight or without one, with commas between "
+            "them: `rubout:3, new york`. For CTC models.",
+        },
+        "prompt": {"type": "string", "description": "Accepted and ignored; for expected words, see boost."},
         "temperature": {"type": "number", "description": "Accepted and ignored."},
         "timestamp_granularities[]": {
             "type": "array",
@@ -80,7 +85,8 @@ Speech to text, compatible with OpenAI's API, so that its clients work unchanged
 Live, over a WebSocket at /v1/listen: send {"type": "start", "sample_rate": 16000}, then 16-bit little-endian mono PCM
 in binary messages, then {"type": "stop"}. Answers are {"type": "ready", "latency", "about"}, with the seconds of audio
 between two texts and whether the model streams; {"type": "partial" or "final", "text", "words", "stable", "start",
-"end"}; and {"type": "done"} at the end. If the server needs a key, send it as "api_key" in the first message.
+"end"}; and {"type": "done"} at the end. If the server needs a key, send it as "api_key" in the first message; words
+that are expected, as "boost".
 """
 
 

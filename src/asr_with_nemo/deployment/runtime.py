@@ -29,6 +29,7 @@ from asr_with_nemo.recognition.transcripts import Output, Sound, Step, Transcrip
 
 if TYPE_CHECKING:
     from asr_with_nemo.recognition.beam import Search
+    from asr_with_nemo.recognition.boosting import Phrases
 
 LETTERS, FORMAT = "1", "2"
 """Versions of a file's metadata: of models that write letters by CTC, and of all others. Other versions are refused."""
@@ -169,7 +170,7 @@ class Recognizer:
             sounds: files of any rate, or mono float samples (T,) at the model's rate.
             batch_size: segments per batch.
             progress: show a progress bar.
-            search: beam search with a language model, `beam.load(arpa, recognizer.labels)`; by default decoding is
+            search: beam search with a language model or boosted phrases (`load_search`); by default decoding is
                 greedy.
 
         Raises:
@@ -196,12 +197,34 @@ class Recognizer:
             batch, self.sample_rate, lambda audible: self._recognise_audible(audible, search)
         )
 
+    def load_search(
+        self,
+        arpa: str | os.PathLike | None = None,
+        boosts: "Phrases | None" = None,
+        alpha: float | None = None,
+        beta: float | None = None,
+        width: int | None = None,
+    ) -> "Search | None":
+        """Load the beam search for a language model, for boosted phrases, or for both; None for neither.
+
+        The arguments are those of `beam.load`.
+
+        Raises:
+            InputError: the file isn't for this model, or the model can't write what is boosted or isn't a CTC model.
+        """
+        if not (arpa or boosts):
+            return None
+        self.check_decoder(search=True)
+        from asr_with_nemo.recognition import beam
+
+        return beam.load(arpa, self.labels, alpha, beta, width, boosts, self.spelling)
+
     def check_decoder(self, decoder: str = "", search: object = None) -> None:
         """Make sure that the file decodes as asked.
 
         Args:
             decoder: the name of the decoder; by default the file's.
-            search: a beam search with a language model, or the language model's file, if one is to be used.
+            search: a beam search, or anything that isn't empty, if one is to be used.
 
         Raises:
             InputError: it has another decoder, or a search with a language model can't use it.
@@ -213,8 +236,9 @@ class Recognizer:
             )
         if search and self.decoder != "ctc":
             raise InputError(
-                f"{self.path}: a language model can't be used with the decoder {self.decoder}, only with ctc; of a "
-                "hybrid, export the other decoder: scripts/export.py --decoder ctc"
+                f"{self.path}: language models and boosts can't be used with the decoder {self.decoder} of an export, "
+                "only with ctc: take the .nemo file, or, of a hybrid, export the other decoder: scripts/export.py "
+                "--decoder ctc"
             )
 
     def decoder_of(self, search: "Search | None" = None) -> str:

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import hmac
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from asr_with_nemo.deployment.engine import BATCH, Engine
 from asr_with_nemo.deployment.runtime import Recognizer
 from asr_with_nemo.deployment.uploads import AudioTooLongError, decode_upload
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.recognition import boosting
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from asr_with_nemo.recognition.beam import Search
 
 _FIELD_BYTES = 10_000
+_SEARCHES = 32
+"""Lists of boosted phrases that are kept ready."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,8 @@ class Server:
         self.stopping = asyncio.Event()
         self._key = hashlib.sha256(api_key.encode()).digest() if api_key else None
         self._accepted = self._streams = 0
+        self._searches: dict[str, Search] = {}
+        self._lock = threading.Lock()
         self._decoding = asyncio.Semaphore(2 * threads)
         self._seconds = deque([1.0], maxlen=32)  # that the last uploads have taken
 
@@ -258,9 +264,10 @@ class Server:
                 raise RequestError(400, "the upload was interrupted; send it again") from None
             try:
                 upload, form, language, as_events = _checked(fields, self.name)
+                search = await self.search_for(fields.get("boost", ""))
                 async with asyncio.timeout(self.limits.timeout):
                     samples = await self._decode(upload)
-                    transcript = await self.engine.transcribe(samples)
+                    transcript = await self.engine.transcribe(samples, search)
             except TimeoutError:
                 raise RequestError(
                     503, f"transcription took longer than {self.limits.timeout:g} s", retry_after=10
@@ -269,6 +276,42 @@ class Server:
                 await fields.close()
             self.metrics.sound.observe(transcript.duration)
             return event_response(transcript) if as_events else format_response(transcript, form, language)
+
+    async def search_for(self, boost: object) -> "Search | None":
+        """Return the search for the phrases that a request boosts, as text (`boosting.parse_boosts`); None for none.
+
+        Raises:
+            RequestError: 400: the text has no phrases, or this model can't boost or write them.
+        """
+        if boost == "":
+            return None
+        try:
+            if not isinstance(boost, str):
+                raise InputError("boost: expected a text, such as: rubout:3, new york")
+            phrases = boosting.parse_boosts(boost)
+            if not phrases:
+                return None
+            if not isinstance(self.engine.recognizer, Recognizer):
+                raise InputError("boost: a model that streams takes no boosts; serve an exported CTC model")
+            return await asyncio.to_thread(self._boosted, phrases)
+        except InputError as error:
+            raise RequestError(400, str(error)) from None
+
+    def _boosted(self, phrases: "boosting.Phrases") -> "Search":
+        """Return a search with boosts; requests with the same ones share it, so that they can share a batch."""
+        key = boosting.key(phrases)
+        with self._lock:
+            if key not in self._searches:
+                if len(self._searches) >= _SEARCHES:
+                    del self._searches[next(iter(self._searches))]
+                own = self.engine.search
+                if own and not hasattr(own, "with_boosts"):
+                    raise InputError("boost: the server's language model, of characters, can't be used with boosts")
+                if own:
+                    self._searches[key] = own.with_boosts({**own.boosts, **phrases})
+                else:
+                    self._searches[key] = self.engine.recognizer.load_search(boosts=phrases)
+            return self._searches[key]
 
     async def _decode(self, upload: UploadFile) -> np.ndarray:
         rate, name = self.engine.recognizer.sample_rate, (upload.filename or "the upload")[:100]

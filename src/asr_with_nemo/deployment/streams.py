@@ -13,7 +13,7 @@ from asr_with_nemo.deployment.answers import words_as_json
 from asr_with_nemo.deployment.engine import EngineRecognizer
 from asr_with_nemo.deployment.live import Heard, Listener
 from asr_with_nemo.deployment.runtime import Recognizer
-from asr_with_nemo.deployment.service import Server
+from asr_with_nemo.deployment.service import RequestError, Server
 from asr_with_nemo.deployment.uploads import RATES
 
 _TEXT_LENGTH = 1_000
@@ -64,7 +64,11 @@ async def _transcribe_stream(server: Server, websocket: WebSocket) -> None:
         raise _StreamError("the API key is missing or wrong")
     recognizer = server.engine.recognizer
     whole = isinstance(recognizer, Recognizer)
-    listener = Listener(EngineRecognizer(server.engine)) if whole else recognizer.listener()
+    try:
+        search = await server.search_for(hello.get("boost", ""))
+    except RequestError as error:
+        raise _StreamError(str(error.detail)) from None
+    listener = Listener(EngineRecognizer(server.engine, search)) if whole else recognizer.listener()
     ready = {"type": "ready", "sample_rate": rate, "latency": round(listener.latency, 3), "about": listener.about}
     await websocket.send_json(ready)
     resampler = soxr.ResampleStream(rate, recognizer.sample_rate, 1, dtype="float32")

@@ -1,7 +1,7 @@
 """Offline decoding with NeMo: log-probabilities, transcripts with word times, and forced alignment.
 
 `transcribe` takes every recogniser that `models.loading.load_model` loads. Log-probabilities, alignment and the search
-with a language model need a CTC decoder, which a CTC model or a hybrid has.
+with a language model of words need a CTC decoder, which a CTC model or a hybrid has.
 
 Every function takes audio as files (any format that soundfile reads, at any sample rate) or as arrays of mono samples
 at the model's rate. Results don't depend on order or batching, apart from floating-point rounding.
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     from nemo.collections.asr.parts.submodules.rnnt_decoding import AbstractRNNTDecoding
     from nemo.collections.asr.parts.utils.rnnt_utils import Hypothesis
 
-    from asr_with_nemo.recognition.beam import Search
+    from asr_with_nemo.recognition import beam, boosting
+    from asr_with_nemo.recognition.transducer_beam import TransducerSearch
+
+    Search = beam.Search | TransducerSearch
 
 
 # --- Models -----------------------------------------------------------------------------------------------------------
@@ -56,9 +59,9 @@ def decoder_of(model: "ASRModel", search: "Search | None" = None, decoder: str =
 
     For models other than CTC ones, it ends with the name of the decoder: "greedy, tdt".
     """
-    if search:
-        return str(search)
     decoder = choose_decoder(model, decoder)
+    if search:
+        return str(search) if decoder == "ctc" else f"{search}, {decoder}"
     strategy = str((ctc_decoding(model) if decoder == "ctc" else model.decoding).cfg.strategy)
     strategy = "greedy" if strategy.startswith("greedy") else strategy
     return strategy if decoders(model) == ("ctc",) else f"{strategy}, {decoder}"
@@ -68,18 +71,64 @@ def check_decoder(model: "ASRModel", decoder: str = "", search: "Search | None" 
     """Return the decoder to use: the one given, else the model's default.
 
     Raises:
-        InputError: the model doesn't have it, or a search with a language model can't use it.
+        InputError: the model doesn't have it, or the search is for another one.
     """
+    from asr_with_nemo.recognition.transducer_beam import TransducerSearch
+
     decoder = choose_decoder(model, decoder)
-    if search and decoder != "ctc":
-        other = "add --decoder ctc" if "ctc" in decoders(model) else "take a CTC model or a hybrid"
-        raise InputError(f"a language model can't be used with the decoder {decoder}, only with ctc: {other}")
-    if decoder != "ctc" and not str(model.decoding.cfg.strategy).startswith("greedy"):
+    if search and (decoder != "ctc") != isinstance(search, TransducerSearch):
+        other = "; add --decoder ctc" if "ctc" in decoders(model) else ""
+        raise InputError(f"this search is not for the decoder {decoder}: make it with decoding.load_search{other}")
+    if not search and decoder != "ctc" and not str(model.decoding.cfg.strategy).startswith("greedy"):
         raise InputError(
             f"the model is set to decode with {model.decoding.cfg.strategy}; here, the decoder {decoder} is greedy: "
             "model.change_decoding_strategy sets greedy_batch, or use model.transcribe"
         )
     return decoder
+
+
+def load_search(
+    model: "ASRModel",
+    decoder: str = "",
+    arpa: str | os.PathLike | None = None,
+    boosts: "boosting.Phrases | None" = None,
+    alpha: float | None = None,
+    beta: float | None = None,
+    width: int | None = None,
+) -> "Search | None":
+    """Load the beam search for a language model, for boosted phrases, or for both; None for neither.
+
+    By CTC, it is one of `beam.load`; by RNN-T or TDT, NeMo's (`transducer_beam`), whose language model is of the
+    model's letters or pieces.
+
+    Args:
+        model: any recogniser.
+        decoder: "ctc", "rnnt" or "tdt", of a model that has several; by default a hybrid's transducer.
+        arpa: the language model's file.
+        boosts: words or phrases that are expected, with a bonus each (`boosting`).
+        alpha, beta, width: by default the file's tuned weights, which are for CTC, else the search's defaults.
+
+    Raises:
+        InputError: the language model can't be read or isn't for this decoder, a weight is out of range, or the model
+            lacks the decoder or can't write what is boosted.
+    """
+    decoder = choose_decoder(model, decoder)
+    if not (arpa or boosts):
+        return None
+    if decoder == "ctc":
+        from asr_with_nemo.recognition import beam
+
+        return beam.load(arpa, alphabet(model), alpha, beta, width, boosts, spelling.of(model))
+    from asr_with_nemo.recognition.transducer_beam import TransducerSearch
+
+    if beta:
+        raise InputError(f"--beta {beta:g}: the search of the decoder {decoder} has no beta; leave it out")
+    try:
+        return TransducerSearch(model, arpa, boosts, alpha, width)
+    except InputError as error:
+        if not arpa or "ctc" not in decoders(model):
+            raise
+        raise InputError(f"{error}, or add --decoder ctc") from None
 
 
 def ctc_decoding(model: "ASRModel"):
@@ -204,7 +253,8 @@ def transcribe(
         sounds: the recordings.
         batch_size: pieces of audio per batch.
         progress: show a progress bar.
-        search: a beam search with a language model (`beam.load`); by default the model's own decoding.
+        search: a beam search with a language model or boosted phrases (`load_search`); by default the model's own
+            decoding.
         decoder: "ctc", "rnnt" or "tdt", of a model that has several; by default a hybrid's transducer.
 
     Raises:
@@ -243,7 +293,7 @@ def recogniser(
     if check_decoder(model, decoder, search) == "ctc":
         recognise = partial(_transcribe_ctc, model, search=search)
     else:
-        recognise = partial(_transcribe_transducer, model, decoding=greedy_search(model))
+        recognise = partial(_transcribe_transducer, model, decoding=search.decoding if search else greedy_search(model))
     return partial(transcripts.recognise_audible, rate=sample_rate(model), recognise=recognise)
 
 
@@ -313,21 +363,33 @@ def transduced(
         model: in `inference`.
         encoded: the encoder's output (B, D, T).
         frames: the number of valid frames of each recording, (B,).
-        decoding: from `greedy_search`.
+        decoding: from `greedy_search`, or of a `TransducerSearch`.
     """
+    from asr_with_nemo.recognition.transducer_beam import probabilities
+
     labels = alphabet(model) if writes_letters(model) else spelling.written(model.tokenizer.tokenizer)
     hypotheses = decoding.rnnt_decoder_predictions_tensor(encoded, frames, return_hypotheses=True)
-    return [(found.text, list(_steps(found, labels))) for found in hypotheses]
+    is_greedy = str(decoding.cfg.strategy).startswith("greedy")
+    written = []
+    for row, found in zip(encoded, hypotheses, strict=True):
+        sure = _of_confidences(found, len(labels) + 1) if is_greedy else probabilities(model, row, found)
+        written.append((found.text, list(_steps(found, labels, sure))))
+    return written
 
 
-def _steps(hypothesis: "Hypothesis", labels: Sequence[str]) -> Iterator[Step]:
+def _of_confidences(hypothesis: "Hypothesis", choices: int) -> list[float]:
+    """Return the probability of each letter or piece of a greedy search."""
+    # NeMo's confidence is the highest probability p scaled to (p · V - 1) / (V - 1), from 0 for a guess to 1.
+    return [(float(confidence) * (choices - 1) + 1) / choices for confidence in hypothesis.token_confidence]
+
+
+def _steps(hypothesis: "Hypothesis", labels: Sequence[str], sure: Iterable[float]) -> Iterator[Step]:
     """Yield what a hypothesis has written."""
     columns, frames = (list(map(int, values)) for values in (hypothesis.y_sequence, hypothesis.timestamp))
-    lengths = list(map(int, hypothesis.token_duration if len(hypothesis.token_duration) else [1] * len(columns)))
-    choices = len(labels) + 1
-    for column, frame, length, confidence in zip(columns, frames, lengths, hypothesis.token_confidence, strict=True):
-        # NeMo's confidence is the highest probability p scaled to (p · V - 1) / (V - 1), from 0 for a guess to 1.
-        yield Step(labels[column], frame, length, (float(confidence) * (choices - 1) + 1) / choices)
+    has_lengths = hypothesis.token_duration is not None and len(hypothesis.token_duration)
+    lengths = list(map(int, hypothesis.token_duration)) if has_lengths else [1] * len(columns)
+    for column, frame, length, probability in zip(columns, frames, lengths, sure, strict=True):
+        yield Step(labels[column], frame, length, probability)
 
 
 # --- Forced alignment -------------------------------------------------------------------------------------------------

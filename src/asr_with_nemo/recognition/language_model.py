@@ -7,8 +7,9 @@ JSON file of the same name next to it, the notes, has its source and the tuned w
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from asr_with_nemo.base.files import read_text, write_if_changed
@@ -184,6 +185,11 @@ def _read_lexicon(path: str | os.PathLike) -> list[str]:
     return sorted(words)
 
 
+def token_of(column: int) -> str:
+    """Return the token by which NeMo looks up a letter or piece, by its column in the model's outputs."""
+    return chr(column + TOKEN_OFFSET)
+
+
 def to_tokens(text: str, labels: Sequence[str]) -> list[str]:
     """Convert a text to the tokens that NeMo's `beam_batch` looks up in a character model.
 
@@ -197,16 +203,37 @@ def to_tokens(text: str, labels: Sequence[str]) -> list[str]:
     strange = sorted(set(text) - set(labels))
     if strange:
         raise InputError(f"the text {text!r} has {' '.join(map(repr, strange))}, not in the model's alphabet")
-    return [chr(labels.index(letter) + TOKEN_OFFSET) for letter in text]
+    return [token_of(labels.index(letter)) for letter in text]
 
 
 def is_of_characters(model: LanguageModel) -> bool:
-    """Return whether a model's tokens are NeMo's character tokens, not words.
+    """Return whether a model's tokens are NeMo's tokens of characters or pieces, not words.
 
-    They are single characters from chr(100) on; those of the course's alphabet go beyond z, where no word is.
+    They are single characters from chr(100) on; those of an alphabet go beyond z, where no word is.
     """
     tokens = model.vocabulary
     return all(len(token) == 1 and ord(token) >= TOKEN_OFFSET for token in tokens) and not all(map(str.isalpha, tokens))
+
+
+def check_tokens(arpa: str | os.PathLike, model: LanguageModel, labels: Sequence[str]) -> None:
+    """Make sure that a model of letters or pieces was made for these.
+
+    Raises:
+        InputError: it was made for others, or is a model of words.
+    """
+    if not is_of_characters(model):
+        raise InputError(
+            f"{arpa}: a language model of words; expected one of the model's own letters or pieces: "
+            "scripts/build_lm.py --model"
+        )
+    made_for = read_notes(arpa).get("labels", list(labels))
+    known = {token_of(column) for column in range(len(labels))}
+    if made_for != list(labels) or not known.issuperset(model.vocabulary):
+        raise InputError(
+            f"{arpa}: a language model of the letters or pieces {' '.join(made_for)[:100]!r}, but the acoustic model "
+            f"has {' '.join(labels)[:100]!r}; they are looked up by index, so the two must be the same: make it with "
+            "scripts/build_lm.py --model"
+        )
 
 
 def make(
@@ -217,22 +244,27 @@ def make(
     characters: bool = False,
     final: bool = False,
     weights_of: str | os.PathLike | None = None,
+    labels: Sequence[str] = LABELS,
+    columns: Callable[[str], Sequence[int]] | None = None,
 ) -> LanguageModel:
     """Make a language model from a file's utterances: an ARPA file and its notes.
 
     Args:
         text: a manifest, or a text file with one utterance per line.
         arpa: output file; ends in .arpa.
-        order: tokens of the longest n-gram; by default 3 words or 6 characters.
+        order: tokens of the longest n-gram; by default 3 words, or 6 characters or pieces.
         lexicon: dictionary whose words are added to the vocabulary.
-        characters: make a model of characters for NeMo's `beam_batch`, not of words.
+        characters: make a model of characters, or of pieces of words, not of words.
         final: allow the dev set among the texts.
         weights_of: another ARPA file to copy the tuned weights from: a model made from the dev set can't be tuned on
             it.
+        labels: the characters or pieces of the acoustic model, in the order of its outputs; by default the course's.
+        columns: cuts a text into pieces, by their columns in the outputs (`spelling.Spelling.columns`).
 
     Raises:
-        InputError: a file can't be read, used or written; a character model has a lexicon or order 1; `weights_of` has
-            no tuned weights, or is a model of another unit or order.
+        InputError: a file can't be read, used or written; a text has characters that aren't among the labels; a model
+            of characters or pieces has a lexicon or order 1; `weights_of` has no tuned weights, or is a model of
+            another unit or order.
     """
     if Path(arpa).suffix != ".arpa":
         raise InputError(f"{arpa}: a language model's name must end in .arpa; its notes go next to it, in a .json")
@@ -240,17 +272,19 @@ def make(
         raise InputError("a character model has no lexicon; leave out --lexicon or --characters")
     order = order if order is not None else (CHARACTER_ORDER if characters else WORD_ORDER)
     if characters and order < 2:
-        raise InputError(f"order {order}: NeMo's beam_batch needs an --order of 2 or more characters")
+        raise InputError(f"order {order}: NeMo's searches need an --order of 2 or more characters or pieces")
     texts, holds_dev = read_texts(text, final)
     if characters:
-        utterances = [to_tokens(line, LABELS) for line in texts]
-        known = [chr(number + TOKEN_OFFSET) for number in range(len(LABELS))]
+        cut = partial(to_tokens, labels=labels)
+        if columns:
+            cut = lambda line: [token_of(column) for column in columns(line)]  # noqa: E731
+        utterances, known = [cut(line) for line in texts], [token_of(column) for column in range(len(labels))]
     else:
         utterances = [line.split() for line in texts]
         known = _read_lexicon(lexicon) if lexicon else []
     model = build_ngrams(utterances, order, known)
     notes = {
-        "unit": "character" if characters else "word",
+        "unit": ("piece" if columns else "character") if characters else "word",
         "order": order,
         "smoothing": SMOOTHING,
         "text": {
@@ -263,7 +297,7 @@ def make(
         "vocabulary": len(model.vocabulary),
     }
     if characters:
-        notes["labels"] = list(LABELS)
+        notes["labels"] = list(labels)
     if lexicon:
         notes["lexicon"] = {
             "file": Path(lexicon).name,

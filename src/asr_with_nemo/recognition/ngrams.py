@@ -70,6 +70,24 @@ class LanguageModel:
             context = context[1:]
         return cost + self.log_probs[(*context, token)], self._shortened((*context, token))
 
+    def knows(self, token: str) -> bool:
+        """Return whether a token is in the vocabulary."""
+        return (token,) in self.log_probs and token not in _MARKS
+
+    def score_unknown(self, token: str, history: Ngram) -> tuple[float, Ngram]:
+        """Score a token that isn't in the vocabulary, as `score` does, as if it were a rare one.
+
+        Its probability is that of `<unk>`, or of the least likely token if that is more, or if the model has no
+        `<unk>`; so the probabilities of all tokens sum to a little more than 1.
+        """
+        log_prob, after = self.score(UNKNOWN, history)
+        backoff = sum(self.backoffs.get(history[first:], 0.0) for first in range(len(history)))
+        return max((log_prob, after), (backoff + self._least, ()))
+
+    @cached_property
+    def _least(self) -> float:
+        return min(self.log_probs[word,] for word in self.vocabulary)
+
     def _shortened(self, history: Ngram) -> Ngram:
         """Return the longest suffix of a history that some n-gram continues."""
         history = history[len(history) - self.order + 1 :] if len(history) >= self.order else history

@@ -176,11 +176,14 @@ def wer_interval(rows: Sequence[ScoredUtterance]) -> tuple[float, float]:
         >>> f"{low:.1%} to {high:.1%}"
         '0.0% to 7.1%'
     """
-    return _rate_interval([row.words.errors for row in rows], [row.words.words for row in rows])
+    return rate_interval([row.words.errors for row in rows], [row.words.words for row in rows])
 
 
-def _rate_interval(errors: Sequence[int], words: Sequence[int], trainings: int = 1) -> tuple[float, float]:
-    """As `wer_interval`, of errors and words by utterance, each the sum over a number of trainings."""
+def rate_interval(errors: Sequence[int], words: Sequence[int], trainings: int = 1) -> tuple[float, float]:
+    """As `wer_interval`, of errors and words by utterance, each the sum over a number of trainings.
+
+    It holds for other shares of words too, such as those that were found.
+    """
     from scipy import stats
 
     low, high = _bootstrap(errors, words)
@@ -315,7 +318,7 @@ def mean_of_seeds(trainings: Sequence[Sequence[ScoredUtterance]]) -> tuple[float
         InputError: the trainings' utterances differ.
     """
     errors, words = (counts.sum(0) for counts in _by_utterance(trainings))
-    return float(errors.sum() / words.sum()), _rate_interval(errors, words, len(trainings))
+    return float(errors.sum() / words.sum()), rate_interval(errors, words, len(trainings))
 
 
 def difference_of_seeds(

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition import results
-from asr_with_nemo.recognition.beam import BeamSearch, Hypothesis
+from asr_with_nemo.recognition.beam import BeamSearch
+from asr_with_nemo.recognition.prefix_search import Hypothesis
 from asr_with_nemo.recognition.wer import ScoredUtterance
 from asr_with_nemo.teaching import drawings
 

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from asr_with_nemo.recognition.beam import Hypothesis
+from asr_with_nemo.recognition.prefix_search import Hypothesis
 
 GREY = "#555555"
 _LEARNED, _GIVEN, _PLAIN = "#cfe3f7", "#fbe3c4", "#eeeeee"
