@@ -53,8 +53,10 @@ def main(
     vocabulary are the model's; the rest is configs/finetune.yaml, or another training config. If there are texts that
     the model can't write, they are listed, and nothing is trained: extend its vocabulary (all that it has learned is
     kept), or give another one (the decoders keep their weights for the symbols that both have). With --vocabulary new,
-    the decoders start at random. Training stops when the dev set no longer improves. Checkpoints, logs and W&B are as
-    in scripts/train.py, and the same command again resumes a killed fine-tuning. The last line is `model: PATH`.
+    the decoders start at random. The model as it comes is measured on the dev set before the first step; each
+    validation has that figure beside it, and where it is worse, the run says since when, and what usually causes it.
+    Training stops when the dev set no longer improves. Checkpoints, logs and W&B are as in scripts/train.py, and the
+    same command again resumes a killed fine-tuning. The last line is `model: PATH`.
 
     Examples:
 

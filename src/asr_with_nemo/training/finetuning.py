@@ -27,8 +27,8 @@ from asr_with_nemo.models import nemo_internals
 from asr_with_nemo.models.loading import alphabet, load_model, writes_letters
 from asr_with_nemo.models.names import model_path
 from asr_with_nemo.tracking import artifacts
+from asr_with_nemo.training import baseline, run, shards, vocabularies
 from asr_with_nemo.training import config as training_config
-from asr_with_nemo.training import run, shards, vocabularies
 from asr_with_nemo.training.config import DATASETS, overridden_keys, texts_of
 from asr_with_nemo.training.vocabularies import Vocabulary
 
@@ -344,6 +344,7 @@ def train(config: DictConfig, overridden: set[str] = frozenset(), callbacks: Seq
     config, vocabulary = _complete(config, base)
     settings, say = config.finetuning, rank_zero_only(print)
     say(f"vocabulary: {vocabulary.said}")
+    before = baseline.Baseline({"freeze": settings.freeze, "utterances": _utterances(config)}, say)
     keep = settings.keep_letters and settings.vocabulary != vocabularies.NEW
 
     def begin(model: "ASRModel") -> None:
@@ -353,7 +354,21 @@ def train(config: DictConfig, overridden: set[str] = frozenset(), callbacks: Seq
         line = f"starts from {name}; of {len(symbols)} {kind} the decoder has {len(adopted.symbols)}"
         line += f", new: {vocabularies.listed(new)}" if new else ""
         say(line + (f"; random are the weights of {', '.join(sorted(adopted.new))}" if adopted.new else ""))
+        if not adopted.symbols:
+            before.missing = "no figure, since the outputs for all symbols start at random"
 
     if settings.freeze != "none":
         callbacks = [Frozen(settings.freeze), *callbacks]
-    return run.train(config, overridden, callbacks, begin)
+    path = run.train(config, overridden, [before, *callbacks], begin)
+    if rank_zero_only.rank == 0:
+        for line in baseline.verdict(path.parent, run.read_log(path.parent), name):
+            say(line)
+    return path
+
+
+def _utterances(config: DictConfig) -> int | None:
+    """Return the number of utterances that a fine-tuning trains on, unless they are shards."""
+    if shards.place_of(config):
+        return None
+    path = config.model.train_ds.manifest_filepath
+    return round(TrainingData().listing(path).utterances * config.get("fraction", 1)) if Path(path).is_file() else None
