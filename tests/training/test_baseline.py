@@ -34,7 +34,7 @@ def config_of(model: Path | str, data: Path, folder: Path, *overrides: str, **se
 def test_texts_with_capitals_and_punctuation_are_told_from_wrong_ones():
     pairs = [("Hello, well-known Ann.", "hello well known ann"), ("Go on!", "go in"), ("stop", "stop")]
     (note,) = baseline.spelling_notes(pairs)
-    assert note.startswith("5 of these 6 errors are only capitals, punctuation or hyphens")
+    assert note.startswith("5 of the 6 errors before training are only capitals, punctuation or hyphens")
     assert "text 'Hello, well-known Ann.', model 'hello well known ann'" in note
     assert baseline.spelling_notes([("go on", "go in"), ("stop now", "no")]) == []
 

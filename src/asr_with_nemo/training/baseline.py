@@ -220,8 +220,8 @@ def spelling_notes(pairs: Sequence[tuple[str, str]], by_letters: bool = False) -
         example = next(same, None)
         shown = f" (text {shortened(example[0], 60)!r}, model {shortened(example[1], 60)!r})" if example else ""
         notes.append(
-            f"{less:,} of these {errors:,} errors are only capitals, punctuation or hyphens{shown}: write the texts as "
-            "the model writes, or train long enough for it to learn the new way"
+            f"{less:,} of the {errors:,} errors before training are only capitals, punctuation or hyphens{shown}: "
+            "write the texts as the model writes, or train long enough for it to learn the new way"
         )
     figures = [sum(any(map(str.isdigit, one)) for one in side) for side in zip(*pairs, strict=True)] if pairs else []
     if figures and figures[0] and not figures[1]:
@@ -267,7 +267,8 @@ def usual_causes(
         causes.append("batch norm takes on the statistics of other recordings: --freeze bn keeps the model's")
     if utterances is not None and utterances < _FEW and freeze != "encoder" and not adapter:
         causes.append(
-            f"few data ({utterances:,} utterances) for so many weights: --freeze encoder trains the decoders alone"
+            f"few data ({utterances:,} utterances) for so many weights: --adapter 32 trains a few new ones instead, "
+            "--freeze encoder the decoders alone"
         )
     return causes
 
