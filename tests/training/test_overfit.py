@@ -12,6 +12,7 @@ from asr_with_nemo.errors import InputError
 from asr_with_nemo.training import finetuning, overfit
 from asr_with_nemo.training.config import load_config
 from tests.conftest import ROOT, first_rows, run_script
+from tests.recognizers import training_config
 
 CONFIGS = ROOT / "configs"
 
@@ -58,6 +59,19 @@ def test_a_fine_tuning_is_checked_from_its_own_start(data: Path, tmp_path: Path,
     assert "starts from an4; of 28 letters the decoder has 28" in said
     assert "learned by heart" in said
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["ctc of pieces", "rnnt of letters", "tdt and ctc of pieces"])
+def test_each_family_is_checked(family: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    manifests = [data / f"{split}_manifest.json" for split in ("train", "dev")]
+    pieces = ["model.tokenizer.dir=auto"] if "pieces" in family else []
+    with overfit.apart(training_config(tmp_path, family, *manifests, *pieces)) as config:
+        overfit.overfit(config, seconds=1)
+    said = capsys.readouterr().out
+    assert "one batch: " in said and "learned by heart" in said
+    assert "different vocabularies" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["published.yaml"]
 
 
 # --- A broken one -----------------------------------------------------------------------------------------------------
@@ -138,6 +152,8 @@ def test_what_cannot_be_checked_is_told(data: Path, tmp_path: Path):
     given = [f"data_dir={data}"]
     with pytest.raises(InputError, match="--overfit-seconds 0: expected more than 0"):
         overfit.overfit(load_config(CONFIGS, "config", given), seconds=0)
+    with pytest.raises(InputError, match="no learning rate"):
+        overfit.overfit(load_config(CONFIGS, "config", [*given, "model.optim.lr=0"]))
     with pytest.raises(InputError, match="takes a manifest, not shards"):
         overfit.overfit(load_config(CONFIGS, "config", [*given, f"model.train_ds.shar_path={tmp_path}"]))
     with pytest.raises(InputError, match="no training utterance has a text"):

@@ -93,6 +93,8 @@ def overfit(
             "--overfit-batch takes a manifest, not shards: give the manifest that the shards were made of, such as "
             "model.train_ds.manifest_filepath=DATA/train_manifest.json, or finetune.py --manifest"
         )
+    if not (config.model.get("optim") or {}).get("lr"):
+        raise InputError("--overfit-batch: the config has no learning rate, model.optim.lr, other than 0")
     data = TrainingData()
     config, line = fit_to_machine(complete_config(config, data), overridden)
     say(line)
@@ -157,6 +159,7 @@ def _simplified(config: DictConfig, utterances: Sequence[manifest.Utterance]) ->
             dataset.manifest_filepath = str(path)
         model.train_ds.update({"shuffle": False, "augmentor": None, "vocal_tract": None, "max_duration": None})
         model.train_ds.update({"min_duration": 0, "num_workers": 0, "use_semi_sorted_batching": False})
+        model.train_ds.pop("use_lhotse", None)  # NeMo's other loader, which reads the same manifest
         model.spec_augment = None
         model.preprocessor.dither = 0
         model.optim.pop("sched", None)
