@@ -36,29 +36,63 @@ def main(
             metavar="extend|new|FILE_OR_LETTERS",
         ),
     ] = None,
+    words: Annotated[
+        str | None,
+        typer.Option(
+            help="With --vocabulary extend, for a model of pieces: words of the training texts that become pieces of "
+            "their own, or a file with them.",
+            metavar="FILE_OR_WORDS",
+        ),
+    ] = None,
     freeze: Annotated[
         Freeze | None, typer.Option(help="encoder: only the decoders are trained. bn: batch norm keeps its statistics.")
+    ] = None,
+    adapter: Annotated[
+        int | None,
+        typer.Option(
+            help="Train adapters alone (and the decoders, if the vocabulary has new symbols): NeMo's small layers "
+            "behind each block of the encoder, DIM values wide. All else of the model stays as it is.",
+            metavar="DIM",
+        ),
     ] = None,
     config_path: Annotated[Path, typer.Option(help="The folder of the config.")] = CONFIGS,
     config_name: Annotated[str, typer.Option(help="The config's name, with or without .yaml.")] = "finetune",
     output: Annotated[
         Path | None, typer.Option(help="Link the model under this name too.", metavar="FILE.nemo")
     ] = None,
+    overfit_batch: Annotated[
+        bool,
+        typer.Option(
+            "--overfit-batch",
+            help="Instead: learn one batch of short utterances by heart, to see that data, vocabulary, network, loss "
+            "and learning rate work together. Nothing is kept; exit status 1 and the likely causes if it fails.",
+        ),
+    ] = False,
+    overfit_seconds: Annotated[float, typer.Option(help="The most seconds that --overfit-batch trains.")] = 60,
 ) -> None:
     """Fine-tune a model on other recordings.
 
     MODEL is any recogniser: by CTC, RNN-T or TDT, or a hybrid; of letters or of pieces of words. TRAIN and DEV are
-    manifests, such as scripts/prepare_corpus.py makes from your own recordings; TRAIN may be the folder of shards that
-    scripts/make_shards.py makes of one, or s3://BUCKET/FOLDER. Preprocessor, encoder, decoders and
-    vocabulary are the model's; the rest is configs/finetune.yaml, or another training config. If there are texts that
-    the model can't write, they are listed, and nothing is trained: extend its vocabulary (all that it has learned is
-    kept), or give another one (the decoders keep their weights for the symbols that both have). With --vocabulary new,
-    the decoders start at random. Training stops when the dev set no longer improves. Checkpoints, logs and W&B are as
-    in scripts/train.py, and the same command again resumes a killed fine-tuning. The last line is `model: PATH`.
+    manifests, such as scripts/prepare_corpus.py makes from your own recordings; TRAIN may be the folder of shards
+    that scripts/make_shards.py makes of one, or s3://BUCKET/FOLDER. Preprocessor, encoder, decoders and vocabulary
+    are the model's; the rest is configs/finetune.yaml, or another training config. If there are texts that the
+    model can't write, they are listed, and nothing is trained: extend its vocabulary (all that it has learned is
+    kept; --words adds whole words to a model of pieces), or give another one (the decoders keep their weights for
+    the symbols that both have). With --vocabulary new, the decoders start at random.
+
+    The model as it comes is measured on the dev set before the first step; each validation has that figure beside
+    it, and where it is worse, the run says since when, and what usually causes it. Training stops when the dev set
+    no longer improves. Checkpoints, logs and W&B are as in scripts/train.py, and the same command again resumes a
+    killed fine-tuning. The last line is `model: PATH`. --overfit-batch finds in a minute whether something is
+    broken.
 
     Examples:
 
         python scripts/finetune.py an4 --output runs/mine.nemo \\
+            --manifest data/mine/train_manifest.json \\
+            --dev data/mine/dev_manifest.json
+
+        python scripts/finetune.py an4 --overfit-batch \\
             --manifest data/mine/train_manifest.json \\
             --dev data/mine/dev_manifest.json
 
@@ -71,6 +105,10 @@ def main(
             --manifest data/german/train_manifest.json \\
             --dev data/german/dev_manifest.json \\
             --vocabulary data/german/train_manifest.json
+
+        python scripts/finetune.py parakeet.nemo --adapter 32 model.optim.lr=0.001 \\
+            --manifest data/mine/train_manifest.json \\
+            --dev data/mine/dev_manifest.json
 
         python scripts/finetune.py parakeet.nemo --vocabulary extend \\
             --manifest data/german/train_manifest.json \\
@@ -87,8 +125,17 @@ def main(
     from asr_with_nemo.training.config import overridden_keys
     from asr_with_nemo.training.run import check_alias, make_alias
 
-    settings = {"model": model, "vocabulary": vocabulary, "freeze": freeze and freeze.value}
+    settings = {
+        "model": model,
+        "vocabulary": vocabulary,
+        "freeze": freeze and freeze.value,
+        "adapter": adapter,
+        "words": words,
+    }
     config = finetuning.load_config(manifest, dev, settings, overrides or [], config_path, config_name)
+    if overfit_batch:
+        learned = finetuning.overfit_batch(config, overridden_keys(overrides or []), overfit_seconds)
+        raise typer.Exit(0 if learned else 1)
     if output:
         check_alias(output)
     trained = finetuning.train(config, overridden_keys(overrides or []))

@@ -21,6 +21,15 @@ def main(
     output: Annotated[
         Path | None, typer.Option(help="Link the model under this name too.", metavar="FILE.nemo")
     ] = None,
+    overfit_batch: Annotated[
+        bool,
+        typer.Option(
+            "--overfit-batch",
+            help="Instead: learn one batch of short utterances by heart, to see that data, vocabulary, network, loss "
+            "and learning rate work together. Nothing is kept; exit status 1 and the likely causes if it fails.",
+        ),
+    ] = False,
+    overfit_seconds: Annotated[float, typer.Option(help="The most seconds that --overfit-batch trains.")] = 60,
 ) -> None:
     """Train a recogniser from a NeMo config: by CTC, RNN-T or TDT, or a hybrid; of letters or of pieces of words.
 
@@ -33,11 +42,13 @@ def main(
     trains from the shards that scripts/make_shards.py writes, in batches of model.train_ds.batch_duration seconds
     (README: how the largest is found) and epochs of model.train_ds.epoch_hours. The same command again resumes a killed
     training; exp_manager.resume_from_checkpoint starts from a checkpoint of another one. The last line is
-    `model: PATH`.
+    `model: PATH`. Before a long training, --overfit-batch finds in a minute what is broken.
 
     Examples:
 
         python scripts/train.py
+
+        python scripts/train.py --overfit-batch --config-name small_corpus data_dir=data/mine
 
         python scripts/train.py trainer.max_epochs=50 model.optim.lr=0.01 seed=1
 
@@ -59,11 +70,16 @@ def main(
     """
     from lightning.pytorch.utilities import rank_zero_only
 
+    from asr_with_nemo.training import overfit
     from asr_with_nemo.training.config import load_config, overridden_keys
     from asr_with_nemo.training.run import check_alias, make_alias, train
 
     overrides = overrides or []
     config = load_config(config_path, config_name, overrides)
+    if overfit_batch:
+        with overfit.apart(config) as own:
+            learned = overfit.overfit(own, overridden_keys(overrides), overfit_seconds)
+        raise typer.Exit(0 if learned else 1)
     if output:
         check_alias(output)
     model = train(config, overridden_keys(overrides))

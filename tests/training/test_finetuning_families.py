@@ -162,6 +162,45 @@ def test_a_tokenizer_with_more_letters_writes_the_rest_as_before(kind: str, rule
     assert tokenizers.unwritable(new, ["ä!"]).letters == {"ä": 1}
 
 
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_words_become_pieces_and_the_rest_is_written_as_before(kind: str, small_corpus, tmp_path: Path):
+    texts = [row["text"] for row in manifest.read_manifest(small_corpus.manifest("train"))]
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=written, vocab_size=60, model_type=kind, minloglevel=2
+    )
+    old = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    proto = tokenizers.with_words(tokenizers.extended(written.getvalue(), ["ß"]), ["pittsburgh", "groß"])
+    tokenizers.write(tokenizers.with_words(proto, ["groß"]), tmp_path / "more")  # which is one piece already
+    new = tokenizers.load(tmp_path / "more")
+    assert tokenizers.pieces_of(new)[old.get_piece_size() :] == ["ß", "▁pittsburgh", "▁groß"]
+    assert new.encode("one groß pittsburgh", out_type=str)[-2:] == ["▁groß", "▁pittsburgh"]
+    assert new.decode(new.encode("groß one pittsburgh")) == "groß one pittsburgh"
+    assert all(new.encode(text) == old.encode(text) for text in texts)
+
+
+def test_words_extend_a_model_of_pieces(recognizers: dict[str, Path], manifests, tmp_path: Path):
+    texts = [row["text"] for row in manifest.read_manifest(manifests["plain"][0])]
+    word = max((word for text in texts for word in text.split()), key=len)
+    family, settings = recognizers["rnnt of pieces"], {"vocabulary": vocabularies.EXTEND}
+    base, tuned, _, adopted = prepared(family, manifests["plain"], tmp_path, words=[word], **settings)
+    assert alphabet(tuned) == [*alphabet(base), f"▁{word}"]
+    assert adopted == finetuning.Adopted(alphabet(base), [])
+    (tmp_path / "words.txt").write_text(f"{word}\n{word}\n")
+    config = config_of(family, manifests["plain"], tmp_path, words=str(tmp_path / "words.txt"), **settings)
+    assert finetuning.complete_config(config, base).finetuning.words == [word]
+
+    def told(model: Path, **given: object) -> str:
+        with pytest.raises(InputError) as raised:
+            finetuning.complete_config(config_of(model, manifests["plain"], tmp_path, **given), load_model(model))
+        return str(raised.value)
+
+    assert "no training text has 'zebra'" in told(family, words=["zebra"], **settings)
+    assert "only with --vocabulary extend" in told(family, words=[word])
+    assert "expected words" in told(family, words=[3], **settings)
+    assert "this model writes letters" in told(recognizers["rnnt of letters"], words=[word], **settings)
+
+
 # --- The training -----------------------------------------------------------------------------------------------------
 
 

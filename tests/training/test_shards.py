@@ -343,4 +343,6 @@ def test_a_model_is_fine_tuned_from_shards(corpus: Path, small_model: Path, tmp_
     source, dev = corpus / "shards/train", corpus / "dev_manifest.json"
     config = finetuning.load_config(source, dev, {"model": str(small_model)}, given, ROOT / "configs")
     assert finetuning.train(config).is_file()
-    assert "24 utterances in" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "24 utterances in" in said
+    assert said.count("before training: dev WER") == 1

@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from nemo.collections.asr.modules import (
     ConformerEncoder,
+    ConformerEncoderAdapter,
     ConvASREncoder,
+    ConvASREncoderAdapter,
     RNNTDecoder,
     RNNTJoint,
     StatelessTransducerDecoder,
@@ -123,7 +125,7 @@ class _SoundToOutput(nn.Module):
 
     def forward(self, sound: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         features, frames = self.features(sound, lengths)
-        if type(self.encoder) is ConvASREncoder:
+        if type(self.encoder) in _CONVOLUTIONAL_ENCODERS:
             # For images of height 1, (B, C, 1, T), onnxruntime computes convolutions in blocks of channels: on a CPU
             # with AVX-512, a QuartzNet took three quarters of the time.
             (*_, encoded), frames = self.encoder.encoder(([features.unsqueeze(2)], frames))
@@ -186,6 +188,8 @@ def _activation(self: nn.ReLU, x: Tensor) -> Tensor:
     return F.relu(x)  # not in place
 
 
+_CONVOLUTIONAL_ENCODERS = (ConvASREncoder, ConvASREncoderAdapter)
+_CONFORMERS = (ConformerEncoder, ConformerEncoderAdapter)
 _CONVOLUTIONAL: dict[type[nn.Module], Callable] = {
     MaskedConv1d: _masked_conv,
     nn.BatchNorm1d: _batch_norm,
@@ -206,6 +210,19 @@ def _relative_positions(self: RelPositionalEncoding, x: Tensor, cache_len: int =
     return x, torch.stack((turns.sin(), turns.cos()), 2).flatten(1)[None]
 
 
+def _adapted(given: Tensor | dict, layers: list[nn.Module]) -> Tensor | dict:
+    """Apply the linear adapters of a block to (B, T, C); or to (B, 1, C, T), as a convolutional block has it here.
+
+    A Conformer's block gives a dictionary, once where adapters of its attention would be (`mha`), and once behind it.
+    """
+    if isinstance(given, dict):
+        return given if given["loc"] == "mha" else given | {"x": _adapted(given["x"], layers)}
+    x = given.transpose(2, 3) if given.dim() == 4 else given
+    for layer in layers:
+        x = x + layer(x)
+    return x.transpose(2, 3) if given.dim() == 4 else x
+
+
 @contextlib.contextmanager
 def _exportable(model: "ASRModel") -> Iterator[None]:
     """Make the layers traceable by torch.export for any batch and length while the context lasts.
@@ -220,11 +237,11 @@ def _exportable(model: "ASRModel") -> Iterator[None]:
         module.__dict__[name] = MethodType(function, module)
 
     encoder, was_training = model.encoder, model.training
-    if type(encoder) is ConvASREncoder:
+    if type(encoder) in _CONVOLUTIONAL_ENCODERS:
         for layer in encoder.modules():
             if type(layer) in _CONVOLUTIONAL:
                 replace(layer, "forward", _CONVOLUTIONAL[type(layer)])
-    elif type(encoder) is ConformerEncoder and type(encoder.pos_enc) is RelPositionalEncoding:
+    elif type(encoder) in _CONFORMERS and type(encoder.pos_enc) is RelPositionalEncoding:
         replace(encoder, "update_max_seq_length", lambda self, **lengths: None)
         replace(encoder.pos_enc, "forward", _relative_positions)
     else:
@@ -235,6 +252,11 @@ def _exportable(model: "ASRModel") -> Iterator[None]:
             f"export doesn't support a model with a {what}; it supports those with a ConvASREncoder (Jasper, "
             "QuartzNet, Citrinet) or a ConformerEncoder with rel_pos attention"
         )
+    for block in encoder.modules():
+        if isinstance(block, AdapterModuleMixin) and hasattr(block, "adapter_layer"):
+            layers = [block.adapter_layer[name] for name in block.get_enabled_adapters()]
+            replace(block, "get_enabled_adapters", lambda self, names=block.get_enabled_adapters(): names)
+            replace(block, "forward_enabled_adapters", lambda self, x, layers=layers: _adapted(x, layers))
     try:
         with torch.no_grad():
             yield model.eval()

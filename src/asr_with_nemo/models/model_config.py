@@ -35,7 +35,8 @@ MODEL_CLASSES = (
 LARGEST_CONFIG = 2 * 1024**2
 """Bytes of a config; that of a model with a thousand tokens has 20,000."""
 _FLAGS = ("ctc_reduction", "rnnt_reduction", "use_cer", "log_prediction", "compute_eval_loss")
-_KEPT = (*PARTS, *_FLAGS, "target", "labels", "tokenizer", "decoding", "interctc", "model_defaults", "loss", "aux_ctc")
+_SECTIONS = ("labels", "tokenizer", "decoding", "interctc", "model_defaults", "loss", "aux_ctc", "adapters")
+_KEPT = (*PARTS, *_FLAGS, "target", *_SECTIONS)
 """Keys of a config that are read; all others are dropped."""
 _PROMPTED = "a recogniser that is told the language of each recording"
 _OTHERS = {
@@ -64,6 +65,7 @@ _MOST_VALUES = 1_000_000  # of a config, once aliases and references are followe
 _DEEPEST = 50  # levels of a config
 _NAMESPACES = re.compile(r"(nemo|torch)(\.\w+)+")
 _MODULES, _MODELS = "nemo.collections.asr.modules", "nemo.collections.asr.models"
+_GLOBAL, _ADAPTED = "global_cfg", {"", "encoder", "decoder", "joint"}
 _FILE_KEYS = re.compile(r"path|file|dir|_model$")
 
 
@@ -121,6 +123,8 @@ def checked(config: object, path: Path, folder: Path | None = None) -> dict:
     _check_decoding(config.pop("decoding", None), "decoding", path)
     if "interctc" in config:
         config["interctc"] = _valid(InterCTC, config["interctc"], "interctc", path)
+    if "adapters" in config:
+        config["adapters"] = _checked_adapters(config["adapters"], path)
     for key in _FLAGS:
         if not isinstance(config.get(key, ""), str | bool):
             raise refusal(path, f"{key}: {config[key]}", "has the wrong type")
@@ -359,6 +363,35 @@ def _checked_ctc(section: object, path: Path) -> dict:
     return {"ctc_loss_weight": weight, "decoder": {"feat_in": None, "num_classes": -1, "vocabulary": []} | decoder}
 
 
+def _checked_adapters(section: object, path: Path) -> dict:
+    """Return the section of a model's adapters: linear ones, in the encoder or in a transducer's networks.
+
+    Raises:
+        InputError: it has others.
+    """
+    from asr_with_nemo.models.parts import ADAPTER, Adapter
+
+    if not isinstance(section, dict):
+        raise refusal(path, f"adapters: {section}", "is not a mapping")
+    places = section.get(_GLOBAL) or {}
+    for key in ("adapter_meta_cfg", "modules"):
+        places = (places.get(key) if isinstance(places, dict) else None) or {}
+    found, modules = {}, {}
+    for name, settings in section.items():
+        if name == _GLOBAL:
+            continue
+        place = str(places.get(name, "")) if isinstance(places, dict) else ""
+        if not re.fullmatch(r"\w{1,40}", str(name), re.ASCII) or not set(place.split("+")) <= _ADAPTED:
+            raise refusal(
+                path, f"adapters.{name} in {place!r}", f"is not in one of {', '.join(sorted(_ADAPTED - {''}))}"
+            )
+        kind = settings.get("_target_") if isinstance(settings, dict) else settings
+        if kind != ADAPTER:
+            raise refusal(path, f"adapters.{name}: {kind}", f"is not {ADAPTER}")
+        found[name], modules[name] = _valid(Adapter, settings, f"adapters.{name}", path), place
+    return {_GLOBAL: {"adapter_meta_cfg": {"modules": modules}}} | found
+
+
 def _valid(schema: "type[BaseModel]", given: object, part: str, path: Path) -> dict:
     """Return the values of a section, each checked and of its type.
 
@@ -368,7 +401,7 @@ def _valid(schema: "type[BaseModel]", given: object, part: str, path: Path) -> d
     from pydantic import ValidationError
 
     try:
-        return schema.model_validate(given).model_dump(exclude_unset=True)
+        return schema.model_validate(given).model_dump(exclude_unset=True, by_alias=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(key) for key in (part, *first["loc"]))

@@ -27,6 +27,7 @@ Name = Annotated[str, Field(pattern=r"^\w{0,40}$")]
 Sizes = Annotated[list[Positive], Field(max_length=64)]
 Vocabulary = Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=1_000_000)]
 Context = Annotated[list[OrOff], Field(max_length=8)]
+_TARGET = Field(alias="_target_")
 
 
 class Part(BaseModel):
@@ -349,6 +350,31 @@ ALLOWED: dict[str, dict[str, type[Part]]] = {
 Each part is a section of the config, except that a transducer's prediction network is its section `decoder`, where a
 CTC model has its CTC decoder.
 """
+
+
+# --- Adapters ---------------------------------------------------------------------------------------------------------
+
+ADAPTER = "nemo.collections.common.parts.adapter_modules.LinearAdapter"
+RESIDUAL = "nemo.core.classes.mixins.adapter_mixin_strategies.ResidualAddAdapterStrategy"
+
+
+class ResidualStrategy(Part):
+    target: Annotated[Literal[RESIDUAL], _TARGET]
+    stochastic_depth: Share = 0
+    l2_lambda: Number = 0
+
+
+class Adapter(Part):
+    """A layer of two small matrices behind each block of an encoder; NeMo sets `in_features` for each block."""
+
+    target: Annotated[Literal[ADAPTER], _TARGET]
+    in_features: Positive | None = None
+    dim: Positive
+    activation: Name = "swish"
+    norm_position: Literal["pre", "post"] = "pre"
+    dropout: Share = 0
+    adapter_strategy: ResidualStrategy | None = None
+    enabled: bool = True
 
 
 # --- Settings of a model that are no modules --------------------------------------------------------------------------

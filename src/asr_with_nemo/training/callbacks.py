@@ -12,6 +12,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from asr_with_nemo.base.files import replacing
 from asr_with_nemo.models import nemo_internals
 from asr_with_nemo.models.saved import read_saved
+from asr_with_nemo.training import baseline
 from asr_with_nemo.training.checkpoints import writing
 
 QUIET = 5.0
@@ -200,7 +201,8 @@ class EpochLines(pl.Callback):
         if "val_loss" in metrics:
             line += f"  dev loss {metrics['val_loss']:.2f}"
         if "val_wer" in metrics:
-            line += f"  dev WER {metrics['val_wer']:.1%}"
+            before = baseline.of(trainer)
+            line += f"  dev WER {metrics['val_wer']:.1%}" + (before.beside() if before else "")
         left = (trainer.max_epochs - trainer.current_epoch - 1) * sum(self._here) / len(self._here)
         if trainer.max_steps != -1:  # the training ends by its steps, not by its epochs
             left = 0

@@ -21,7 +21,7 @@ from types import MethodType
 
 import torch
 import torch.nn.functional as F
-from nemo.collections.asr.modules import ConvASRDecoder, ConvASREncoder
+from nemo.collections.asr.modules import ConvASRDecoder, ConvASREncoder, ConvASREncoderAdapter
 from nemo.collections.asr.parts.preprocessing.features import FilterbankFeatures
 from nemo.collections.asr.parts.submodules.jasper import GroupShuffle, MaskedConv1d, SqueezeExcite
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ def speed_up(model: nn.Module) -> int:
     Returns:
         the number of layers that were changed: 0 for a model that isn't convolutional.
     """
-    parts = [part for part in model.modules() if type(part) in (ConvASREncoder, ConvASRDecoder, FilterbankFeatures)]
+    parts = [part for part in model.modules() if type(part) in _PARTS]
     layers = [layer for part in parts for layer in part.modules() if type(layer) in _FASTER]
     for layer in layers:
         layer.forward = MethodType(_FASTER[type(layer)], layer)
@@ -290,6 +290,7 @@ _MALLOPT = (
     (-2, 2**26),  # M_TOP_PAD: the step by which the heap grows
     (-3, 2**30),  # M_MMAP_THRESHOLD: size from which a block is mapped on its own, and unmapped when freed
 )
+_PARTS = (ConvASREncoder, ConvASREncoderAdapter, ConvASRDecoder, FilterbankFeatures)
 _FASTER: dict[type[nn.Module], Callable] = {
     nn.Conv1d: _conv,
     MaskedConv1d: _masked_conv,

@@ -8,10 +8,10 @@ others. Any recogniser can be fine-tuned: by CTC, RNN-T or TDT, or a hybrid; of 
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
+from asr_with_nemo.base.files import read_text
 from asr_with_nemo.data.archives import sha256_of
 from asr_with_nemo.data.shards import is_place
 from asr_with_nemo.data.training_data import TrainingData
@@ -27,8 +28,8 @@ from asr_with_nemo.models import nemo_internals
 from asr_with_nemo.models.loading import alphabet, load_model, writes_letters
 from asr_with_nemo.models.names import model_path
 from asr_with_nemo.tracking import artifacts
+from asr_with_nemo.training import adapters, baseline, overfit, run, shards, vocabularies
 from asr_with_nemo.training import config as training_config
-from asr_with_nemo.training import run, shards, vocabularies
 from asr_with_nemo.training.config import DATASETS, overridden_keys, texts_of
 from asr_with_nemo.training.vocabularies import Vocabulary
 
@@ -39,8 +40,18 @@ FREEZE = ("none", "encoder", "bn")
 """Parts of a model that can be frozen: none; the whole encoder; the running statistics of batch norm."""
 PARTS = ("encoder", "decoder", "joint", "ctc_decoder")
 """Parts of a model that can have learning rates of their own; a transducer's decoder is its prediction network."""
-DEFAULTS = {"model": None, "freeze": "none", "vocabulary": None, "keep_letters": True, "learning_rates": {}}
+DEFAULTS = {
+    "model": None,
+    "freeze": "none",
+    "adapter": None,
+    "vocabulary": None,
+    "words": None,
+    "keep_letters": True,
+    "learning_rates": {},
+}
 """Of a config's `finetuning:` section, which configs/finetune.yaml explains. `complete_config` adds a sha256."""
+_LATER = ("adapter", "words")
+"""Settings that are left out where they are off: a fine-tuning from before they were there finds its folder again."""
 _OF_A_FAMILY = ("tokenizer", "joint", "aux_ctc", "loss")
 """Sections of `model:` that the model which a fine-tuning starts from decides."""
 
@@ -104,16 +115,20 @@ def complete_config(config: DictConfig, base: "ASRModel") -> DictConfig:
 def _complete(config: DictConfig, base: "ASRModel") -> tuple[DictConfig, Vocabulary]:
     config = config.copy()
     settings = _settings(config)
+    given = {key: value for key, value in settings.items() if value is not None or key not in _LATER}
+    with open_dict(config):
+        config.finetuning = given | {"sha256": sha256_of(model_path(settings["model"]))}
     vocabulary = vocabularies.choose(settings["vocabulary"], base, config, _texts(config))
     rates = settings["learning_rates"]
     parts = [part for part in PARTS if hasattr(base, part)]
     if wrong := sorted(set(rates) - set(parts)):
         raise InputError(f"finetuning.learning_rates.{wrong[0]}: this model has {' and '.join(parts)}")
     with open_dict(config):
-        config.finetuning = settings | {"sha256": sha256_of(model_path(settings["model"]))}
         model = config.model
         asked = {key: model.pop(key, None) for key in _OF_A_FAMILY}
         network = OmegaConf.to_container(base.cfg, resolve=True)
+        if settings["adapter"]:
+            adapters.add(network, settings["adapter"])
         model.update(_network(network, vocabulary, asked))
         if asked["joint"] and "joint" not in network:
             model.decoding = {"strategy": "greedy_batch"}  # the config's is that of a transducer
@@ -137,7 +152,7 @@ def _network(network: dict, vocabulary: Vocabulary, asked: Mapping[str, object])
     """
     letters = vocabulary.letters
     ctc = {"num_classes": len(letters or ()) or -1, "vocabulary": letters or []}
-    found = {key: network[key] for key in ("preprocessor", "encoder", "decoder")}
+    found = {key: network[key] for key in ("preprocessor", "encoder", "decoder", "adapters") if key in network}
     if vocabulary.tokenizer is not None:
         found["tokenizer"] = vocabulary.tokenizer
     if "joint" not in network:
@@ -177,6 +192,14 @@ def _settings(config: DictConfig) -> dict[str, object]:
         raise InputError("finetuning.model: not set; name the model to start from, such as an4 or a .nemo file")
     if settings["freeze"] not in FREEZE:
         raise InputError(f"finetuning.freeze={settings['freeze']}: expected one of {', '.join(FREEZE)}")
+    settings["adapter"] = adapters.dim_of(settings["adapter"])
+    if settings["adapter"] and settings["freeze"] != "none":
+        raise InputError(
+            f"--adapter with --freeze {settings['freeze']}: adapters freeze the rest anyway; leave one out"
+        )
+    settings["words"] = _words(settings["words"])
+    if settings["words"] and settings["vocabulary"] != vocabularies.EXTEND:
+        raise InputError("--words: only with --vocabulary extend, whose pieces they are added to")
     rates = settings["learning_rates"] or {}
     for part, factor in rates.items():
         if part not in PARTS or not isinstance(factor, int | float) or factor < 0:
@@ -185,6 +208,25 @@ def _settings(config: DictConfig) -> dict[str, object]:
                 f"of {', '.join(PARTS)}; to train a part not at all, set finetuning.freeze"
             )
     return settings | {"learning_rates": rates}
+
+
+def _words(given: object) -> list[str] | None:
+    """Return the words of a setting: a list, a text with spaces or lines between them, or a file with such a text.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if given is None or given == []:
+        return None
+    if isinstance(given, str):
+        given = (read_text(given, "a list of words", "no such file") if Path(given).is_file() else given).split()
+    if (
+        not isinstance(given, list)
+        or not given
+        or any(not isinstance(one, str) or len(one.split()) != 1 for one in given)
+    ):
+        raise InputError(f"finetuning.words={given}: expected words, or a file with them")
+    return list(dict.fromkeys(given))
 
 
 # --- The weights ------------------------------------------------------------------------------------------------------
@@ -223,7 +265,8 @@ def adopt(model: "ASRModel", base: "ASRModel", keep_letters: bool = True) -> Ado
     mine, theirs = model.state_dict(), base.state_dict()
     for name in sorted(mine.keys() | theirs.keys()):
         shapes = [tuple(state[name].shape) if name in state else "missing" for state in (mine, theirs)]
-        if name.startswith("encoder.") and shapes[0] != shapes[1]:
+        is_added = adapters.LAYER in name and shapes[1] == "missing"
+        if name.startswith("encoder.") and shapes[0] != shapes[1] and not is_added:
             raise InputError(
                 f"the two models have different encoders: {name} is {shapes[0]} in one and {shapes[1]} in the other"
             )
@@ -245,7 +288,7 @@ def adopt(model: "ASRModel", base: "ASRModel", keep_letters: bool = True) -> Ado
                 left += [] if done else [name]
             elif other is not None and other.shape == tensor.shape:
                 tensor.copy_(other)
-            else:
+            elif adapters.LAYER not in name:
                 left.append(name)
     return Adopted(kept if by_rows else [], _parts(left, mine))
 
@@ -303,22 +346,29 @@ class Frozen(pl.Callback):
     the dropout of a frozen encoder.
 
     Args:
-        what: "encoder" for all of it; or "bn" for the running statistics of batch norm, which then normalizes with
-            those of the pretrained model instead of those of each batch; its scale and shift are still trained.
+        what: "encoder" for all of it; "adapter" for all but the newest adapters; or "bn" for the running statistics of
+            batch norm, which then normalizes with those of the pretrained model instead of those of each batch; its
+            scale and shift are still trained.
+        decoders: of a model with new adapters, whether the decoders are trained too.
     """
 
-    def __init__(self, what: str):
+    def __init__(self, what: str, decoders: bool = False):
         self.what = what
+        self.decoders = decoders
 
     def modules(self, model: pl.LightningModule) -> list[nn.Module]:
         """Return the modules to keep in evaluation mode."""
-        if self.what == "encoder":
+        if self.what == "encoder" or (self.what == "adapter" and self.decoders):
             return [model.encoder]
+        if self.what == "adapter":
+            return [getattr(model, part) for part in PARTS if hasattr(model, part)]
         return [module for module in model.modules() if nemo_internals.is_batch_norm(module)]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self.what == "encoder":
             pl_module.encoder.requires_grad_(False)
+        elif self.what == "adapter":
+            adapters.freeze_all_but(pl_module, list(pl_module.cfg.adapters)[-1], self.decoders)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx: int) -> None:
         for module in self.modules(pl_module):
@@ -326,6 +376,14 @@ class Frozen(pl.Callback):
 
 
 # --- One fine-tuning --------------------------------------------------------------------------------------------------
+
+
+class _Start(NamedTuple):
+    """How a fine-tuning begins: its config, the callbacks of its settings, and what sets the weights of its model."""
+
+    config: DictConfig
+    callbacks: list[pl.Callback]
+    begin: Callable[["ASRModel"], None]
 
 
 def train(config: DictConfig, overridden: set[str] = frozenset(), callbacks: Sequence[pl.Callback] = ()) -> Path:
@@ -339,11 +397,30 @@ def train(config: DictConfig, overridden: set[str] = frozenset(), callbacks: Seq
     Raises:
         InputError: the model, the data or the config can't be used; the message names what to change.
     """
+    start = _start(config)
+    path = run.train(start.config, overridden, [*start.callbacks, *callbacks], start.begin)
+    if rank_zero_only.rank == 0:
+        for line in baseline.verdict(path.parent, run.read_log(path.parent), config.finetuning.model):
+            print(line)
+    return path
+
+
+def overfit_batch(config: DictConfig, overridden: set[str] = frozenset(), seconds: float = overfit.SECONDS) -> bool:
+    """Check that a fine-tuning can learn one batch by heart, as `overfit.overfit`; nothing is kept."""
+    with overfit.apart(config) as own:
+        start = _start(own)
+        frozen = [one for one in start.callbacks if isinstance(one, Frozen)]
+        return overfit.overfit(start.config, overridden, seconds, start.begin, frozen)
+
+
+def _start(config: DictConfig) -> _Start:
     name = _settings(config)["model"]
     base = load_model(name).cpu()
     config, vocabulary = _complete(config, base)
     settings, say = config.finetuning, rank_zero_only(print)
     say(f"vocabulary: {vocabulary.said}")
+    causes = {"freeze": settings.freeze, "utterances": _utterances(config), "adapter": "adapter" in settings}
+    before = baseline.Baseline(causes, say)
     keep = settings.keep_letters and settings.vocabulary != vocabularies.NEW
 
     def begin(model: "ASRModel") -> None:
@@ -353,7 +430,20 @@ def train(config: DictConfig, overridden: set[str] = frozenset(), callbacks: Seq
         line = f"starts from {name}; of {len(symbols)} {kind} the decoder has {len(adopted.symbols)}"
         line += f", new: {vocabularies.listed(new)}" if new else ""
         say(line + (f"; random are the weights of {', '.join(sorted(adopted.new))}" if adopted.new else ""))
+        if not adopted.symbols:
+            before.missing = "no figure, since the outputs for all symbols start at random"
+        if "adapter" in settings:
+            frozen[0].decoders = bool(new)
+            say(adapters.said(model, list(config.model.adapters)[-1], bool(new)))
 
-    if settings.freeze != "none":
-        callbacks = [Frozen(settings.freeze), *callbacks]
-    return run.train(config, overridden, callbacks, begin)
+    kind = "adapter" if "adapter" in settings else settings.freeze
+    frozen = [] if kind == "none" else [Frozen(kind)]
+    return _Start(config, [before, *frozen], begin)
+
+
+def _utterances(config: DictConfig) -> int | None:
+    """Return the number of utterances that a fine-tuning trains on, unless they are shards."""
+    if shards.place_of(config):
+        return None
+    path = config.model.train_ds.manifest_filepath
+    return round(TrainingData().listing(path).utterances * config.get("fraction", 1)) if Path(path).is_file() else None

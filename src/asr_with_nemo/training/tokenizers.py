@@ -31,6 +31,7 @@ MODEL, VOCABULARY = "tokenizer.model", "vocab.txt"
 _FILES = (MODEL, "tokenizer.vocab", VOCABULARY)
 SPACE = "▁"
 """What SentencePiece writes for a space."""
+_LIKELIER = 0.1  # nats, of a word as one piece
 _WORDS_PER_PIECE, _MOST_PIECES = 50, 1024
 MOST_NAMED = 5
 """Texts that a message about those of a manifest lists."""
@@ -171,6 +172,34 @@ def extended(proto: bytes, letters: Sequence[str]) -> bytes:
     missing = {SPACE} - {piece.piece for piece in model.pieces}  # without it, no word can begin with a new letter
     for letter in [*missing, *letters]:
         model.pieces.add(piece=letter, score=lowest, type=ModelProto.SentencePiece.NORMAL)
+    model.trainer_spec.vocab_size = len(model.pieces)
+    return model.SerializeToString()
+
+
+def with_words(proto: bytes, words: Sequence[str]) -> bytes:
+    """Return a tokenizer that writes each of some words as one piece, after its own, so that those keep their places.
+
+    A unigram model takes the likeliest pieces, and a word's is a little likelier than those that it had before. A BPE
+    model merges pieces two by two; there the word is one that is taken before. A longer word with the same beginning
+    may be written with the new piece, too.
+
+    Args:
+        proto: SentencePiece's model, which can write the words.
+        words: without spaces; those that are one piece already are passed over.
+    """
+    from sentencepiece import SentencePieceProcessor
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto, TrainerSpec
+
+    model, processor = ModelProto.FromString(proto), SentencePieceProcessor(model_proto=proto)
+    scores = {piece.piece: piece.score for piece in model.pieces}
+    is_bpe = model.trainer_spec.model_type == TrainerSpec.BPE
+    kind = ModelProto.SentencePiece.USER_DEFINED if is_bpe else ModelProto.SentencePiece.NORMAL
+    for word in words:
+        parts = processor.encode(word, out_type=str)
+        piece = SPACE + "".join(parts).removeprefix(SPACE)
+        if piece not in scores:
+            scores[piece] = sum(scores.get(part, 0.0) for part in parts) + _LIKELIER
+            model.pieces.add(piece=piece, score=0.0 if is_bpe else scores[piece], type=kind)
     model.trainer_spec.vocab_size = len(model.pieces)
     return model.SerializeToString()
 

@@ -3,7 +3,8 @@
 A setting names it, `finetuning.vocabulary` or `--vocabulary`:
 
 - null: the model's own, if it can write all texts of the corpus.
-- extend: the model's own, and the letters of the training texts that it lacks. What the model has learned stays.
+- extend: the model's own, and the letters of the training texts that it lacks. What the model has learned stays. A
+  model of pieces can also be extended by words, `finetuning.words`, each as a piece of its own.
 - new: made of the training texts; letters for a model of letters, a tokenizer for one of pieces. The layers with an
   output or an input for each symbol start at random.
 - letters, or a file that has them (`models.vocabulary.read_alphabet`); or the folder of a SentencePiece tokenizer.
@@ -73,6 +74,8 @@ def choose(setting: str | None, base: "ASRModel", config: DictConfig, texts: Map
             letters = read_alphabet(setting)
             found = Vocabulary(letters, None, f"{len(letters)} letters, as given")
     elif writes_letters(base):
+        if (config.get("finetuning") or {}).get("words"):
+            raise InputError("--words: this model writes letters, and so every word of them; leave the option out")
         found = _letters(setting, alphabet(base), training)
     else:
         found = _pieces(setting, base, config, training)
@@ -146,10 +149,27 @@ def _pieces(setting: str | None, base: "ASRModel", config: DictConfig, training:
     if setting == EXTEND and (lacks := tokenizers.unwritable(own, training).letters):
         proto = tokenizers.extended(proto, list(lacks))
         said += f" and {len(lacks)} more: {listed(list(lacks))}"
+    if words := (config.get("finetuning") or {}).get("words"):
+        _check_words(words, training)
+        proto = tokenizers.with_words(proto, words)
+        said += f" and {len(words)} words as pieces of their own: {listed(words)}"
     folder = tokenizers.place_of(config, proto)
     if not (folder / tokenizers.MODEL).is_file():
         tokenizers.write(proto, folder)
     return _of_pieces(folder, said)
+
+
+def _check_words(words: Sequence[str], training: Sequence[str]) -> None:
+    """Make sure that there are training texts with each of the words that a vocabulary is extended by.
+
+    Raises:
+        InputError: there is none with one of them, so that its outputs would stay random.
+    """
+    known = {word for text in training for word in text.split()}
+    if missing := [word for word in words if word not in known]:
+        raise InputError(
+            f"--words: no training text has {listed(missing)}, so that no model could learn it; leave it out"
+        )
 
 
 def _of_pieces(folder: Path, said: str) -> Vocabulary:
