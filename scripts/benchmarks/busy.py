@@ -112,5 +112,4 @@ def main(
 
 
 if __name__ == "__main__":
-    multiprocessing.freeze_support()
     run(main)

@@ -96,8 +96,9 @@ def main(
 
     The recordings form one stream with silence in between, which arrives in chunks of 0.1 s in real time. The clock is
     simulated: it advances to each chunk's arrival, and by the measured computing time, so that an hour of audio takes
-    only as long as its computing. The end of each word comes from forced alignment on the whole file, by CTC; a
-    transducer without a CTC decoder has no delays. A cache-aware model is measured with each of its look-aheads.
+    only as long as its computing. The end of each word is the spike of its last letter in CTC's forced alignment of the
+    whole file, which is usually before the end of the sound; a transducer without a CTC decoder has no delays. A
+    cache-aware model is measured with each of its look-aheads.
     """
     from asr_with_nemo.recognition import evaluation
     from asr_with_nemo.recognition.results import save_measurement
@@ -114,7 +115,7 @@ def main(
         about = (
             f"{len(rows)} utterances as one stream in pieces of {PIECE:g} s, with {silence:g} s of silence after each. "
             "A word appears when it stands on the screen, and stays when it also does from then on; both are counted "
-            "from its end by forced alignment. "
+            "from the spike of its last letter, by CTC's forced alignment; the letter's sound usually ends later. "
         )
         if streams:
             about += "The recogniser streams; whole files are recognised with the same look-ahead."
@@ -225,7 +226,7 @@ def measure(way: Way, rows: list[dict], silence: float, digital: bool) -> dict[s
 
 
 def _ends(way: Way, samples: np.ndarray, text: str) -> list[float]:
-    """Return the end of each word in seconds, by forced alignment; an empty list if the model can't align."""
+    """Return the second of the spike of each word's last letter; an empty list if the model can't align."""
     if not way.align:
         return []
     letters = way.align(samples, text)

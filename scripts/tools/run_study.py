@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Train and evaluate the runs of a study, with a results file each."""
 
+import contextlib
 import functools
 import json
 import re
@@ -14,6 +15,7 @@ import typer
 from omegaconf import OmegaConf
 
 from asr_with_nemo.base.commands import run_command
+from asr_with_nemo.base.files import write_if_changed
 from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
 
@@ -73,6 +75,8 @@ def main(
         missing = {decoder: target for decoder, target in targets.items() if again or not target.is_file()}
         if not missing:
             print(f"{results / study / slug}: exists, skipped")
+            model = json.loads(next(iter(targets.values())).read_text())["model"]
+            keep_epochs(model, results / study / f"{slug}.epochs.csv", planned["name"], seed)
             continue
         print(f"{study}: {planned['name']}, seed {seed}", flush=True)
         script, arguments = training_of(plan, planned, seed, data_dir)
@@ -85,6 +89,7 @@ def main(
             evaluation = shlex.join(["python", "scripts/evaluate.py", "MODEL", *arguments])
             command = {"command": f"{training} && {evaluation}"}
             measure(["evaluate.py", model, *arguments], target, about | command)
+        keep_epochs(model, results / study / f"{slug}.epochs.csv", planned["name"], seed)
     for planned in plan["runs"]:
         if "command" in planned:  # nothing to train
             target = results / study / f"{slug_of(planned['name'])}.json"
@@ -129,6 +134,26 @@ def measure(command: list[str], target: Path, about: dict) -> None:
         output.write_text(json.dumps(json.loads(output.read_text()) | about, indent=1) + "\n", encoding="utf-8")
         output.with_suffix(".tsv").replace(target.with_suffix(".tsv"))
         output.replace(target)  # last: if it exists, so do its utterances
+
+
+def keep_epochs(model: str, target: Path, name: str, seed: int) -> None:
+    """Write the dev scores of a training, epoch by epoch, unless they are there already or its log is gone."""
+    import pandas
+
+    from asr_with_nemo.training import read_log
+
+    log = []
+    if not target.is_file():
+        with contextlib.suppress(InputError):  # the results may be of another machine
+            log = read_log(Path(model).parent)
+    scores = [
+        {"run": name, "seed": seed, "epoch": int(row["epoch"]) + 1}
+        | {key: round(row[key], 6) for key in ("val_wer", "val_loss")}
+        for row in log
+        if row["val_wer"] == row["val_wer"]  # not of an epoch without a look at dev
+    ]
+    if scores:
+        write_if_changed(target, pandas.DataFrame(scores).to_csv(index=False))
 
 
 if __name__ == "__main__":

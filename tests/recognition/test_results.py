@@ -17,6 +17,7 @@ from asr_with_nemo.recognition.results import (
     gains,
     learning_curves,
     paired_differences,
+    read_epochs,
     read_results,
     read_utterances,
     study_differences,
@@ -53,12 +54,14 @@ def test_a_study_is_run_once_and_ends_in_a_table(
 
     files = {path.name for path in (tmp_path / "results" / "tried").iterdir()}
     names = ("one-epoch-seed0-greedy", "one-epoch-seed0-beam", "two-epochs-made-before")
-    assert files == {f"{name}.{suffix}" for name in names for suffix in ("json", "tsv")}
+    of_epochs = {"one-epoch-seed0.epochs.csv"}
+    assert files == {f"{name}.{suffix}" for name in names for suffix in ("json", "tsv")} | of_epochs
     again = run_script("tools/run_study.py", *arguments, cwd=tmp_path)
     assert (again.returncode, again.stdout.count("skipped")) == (0, 2)
 
     monkeypatch.chdir(tmp_path)
     rows = read_results("tried")
+    assert list(read_epochs("tried")["epoch"]) == [1]
     assert [(row["name"], row["seed"], row["decoder"].split(",")[0]) for row in rows] == [
         ("One epoch", 0, "greedy"),
         ("One epoch", 0, "beam"),

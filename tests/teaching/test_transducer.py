@@ -8,6 +8,7 @@ import pytest
 from matplotlib.patches import Circle, FancyArrowPatch
 
 from asr_with_nemo.teaching import transducer
+from asr_with_nemo.teaching.tasks import Wrong, beyond_ctc
 
 
 def arrows(axes: plt.Axes) -> int:
@@ -56,3 +57,16 @@ def test_the_ways_of_two_transducers_have_an_arrow_for_each_move():
     assert [arrows(axes) for axes in figure.axes] == [4, 3]
     assert all(text.get_fontsize() >= 9 for axes in figure.axes for text in axes.texts)
     plt.close(figure)
+
+
+def test_the_check_of_the_greedy_decoder_counts_its_questions():
+    def decode(choose, frames, most):
+        written = ""
+        for frame in range(frames):
+            count = 0
+            while (symbol := choose(frame, written)) != "–" and count < most:
+                written, count = written + symbol, count + 1
+        return written
+
+    with pytest.raises(Wrong, match="asks 9 times where 6 are enough"):
+        beyond_ctc.task_2(decode)

@@ -92,6 +92,20 @@ def paired_differences(study: str, folder: Path = FOLDER, confidence: float = 0.
     return pandas.DataFrame(lines, columns=["run", "seeds", "difference", "low", "high", "each"])
 
 
+def read_epochs(study: str, folder: Path = FOLDER) -> "pandas.DataFrame":
+    """Read the dev scores of a study's trainings, epoch by epoch, as scripts/tools/run_study.py keeps them.
+
+    Returns:
+        a row per run, seed and epoch that was validated: `run`, `seed`, `epoch` from 1, `val_wer` and `val_loss`; no
+        rows if no training's scores were kept.
+    """
+    import pandas
+
+    tables = [pandas.read_csv(path) for path in sorted((folder / study).glob("*.epochs.csv"))]
+    columns = ["run", "seed", "epoch", "val_wer", "val_loss"]
+    return pandas.concat(tables, ignore_index=True) if tables else pandas.DataFrame(columns=columns)
+
+
 def learning_curves(study: str, folder: Path = FOLDER) -> "pandas.DataFrame":
     """Tabulate a study whose runs are named by a start and a fraction of the data, as in "from scratch, 10%".
 

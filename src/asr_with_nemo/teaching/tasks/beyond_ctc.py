@@ -34,6 +34,12 @@ def task_2(answer: object) -> str:
             raise Wrong(
                 f"With {frames} frames and at most {most} letters in each, it should write {expected!r}, not {got!r}."
             )
+        questions = _questions(rule, frames, most)
+        if len(asked) > questions:
+            raise Wrong(
+                f"With {frames} frames and at most {most} letters in each, it asks {len(asked)} times where {questions} "
+                "are enough. Does it ask again in a frame that is full?"
+            )
     return "The limit matters: a transducer that never chooses the blank would write for ever."
 
 
@@ -48,6 +54,18 @@ def _run(decode: Callable, rule: Callable[[int, str], str], frames: int, most: i
 
     got = decode(choose, frames, most)
     return "".join(got) if isinstance(got, list) else str(got)
+
+
+def _questions(rule: Callable[[int, str], str], frames: int, most: int) -> int:
+    """Return how many questions greedy decoding asks that leaves a full frame at once."""
+    asked, written = 0, ""
+    for frame in range(frames):
+        for _ in range(most):
+            asked, letter = asked + 1, rule(frame, written)
+            if letter == "–":
+                break
+            written += letter
+    return asked
 
 
 _CASES = (
