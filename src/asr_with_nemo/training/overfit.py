@@ -115,6 +115,7 @@ def constant_rate(optim: DictConfig) -> float:
     """Return the learning rate of an optimizer after its warm-up; NeMo's Noam schedules multiply it by a factor.
 
     Example:
+        >>> from omegaconf import OmegaConf
         >>> constant_rate(OmegaConf.create({"lr": 0.003, "sched": {"name": "CosineAnnealing"}}))
         0.003
         >>> constant_rate(OmegaConf.create({"lr": 2, "sched": {"name": "NoamAnnealing", "d_model": 100,
