@@ -50,7 +50,7 @@ class Curve:
         factor: of the data that the forecast is for.
         forecast: WER with `factor` times the data of the last point.
         interval: 95% interval of the forecast, by a bootstrap over the dev set's utterances and, if there are several,
-            over trainings. Whether the law goes on holding is not in it.
+            over trainings, of both laws (`fit`). Whether they go on holding is not in it.
     """
 
     points: Sequence[Point]
@@ -68,7 +68,9 @@ class Curve:
 def fit(points: Sequence[Point], factor: float = 2.0) -> Curve:
     """Fit a power law through two points or more, by least squares of the logarithms.
 
-    Half an error is added to each count, so that a WER of 0 has a logarithm.
+    Half an error is added to each count, so that a WER of 0 has a logarithm. Near 100% a WER falls along no power law,
+    and the points of short trainings lie on none exactly. So the forecast is the geometric mean of two laws, one
+    through all points and one through the last two, and its interval is that of both together.
 
     Args:
         points: of the same dev set, with the same number of trainings.
@@ -79,12 +81,17 @@ def fit(points: Sequence[Point], factor: float = 2.0) -> Curve:
     errors = np.array([[[row.words.errors for row in rows] for rows in point.trainings] for point in points])  # (P,S,U)
     words = np.array([row.words.words for row in points[0].trainings[0]])  # (U,)
     shown = np.exp(sizes[-1]) * factor
-    scale, exponent = _laws(sizes, errors.sum((1, 2))[None], np.array([words.sum() * errors.shape[1]]))
+    whole = errors.sum((1, 2))[None], np.array([words.sum() * errors.shape[1]])
     drawn = _drawn(errors, words)
-    scales, exponents = _laws(sizes, *drawn)
-    low, high = np.percentile(scales * shown**-exponents, [2.5, 97.5])
-    law = float(scale[0]), float(exponent[0])
-    return Curve(points, *law, factor, law[0] * shown ** -law[1], (float(low), float(high)))
+    forecasts, pooled = [], []
+    for first in {0, len(points) - 2}:
+        for made, (counts, total) in ((forecasts, whole), (pooled, drawn)):
+            scales, exponents = _laws(sizes[first:], counts[:, first:], total)
+            made.append(scales * shown**-exponents)
+    scale, exponent = _laws(sizes, *whole)
+    low, high = np.percentile(np.concatenate(pooled), [2.5, 97.5])
+    forecast = float(np.exp(np.mean(np.log(forecasts))))
+    return Curve(points, float(scale[0]), float(exponent[0]), factor, forecast, (float(low), float(high)))
 
 
 def _laws(sizes: np.ndarray, errors: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -118,8 +125,9 @@ def says(curve: Curve) -> list[str]:
     now, _ = curve.points[-1].wer
     low, high = curve.interval
     lines = [
-        f"WER = {curve.scale:.3g} * utterances^-{curve.exponent:.2f}: with {curve.factor:g} times the data and as many "
-        f"steps, {curve.forecast:.1%} (95% interval {low:.1%} to {high:.1%}) instead of {now:.1%}"
+        f"with {curve.factor:g} times the data and as many steps, a WER of {curve.forecast:.1%} (95% interval "
+        f"{low:.1%} to {high:.1%}) instead of {now:.1%}; the law through all points is {curve.scale:.3g} * "
+        f"utterances^-{curve.exponent:.2f}"
     ]
     if high < now:
         lines.append("more data of this kind would help")
@@ -132,8 +140,8 @@ def says(curve: Curve) -> list[str]:
         )
     if len(curve.points[-1].trainings) == 1:
         lines.append("one training a size: the interval holds the choice of dev utterances, but not that of the seed")
-    if min(curve.points[0].wer[0], now) > 0.8:
-        lines.append("a WER above 80% says little: the trainings are too short; raise --epochs")
+    if curve.points[0].wer[0] > 0.8:
+        lines.append("the smallest part has a WER above 80%, which says little of the slope: raise --epochs or --parts")
     return lines
 
 
