@@ -222,10 +222,11 @@ def closed_port() -> int:
         ("nosuch://host/name", "no driver for it.*databases"),
         ("oracle://me:secret@host/name", r"oracle://me:\*\*\*@host/name: no driver for it"),
         ("sqlite:////no/such/folder/x.db", "can't be used .unable to open database file"),
-        (f"postgresql+psycopg://me:secret@127.0.0.1:{closed_port()}/x", r"me:\*\*\*@.*can't be used .*refused"),
+        ("postgresql+psycopg://me:secret@127.0.0.1:PORT/x", r"me:\*\*\*@.*can't be used .*refused"),
     ],
 )
 def test_a_database_that_cannot_be_used(url: str, words: str, sweep_file: Callable, objective: Callable):
+    url = url.replace("PORT", str(closed_port()))
     name = f"{objective(STRAIGHT)}:score"
     said = invoke(sweep_file(), "--count", "1", "--objective", name, "--storage", url, "--store", "store")
     assert isinstance(said.exception, InputError)

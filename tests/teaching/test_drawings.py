@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
-from asr_with_nemo.recognition.beam import Hypothesis
+from asr_with_nemo.recognition.prefix_search import Hypothesis
 from asr_with_nemo.teaching import drawings
 
 
