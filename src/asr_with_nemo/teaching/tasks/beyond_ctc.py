@@ -37,8 +37,8 @@ def task_2(answer: object) -> str:
         questions = _questions(rule, frames, most)
         if len(asked) > questions:
             raise Wrong(
-                f"With {frames} frames and at most {most} letters in each, it asks {len(asked)} times where {questions} "
-                "are enough. Does it ask again in a frame that is full?"
+                f"With {frames} frames and at most {most} letters in each, it asks {len(asked)} times where "
+                f"{questions} are enough. Does it ask again in a frame that is full?"
             )
     return "The limit matters: a transducer that never chooses the blank would write for ever."
 
