@@ -1,4 +1,4 @@
-"""Spikes beside their sounds, what they need to hear, and the masks that keep padding out."""
+"""Spikes beside their sounds, and the masks that keep padding out."""
 
 from pathlib import Path
 
@@ -7,7 +7,6 @@ import pytest
 
 from asr_with_nemo.data import an4, audio, manifest
 from asr_with_nemo.models.loading import load_model
-from asr_with_nemo.recognition.transcripts import Letter
 from asr_with_nemo.teaching import outputs
 
 
@@ -28,16 +27,11 @@ def test_letters_with_pauses_are_found_by_their_loudness(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_models_spikes_and_what_they_need(small_model: Path, small_corpus: an4.Corpus, tmp_path: Path):
+def test_a_models_spikes_are_in_the_order_of_its_letters(small_model: Path, small_corpus: an4.Corpus, tmp_path: Path):
     model = load_model(small_model)
     spikes = outputs.spikes(model, [spelled(tmp_path / "apart.wav", 0.2)])
     assert [spike.letter for spike in spikes] == ["a", "b", "c"]
     assert [spike.seconds for spike in spikes] == sorted(spike.seconds for spike in spikes)
-    letters = [Letter("a", 0.3, 0.32, 0.5), Letter("b", 0.8, 0.82, 0.5)]
-    samples = audio.load_audio(tmp_path / "apart.wav")
-    heard = outputs.heard_up_to(model, samples, letters, [0.2, 0.6, 1.7])
-    assert heard.shape == (2, 3)
-    assert (heard[1, :2] == 0).all() and (heard[:, 2] > 0).all()  # cut off before the letter's time
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What a CTC model's output says of its input: where the spikes lie in the sound, what they need of it; padding."""
+"""What a CTC model's output says of its input: where the spikes lie in the sound; padding."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -74,31 +74,6 @@ def spikes(model: EncDecCTCModel, utterances: Sequence[Utterance]) -> list[Spike
 def _letters(model: EncDecCTCModel, log_probs: np.ndarray, text: str) -> list[Letter]:
     aligned = Output(log_probs, alphabet(model), seconds_per_frame(model), None).align(text)
     return [letter for letter in aligned if letter.letter != " "]
-
-
-def heard_up_to(
-    model: EncDecCTCModel, samples: np.ndarray, letters: Sequence[Letter], seconds: Sequence[float], within: float = 0.1
-) -> np.ndarray:
-    """Ask how much of a recording a model must have to write its letters: the recording is cut off after some time.
-
-    Args:
-        model: the model.
-        samples: the recording, (t,).
-        letters: its letters with their times, from `decoding.align`.
-        seconds: after each of these times in turn, the recording ends.
-        within: seconds around a letter's time in which it may be found.
-
-    Returns:
-        the highest probability of each letter near its time, (letters, seconds); 0 if the recording ends before.
-    """
-    step, labels = seconds_per_frame(model), alphabet(model)
-    sounds = [samples[: round(time * audio.SAMPLE_RATE)] for time in seconds]
-    outputs = [np.exp(log_probs) for log_probs in decoding.log_probs(model, sounds, progress=False)]  # (T, V) each
-    found = np.zeros((len(letters), len(seconds)))
-    for row, letter in zip(found, letters, strict=True):
-        first, after = max(0, round((letter.start - within) / step)), round((letter.end + within) / step)
-        row[:] = [output[first:after, labels.index(letter.letter)].max(initial=0) for output in outputs]
-    return found
 
 
 @contextlib.contextmanager
