@@ -58,7 +58,7 @@ def test_a_plan_moves_as_arithmetic_says():
 def test_the_checks_know_the_usual_mistakes():
     with pytest.raises(Wrong, match="How many bytes"):
         tasks.task_1(4.5)
-    with pytest.raises(Wrong, match="one time around"):
+    with pytest.raises(Wrong, match="collecting alone"):
         tasks.task_1(1.2)
     with pytest.raises(Wrong, match="only one part"):
         tasks.task_1(36.0)
@@ -71,5 +71,10 @@ def test_the_checks_know_the_usual_mistakes():
         order = sorted(range(len(durations)), key=lambda place: durations[place])
         return [list(part) for part in np.array_split(order, processes)]
 
-    with pytest.raises(Wrong, match="long ones first"):
-        tasks.task_2(sorted_blocks)
+    def in_turn(durations: list[float], processes: int) -> list[list[int]]:
+        order = sorted(range(len(durations)), key=lambda place: durations[place])
+        return [order[first::processes] for first in range(processes)]
+
+    for too_uneven in (sorted_blocks, in_turn):
+        with pytest.raises(Wrong, match="Sorting helps"):
+            tasks.task_2(too_uneven)

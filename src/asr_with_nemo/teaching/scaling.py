@@ -17,8 +17,8 @@ _BLUE, _ORANGE = "#3b6ea5", "#b36b00"
 def ring_all_reduce(values: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Add up arrays of several processes as a ring does it: each sends a part to its neighbour, again and again.
 
-    In the first half, each part goes once around the ring and collects what all have; in the second, the complete parts
-    go around.
+    In the first half, each part makes all hops but one around the ring and collects what all have; in the second, the
+    complete parts do.
 
     Args:
         values: an array of equal length for each process.
@@ -131,21 +131,21 @@ def ctc_loss(network: torch.nn.Module, batch: Sequence[tuple[torch.Tensor, torch
 
 def learn(
     train: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    dev: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    held_out: Sequence[tuple[torch.Tensor, torch.Tensor]],
     symbols: int,
     batch: int,
     rate: float,
     passes: int,
     seed: int = 0,
 ) -> list[tuple[int, int, float]]:
-    """Train `new_decoder` by Adam, and return (steps, utterances, dev loss) at the beginning and after each pass."""
+    """Train `new_decoder` by Adam; return (steps, utterances, held-out loss) at the beginning and after each pass."""
     network = new_decoder(train[0][0].shape[0], symbols, seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=rate)
     order = np.random.default_rng(seed)
     steps, points = 0, []
     for number in range(passes + 1):
         with torch.no_grad():
-            points.append((steps, number * len(train), float(ctc_loss(network, dev))))
+            points.append((steps, number * len(train), float(ctc_loss(network, held_out))))
         if number == passes:
             return points
         shuffled = order.permutation(len(train))
@@ -168,8 +168,8 @@ def draw_learning(curves: Mapping[str, Sequence[Sequence[tuple[int, int, float]]
     axes[0].set_xlabel("utterances heard")
     axes[1].set_xlabel("steps")
     axes[1].set_xscale("log")
-    axes[0].set_ylabel("dev loss")
-    axes[0].legend(fontsize=9, frameon=False)
+    axes[0].set_ylabel("held-out loss")
+    axes[1].legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

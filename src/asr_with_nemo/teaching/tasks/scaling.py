@@ -18,7 +18,7 @@ def task_1(answer: object) -> str:
     if abs(answer - 2 * right) < 0.02:
         raise Wrong("That would be 32 bits a number. How many bytes have 16?")
     if abs(answer - gradient) < 0.02 or abs(answer - right / 2) < 0.02:
-        raise Wrong("That is one time around. The complete parts have to travel, too.")
+        raise Wrong("That is the collecting alone. The complete parts have to travel, too.")
     if abs(answer - 2 * (_PROCESSES - 1) * gradient) < 0.2:
         raise Wrong("In each step a process sends only one part of the gradient, a sixteenth of it.")
     if abs(answer - right) > 0.02:
@@ -47,8 +47,9 @@ def _check_shares(shares: Callable, durations: list[float], processes: int) -> N
     if max(sizes) - min(sizes) > 1:
         raise Wrong(f"The processes have {min(sizes)} to {max(sizes)} utterances; at most one more is allowed.")
     seconds = [sum(durations[place] for place in share) for share in dealt]
-    mean = sum(durations) / processes
-    if max(seconds) > mean + max(durations):
+    mean, allowed = sum(durations) / processes, sum(durations) / processes + max(durations) / 3
+    if max(seconds) > allowed:
         raise Wrong(
-            f"One process has {max(seconds):.0f} s of sound, the mean is {mean:.0f} s. Deal out the long ones first."
+            f"One of {processes} processes has {max(seconds):.1f} s of sound; the mean is {mean:.1f} s, and at most "
+            f"{allowed:.1f} s are allowed. Sorting helps, but who gets the shortest of each round must change."
         )
