@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo.base.files import reason_of
+from asr_with_nemo.base.files import place_of, reason_of
 from asr_with_nemo.cli import run
 from asr_with_nemo.data import an4
 from asr_with_nemo.errors import InputError
@@ -62,7 +62,7 @@ def main(
             place = os.path.relpath(Path(run.dir).parent) if run.offline else run.url
     except OSError as error:  # for example a full disk
         raise InputError(
-            f"{error.filename2 or error.filename or os.environ['WANDB_DIR']}: can't be written ({reason_of(error)})"
+            f"{place_of(error, os.environ['WANDB_DIR'])}: can't be written ({reason_of(error)})"
         ) from error
     typer.echo(f"logged in {time.perf_counter() - started:.1f} s: {place or 'nowhere (WANDB_MODE=disabled)'}")
 

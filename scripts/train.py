@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo.cli import run
+from asr_with_nemo.cli import OverfitBatch, OverfitSeconds, run
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -21,15 +21,8 @@ def main(
     output: Annotated[
         Path | None, typer.Option(help="Link the model under this name too.", metavar="FILE.nemo")
     ] = None,
-    overfit_batch: Annotated[
-        bool,
-        typer.Option(
-            "--overfit-batch",
-            help="Instead: learn one batch of short utterances by heart, to see that data, vocabulary, network, loss "
-            "and learning rate work together. Nothing is kept; exit status 1 and the likely causes if it fails.",
-        ),
-    ] = False,
-    overfit_seconds: Annotated[float, typer.Option(help="The most seconds that --overfit-batch trains.")] = 60,
+    overfit_batch: OverfitBatch = False,
+    overfit_seconds: OverfitSeconds = 60,
 ) -> None:
     """Train a recogniser from a NeMo config: by CTC, RNN-T or TDT, or a hybrid; of letters or of pieces of words.
 

@@ -168,6 +168,13 @@ def own_style() -> Iterator[None]:
         yield
 
 
+def free_port() -> int:
+    """Return a port of this machine on which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def put(path: Path, content: str | bytes | None) -> Path:
     """Write a file, text as UTF-8; None for a file that isn't there."""
     if content is not None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from asr_with_nemo.base.files import check_output, write_if_changed
 from asr_with_nemo.base.machine import code_commit, describe_machine, device_name, package_versions
 from asr_with_nemo.cli import run
+from asr_with_nemo.sweeps.trials import environment
 
 sys.path.insert(0, str(Path(__file__).parent))
 import training
@@ -65,15 +66,12 @@ def main(
         check_output(output)
     found: dict[str, dict[str, list[float]]] = {name: {"alone": [], "beside": []} for name in WAYS}
     held = {}
+    for variable in {variable for variables in WAYS.values() for variable in variables}:
+        os.environ.pop(variable, None)
     for name, variables in WAYS.items():
-        before = dict(os.environ)
-        for variable in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-            os.environ.pop(variable, None)
-        os.environ.update(variables)
-        side = training.Side()
-        held[name] = side.hold(training.Way(training.load_config(config, data_dir), stock=False))
-        os.environ.clear()
-        os.environ.update(before)
+        with environment(**variables):  # of the process that starts here
+            side = training.Side()
+            held[name] = side.hold(training.Way(training.load_config(config, data_dir), stock=False))
     batches = held["one thread"]("draw", 1.0, steps)
     for way in held.values():
         way("in_layers", batches[:2])

@@ -4,7 +4,6 @@
 import random
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from asr_with_nemo.base.commands import run_command
 from asr_with_nemo.cli import run
 from asr_with_nemo.data import manifest
 from asr_with_nemo.errors import InputError
@@ -136,14 +136,7 @@ def finetune(arguments: Sequence[str]) -> str:
     Raises:
         InputError: it failed.
     """
-    process = subprocess.Popen([sys.executable, str(FINETUNE), *arguments], stdout=subprocess.PIPE, text=True)
-    lines = []
-    for line in process.stdout:
-        print("   ", line, end="", flush=True)
-        lines.append(line)
-    if process.wait():
-        raise InputError(f"{shlex.join(['scripts/finetune.py', *arguments])} failed; see its output above")
-    return lines[-1].strip().removeprefix("model: ")
+    return run_command([sys.executable, str(FINETUNE), *arguments])[-1].removeprefix("model: ")
 
 
 def heard(model: str, path: Path) -> list[ScoredUtterance]:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from asr_with_nemo.base.files import is_full, reason_of
+from asr_with_nemo.base.files import is_full, place_of, reason_of
 from asr_with_nemo.errors import InputError
 
 Model = Annotated[
@@ -51,6 +51,18 @@ Decoder = Annotated[
     ),
 ]
 """Option --decoder of scripts that decode with NeMo."""
+
+
+OverfitBatch = Annotated[
+    bool,
+    typer.Option(
+        "--overfit-batch",
+        help="Instead: learn one batch of short utterances by heart, to see that data, vocabulary, network, loss and "
+        "learning rate work together. Nothing is kept; exit status 1 and the likely causes if it fails.",
+    ),
+]
+OverfitSeconds = Annotated[float, typer.Option(help="The most seconds that --overfit-batch trains.")]
+"""Options of scripts that train."""
 
 
 class Channels(StrEnum):
@@ -107,8 +119,7 @@ def run(
     except OSError as error:
         if not is_full(error):
             raise
-        place = error.filename2 or error.filename or "a file"
-        print(f"error: {place}: can't be written ({reason_of(error)})", file=sys.stderr)
+        print(f"error: {place_of(error, 'a file')}: can't be written ({reason_of(error)})", file=sys.stderr)
         sys.exit(1)
 
 

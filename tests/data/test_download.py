@@ -21,6 +21,7 @@ import pytest
 from asr_with_nemo.data import download
 from asr_with_nemo.data.download import DownloadError, download_first
 from asr_with_nemo.errors import InputError
+from tests.conftest import free_port
 
 CONTENT = bytes(i * i % 251 for i in range(300_000))
 CHANGED = CONTENT[::-1]
@@ -160,9 +161,7 @@ def silent_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def nobody() -> str:
     """A URL of this machine where nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}/corpus.tar.gz"
+    return f"http://127.0.0.1:{free_port()}/corpus.tar.gz"
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ import papermill
 import pytest
 
 from asr_with_nemo.data import an4
-from tests.conftest import ROOT
+from tests.conftest import ROOT, free_port
 from tests.notebooks.test_notebooks import run_notebooks
 from tests.scripts.test_setup import setup_env
 
@@ -69,9 +68,7 @@ def lab(tmp_path: Path, small_corpus: an4.Corpus) -> Iterator[Lab]:
     settings = tmp_path / "settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps({"windowingMode": "none"}))  # cells out of sight are in the page too
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     token = secrets.token_hex(16)
     outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "AN4_ARCHIVE")  # of the `make test` that runs this
     environment = {key: value for key, value in os.environ.items() if key not in outer}

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -26,6 +25,7 @@ from asr_with_nemo.sweeps.storage import Database
 from asr_with_nemo.sweeps.store import TakenOver
 from asr_with_nemo.sweeps.workers import SweepJob
 from asr_with_nemo.tracking import session
+from tests.conftest import free_port
 from tests.sweeps import DIARY, invoke, lines_of, lines_until, start, table
 
 STRAIGHT = """
@@ -47,9 +47,7 @@ class Postgres:
     def __init__(self, folder: Path):
         self.folder = folder
         self.user = {"user": "nobody"} if os.geteuid() == 0 else {}
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"postgresql+psycopg://course:secret@127.0.0.1:{self.port}/postgres"
         folder.mkdir()
         secret = folder.parent / "secret.txt"
@@ -209,12 +207,6 @@ def test_a_server_that_goes_away_costs_the_running_trial(
     ]
 
 
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @pytest.mark.parametrize(
     ("url", "words"),
     [
@@ -226,7 +218,7 @@ def closed_port() -> int:
     ],
 )
 def test_a_database_that_cannot_be_used(url: str, words: str, sweep_file: Callable, objective: Callable):
-    url = url.replace("PORT", str(closed_port()))
+    url = url.replace("PORT", str(free_port()))
     name = f"{objective(STRAIGHT)}:score"
     said = invoke(sweep_file(), "--count", "1", "--objective", name, "--storage", url, "--store", "store")
     assert isinstance(said.exception, InputError)

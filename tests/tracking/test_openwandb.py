@@ -5,7 +5,6 @@ tests/wandb_server.py stands in for those.
 """
 
 import json
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import httpx
 import pytest
 
 from asr_with_nemo.data.an4 import Corpus
-from tests.conftest import run_script
+from tests.conftest import free_port, run_script
 
 pytest.importorskip("openwandb", reason="is in requirements-dev.txt")
 
@@ -55,9 +54,7 @@ class OpenWandb:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenWandb]:
     folder = tmp_path_factory.mktemp("openwandb")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "openwandb", "serve", "--host", "127.0.0.1", "--port", str(port)]
     url = f"http://127.0.0.1:{port}"
     with open(folder / "log.txt", "w", encoding="utf-8") as log:

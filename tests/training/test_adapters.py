@@ -15,7 +15,8 @@ from asr_with_nemo.recognition import decoding
 from asr_with_nemo.training import adapters, finetuning
 from asr_with_nemo.training.config import complete_config
 from asr_with_nemo.training.run import build_model
-from tests.conftest import ROOT, first_rows
+from tests.conftest import first_rows
+from tests.training import test_baseline
 from tests.training.test_baseline import Killed
 
 
@@ -25,10 +26,7 @@ def data(small_corpus: an4.Corpus, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def config_of(model: Path | str, data: Path, folder: Path, *overrides: str, **settings: object):
-    own = ["trainer.max_epochs=1", f"exp_manager.exp_dir={folder}", "exp_manager.create_wandb_logger=false"]
-    manifests = [data / f"{split}_manifest.json" for split in ("train", "dev")]
-    given = {"model": str(model), "adapter": 4} | settings
-    return finetuning.load_config(*manifests, given, [*own, *overrides], ROOT / "configs")
+    return test_baseline.config_of(model, data, folder, *overrides, **{"adapter": 4} | settings)
 
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:

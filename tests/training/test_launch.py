@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -17,7 +16,7 @@ import pytest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.training.config import fit_to_machine, load_config
 from asr_with_nemo.training.launch import Launch, Shares, check_strategy, launched
-from tests.conftest import ROOT, first_rows
+from tests.conftest import ROOT, first_rows, free_port
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
 SLURM = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_JOB_NAME": "train"}
@@ -134,9 +133,7 @@ def by_torchrun(folder: Path, overrides: list[str], **environment: str) -> tuple
 
 def by_slurm(folder: Path, overrides: list[str], **environment: str) -> list[tuple[int, str]]:
     """Train with two processes that have Slurm's variables, as if on two machines."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     shared = {
         "SLURM_NTASKS": "2",
         "SLURM_NTASKS_PER_NODE": "1",

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import pytest
 import yaml
 
 from asr_with_nemo.training.launch import Launch, launched
-from tests.conftest import ROOT, put, stand_in
+from tests.conftest import ROOT, free_port, put, stand_in
 
 FILES = ROOT / "configs" / "launch"
 LOOKS = """
@@ -28,12 +27,6 @@ print(json.dumps({name: value for name, value in os.environ.items() if name.star
 def seen(said: str) -> list[dict[str, str]]:
     """What each process printed; two that print at once may share a line."""
     return [json.loads(one) for one in re.findall(r"\{[^{}\n]*\}", said)]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def ran_on_machines(commands: list[list[str]], folder: Path, environments: list[dict[str, str]]) -> str:

@@ -167,6 +167,11 @@ def is_full(error: OSError) -> bool:
     return error.errno in _NO_ROOM or error.errno == errno.EROFS
 
 
+def place_of(error: OSError, otherwise: str | os.PathLike) -> str:
+    """Return the file that couldn't be written; of two, as when one is copied, the second."""
+    return str(error.filename2 or error.filename or otherwise)
+
+
 def reason_of(error: OSError) -> str:
     """Return what went wrong with a file in words, and the next step where the disk is full or read-only."""
     reason = error.strerror or str(error)

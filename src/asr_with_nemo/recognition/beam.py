@@ -90,11 +90,11 @@ class BeamSearch(PrefixSearch):
         if " " not in self.labels:
             raise InputError(f"the model's alphabet {''.join(self.labels)!r} lacks the space, which separates words")
         self._space, self._lexicon = self.labels.index(" "), _trie(language_model.vocabulary, self.labels)
-        self._root = self._lexicon
         self._boost(boosts or {})
 
     def _boost(self, boosts: boosting.Phrases) -> None:
         boosting.check_letters(boosts, self.labels)
+        self._root = self._lexicon
         self.boosts = boosting.weighted(boosts)
         expected = sorted({word for phrase, weight in self.boosts.items() if weight > 0 for word in phrase.split()})
         self._added = {word for word in expected if not self.language_model.knows(word)}
@@ -105,17 +105,6 @@ class BeamSearch(PrefixSearch):
 
     def _forget(self) -> None:
         self._words: dict[tuple, tuple[float, float, float, tuple]] = {}
-
-    def with_boosts(self, boosts: boosting.Phrases) -> "BeamSearch":
-        """Copy the search with other boosts; it takes no longer for a large lexicon.
-
-        Raises:
-            InputError: a word has letters that the labels lack.
-        """
-        other = copy.copy(self)
-        other._root = self._lexicon
-        other._boost(boosts)
-        return other
 
     def __str__(self) -> str:
         weights, boosted = self.weights, boosting.described(self.boosts)

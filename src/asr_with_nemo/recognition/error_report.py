@@ -72,8 +72,14 @@ def write_page(
     others = beside.others if beside else []
     order = sorted(range(len(result.rows)), key=lambda number: _rank(result.rows, others, number))[:row_limit]
     budget = _Budget(sound_limit)
-    utterances = [_utterance(result, number, sounds[number], path, budget, others) for number in order]
-    won = _won(result.rows, others)
+    both = zip(result.rows, others, strict=False)  # none without another model
+    steps = [aligned(row.reference, row.hypothesis, other.hypothesis) for row, other in both]
+    utterances = [
+        _utterance(result, number, sounds[number], path, budget)
+        | ({"pairs": steps[number], "other": others[number].words.errors} if others else {})
+        for number in order
+    ]
+    won = words_won(steps)
     low, high = result.ci95
     pairs = confusions(result.rows)
     page = ENVIRONMENT.get_template("error_report.html").render(
@@ -145,14 +151,7 @@ def _rank(rows: Sequence[ScoredUtterance], others: Sequence[ScoredUtterance], nu
     return -abs(errors - others[number].words.errors), not differ, -errors, number
 
 
-def _utterance(
-    result: Result,
-    number: int,
-    sound: str | audio.Clip,
-    page: Path,
-    budget: _Budget,
-    others: Sequence[ScoredUtterance] = (),
-) -> dict[str, object]:
+def _utterance(result: Result, number: int, sound: str | audio.Clip, page: Path, budget: _Budget) -> dict[str, object]:
     """Return what the page's script knows of an utterance."""
     row, counts = result.rows[number], result.rows[number].words
     heard = result.heard[number] if result.heard else None
@@ -166,12 +165,9 @@ def _utterance(
         "seconds": round(heard.duration, 2) if heard else None,
         "words": counts.words,
         "counts": [counts.substitutions, counts.deletions, counts.insertions],
-        "pairs": aligned(row.reference, row.hypothesis, others[number].hypothesis)
-        if others
-        else align(row.reference, row.hypothesis),
+        "pairs": align(row.reference, row.hypothesis),
         "confidence": confidence,
         "sound": budget.embedded(sound) or _link(sound, page),
-        **({"other": others[number].words.errors} if others else {}),
     }
 
 
@@ -206,12 +202,6 @@ def _by_size(
             name += f" {unit}" if unit == "s" or name != "1" else " word"
             lines.append(_line(name, some))
     return lines
-
-
-def _won(rows: Sequence[ScoredUtterance], others: Sequence[ScoredUtterance]) -> list[dict[str, object]]:
-    """Return the words on which two models differ; none without another model."""
-    both = zip(rows, others, strict=False)
-    return words_won([aligned(one.reference, one.hypothesis, two.hypothesis) for one, two in both])
 
 
 def _confusions(pairs: Counter[tuple[str, str]]) -> list[dict[str, object]]:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.recognition.boosting import Phrases
 from asr_with_nemo.recognition.language_model import Weights
 
 # With lower thresholds or a width above 32, AN4's dev set takes several times as long, and its number of errors
@@ -106,8 +107,22 @@ class PrefixSearch(ABC):
         return True
 
     @abstractmethod
+    def _boost(self, boosts: Phrases) -> None:
+        """Take these boosts, in place of those that there were."""
+
+    @abstractmethod
     def _forget(self) -> None:
         """Forget what depends on the weights."""
+
+    def with_boosts(self, boosts: Phrases) -> Self:
+        """Copy the search with other boosts; it takes no longer for a large lexicon.
+
+        Raises:
+            InputError: the model can't write a phrase.
+        """
+        other = copy.copy(self)
+        other._boost(boosts)
+        return other
 
     def with_weights(self, weights: Weights) -> Self:
         """Copy the search with other weights."""

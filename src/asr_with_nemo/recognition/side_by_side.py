@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from asr_with_nemo.recognition.wer import Comparison, ScoredUtterance, align, check_same, compare
+from asr_with_nemo.recognition.wer import Comparison, ScoredUtterance, align, compare, paired
 
 Step = tuple[str, str, str]
 """A word of the reference, and what the one and the other model have for it; "" for nothing."""
@@ -72,22 +72,9 @@ def pair(rows: Sequence[ScoredUtterance], others: Sequence[ScoredUtterance], nam
     Raises:
         InputError: the utterances or their references differ.
     """
-    keys, theirs = ([(row.file, row.reference) for row in side] for side in (rows, others))
-    if keys != theirs:  # in another order
-        check_same(rows, others)
-        by_key = dict(zip(theirs, others, strict=True))
-        others = [by_key[key] for key in keys]
-    # Parts of one recording have one file; the place tells them apart.
-    numbered = [[_numbered(row, number) for number, row in enumerate(side)] for side in (rows, others)]
-    signs = Counter(
-        (one.words.errors > two.words.errors) - (one.words.errors < two.words.errors)
-        for one, two in zip(rows, others, strict=True)
-    )
-    return SideBySide(name, others, compare(*numbered), (signs[-1], signs[1], signs[0]))
-
-
-def _numbered(row: ScoredUtterance, number: int) -> ScoredUtterance:
-    return ScoredUtterance(f"{number} {row.file}", row.speaker, row.reference, row.hypothesis)
+    pairs = paired(rows, others)
+    signs = Counter((one.words.errors > two.words.errors) - (one.words.errors < two.words.errors) for one, two in pairs)
+    return SideBySide(name, [two for _, two in pairs], compare(rows, others), (signs[-1], signs[1], signs[0]))
 
 
 def words_won(steps: Sequence[Sequence[Step]]) -> list[dict[str, object]]:

@@ -4,7 +4,6 @@ Unlike the search for words (`beam.BeamSearch`), it can write whatever the model
 language model, if there is one, is of the model's own letters or pieces: scripts/build_lm.py --model.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -67,16 +66,6 @@ class TokenSearch(PrefixSearch):
 
     def _forget(self) -> None:
         self._known: dict[tuple[str, tuple], tuple[float, tuple]] = {}
-
-    def with_boosts(self, boosts: boosting.Phrases) -> "TokenSearch":
-        """Copy the search with other boosts.
-
-        Raises:
-            InputError: the model can't write a phrase.
-        """
-        other = copy.copy(self)
-        other._boost(boosts)
-        return other
 
     def __str__(self) -> str:
         unit = "pieces" if self.spelling else "letters"

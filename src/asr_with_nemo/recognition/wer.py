@@ -6,7 +6,7 @@ of spaces count as one space. Where several alignments are equally short, `kaldi
 which); another program may split the same number of errors into S, D and I a little differently.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -288,24 +288,39 @@ includes 0)
     Raises:
         InputError: the utterances or their references differ.
     """
-    check_same(rows, others)
-    ours, theirs = ({(row.file, row.reference): row for row in side} for side in (rows, others))
-    pairs = [(ours[key], theirs[key]) for key in ours]
+    pairs = paired(rows, others)
     differences = [one.words.errors - other.words.errors for one, other in pairs]
     ci95 = difference_interval(differences, [one.words.words for one, _ in pairs])
     return Comparison(total_errors(rows), total_errors(others), ci95)
 
 
-def check_same(rows: Sequence[ScoredUtterance], others: Sequence[ScoredUtterance]) -> None:
-    """Raise InputError if two results are not of the same utterances and references."""
-    ours, theirs = ({(row.file, row.reference) for row in side} for side in (rows, others))
-    if len(rows) != len(others) or ours != theirs:
-        alone = sorted(ours ^ theirs)
+def paired(
+    rows: Sequence[ScoredUtterance], others: Sequence[ScoredUtterance]
+) -> list[tuple[ScoredUtterance, ScoredUtterance]]:
+    """Pair the utterances of two results, in the order of the first.
+
+    Parts of one recording have one file. Those that also have one reference are paired in their order.
+
+    Example:
+        >>> one, other = ([ScoredUtterance("a.wav", "", "yes", text) for text in texts] for texts in ("xy", "uv"))
+        >>> [(row.hypothesis, its.hypothesis) for row, its in paired(one, other)]
+        [('x', 'u'), ('y', 'v')]
+
+    Raises:
+        InputError: the utterances or their references differ.
+    """
+    waiting: dict[tuple[str, str], deque[ScoredUtterance]] = defaultdict(deque)
+    for row in others:
+        waiting[row.file, row.reference].append(row)
+    ours, theirs = Counter((row.file, row.reference) for row in rows), Counter({k: len(v) for k, v in waiting.items()})
+    if ours != theirs:
+        alone = sorted({*(ours - theirs), *(theirs - ours)})
         example = f"; only one has {alone[0][0]} ({alone[0][1]!r})" if alone else ""
         raise InputError(
             f"the two results are not of the same utterances ({len(rows)} and {len(others)}){example}; "
             "evaluate both models on the same manifest"
         )
+    return [(row, waiting[row.file, row.reference].popleft()) for row in rows]
 
 
 def mean_of_seeds(trainings: Sequence[Sequence[ScoredUtterance]]) -> tuple[float, tuple[float, float]]:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asr_with_nemo.base.files import reason_of
+from asr_with_nemo.base.files import place_of, reason_of
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.tracking import artifacts
 from asr_with_nemo.tracking.kept_runs import kept_files, read_records
@@ -221,7 +221,5 @@ def _download(project: str, name: str, alias: str) -> Path:
     except (wandb.Error, ValueError) as error:
         raise LookupError(str(error)) from error
     except OSError as error:
-        raise InputError(
-            f"{error.filename2 or error.filename or wandb_folder()}: can't be written ({reason_of(error)})"
-        ) from error
+        raise InputError(f"{place_of(error, wandb_folder())}: can't be written ({reason_of(error)})") from error
     return folder / artifacts.only_model(artifact.manifest.entries, full_name)
