@@ -57,7 +57,7 @@ def test_every_training_config_of_the_folder_is_composed_here():
     ("name", "digest"),
     [
         ("config", "424c956af62a"),
-        ("finetune", "09290212edb7"),
+        ("finetune", "ab920ae92214"),
         ("quartznet_an4", "586365a1196c"),
         ("small_corpus", "347fdd10e57c"),
         ("transducer_an4", "bfac910d9b69"),
