@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import pickle
 import shutil
 import signal
@@ -207,7 +208,10 @@ def _run(cell: Cell, wrap: str = "", changes: dict[str, str | None] | None = Non
 
 
 def _digests(cell: Cell) -> dict[str, str]:
-    """Return name → digest of the files that are the same in every run; a `.nemo` by its members."""
+    """Return name → digest of the files that are the same in every run; a `.nemo` by its members.
+
+    The times in the names of files that are staged for W&B are left out; the newest of several counts.
+    """
     found = {}
     for path in sorted((cell.folder / "out").rglob("*")):
         if not path.is_file() or not any(fnmatch.fnmatch(path.name, pattern) for pattern in cell.stage.same):
@@ -219,7 +223,8 @@ def _digests(cell: Cell) -> dict[str, str]:
                     digest.update(member.name.encode() + archive.extractfile(member).read())
         else:
             digest.update(path.read_bytes())
-        found[path.relative_to(cell.folder).as_posix()] = digest.hexdigest()
+        name = path.relative_to(cell.folder).as_posix()
+        found[re.sub(r"(/staging/.*/)\d+", r"\1TIME", name)] = digest.hexdigest()
     return found
 
 
