@@ -6,8 +6,8 @@ import hashlib
 import io
 import json
 import os
-import re
 import pickle
+import re
 import shutil
 import signal
 import socket
