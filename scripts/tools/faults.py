@@ -276,6 +276,8 @@ def _works(cell: Cell, changes: dict[str, str | None] | None = None) -> None:
 def _killed(cell: Cell, share: float = 0.6) -> None:
     process = _start(cell, cell.folder / "log")
     _wait(process, share * cell.seconds)
+    if process.poll() is not None:
+        raise Fault("ended before it was killed; try this cell again when the machine does nothing else")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     _works(cell)
