@@ -1,6 +1,8 @@
 """The number of threads follows the environment, the CPU affinity and a container's limit."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,36 @@ def test_the_quota_of_a_container(
         limit.write_text(content)
     monkeypatch.setattr(machine, "Path", lambda path: limit)
     assert machine._quota() == quota
+
+
+@pytest.mark.parametrize(
+    ("flags", "sets"),
+    [
+        ("flags\t\t: fpu sse2 avx2 avx512f avx512_bf16 amx_bf16", ("AVX2", "AVX-512", "AVX-512 bf16", "AMX bf16")),
+        ("flags\t\t: fpu sse2 avx2", ("AVX2",)),
+        ("Features\t: fp asimd", ()),
+        (None, ()),
+    ],
+)
+def test_the_instruction_sets_of_a_processor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str | None, sets: tuple[str, ...]
+):
+    cpuinfo = tmp_path / "cpuinfo"
+    if flags is not None:
+        cpuinfo.write_text(f"processor\t: 0\nmodel name\t: some\n{flags}\n\nprocessor\t: 1\n{flags}\n")
+    monkeypatch.setattr(machine, "Path", lambda path: cpuinfo)
+    assert machine.instruction_sets() == sets
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process can't choose its core here")
+def test_another_process_keeps_a_core_busy():
+    mine = os.sched_getaffinity(0)
+    core = min(mine)
+    other = subprocess.Popen([sys.executable, "-c", f"import os; os.sched_setaffinity(0, [{core}])\nwhile True: pass"])
+    try:
+        os.sched_setaffinity(0, [core])  # this test looks at that core alone, whatever the others do
+        assert machine.busy_cores(1.0) > 0.5
+    finally:
+        os.sched_setaffinity(0, mine)
+        other.kill()
+        other.wait()

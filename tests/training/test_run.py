@@ -117,6 +117,14 @@ def test_what_the_command_line_says_binds(config):
         fit_to_machine(config, {"trainer.gpus"})
 
 
+@pytest.mark.parametrize(("busy", "lines"), [(1.24, 1), (0.3, 0)])
+def test_a_busy_machine_is_named(busy: float, lines: int, monkeypatch: pytest.MonkeyPatch):
+    said = []
+    monkeypatch.setattr(run, "busy_cores", lambda: busy)
+    run._say_if_busy(said.append)
+    assert len(said) == lines and all("1.2 of this machine's cores" in line for line in said)
+
+
 # --- The data ---------------------------------------------------------------------------------------------------------
 
 

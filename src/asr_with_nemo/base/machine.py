@@ -10,6 +10,15 @@ import warnings
 from importlib import metadata
 from pathlib import Path
 
+import psutil
+
+_INSTRUCTION_SETS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_bf16": "AVX-512 bf16",
+    "amx_bf16": "AMX bf16",
+}  # the flag in /proc/cpuinfo, and the usual name
+
 
 def has_working_gpu() -> bool:
     """Return whether this torch can compute on this machine's NVIDIA GPU; a K80 is visible, but no longer supported."""
@@ -46,9 +55,41 @@ def device_name(device: str = "cpu") -> str:
         return platform.processor() or platform.machine()
 
 
+def instruction_sets() -> tuple[str, ...]:
+    """Return the processor's instruction sets that decide how fast it trains, the oldest first; empty if unknown.
+
+    Without AVX-512, a training on a CPU takes a multiple of the time; without bf16, it computes in fp32.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return ()
+    flags = set(next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), []))
+    return tuple(name for flag, name in _INSTRUCTION_SETS.items() if flag in flags)
+
+
+def busy_cores(seconds: float = 0.5) -> float:
+    """Measure how many of the cores that this process may use are busy with other processes' work.
+
+    Args:
+        seconds: how long is measured.
+    """
+    mine = psutil.Process()
+    used = sum(mine.cpu_times()[:2])
+    shares = psutil.cpu_percent(seconds, percpu=True)
+    used = sum(mine.cpu_times()[:2]) - used
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(shares))
+    return max(0.0, sum(shares[core] for core in usable if core < len(shares)) / 100 - used / seconds)
+
+
 def describe_machine(device: str) -> dict[str, object]:
-    """Return a description of the machine for a results file: device, cores, platform."""
-    return {"device": device, "cores": usable_cores(), "platform": platform.platform()}
+    """Return a description of the machine for a results file: device, cores, instruction sets, platform."""
+    return {
+        "device": device,
+        "cores": usable_cores(),
+        "instruction_sets": list(instruction_sets()),
+        "platform": platform.platform(),
+    }
 
 
 def package_versions() -> dict[str, str]:

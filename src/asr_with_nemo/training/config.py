@@ -16,7 +16,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from asr_with_nemo.base.machine import has_working_gpu, usable_cores
+from asr_with_nemo.base.machine import has_working_gpu, instruction_sets, usable_cores
 from asr_with_nemo.base.values import is_number, is_whole
 from asr_with_nemo.data import manifest, sizes
 from asr_with_nemo.data.shards import is_place
@@ -249,7 +249,11 @@ def fit_to_machine(config: DictConfig, overridden: set[str] = frozenset()) -> tu
     if started:
         count = f"{started.processes} processes on {started.machines} machine(s), started by {started.by}"
         line = f"machine: {count}; {trainer.accelerator}, precision {trainer.precision}"
-    line += f" ({torch.cuda.get_device_name()})" if machine["accelerator"] == "gpu" else f", {usable_cores()} cores"
+    if machine["accelerator"] == "gpu":
+        line += f" ({torch.cuda.get_device_name()})"
+    else:
+        cores, sets = usable_cores(), instruction_sets()
+        line += f", {cores} core{'s' if cores > 1 else ''}" + (f" with {sets[-1]}" if sets else "")
     return config, line + (f"; replaced {', '.join(replaced)}" if replaced else "")
 
 

@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from asr_with_nemo.base.files import alone_in, reason_of, replacing, write_if_changed
-from asr_with_nemo.base.machine import quieten
+from asr_with_nemo.base.machine import busy_cores, quieten
 from asr_with_nemo.data.archives import sha256_of
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
@@ -54,8 +54,11 @@ from asr_with_nemo.training.config import (
     logger_settings,
     take_fraction,
 )
-from asr_with_nemo.training.launch import SharedWork, plugins, share_dev_set, together
+from asr_with_nemo.training.launch import SharedWork, launched, plugins, share_dev_set, together
 from asr_with_nemo.training.wandb_callbacks import log_final, wandb_run
+
+BUSY = 0.5
+"""Cores' worth of other processes' work from which on a training says that the machine is busy."""
 
 
 def _run_folder(config: DictConfig, digest: str) -> Path:
@@ -143,6 +146,8 @@ def train(
     model_path = folder / model_name(config)
     log = rank_zero_only(print)
     log(machine_line)
+    if config.trainer.accelerator == "cpu" and not launched():
+        _say_if_busy(log)
     try:
         with alone_in(folder, "is training", log) if rank_zero_only.rank == 0 else nullcontext():
             if not is_new and _is_finished(model_path, log):
@@ -152,6 +157,15 @@ def train(
             return _train_in(folder, config, start, digest, data, overridden, callbacks, begin, is_new)
     except OSError as error:
         raise InputError(f"{folder}: can't be written to ({reason_of(error)}), or set exp_manager.exp_dir") from error
+
+
+def _say_if_busy(log: Callable[[str], object]) -> None:
+    """Say so if other processes use much of a machine on whose CPU a training begins."""
+    if (busy := busy_cores()) >= BUSY:
+        log(
+            f"other processes keep {busy:.1f} of this machine's cores busy, so that the training takes longer; "
+            "end them, or look at them with top"
+        )
 
 
 def _train_in(
