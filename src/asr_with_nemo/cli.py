@@ -6,12 +6,25 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from types import TracebackType
 from typing import Annotated
 
 import typer
 
 from asr_with_nemo.base.files import is_full, place_of, reason_of
 from asr_with_nemo.errors import InputError
+
+
+def _end(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Report what ends a script: Ctrl-C in a word, as Typer does, and everything else with its traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("Aborted!", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+# Scripts import this module first. What they import next may take seconds, in which Ctrl-C is pressed, too.
+sys.excepthook = _end
 
 Model = Annotated[
     str,

@@ -1,5 +1,8 @@
 """Every stage under every fault: a part here, the whole by `make proofs`."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,18 @@ def faults(tmp_path: Path, *options: str) -> None:
     done = run_script("tools/faults.py", *options, "--keep", tmp_path / "cells", cwd=ROOT, COURSE_PRELOADED="")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "faults: 0" in done.stdout
+
+
+def test_ctrl_c_while_a_script_still_imports():
+    program = "import signal; from asr_with_nemo.cli import run; print('imports', flush=True); signal.pause()"
+    # A shell's background, in which tests may run, ignores Ctrl-C.
+    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", hears + program]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "imports\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (-signal.SIGINT, "Aborted!\n")
 
 
 @pytest.mark.slow
