@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -72,6 +73,47 @@ class Cluster:
                 **needed,
             )
             heard.write_datasink(_sink(shards), ray_remote_args={"num_cpus": _LITTLE}, concurrency=2)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A function that runs on a cluster: what `own_data.recordings` uses of a future."""
+
+    reference: object
+
+    def done(self) -> bool:
+        """Return whether it has ended."""
+        return bool(_ray().wait([self.reference], timeout=0)[0])
+
+    def result(self) -> object:
+        """Wait for its result.
+
+        Raises:
+            BrokenProcessPool: its process dies whenever it runs.
+            InputError: raised by the function; or the cluster fails.
+        """
+        from ray.exceptions import OutOfMemoryError, WorkerCrashedError
+
+        with _explained():
+            try:
+                return _ray().get(self.reference)
+            except (WorkerCrashedError, OutOfMemoryError) as error:
+                crashed = BrokenProcessPool(str(error))
+        raise crashed
+
+
+class Pool:
+    """Runs functions on a cluster, each on a core; Ray runs those of a machine that has died again elsewhere."""
+
+    def __init__(self, workers: int = 1):
+        """The cluster decides how many run at a time."""
+
+    def submit(self, function: Callable, *arguments: object) -> _Task:
+        """Run a function."""
+        return _Task(_ray().remote(num_cpus=1, max_retries=2)(function).remote(*arguments))
+
+    def shutdown(self, *, kill_workers: bool = False) -> None:
+        """Do nothing: processes are the cluster's."""
 
 
 # --- The connection ---------------------------------------------------------------------------------------------------
