@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,10 +17,15 @@ import pytest
 
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.own_data import preparation
+from asr_with_nemo.own_data.recordings import Form, MeasureJob, convert_all
 from asr_with_nemo.places import ray_cluster
+from asr_with_nemo.recognition import bulk
+from asr_with_nemo.recognition.recordings import find
 from tests.conftest import ROOT, free_port, run_script
+from tests.own_data.test_preparation import Deadly
 from tests.recognition.in_process import error_of
-from tests.recognition.test_bulk import texts_of
+from tests.recognition.test_bulk import load_deadly, texts_of
 
 pytest.importorskip("ray", reason="pip install -e '.[ray]'")
 pytestmark = pytest.mark.timeout(900)
@@ -166,3 +172,38 @@ def test_a_ray_that_does_not_start_is_tried_again_and_then_explained(monkeypatch
     with pytest.raises(InputError, match=said), ray_cluster.connected("local"):
         pass
     assert len(tries) == 3
+
+
+def bulk_of(recordings: Path, place: Path, cluster: ray_cluster.Cluster) -> bulk.Tally:
+    """Transcribe with a decoder that one recording kills."""
+    found = find([str(path) for path in sorted(recordings.glob("0-0*.wav"))])
+    arguments = (bulk.Shards(place, {}), cluster.run, load_deadly, 1, str)
+    return bulk.transcribe(found, *arguments, progress=False)
+
+
+@pytest.mark.proof
+def test_recordings_that_kill_their_workers_are_named_and_a_corpus_is_the_same_as_without_ray(
+    ray_folder: Path, recordings: tuple[Path, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder, texts = recordings
+    monkeypatch.setenv("MAIN_PROCESS", str(os.getpid()))
+    source = tmp_path / "mine"
+    (source / "wav").mkdir(parents=True)
+    for path in sorted((folder / "in").glob("0-*.wav")):
+        shutil.copy(path, source / "wav" / path.name)
+        (source / "wav" / path.name).with_suffix(".txt").write_text(texts[f"in/{path.name}"] or "nothing")
+    jobs = [
+        MeasureJob(n, str(source / "wav" / f"0-0{n}.wav"), f"{n}.wav", "die" if n == 3 else "live") for n in range(6)
+    ]
+    whole = preparation.prepare(source, tmp_path / "whole", workers=1, progress=False)
+    with ray_cluster.connected("local", 1, say=str) as cluster:
+        by_ray = preparation.prepare(source, tmp_path / "ray", workers=1, progress=False, start=ray_cluster.Pool)
+        (tmp_path / "converted").mkdir()
+        form = Form(tmp_path / "converted", rule=Deadly())
+        outcomes = [one for some in convert_all([jobs[:3], jobs[3:]], form, 1, ray_cluster.Pool) for one in some]
+        tally = bulk_of(folder / "in", tmp_path / "out", cluster)
+    for split in ("train", "dev", "test"):
+        assert by_ray.manifest(split).read_bytes() == whole.manifest(split).read_bytes()
+    assert {one.number: one.problem for one in outcomes if one.problem} == {3: "unreadable"}
+    assert [one.number for one in outcomes] == list(range(6))
+    assert tally.recordings == 10 and tally.failed == 1 and "0-07.wav: crashes the decoder" in tally.first[0]
