@@ -192,7 +192,7 @@ def main(
         check_output(output)
     from asr_with_nemo.recognition.results import save_measurement
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # as nice as the plain command
     with (
         tempfile.TemporaryDirectory() as scratch,
         tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as sockets,

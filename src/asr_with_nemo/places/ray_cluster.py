@@ -27,7 +27,7 @@ _REACHED_WITHIN, _ANSWERS_WITHIN = 10, 60
 _OBJECTS = 256 << 20
 """Bytes of the object store of a cluster that is started here: lists and texts are small."""
 _LITTLE = 0.05
-"""Of a core, for tasks that read a list or write a shard; a worker leaves as much of its core to them."""
+"""Of a core, for a task that writes a shard; a worker leaves twice as much of its core to such tasks."""
 _LOCAL, _AUTO = "local", "auto"
 
 
@@ -54,15 +54,14 @@ class Cluster:
         context.enable_progress_bars = context.print_on_execution_start = False
         context.issue_detectors_config.detectors = []
         context.checkpoint_config = _checkpoint(shards)
-        needed = {"num_gpus": 1, "num_cpus": 1 - 2 * _LITTLE} if self.gpus else {"num_cpus": 1 - 2 * _LITTLE}
+        needed = {"num_cpus": 1 - 2 * _LITTLE} | ({"num_gpus": 1} if self.gpus else {})
         pool = data.ActorPoolStrategy(min_size=1, max_size=self.workers, max_tasks_in_flight_per_actor=2)
         with data.DataContext.current(context), _explained():
             rows = data.read_json(
                 list(lists),
                 filesystem=shards.filesystem,
                 override_num_blocks=len(lists),  # a list, a block, a shard
-                num_cpus=_LITTLE,
-                concurrency=1,
+                **needed,  # as for the workers, which then read the lists themselves
             )
             heard = rows.map_batches(
                 _actor(),
@@ -135,6 +134,8 @@ def connected(
         InputError: Ray isn't installed or doesn't start, or the cluster can't be reached.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to Ray's makers
+    # A process starts in seconds; by default, one that is idle for a second is ended. For a cluster that starts here.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
     ray = _ray()
     started = time.monotonic()
     with _silent():
@@ -225,6 +226,8 @@ def _start(ray: ModuleType, workers: int | None) -> None:
 
 
 def _join(ray: ModuleType, address: str) -> None:
+    if address == _AUTO:
+        address = os.environ.get("RAY_ADDRESS") or _AUTO
     if address != _AUTO:
         _check_address(address)
     try:
