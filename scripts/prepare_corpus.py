@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -285,6 +286,15 @@ def main(
         int | None,
         _option("The number of worker processes; by default, one per CPU core.", _Panel.recordings, min=1, metavar="N"),
     ] = None,
+    ray: Annotated[
+        str | None,
+        _option(
+            "Convert and measure the recordings on a Ray cluster (pip install -e '.[ray]'): local, auto or HOST:PORT, "
+            "as of transcribe.py. All its machines see SOURCE and DIR at the same paths.",
+            _Panel.recordings,
+            metavar="ADDRESS",
+        ),
+    ] = None,
     shards: Annotated[
         int | None,
         _option(
@@ -405,7 +415,14 @@ def main(
         audio_root=audio_root,
     )
     aligner = _aligner(align, language, align_reach, align_drop) if align else None
-    prepared = preparation.prepare(source, out, settings, workers, aligner=aligner)
+    if ray:
+        from asr_with_nemo.places import ray_cluster
+
+        with ray_cluster.connected(ray, workers, say=partial(typer.echo, err=True)) as cluster:
+            where = source.absolute(), out, settings, cluster.workers
+            prepared = preparation.prepare(*where, aligner=aligner, start=ray_cluster.Pool)
+    else:
+        prepared = preparation.prepare(source, out, settings, workers, aligner=aligner)
     if shards:
         train = prepared.manifest("train")
         sharding.make(train, sharding.default_place(train), shards, workers=workers, say=typer.echo)

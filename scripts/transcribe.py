@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Transcribe recordings."""
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
     from asr_with_nemo.recognition.destinations import Terminal
+    from asr_with_nemo.recognition.recordings import Recording
 
 _FORMATS = ("text", "jsonl", "srt", "vtt", "ctm", "textgrid", "tsv", "label-studio")
 FormatName = StrEnum("FormatName", {name: name for name in _FORMATS})
@@ -74,6 +76,30 @@ def main(
         ),
     ] = None,
     decoder: Decoder = "",
+    shards: Annotated[
+        str | None,
+        typer.Option(
+            help="Of very many recordings: write shards of JSON lines into this folder, of a disk or s3://BUCKET/FOLDER.",
+            metavar="DIR",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Write the shards on a Ray cluster: local (one started for this command), auto (RAY_ADDRESS, or the "
+            "one that this machine belongs to), or HOST:PORT.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that write shards; by default one per core, or per GPU of the cluster; without a cluster, "
+            "a NeMo model has one.",
+            metavar="N",
+        ),
+    ] = None,
 ) -> None:
     """Transcribe recordings: to the terminal, into a file, or a file each into a folder.
 
@@ -137,14 +163,38 @@ def main(
     **Interrupted?** The same command goes on, with --output and --output-dir: what is done isn't done again. A folder
     is brought up to date: only new and changed recordings are transcribed. With another model all is done anew.
 
+    **Thousands of hours**, from a disk or an object storage (s3://BUCKET/FOLDER; AWS_ENDPOINT_URL names another one
+    than AWS's), on all cores of this machine or of many: --shards writes files of about an hour of sound each, with the
+    lines of --format jsonl. A recording that can't be read has a line with "error" instead of "text". Whatever dies
+    (a worker, a machine, this command), the same command goes on, here or on a cluster, and each recording is in one
+    line. Nothing but DIR/.progress knows what is done; delete it last.
+
+        python scripts/transcribe.py an4 recordings/ --shards texts
+
+        python scripts/transcribe.py MODEL.nemo s3://BUCKET/calls --shards s3://BUCKET/texts --workers 8
+
+        python scripts/transcribe.py MODEL.nemo manifest.json --shards /shared/texts --ray auto
+
+    Ray is an extra: pip install -e '.[ray]'. All machines of a cluster need it, the course and the same Python, and see
+    the recordings, DIR and the model's file at the same paths; start this command on one of them. On one machine it
+    only costs time: its worth are many machines, of which some may die.
+
     **What happens inside.** Long recordings are cut at pauses into pieces of a few seconds, so memory use hardly grows
     with their length; quiet ones are raised; silence has no text. If a file can't be read, an error names it, the
     others are transcribed, and the exit status is 1.
     """
+    from asr_with_nemo.data.object_storage import is_remote
+    from asr_with_nemo.deployment import transcriber
     from asr_with_nemo.models.names import model_path
     from asr_with_nemo.recognition import boosting, decoding, destinations, formats, label_studio
     from asr_with_nemo.recognition.recordings import find, split_channels
 
+    if shards and (output or output_dir or form or as_json or uncertain):
+        raise InputError(
+            "--shards writes JSON lines into its folder; leave out --output, --output-dir, --format, --json"
+        )
+    if (ray or workers) and not shards:
+        raise InputError("--ray and --workers write shards: name a folder for them with --shards DIR")
     if output and output_dir:
         raise InputError("--output writes one file, --output-dir a file a recording; choose one of them")
     if as_json and form not in (None, FormatName.jsonl):
@@ -171,6 +221,13 @@ def main(
     settings["lm"] = [str(arpa), *destinations.stamp(arpa)] if arpa else None
     settings |= {"boost": boosts} if boosts else {}
     size = {} if batch_size is None else {"batch_size": batch_size}
+    if shards:
+        name = Path(model).absolute() if Path(model).exists() else model  # on other machines it may be elsewhere
+        load = partial(transcriber.load, name, arpa and arpa.absolute(), boosts, decoder, progress=False, **size)
+        _write_shards(recordings, shards, settings | {"format": "jsonl"}, load, path.suffix != ".onnx", ray, workers)
+        return
+    if remote := next((one.name for one in recordings if is_remote(getattr(one.sound, "path", one.sound))), None):
+        raise InputError(f"{remote}: of an object storage, which is read with --shards DIR; or copy it to this machine")
     with destinations.alone(output, output_dir, log=partial(typer.echo, err=True)):
         log = partial(typer.echo, err=True)
         if for_label_studio:
@@ -187,7 +244,9 @@ def main(
         progress = bool(output or output_dir) or len(recordings) == 1 or not sys.stdout.isatty()
         failed = 0
         if place.pending:
-            failed = _transcribe(partial(_transcriber(path, arpa, boosts, decoder), progress=progress, **size), place)
+            failed = _transcribe(
+                partial(transcriber.load(path, arpa, boosts, decoder), progress=progress, **size), place
+            )
         place.finish()
     if failed:
         rest = "; the others are done" if failed < len(recordings) else ""
@@ -212,19 +271,41 @@ def _transcribe(each: Callable, place: "Terminal") -> int:
     return failed
 
 
-def _transcriber(path: Path, arpa: Path | None, boosts: dict[str, float | None], decoder: str):
-    """Load the model, and return its `transcribe_each` with the search for the language model and the boosts."""
-    from asr_with_nemo.deployment import runtime
-    from asr_with_nemo.models.loading import load_model
-    from asr_with_nemo.recognition import decoding
+def _write_shards(
+    recordings: "Sequence[Recording]",
+    place: str,
+    settings: dict,
+    load: Callable,
+    needs_nemo: bool,
+    address: str | None,
+    workers: int | None,
+) -> None:
+    """Transcribe into shards, by processes of this machine or by a cluster, and say what came of it."""
+    from asr_with_nemo.base.machine import usable_cores
+    from asr_with_nemo.data.object_storage import is_remote
+    from asr_with_nemo.recognition import bulk, destinations
 
-    if path.suffix == ".onnx":
-        recognizer = runtime.Recognizer(path)
-        recognizer.check_decoder(decoder)
-        return partial(recognizer.transcribe_each, search=recognizer.load_search(arpa, boosts))
-    loaded = load_model(path)
-    search = decoding.load_search(loaded, decoder, arpa, boosts)
-    return partial(decoding.transcribe_each, loaded, decoder=decoder, search=search)
+    log = partial(typer.echo, err=True)
+    with contextlib.ExitStack() as stack:
+        if address:
+            from asr_with_nemo.places import ray_cluster
+
+            cluster = stack.enter_context(ray_cluster.connected(address, workers, needs_nemo, log))
+            engine, workers = cluster.run, cluster.workers
+        else:
+            workers = workers or (1 if needs_nemo else usable_cores())
+            engine = bulk.local_engine(workers)
+        stack.enter_context(destinations.alone(None, None if is_remote(place) else Path(place), log))
+        tally = bulk.transcribe(recordings, bulk.Shards(place, settings), engine, load, workers, log)
+    hours, done = tally.seconds / 3600, tally.recordings - tally.failed
+    typer.echo(f"{place}: {done:,} recordings, {hours:,.2f} hours of sound", err=True)
+    if tally.failed:
+        for error in tally.first:
+            typer.echo(f"error: {error}", err=True)
+        more = f", {tally.failed - len(tally.first):,} more" if tally.failed > len(tally.first) else ""
+        said = f"error: {tally.failed:,} of {tally.recordings:,} files can't be read (see above{more})"
+        typer.echo(f'{said}; in the shards, their lines have "error"; the others are done', err=True)
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

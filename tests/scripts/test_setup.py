@@ -4,17 +4,20 @@ import ast
 import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from asr_with_nemo.teaching import frame
@@ -95,7 +98,9 @@ def notebook_source(path: Path) -> str:
 )
 def test_whatever_is_imported_is_required(folders, file):
     distributions = importlib.metadata.packages_distributions()
-    required = names_in(file)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = itertools.chain(*project["optional-dependencies"].values())  # imported where they are asked for
+    required = names_in(file) | {setup_env.normalized(Requirement(extra).name) for extra in extras}
     own = {path.stem for folder in ("scripts", "tests") for path in (ROOT / folder).rglob("*.py")}
     own |= {"asr_with_nemo", "tests", *sys.stdlib_module_names}
     missing = []

@@ -1,4 +1,4 @@
-"""Read files of an object storage that speaks S3: AWS's, or another one that `AWS_ENDPOINT_URL` names.
+"""Read and write files of an object storage that speaks S3: AWS's, or another one that `AWS_ENDPOINT_URL` names.
 
 Credentials and region are found as by every client of AWS: in the environment, in ~/.aws, or from the machine's role.
 """
@@ -7,9 +7,13 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asr_with_nemo.base.files import replacing
 from asr_with_nemo.errors import InputError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
 
 SCHEME = "s3://"
 
@@ -33,6 +37,40 @@ def files_in(folder: str) -> dict[str, int]:
     with _explained(folder):
         pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
         return {one["Key"][len(prefix) :]: one["Size"] for page in pages for one in page.get("Contents", ())}
+
+
+def files_below(folder: str) -> Iterator[str]:
+    """Yield the URLs of the objects whose keys begin with a folder's, those of subfolders too, in order.
+
+    Args:
+        folder: `s3://BUCKET/FOLDER`.
+
+    Raises:
+        InputError: the storage can't be reached, or refuses.
+    """
+    bucket, key = _split(folder)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    with _explained(folder):
+        for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            yield from (f"{SCHEME}{bucket}/{one['Key']}" for one in page.get("Contents", ()))
+
+
+def filesystem(place: str | os.PathLike) -> "tuple[FileSystem, str]":
+    """Return pyarrow's file system for a folder of this machine or an object storage, and the folder's path in it.
+
+    Raises:
+        InputError: the URL has no bucket.
+    """
+    from pyarrow import fs
+
+    if not is_remote(place):
+        return fs.LocalFileSystem(), os.path.abspath(place)
+    bucket, key = _split(str(place))
+    found = {"endpoint_override": _endpoint(), "region": os.environ.get("AWS_DEFAULT_REGION")}
+    system = fs.S3FileSystem(
+        connect_timeout=10, retry_strategy=fs.AwsStandardS3RetryStrategy(3), **{k: v for k, v in found.items() if v}
+    )
+    return system, f"{bucket}/{key}".rstrip("/")
 
 
 def download(url: str, path: Path) -> None:
@@ -60,6 +98,10 @@ def _client():
     return boto3.client("s3", config=Config(connect_timeout=10, retries={"max_attempts": 3, "mode": "standard"}))
 
 
+def _endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
 @contextlib.contextmanager
 def _explained(url: str) -> Iterator[None]:
     from boto3.exceptions import Boto3Error
@@ -73,9 +115,9 @@ def _explained(url: str) -> Iterator[None]:
 
 def explain(url: str, error: Exception) -> InputError:
     """Return the error of a storage's client as one that says what to look at."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = _endpoint()
     where = f"AWS_ENDPOINT_URL={endpoint}" if endpoint else "AWS_ENDPOINT_URL isn't set, so AWS's own storage was asked"
     return InputError(
-        f"{url}: can't be read ({error}); look at the bucket's name, the credentials (AWS_ACCESS_KEY_ID, "
+        f"{url}: can't be used ({error}); look at the bucket's name, the credentials (AWS_ACCESS_KEY_ID, "
         f"AWS_SECRET_ACCESS_KEY or ~/.aws) and the network; {where}"
     )

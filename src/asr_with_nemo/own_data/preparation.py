@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -25,7 +25,7 @@ from asr_with_nemo.data import audio, manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import formats, quality, splits
 from asr_with_nemo.own_data.prepared import WAVS, Prepared, Settings
-from asr_with_nemo.own_data.recordings import Form, MeasureJob, Measures, Outcome, convert_all
+from asr_with_nemo.own_data.recordings import Form, MeasureJob, Measures, Outcome, Pool, convert_all
 from asr_with_nemo.own_data.report import write_page, write_rows
 from asr_with_nemo.own_data.sources import Entry, Source
 from asr_with_nemo.own_data.store import NAME, CorpusStore
@@ -54,6 +54,7 @@ def prepare(
     workers: int | None = None,
     progress: bool = True,
     aligner: Aligner | None = None,
+    start: Callable[[int], Pool] | None = None,
 ) -> Prepared:
     """Prepare a corpus for training; nothing in the source is changed.
 
@@ -67,6 +68,7 @@ def prepare(
         workers: number of processes; by default, that of the CPU cores. The result doesn't depend on it.
         progress: show a progress bar.
         aligner: finds the texts in their recordings; by default, the source's own times are taken.
+        start: starts the workers; by default, processes of this machine.
 
     Raises:
         InputError: the source can't be read as a corpus, `out` can't be used, or one of the splits would be empty.
@@ -83,7 +85,7 @@ def prepare(
         with alone_in(out, "is preparing a corpus"):
             is_new = is_new and not (out / NAME).is_file()  # another process may have made it meanwhile
             with CorpusStore(out / NAME) as store:
-                _prepare(store, source, prepared, settings, workers or usable_cores(), progress, aligner)
+                _prepare(store, source, prepared, settings, workers or usable_cores(), progress, aligner, start)
     except OSError as error:
         raise InputError(f"{out}: can't be written ({reason_of(error)}); or name another --out") from error
     except sqlite3.Error as error:
@@ -131,6 +133,7 @@ def _prepare(
     workers: int,
     progress: bool,
     aligner: Aligner | None,
+    start: Callable[[int], Pool] | None,
 ) -> None:
     out = prepared.folder
     source = Source(
@@ -156,7 +159,7 @@ def _prepare(
     if same:
         splits.remember(store, out)
 
-    _convert(source, prepared, settings, workers, progress, aligner)
+    _convert(source, prepared, settings, workers, progress, aligner, start)
     if aligner:
         aligner.check()
         prepared.notes += aligner.notes()
@@ -228,7 +231,13 @@ class _Waiting:
 
 
 def _convert(
-    source: Source, prepared: Prepared, settings: Settings, workers: int, progress: bool, aligner: Aligner | None
+    source: Source,
+    prepared: Prepared,
+    settings: Settings,
+    workers: int,
+    progress: bool,
+    aligner: Aligner | None,
+    start: Callable[[int], Pool] | None,
 ) -> None:
     """Convert the recordings whose WAV doesn't exist yet; fill the tables `rows` and `problems`."""
     out, store = prepared.folder, source.store
@@ -260,7 +269,7 @@ def _convert(
     total = store.value("SELECT count(*) FROM files WHERE kind = 'audio'") or None
     unsaved = 0
     with tqdm(desc="recordings", total=total, unit="file", delay=1, disable=not progress) as bar:
-        for outcomes in convert_all(jobs(), form, workers):
+        for outcomes in convert_all(jobs(), form, workers, start):
             for outcome in outcomes:
                 one = waiting.pop(outcome.number)
                 at_work[one.recording] -= 1

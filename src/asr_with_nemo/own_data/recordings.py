@@ -5,11 +5,12 @@ import math
 import os
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import soxr
@@ -305,7 +306,19 @@ def _transcript(written: str, form: Form) -> tuple[str, dict[str, tuple[str, str
     return text, done
 
 
-def convert_all(jobs: Iterable[list[MeasureJob]], form: Form, workers: int) -> Iterator[list[Outcome]]:
+class Pool(Protocol):
+    """Processes that run functions: joblib's executor, or a cluster (`places.ray_cluster.Pool`)."""
+
+    def submit(self, function: Callable, *arguments: object) -> Future:
+        """Run a function; the future's `result` raises `BrokenProcessPool` if its process has died."""
+
+    def shutdown(self, *, kill_workers: bool) -> None:
+        """End the processes."""
+
+
+def convert_all(
+    jobs: Iterable[list[MeasureJob]], form: Form, workers: int, start: Callable[[int], Pool] | None = None
+) -> Iterator[list[Outcome]]:
     """Run jobs in worker processes, and yield their outcomes in order.
 
     Only a few batches per worker are in memory. A recording that crashes a worker is reported as unreadable, and the
@@ -314,24 +327,26 @@ def convert_all(jobs: Iterable[list[MeasureJob]], form: Form, workers: int) -> I
     Args:
         jobs: in batches.
         form: the target form.
-        workers: number of processes; with one, the jobs run in this process.
+        workers: number of processes; with one, the jobs run in this process, unless `start` is given.
+        start: starts a number of processes; by default, of this machine.
 
     Raises:
         InputError: a WAV can't be written.
     """
-    if workers == 1:
+    if workers == 1 and start is None:
         yield from (work(some, form) for some in jobs)
         return
-    pool = _start(workers)
+    start = start or _start
+    pool = start(workers)
     pending: deque[tuple[list[MeasureJob], Future]] = deque()
     try:
         for some in jobs:
             pending.append((some, pool.submit(work, some, form)))
             while len(pending) > 3 * workers or (pending and pending[0][1].done()):
-                outcomes, pool = _next(pending, pool, form, workers)
+                outcomes, pool = _next(pending, pool, form, workers, start)
                 yield outcomes
         while pending:
-            outcomes, pool = _next(pending, pool, form, workers)
+            outcomes, pool = _next(pending, pool, form, workers, start)
             yield outcomes
     finally:
         pool.shutdown(kill_workers=True)
@@ -359,24 +374,28 @@ def _begin() -> None:
 
 
 def _next(
-    pending: deque[tuple[list[MeasureJob], Future]], pool: ProcessPoolExecutor, form: Form, workers: int
-) -> tuple[list[Outcome], ProcessPoolExecutor]:
+    pending: deque[tuple[list[MeasureJob], Future]],
+    pool: Pool,
+    form: Form,
+    workers: int,
+    start: Callable[[int], Pool],
+) -> tuple[list[Outcome], Pool]:
     """Return the outcomes of the oldest batch, and the pool to go on with: a new one if a worker crashed."""
     jobs, future = pending.popleft()
     try:
         return future.result(), pool
     except BrokenProcessPool:
         pool.shutdown(kill_workers=True)
-    outcomes = _one_by_one(jobs, form)
-    pool = _start(workers)
+    outcomes = _one_by_one(jobs, form, start)
+    pool = start(workers)
     for place, (some, _) in enumerate(pending):
         pending[place] = (some, pool.submit(work, some, form))
     return outcomes, pool
 
 
-def _one_by_one(jobs: list[MeasureJob], form: Form) -> list[Outcome]:
+def _one_by_one(jobs: list[MeasureJob], form: Form, start: Callable[[int], Pool]) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    pool = _start(1)
+    pool = start(1)
     for job in jobs:
         try:
             outcomes += pool.submit(work, [job], form).result()
@@ -384,6 +403,6 @@ def _one_by_one(jobs: list[MeasureJob], form: Form) -> list[Outcome]:
             reason = "crashes the decoder"
             outcomes.append(Outcome(job.number, *_transcript(job.text, form), None, "unreadable", reason))
             pool.shutdown(kill_workers=True)
-            pool = _start(1)
+            pool = start(1)
     pool.shutdown(kill_workers=True)
     return outcomes

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from asr_with_nemo.base.files import read_text
-from asr_with_nemo.data import audio
+from asr_with_nemo.data import audio, object_storage
 from asr_with_nemo.data.manifest import shortened
 from asr_with_nemo.data.sound import open_sound, two_talkers
 from asr_with_nemo.errors import InputError
@@ -70,7 +70,8 @@ def find(inputs: Iterable[str], log: Callable[[str], object] = lambda text: None
 
     A folder is searched for files with a recording's ending, except hidden ones, such as the ._NAME files of Macs. A
     list has a path a line, from its own folder or the current one; a manifest a JSON object a line with
-    `audio_filepath` and, if only a part is meant, `offset` and `duration`. `-` is a list on standard input.
+    `audio_filepath` and, if only a part is meant, `offset` and `duration`. `-` is a list on standard input. Recordings
+    and folders may be in an object storage (`s3://BUCKET/...`), which only `recognition.bulk` reads.
 
     Args:
         inputs: paths.
@@ -89,6 +90,8 @@ def _expanded(name: str, log: Callable[[str], object]) -> list[Recording]:
     path = Path(name)
     if name == "-":
         return _listed(_standard_input(), "standard input", Path())
+    if object_storage.is_remote(name):
+        return _in_storage(name)
     if path.is_dir():
         return _in_folder(path)
     if path.suffix.lower() in LISTS and path.is_file():
@@ -132,12 +135,30 @@ def _in_folder(folder: Path) -> list[Recording]:
     return found
 
 
+def _in_storage(name: str) -> list[Recording]:
+    """Return the recordings of a folder of an object storage; or the one that a URL with a recording's ending names."""
+    if Path(name).suffix.lower() in SUFFIXES:
+        return [Recording(name, name, Path(Path(name).stem))]
+    folder = name.rstrip("/") + "/"
+    found = [
+        Recording(url, url, Path(url.removeprefix(folder)).with_suffix(""))
+        for url in object_storage.files_below(name)
+        if Path(url).suffix.lower() in SUFFIXES and not Path(url).name.startswith(".")
+    ]
+    if not found:
+        raise InputError(f"{name}: has no recordings ({', '.join(sorted(SUFFIXES))})")
+    return found
+
+
 def _listed(text: str, name: str, folder: Path) -> list[Recording]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise InputError(f"{name}: empty; expected the path of a recording a line")
     found = []
     for line in lines:
+        if object_storage.is_remote(line):
+            found.append(Recording(line, line, Path(Path(line).stem)))
+            continue
         path = folder / line
         try:
             path = path if path.exists() else Path(line)
@@ -155,7 +176,9 @@ def _in_manifest(path: Path, log: Callable[[str], object]) -> list[Recording]:
         if not line.strip():
             continue
         row = _row(line, f"{path}, line {number}")
-        file = os.path.normpath(path.parent / row["audio_filepath"])
+        file = row["audio_filepath"]
+        if not object_storage.is_remote(file):
+            file = os.path.normpath(path.parent / file)
         sound = audio.clip_of(row | {"audio_filepath": file})
         inside = os.path.relpath(file, path.parent)
         output = Path(Path(file).stem) if inside.startswith("..") else Path(inside).with_suffix("")

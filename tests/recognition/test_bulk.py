@@ -1,0 +1,197 @@
+"""Thousands of hours, in small: shards of transcripts by processes of this machine, and what may die on the way."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from asr_with_nemo.data import an4, manifest
+from asr_with_nemo.deployment import transcriber
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.recognition import bulk
+from asr_with_nemo.recognition.recordings import find
+from tests.conftest import ROOT, run_script
+from tests.recognition.in_process import error_of
+
+
+@pytest.fixture
+def recordings(small_corpus: an4.Corpus, tmp_path: Path) -> Path:
+    """A folder of 24 recordings, and one that isn't sound."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number, row in enumerate(manifest.read_manifest(small_corpus.manifest("train"))[:24]):
+        shutil.copy(row["audio_filepath"], folder / f"{number:02}.wav")
+    (folder / "bad.wav").write_text("dear friend")
+    return folder
+
+
+def rows_of(place: Path) -> list[dict]:
+    """Return the lines of all shards."""
+    return [json.loads(line) for path in sorted(place.glob("*.jsonl")) for line in path.read_text().splitlines()]
+
+
+def texts_of(place: Path) -> dict[str, str]:
+    """Return the texts by the recordings' names; each recording has to have one line."""
+    rows = rows_of(place)
+    assert not [name for name, count in Counter(row["file"] for row in rows).items() if count > 1]
+    return {row["file"]: row.get("text", "error") for row in rows}
+
+
+def load():
+    return transcriber.load("an4")
+
+
+def test_shards_have_each_recording_once_with_the_texts_of_the_plain_command(recordings: Path, tmp_path: Path):
+    plain = run_script("transcribe.py", "an4", "in", "--output", "plain.jsonl", cwd=tmp_path)
+    expected = [json.loads(line) for line in (tmp_path / "plain.jsonl").read_text().splitlines()]
+    assert plain.returncode == 1
+    done = run_script("transcribe.py", "an4", "in", "in/03.wav", "--shards", "out", "--workers", "2", cwd=tmp_path)
+    assert done.returncode == 1 and "error: 1 of 25 files can't be read" in done.stderr and "bad.wav: " in done.stderr
+    assert len(list((tmp_path / "out").glob("*.jsonl"))) > 4
+    texts = texts_of(tmp_path / "out")
+    assert texts.pop("in/bad.wav") == "error"
+    assert texts == {row["file"]: row["text"] for row in expected}
+    again = run_script("transcribe.py", "an4", "in", "--shards", "out", cwd=tmp_path)
+    assert again.returncode == 1 and "25 of 25 recordings were done before (0.0" in again.stderr
+    shutil.copy(recordings / "03.wav", recordings / "new.wav")
+    run_script("transcribe.py", "an4", "in", "--shards", "out", cwd=tmp_path)
+    assert texts_of(tmp_path / "out")["in/new.wav"] == texts["in/03.wav"]
+    other = run_script("transcribe.py", "an4", "in", "--shards", "out", "--boost", "go", cwd=tmp_path)
+    assert other.returncode == 1 and "error: out: its shards were made with another model" in other.stderr
+
+
+def test_a_command_that_is_killed_goes_on_and_nothing_is_done_twice(recordings: Path, tmp_path: Path):
+    for number in range(20):
+        for path in sorted(recordings.glob("0?.wav")):
+            os.link(path, recordings / f"{path.stem}-{number}.wav")
+    command = [sys.executable, str(ROOT / "scripts" / "transcribe.py"), "an4", "in", "--shards", "out"]
+    out = tmp_path / "out"
+    for shards in (1, 4):
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list((out / ".progress" / "ids").glob("*[0-9].parquet"))) < shards:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    # As if the second had been killed between the two phases of a shard.
+    whole = sorted(out.glob("*.jsonl"))[0]
+    shutil.copy(whole, out / "killed-000000.jsonl")
+    shutil.copy(
+        out / ".progress" / "ids" / f"{whole.stem}.parquet", out / ".progress/ids/killed-000000.pending.parquet"
+    )
+    done = run_script("transcribe.py", "an4", "in", "--shards", "out", cwd=tmp_path)
+    assert "of 225 recordings were done before" in done.stderr
+    texts = texts_of(out)
+    assert len(texts) == 225 and {texts[f"in/03-{number}.wav"] for number in range(20)} == {texts["in/03.wav"]}
+
+
+def test_a_command_that_another_has_replaced_writes_nothing_more(recordings: Path, tmp_path: Path):
+    first = bulk.Shards(tmp_path / "out", {})
+    bulk.Shards(tmp_path / "out", {})
+    with pytest.raises(InputError, match="another command has begun to write here"):
+        first.write(0, ["a"], ['{"id": "a"}'])
+    assert not list((tmp_path / "out").glob("*.jsonl"))
+
+
+def load_deadly():
+    """Load a decoder that a recording kills."""
+    each = load()
+
+    def heard(sounds):
+        if any("07.wav" in str(sound) for sound in sounds):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return each(sounds)
+
+    return heard
+
+
+def test_a_recording_that_kills_its_worker_is_named_and_the_others_are_done(recordings: Path, tmp_path: Path):
+    said: list[str] = []
+    shards = bulk.Shards(tmp_path / "out", {})
+    tally = bulk.transcribe(
+        find([str(recordings)]), shards, bulk.local_engine(1), load_deadly, 1, said.append, progress=False
+    )
+    rows = {Path(row["file"]).name: row for row in rows_of(tmp_path / "out")}
+    assert len(rows) == tally.recordings == 25 and tally.failed == 2
+    assert "crashes the decoder" in rows["07.wav"]["error"]
+    assert all("text" in row for name, row in rows.items() if name not in ("07.wav", "bad.wav"))
+
+
+@pytest.fixture
+def bucket(recordings: Path) -> Iterator[str]:
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    address, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{address}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "anyone")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="speech")
+        for path in recordings.iterdir():
+            client.upload_file(str(path), "speech", f"calls/{'sub/' if path.stem > '10' else ''}{path.name}")
+        yield "s3://speech"
+    server.stop()
+
+
+def test_recordings_and_shards_may_be_in_an_object_storage(bucket: str, recordings: Path, tmp_path: Path):
+    plain = run_script("transcribe.py", "an4", "in", "--shards", "out", cwd=tmp_path)
+    expected = {Path(name).name: text for name, text in texts_of(tmp_path / "out").items()}
+    options = ("--shards", f"{bucket}/texts", "--workers", "1")
+    done = run_script("transcribe.py", "an4", f"{bucket}/calls", *options, cwd=tmp_path)
+    assert done.returncode == plain.returncode == 1, done.stderr
+    assert f"error: {bucket}/calls/sub/bad.wav: " in done.stderr and "24 recordings" in done.stderr
+    client = boto3.client("s3")
+
+    def texts() -> dict[str, str]:
+        found = tmp_path / "found"
+        shutil.rmtree(found, ignore_errors=True)
+        found.mkdir()
+        for one in client.list_objects_v2(Bucket="speech", Prefix="texts/", Delimiter="/")["Contents"]:
+            if one["Key"].endswith(".jsonl"):
+                client.download_file("speech", one["Key"], str(found / Path(one["Key"]).name))
+        return {Path(name).name: text for name, text in texts_of(found).items()}
+
+    assert texts() == expected
+    client.upload_file(str(recordings / "03.wav"), "speech", "calls/new.wav")
+    (tmp_path / "list.txt").write_text(f"{bucket}/calls/new.wav\n{bucket}/calls/gone.wav\n")
+    done = run_script("transcribe.py", "an4", f"{bucket}/calls", "list.txt", *options, cwd=tmp_path)
+    assert "25 of 27 recordings were done before" in done.stderr and f"{bucket}/calls/gone.wav: can't be" in done.stderr
+    assert texts()["new.wav"] == expected["03.wav"]
+    for place, said in ((f"{bucket}/none", "has no recordings"), ("s3://nowhere/calls", "NoSuchBucket")):
+        done = run_script("transcribe.py", "an4", place, *options, cwd=tmp_path)
+        assert done.returncode == 1 and f"error: {place}: " in done.stderr and said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--ray", "local"), "--shards DIR"),
+        (("--workers", "2"), "--shards DIR"),
+        (("--shards", "out", "--output", "out.txt"), "leave out --output"),
+        (("--shards", "in"), "has other files than shards"),
+        (("--shards", "in/list.txt"), "in/list.txt"),
+    ],
+)
+def test_what_shards_can_not_be_is_said(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], said: str
+):
+    monkeypatch.chdir(tmp_path)
+    (recordings / "list.txt").write_text("00.wav\n")
+    (recordings / "rows.jsonl").write_text("{}\n")
+    assert said in error_of("transcribe.py", "an4", "in/00.wav", *options)
+
+
+def test_what_lies_in_an_object_storage_needs_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert "read with --shards DIR" in error_of("transcribe.py", "an4", "s3://speech/a.wav")
