@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Boost, Channels, Decoder, LanguageModel, Model, run
+from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Boost, Channels, Decoder, LanguageModel, Model, Prompt, run
 from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def main(
         ),
     ] = None,
     decoder: Decoder = "",
+    prompt: Prompt = "",
 ) -> None:
     """Transcribe recordings: to the terminal, into a file, or a file each into a folder.
 
@@ -134,6 +135,11 @@ def main(
 
         python scripts/transcribe.py MODEL.nemo --boost names.txt recordings/
 
+    **Models with a prompt** (NVIDIA's Canary) are told the language, and whether to write punctuation and capitals.
+    They give no times of words, unless a model of the format canary2 is asked for them, with timestamp=yes.
+
+        python scripts/transcribe.py CANARY.nemo recordings/ --prompt "source_lang=de target_lang=de pnc=no"
+
     **Interrupted?** The same command goes on, with --output and --output-dir: what is done isn't done again. A folder
     is brought up to date: only new and changed recordings are transcribed. With another model all is done anew.
 
@@ -142,7 +148,7 @@ def main(
     others are transcribed, and the exit status is 1.
     """
     from asr_with_nemo.models.names import model_path
-    from asr_with_nemo.recognition import boosting, decoding, destinations, formats, label_studio
+    from asr_with_nemo.recognition import attention, boosting, decoding, destinations, formats, label_studio
     from asr_with_nemo.recognition.recordings import find, split_channels
 
     if output and output_dir:
@@ -161,7 +167,7 @@ def main(
     named = _BY_SUFFIX.get(output.suffix.lower(), "text") if output else "text"
     form = FormatName.jsonl if as_json else form or FormatName(named)
     arpa = None if lm is None else decoding.language_model_path(model, lm)
-    boosts = boosting.read_boosts(boost)
+    boosts, told = boosting.read_boosts(boost), attention.parse_prompt(prompt)
     path = model_path(model, suffix=".onnx")
     recordings = find(inputs, log=partial(typer.echo, err=True))
     if channels == Channels.split:
@@ -170,6 +176,7 @@ def main(
     settings |= {"decoder": decoder} if decoder else {}
     settings["lm"] = [str(arpa), *destinations.stamp(arpa)] if arpa else None
     settings |= {"boost": boosts} if boosts else {}
+    settings |= {"prompt": told} if told else {}
     size = {} if batch_size is None else {"batch_size": batch_size}
     with destinations.alone(output, output_dir, log=partial(typer.echo, err=True)):
         log = partial(typer.echo, err=True)
@@ -187,7 +194,8 @@ def main(
         progress = bool(output or output_dir) or len(recordings) == 1 or not sys.stdout.isatty()
         failed = 0
         if place.pending:
-            failed = _transcribe(partial(_transcriber(path, arpa, boosts, decoder), progress=progress, **size), place)
+            each = _transcriber(path, arpa, boosts, decoder, told, has_times=form != FormatName.text and not uncertain)
+            failed = _transcribe(partial(each, progress=progress, **size), place)
         place.finish()
     if failed:
         rest = "; the others are done" if failed < len(recordings) else ""
@@ -212,19 +220,36 @@ def _transcribe(each: Callable, place: "Terminal") -> int:
     return failed
 
 
-def _transcriber(path: Path, arpa: Path | None, boosts: dict[str, float | None], decoder: str):
-    """Load the model, and return its `transcribe_each` with the search for the language model and the boosts."""
+def _transcriber(
+    path: Path,
+    arpa: Path | None,
+    boosts: dict[str, float | None],
+    decoder: str,
+    prompt: dict[str, str],
+    has_times: bool,
+):
+    """Load the model, and return its `transcribe_each` with the search for the language model and the boosts.
+
+    If the format `has_times`, a line says where they aren't those of words.
+    """
     from asr_with_nemo.deployment import runtime
     from asr_with_nemo.models.loading import load_model
-    from asr_with_nemo.recognition import decoding
+    from asr_with_nemo.models.recognizer import decoders
+    from asr_with_nemo.recognition import attention, decoding
 
     if path.suffix == ".onnx":
+        if prompt:
+            raise InputError(
+                f"{path}: --prompt is for attention decoders (Canary), which aren't exported; leave it out"
+            )
         recognizer = runtime.Recognizer(path)
         recognizer.check_decoder(decoder)
         return partial(recognizer.transcribe_each, search=recognizer.load_search(arpa, boosts))
     loaded = load_model(path)
     search = decoding.load_search(loaded, decoder, arpa, boosts)
-    return partial(decoding.transcribe_each, loaded, decoder=decoder, search=search)
+    if has_times and decoders(loaded) == ("aed",) and (note := attention.note_on_times(loaded, prompt)):
+        typer.echo(f"note: {path}: {note}", err=True)
+    return partial(decoding.transcribe_each, loaded, decoder=decoder, search=search, prompt=prompt)
 
 
 if __name__ == "__main__":
