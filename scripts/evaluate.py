@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Boost, Decoder, LanguageModel, Model, run
+from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Boost, Decoder, LanguageModel, Model, Prompt, run
 from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,12 +62,14 @@ def main(
         typer.Option(min=1_000, help="Simulate a line of this sample rate; 8000 for a telephone.", metavar="HZ"),
     ] = None,
     decoder: Decoder = "",
+    prompt: Prompt = "",
 ) -> None:
     """Measure a model's word error rate on a manifest.
 
     Prints WER and CER with their counts, and a 95% confidence interval of the WER, from a bootstrap over utterances.
-    --compare tests whether the difference of two models is statistically significant. Select models by their WER on
-    dev, and evaluate on test once, at the end.
+    Texts are compared as they are written: capitals, punctuation and figures that only one side has are errors, and a
+    line says how many. --compare tests whether the difference of two models is statistically significant. Select models
+    by their WER on dev, and evaluate on test once, at the end.
 
     Examples:
 
@@ -87,13 +89,16 @@ def main(
 
         python scripts/evaluate.py HYBRID.nemo data/an4/dev_manifest.json --decoder ctc
 
+        python scripts/evaluate.py CANARY.nemo dev_manifest.json --prompt "source_lang=de target_lang=de pnc=no"
+
         python scripts/evaluate.py model-int8.onnx data/an4/test_manifest.json
     """
     from asr_with_nemo.base.files import check_output
-    from asr_with_nemo.recognition import boosting, error_report, evaluation, side_by_side, wer
+    from asr_with_nemo.own_data.differences import spelling_notes
+    from asr_with_nemo.recognition import attention, boosting, error_report, evaluation, side_by_side, wer
 
     # Report errors before the slow part.
-    boosts = boosting.read_boosts(boost)
+    boosts, told = boosting.read_boosts(boost), attention.parse_prompt(prompt)
     arpa = _check_search(model, manifest, lm, tune, {"alpha": alpha, "beta": beta, "width": width}, bool(boosts))
     others = evaluation.read_rows(compare) if compare else None
     if output:
@@ -102,13 +107,15 @@ def main(
         error_report.check_place(report)
     if beside and not report:
         raise InputError("--beside is shown in the error browser; give --report FILE.html, or --compare OTHER.json")
-    asked = _Asked(model, manifest, arpa, boosts, tune, (alpha, beta, width), batch_size, line_rate, decoder)
+    asked = _Asked(model, manifest, arpa, boosts, tune, (alpha, beta, width), batch_size, line_rate, decoder, told)
     second = _Other(beside, asked) if beside else None
     result, search, more = _measure(asked)
     typer.echo(result)
     if result.unspellable:
         letters = " ".join(map(repr, result.unspellable))
         typer.echo(f"warning: the texts have {letters}, not in the model's alphabet: each counts as an error", err=True)
+    for note in spelling_notes([(row.reference, row.hypothesis) for row in result.rows]):
+        typer.echo(f"warning: {note}", err=True)
     if result.corpus == "synthetic":
         typer.echo("warning: this is the built-in synthetic corpus; its figures say nothing about AN4", err=True)
     if output:
@@ -120,6 +127,7 @@ def main(
             command += [f"--width={weights.width}", *(f"--boost={value}" for value in boost)]
         command += [f"--line-rate={line_rate}"] if line_rate else []
         command += [f"--decoder={decoder}"] if decoder else []
+        command += [f"--prompt={prompt}"] if prompt else []
         evaluation.save(result, output, command=shlex.join(command), **more)
         typer.echo(f"results: {output}, utterances: {output.with_suffix('.tsv')}")
     if report:
@@ -144,6 +152,7 @@ class _Asked(NamedTuple):
     batch_size: int
     line_rate: int | None
     decoder: str
+    prompt: dict[str, str]
 
 
 class _Other:
@@ -165,7 +174,14 @@ class _Other:
             wer.paired(evaluation.make_rows(asked.manifest, references, [""] * len(references)), self._rows)
         else:
             model_path(given, suffix=".onnx")  # it is there
-            plain = {"arpa": None, "boosts": {}, "tune": False, "weights": (None, None, None), "decoder": ""}
+            plain = {
+                "arpa": None,
+                "boosts": {},
+                "tune": False,
+                "weights": (None, None, None),
+                "decoder": "",
+                "prompt": {},
+            }
             self._asked = asked._replace(model=given, **plain)
 
     def rows(self) -> "Sequence[ScoredUtterance]":
@@ -211,6 +227,7 @@ def _with_nemo(asked: _Asked) -> tuple["Result", "Search | None", dict]:
         search=search,
         line_rate=asked.line_rate,
         decoder=asked.decoder,
+        prompt=asked.prompt,
     )
     return result, search, more
 
@@ -225,6 +242,8 @@ def _exported(asked: _Asked) -> tuple["Result", "Search | None", dict]:
         raise InputError(
             f"{asked.model}: --tune takes the .nemo file; the weights that it finds hold for the export too"
         )
+    if asked.prompt:
+        raise InputError(f"{asked.model}: --prompt is for attention decoders (Canary), which aren't exported")
     recognizer = runtime.Recognizer(asked.model)
     recognizer.check_decoder(asked.decoder)
     search = recognizer.load_search(asked.arpa, asked.boosts, *asked.weights)

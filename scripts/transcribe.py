@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Boost, Channels, Decoder, LanguageModel, Model, run
+from asr_with_nemo.cli import BARE_LANGUAGE_MODEL, Boost, Channels, Decoder, LanguageModel, Model, Prompt, run
 from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def main(
             metavar="N",
         ),
     ] = None,
+    prompt: Prompt = "",
 ) -> None:
     """Transcribe recordings: to the terminal, into a file, or a file each into a folder.
 
@@ -160,6 +161,11 @@ def main(
 
         python scripts/transcribe.py MODEL.nemo --boost names.txt recordings/
 
+    **Models with a prompt** (NVIDIA's Canary) are told the language, and whether to write punctuation and capitals.
+    They give no times of words, unless a model of the format canary2 is asked for them, with timestamp=yes.
+
+        python scripts/transcribe.py CANARY.nemo recordings/ --prompt "source_lang=de target_lang=de pnc=no"
+
     **Interrupted?** The same command goes on, with --output and --output-dir: what is done isn't done again. A folder
     is brought up to date: only new and changed recordings are transcribed. With another model all is done anew.
 
@@ -186,7 +192,7 @@ def main(
     from asr_with_nemo.data.object_storage import is_remote
     from asr_with_nemo.deployment import transcriber
     from asr_with_nemo.models.names import model_path
-    from asr_with_nemo.recognition import boosting, decoding, destinations, formats, label_studio
+    from asr_with_nemo.recognition import attention, boosting, decoding, destinations, formats, label_studio
     from asr_with_nemo.recognition.recordings import find, split_channels
 
     if shards and (output or output_dir or form or as_json or uncertain):
@@ -211,7 +217,7 @@ def main(
     named = _BY_SUFFIX.get(output.suffix.lower(), "text") if output else "text"
     form = FormatName.jsonl if as_json else form or FormatName(named)
     arpa = None if lm is None else decoding.language_model_path(model, lm)
-    boosts = boosting.read_boosts(boost)
+    boosts, told = boosting.read_boosts(boost), attention.parse_prompt(prompt)
     path = model_path(model, suffix=".onnx")
     recordings = find(inputs, log=partial(typer.echo, err=True))
     if channels == Channels.split:
@@ -220,10 +226,11 @@ def main(
     settings |= {"decoder": decoder} if decoder else {}
     settings["lm"] = [str(arpa), *destinations.stamp(arpa)] if arpa else None
     settings |= {"boost": boosts} if boosts else {}
+    settings |= {"prompt": told} if told else {}
     size = {} if batch_size is None else {"batch_size": batch_size}
     if shards:
         name = Path(model).absolute() if Path(model).exists() else model  # on other machines it may be elsewhere
-        load = partial(transcriber.load, name, arpa and arpa.absolute(), boosts, decoder, progress=False, **size)
+        load = partial(transcriber.load, name, arpa and arpa.absolute(), boosts, decoder, told, progress=False, **size)
         _write_shards(recordings, shards, settings | {"format": "jsonl"}, load, path.suffix != ".onnx", ray, workers)
         return
     if remote := next((one.name for one in recordings if is_remote(getattr(one.sound, "path", one.sound))), None):
@@ -244,9 +251,9 @@ def main(
         progress = bool(output or output_dir) or len(recordings) == 1 or not sys.stdout.isatty()
         failed = 0
         if place.pending:
-            failed = _transcribe(
-                partial(transcriber.load(path, arpa, boosts, decoder), progress=progress, **size), place
-            )
+            note = None if form == FormatName.text or uncertain else log
+            each = transcriber.load(path, arpa, boosts, decoder, told, note, progress=progress, **size)
+            failed = _transcribe(each, place)
         place.finish()
     if failed:
         rest = "; the others are done" if failed < len(recordings) else ""

@@ -243,3 +243,19 @@ def recognizers(tmp_path_factory: pytest.TempPathFactory, pieces_of_words: Path)
 def model_of_pieces(recognizers: dict[str, Path]) -> Path:
     """A small Conformer that writes pieces of words by CTC, as NeMo saves one, with random weights."""
     return recognizers["ctc of pieces"]
+
+
+@pytest.fixture(scope="session")
+def canaries(
+    tmp_path_factory: pytest.TempPathFactory, pieces_of_words: Path, small_corpus: an4.Corpus
+) -> dict[str, Path]:
+    """A small attention encoder-decoder for each format of prompt, which knows four utterances of dev by heart."""
+    from tests import recognizers
+
+    folder, rows = tmp_path_factory.mktemp("canaries"), manifest.read_manifest(small_corpus.manifest("dev"))[:4]
+    files = {prompt: folder / f"{prompt}.nemo" for prompt in recognizers.PROMPTS}
+    for prompt, file in files.items():
+        model = recognizers.build_canary(prompt, folder, pieces_of_words)
+        recognizers.teach_canary(model, rows)
+        model.save_to(str(file))
+    return files

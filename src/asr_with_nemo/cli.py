@@ -64,6 +64,15 @@ Decoder = Annotated[
     ),
 ]
 """Option --decoder of scripts that decode with NeMo."""
+Prompt = Annotated[
+    str,
+    typer.Option(
+        help='What an attention decoder (Canary) is told: "source_lang=de target_lang=en pnc=no". Slots and values are '
+        "the model's own, and so are the defaults; a wrong one is answered with those that it has.",
+        metavar='"SLOT=VALUE ..."',
+    ),
+]
+"""Option --prompt of scripts that decode with NeMo, for `attention.parse_prompt`."""
 
 
 OverfitBatch = Annotated[

@@ -12,6 +12,7 @@ import pytest
 
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.own_data.differences import spelling_notes
 from asr_with_nemo.training import baseline, finetuning
 from asr_with_nemo.training.run import read_log
 from tests.conftest import ROOT, first_rows
@@ -33,16 +34,18 @@ def config_of(model: Path | str, data: Path, folder: Path, *overrides: str, **se
 
 def test_texts_with_capitals_and_punctuation_are_told_from_wrong_ones():
     pairs = [("Hello, well-known Ann.", "hello well known ann"), ("Go on!", "go in"), ("stop", "stop")]
-    (note,) = baseline.spelling_notes(pairs)
-    assert note.startswith("5 of the 6 errors before training are only capitals, punctuation or hyphens")
+    (note,) = spelling_notes(pairs, when="before training", advice="train longer")
+    assert note.endswith("train longer") and note.startswith(
+        "5 of the 6 errors before training are only capitals, punctuation or hyphens"
+    )
     assert "text 'Hello, well-known Ann.', model 'hello well known ann'" in note
-    assert baseline.spelling_notes([("go on", "go in"), ("stop now", "no")]) == []
+    assert spelling_notes([("go on", "go in"), ("stop now", "no")]) == []
 
 
 def test_figures_on_one_side_alone_are_told():
-    (note,) = baseline.spelling_notes([("room 12", "room twelve"), ("yes", "yes")])
+    (note,) = spelling_notes([("room 12", "room twelve"), ("yes", "yes")])
     assert note.startswith("1 of 2 texts have figures, and the model writes none")
-    (note,) = baseline.spelling_notes([("room twelve", "room 12"), ("yes", "yes")])
+    (note,) = spelling_notes([("room twelve", "room 12"), ("yes", "yes")])
     assert note.startswith("the model writes figures in 1 of 2 texts")
 
 

@@ -37,6 +37,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore")
     for name in ("nv_one_logger", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs errors that it raises, and that NeMo catches
     from nemo.utils import logging as nemo_logging
 
     nemo_logging.setLevel(nemo_logging.ERROR)

@@ -35,6 +35,11 @@ def check_streams(recognizer: Recognizer, look_ahead: float | None = None) -> fl
     Raises:
         InputError: it doesn't stream, or not with this look-ahead; with what to do instead.
     """
+    if "aed" in recognizer.decoders:
+        raise InputError(
+            "an attention encoder-decoder (Canary) hears whole recordings and isn't exported, so it can't be served "
+            "here; transcribe.py takes it, and NeMo's examples/asr/asr_chunked_inference/aed streams it"
+        )
     if not recognizer.streams:
         raise InputError(
             "the model hears whole recordings, so it can't stream; export it (scripts/export.py) and serve the .onnx "

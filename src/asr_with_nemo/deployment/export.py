@@ -36,7 +36,7 @@ from asr_with_nemo.deployment.transducer import MOST_SYMBOLS
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import alphabet, sample_rate, seconds_per_frame, writes_letters
 from asr_with_nemo.models.names import SUMMARY, model_path
-from asr_with_nemo.models.recognizer import durations, most_symbols
+from asr_with_nemo.models.recognizer import check_has_frames, durations, most_symbols
 from asr_with_nemo.recognition import decoding, spelling, transcripts
 from asr_with_nemo.recognition.transcripts import Sound
 
@@ -257,6 +257,9 @@ def export(
     path = Path(path)
     if path.suffix != ".onnx":
         raise InputError(f"{path}: expected a name that ends in .onnx")
+    check_has_frames(
+        model, "export.py", "NeMo runs it as it is: its transcribe(), or examples/asr/transcribe_speech.py"
+    )
     decoder = decoding.check_decoder(model, decoder)
     facts = _facts(model, decoder)
     proto, described = onnx_network.network(model, decoder), _described(model, decoder) | dict(card or {})

@@ -23,7 +23,7 @@ from asr_with_nemo.base.machine import usable_cores
 from asr_with_nemo.deployment.transducer import MOST_SYMBOLS, Transducer, of_sessions
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.names import model_path
-from asr_with_nemo.models.recognizer import DECODERS
+from asr_with_nemo.models.recognizer import FRAMEWISE
 from asr_with_nemo.recognition import spelling, transcripts
 from asr_with_nemo.recognition.transcripts import Output, Sound, Step, Transcript
 
@@ -102,8 +102,8 @@ class Recognizer:
             raise ValueError("its labels aren't a list of texts")
         if self.sample_rate <= 0 or not 0 < self.seconds_per_frame < 60:
             raise ValueError("its sample rate or frame length isn't a positive number")
-        if self.decoder not in DECODERS:
-            raise ValueError(f"its decoder is {self.decoder}, where this version has {', '.join(DECODERS)}")
+        if self.decoder not in FRAMEWISE:
+            raise ValueError(f"its decoder is {self.decoder}, where this version has {', '.join(FRAMEWISE)}")
         if self.spelling and len(self.spelling.pieces) != len(self.labels):
             raise ValueError("its pieces don't fit its labels")
         self.transducer, width = (None, len(self.labels) + 1) if self.decoder == "ctc" else self._read_transducer()

@@ -1,6 +1,7 @@
 """Load a model for inference, and read its alphabet, frame length and sample rate."""
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 from asr_with_nemo.models import model_file
@@ -9,9 +10,12 @@ from asr_with_nemo.models.names import model_path
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
 
+SPECIAL = r"<\|[^|]*\|>|<(pad|unk)>"
+"""Pattern of an attention decoder's special tokens, such as <|en|>."""
+
 
 def load_model(model: str | os.PathLike) -> "ASRModel":
-    """Load a recogniser in evaluation mode: by CTC, RNN-T or TDT, or a hybrid; of letters or of subwords.
+    """Load a recogniser in evaluation mode: by CTC, RNN-T, TDT or attention, or a hybrid; of letters or of subwords.
 
     Nothing in its file is executed (`model_file.load`). It is on the GPU if this torch can use one, else on the CPU.
 
@@ -27,9 +31,17 @@ def load_model(model: str | os.PathLike) -> "ASRModel":
 def alphabet(model: "ASRModel") -> list[str]:
     """Return a model's vocabulary in the order of its outputs; the blank is the output after the last.
 
-    Letters, or SentencePiece subwords, in which ▁ is the space before a word.
+    Letters, or SentencePiece subwords, in which ▁ is the space before a word. An attention decoder has no blank, and
+    its special tokens, which tell it the task, are empty.
     """
+    if attends(model):
+        return ["" if re.fullmatch(SPECIAL, piece) else piece for piece in model.tokenizer.vocab]
     return list(model.joint.vocabulary if hasattr(model, "joint") else model.decoder.vocabulary)
+
+
+def attends(model: "ASRModel") -> bool:
+    """Return whether a model is an attention encoder-decoder (Canary)."""
+    return hasattr(model, "transf_decoder")
 
 
 def writes_letters(model: "ASRModel") -> bool:

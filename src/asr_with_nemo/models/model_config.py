@@ -30,17 +30,21 @@ MODEL_CLASSES = (
     "EncDecRNNTBPEModel",
     "EncDecHybridRNNTCTCModel",
     "EncDecHybridRNNTCTCBPEModel",
+    "EncDecMultiTaskModel",
 )
-"""The model classes that are loaded: CTC, transducers, and hybrids of both; each of letters or, BPE, of pieces."""
+"""The model classes that are loaded: CTC, transducers, and hybrids of both, each of letters or, BPE, of pieces; and
+attention encoder-decoders (Canary)."""
 LARGEST_CONFIG = 2 * 1024**2
 """Bytes of a config; that of a model with a thousand tokens has 20,000."""
 _FLAGS = ("ctc_reduction", "rnnt_reduction", "use_cer", "log_prediction", "compute_eval_loss")
 _SECTIONS = ("labels", "tokenizer", "decoding", "interctc", "model_defaults", "loss", "aux_ctc", "adapters")
 _KEPT = (*PARTS, *_FLAGS, "target", *_SECTIONS)
 """Keys of a config that are read; all others are dropped."""
+_ATTENTION = "EncDecMultiTaskModel"
+_OF_ATTENTION = ("model_defaults", "prompt_format", "prompt_defaults", "tokenizer", "decoding", "adapters")
+_CANARY = "nemo.collections.common.tokenizers.canary_tokenizer"
 _PROMPTED = "a recogniser that is told the language of each recording"
 _OTHERS = {
-    "EncDecMultiTaskModel": "an attention encoder-decoder for several tasks (Canary)",
     "EncDecTransfModelBPE": "a model that translates speech",
     "EncDecRNNTBPEModelWithPrompt": _PROMPTED,
     "EncDecHybridRNNTCTCBPEModelWithPrompt": _PROMPTED,
@@ -60,6 +64,11 @@ _COLLECTIONS = {
     "audio": "a model that changes audio",
 }
 """What models of other kinds are, by the class, or by the collection of NeMo's that it is in."""
+SALM = (
+    "from_pretrained(NAME), as its examples/speechlm2/salm_generate.py does. That needs nemo_toolkit[speechlm2], which "
+    "the course doesn't install, and the language model inside from Hugging Face, by a network or from the cache there"
+)
+"""What runs a SALM."""
 _MOST_SYMBOLS = 10  # pieces per frame that greedy decoding of a transducer writes at most, as in NeMo's configs
 _MOST_VALUES = 1_000_000  # of a config, once aliases and references are followed
 _DEEPEST = 50  # levels of a config
@@ -110,6 +119,8 @@ def checked(config: object, path: Path, folder: Path | None = None) -> dict:
             raise refusal(path, f"{key}: {value}", "is neither NeMo's nor torch's, and would be called")
     # The class first: a model of another kind has other sections.
     target = _model_class(config, path)
+    if target.endswith(_ATTENTION):
+        return _with_rate(_checked_attention(config, root, path, folder)) | {"target": target}
     config = {key: modern(resolved(config[key], root, path)) for key in _KEPT if config.get(key) is not None}
     transduces = "RNNT" in target
     for part in PARTS:
@@ -144,10 +155,13 @@ def checked(config: object, path: Path, folder: Path | None = None) -> dict:
                 decoder |= {"num_classes": len(letters), "vocabulary": letters}
     if "Hybrid" not in target:
         config.pop("aux_ctc", None)
-    # NeMo's own defaults, for code that reads them from the config.
-    config["preprocessor"] = {"sample_rate": 16_000, "window_stride": 0.01} | config["preprocessor"]
-    config["sample_rate"] = config["preprocessor"]["sample_rate"]
-    return config | {"target": target}
+    return _with_rate(config) | {"target": target}
+
+
+def _with_rate(config: dict) -> dict:
+    """Return a config with NeMo's own defaults, for code that reads them from there."""
+    preprocessor = {"sample_rate": 16_000, "window_stride": 0.01} | config["preprocessor"]
+    return config | {"preprocessor": preprocessor, "sample_rate": preprocessor["sample_rate"]}
 
 
 def refusal(path: Path, what: str, why: str) -> InputError:
@@ -232,9 +246,10 @@ def _model_class(config: dict, path: Path) -> str:
     collection = named.removeprefix("nemo.collections.").partition(".")[0]
     known = _OTHERS.get(name) or _COLLECTIONS.get(collection)
     if name not in MODEL_CLASSES and known:
+        how = f"{named}.restore_from(...), with NVIDIA's instructions for this model"
         raise InputError(
-            f"{path}: contains a {name}, {known}; expected a recogniser by CTC, RNN-T or TDT. NeMo itself runs it: "
-            f"{named}.restore_from(...), with NVIDIA's instructions for this model"
+            f"{path}: contains a {name}, {known}; expected a recogniser by CTC, RNN-T, TDT or attention (Canary). NeMo "
+            f"itself runs it: {f'{named}.{SALM}' if collection == 'speechlm2' else how}"
         )
     if not _is_of(named, _MODELS):
         raise refusal(path, named, "is not a class of NeMo's models")
@@ -361,6 +376,96 @@ def _checked_ctc(section: object, path: Path) -> dict:
         raise refusal(path, f"aux_ctc.ctc_loss_weight: {weight}", "is not a number from 0 to 1")
     decoder = _checked_part("decoder", section.get("decoder"), path)
     return {"ctc_loss_weight": weight, "decoder": {"feat_in": None, "num_classes": -1, "vocabulary": []} | decoder}
+
+
+def _checked_attention(config: dict, root: dict, path: Path, folder: Path | None) -> dict:
+    """Return the needed keys of an attention encoder-decoder's config, with greedy decoding.
+
+    Args:
+        config, path, folder: as of `checked`.
+        root: what references are looked up in.
+
+    Raises:
+        InputError: a part is missing or unsafe.
+    """
+    from asr_with_nemo.models.parts import ATTENTION, AttentionWidths, Prompt
+
+    needed = ("preprocessor", "encoder", "transf_decoder", "head", "prompt_format", "tokenizer")
+    keys = (*PARTS, *ATTENTION, *_OF_ATTENTION)
+    config = {key: modern(resolved(config[key], root, path)) for key in keys if config.get(key) is not None}
+    missing = next((key for key in needed if key not in config), None)
+    if missing:
+        raise InputError(f"{path}: its config has no {missing}, so not an attention encoder-decoder")
+    made = {part: _checked_part(part, config[part], path) for part in PARTS[:3] if part in config}
+    for part, (named, schema) in ATTENTION.items():
+        section = config.get(part)
+        if section is None:
+            continue
+        if not isinstance(section, dict) or section.get("_target_") != named:
+            asked = section.get("_target_") if isinstance(section, dict) else section
+            raise refusal(path, f"{part}: {asked}", f"is not {named}")
+        given = {key: value for key, value in section.items() if key != "_target_"}
+        made[part] = {"_target_": named} | _valid(schema, given, part, path)
+    made["transf_decoder"] |= {"encoder": False}  # not NeMo's default
+    made["head"].pop("num_classes", None)
+    made["model_defaults"] = _valid(AttentionWidths, config.get("model_defaults") or {}, "model_defaults", path)
+    prompt = {key: config[key] for key in ("prompt_format", "prompt_defaults") if key in config}
+    made |= _valid(Prompt, prompt, "prompt", path)
+    made["tokenizer"] = _checked_tokenizers(config["tokenizer"], path, folder)
+    decoding = config.get("decoding") or {}
+    _check_decoding(decoding, "decoding", path)
+    greedy = {"temperature": None, "n_samples": 1, "max_generation_delta": _most_pieces(decoding)}
+    made["decoding"] = {"strategy": "greedy", "greedy": greedy}
+    if "adapters" in config:
+        made["adapters"] = _checked_adapters(config["adapters"], path)
+    # NeMo's loss and metric, of no consequence here. It would also load a second model, for times, from the archive.
+    loss = "nemo.collections.common.losses.smoothed_cross_entropy.SmoothedCrossEntropyLoss"
+    return made | {
+        "loss": {"_target_": loss, "label_smoothing": 0.0, "pad_id": None},
+        "multitask_metrics_cfg": {"metrics": {"wer": {"_target_": "nemo.collections.asr.metrics.WER"}}},
+        "restore_timestamps_model": False,
+    }
+
+
+def _most_pieces(decoding: object) -> int:
+    """Return how many more pieces than frames are written at most; -1 for no limit but the decoder's."""
+    section = decoding if isinstance(decoding, dict) else {}
+    asked = section.get("beam" if section.get("strategy") == "beam" else "greedy")
+    most = asked.get("max_generation_delta") if isinstance(asked, dict) else None
+    return most if isinstance(most, int) and 0 <= most <= LARGEST_CONFIG else -1
+
+
+def _checked_tokenizers(section: object, path: Path, folder: Path | None) -> dict:
+    """Return the settings of an attention encoder-decoder's tokenizer: one, or one for each language.
+
+    Raises:
+        InputError: a tokenizer is of another type, or its files are outside of the archive.
+    """
+    section = section if isinstance(section, dict) else {"type": section}
+    several = section.get("type") == "agg"
+    custom = f"{_CANARY}.{'CanaryTokenizer' if several else 'CanaryBPETokenizer'}"
+    asked = section.get("custom_tokenizer")
+    asked = asked.get("_target_") if isinstance(asked, dict) else asked
+    if asked != custom:
+        raise refusal(path, f"tokenizer.custom_tokenizer: {asked}", f"is not {custom}")
+    made = {"custom_tokenizer": {"_target_": custom}}
+    if not several:
+        own = {key: value for key, value in section.items() if key != "custom_tokenizer"}
+        return _checked_tokenizer(own, path, folder) | made
+    languages = section.get("langs")
+    if not isinstance(languages, dict) or "spl_tokens" not in languages:
+        raise InputError(f"{path}: its tokenizer has no spl_tokens, so not that of an attention encoder-decoder")
+    if folder is None:
+        raise InputError(f"{path}: a checkpoint doesn't bring its tokenizers; give the .nemo file of this training")
+    wrong = next((name for name in languages if not re.fullmatch(r"[\w-]{1,40}", str(name), re.ASCII)), None)
+    if wrong is not None:
+        raise refusal(path, f"tokenizer.langs.{wrong}", "is not a language")
+    return {
+        "type": "agg",
+        "dir": None,
+        "langs": {name: _checked_tokenizer(one, path, folder) for name, one in languages.items()},
+        **made,
+    }
 
 
 def _checked_adapters(section: object, path: Path) -> dict:

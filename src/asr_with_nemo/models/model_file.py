@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from asr_with_nemo.data.archives import check_whole, is_tar, read_member, unpack_tar
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.models.model_config import LARGEST_CONFIG, checked, modern, read_yaml, resolved
+from asr_with_nemo.models.model_config import LARGEST_CONFIG, SALM, checked, modern, read_yaml, resolved
 from asr_with_nemo.models.nemo_internals import restoring
 from asr_with_nemo.models.saved import largest_content, read_saved
 
@@ -48,11 +48,16 @@ def load(path: Path) -> "ASRModel":
         path: the file; its content decides the format, not its name.
 
     Raises:
-        InputError: the file is missing, damaged or not a model file, isn't of a recogniser by CTC, RNN-T or TDT, or its
+        InputError: the file is missing, damaged or not a model file, isn't of one of the `MODEL_CLASSES`, or its
             content is unsafe: it references code, files outside of the archive, or paths outside of its folder.
     """
     if not path.is_file():
         reason = "a folder" if path.is_dir() else "no such file"
+        if (path / "config.json").is_file():
+            reason += (
+                " of Hugging Face's format, as language models that listen (SALM) have. NeMo itself runs these: "
+                f"nemo.collections.speechlm2.models.SALM.{SALM}"
+            )
         raise InputError(f"{path}: {reason}; expected a model (.nemo or .ckpt), as scripts/train.py makes one")
     if is_tar(path):
         read = _load_nemo
@@ -166,7 +171,7 @@ def _build(config: dict, weights: "dict[str, torch.Tensor]", path: Path, folder:
     kind = get_class(config["target"])
     # As NeMo's restore_from does, but also undone after an error: until then no model in this process gets its data.
     AppState().model_restore_path = str(path.absolute())
-    with restoring(kind, folder), _limited(weights, path):
+    with restoring(kind, folder), _limited(weights, path, _copied(config)):
         model = kind(cfg=OmegaConf.create(config))
     found = model.load_state_dict(weights, strict=False)
     # The window and the mel filters follow from the config; which of them are saved differs between versions.
@@ -182,9 +187,26 @@ def _build(config: dict, weights: "dict[str, torch.Tensor]", path: Path, folder:
     return model
 
 
+def _copied(config: dict) -> int:
+    """Return the number of parameters in the layers that NeMo copies, instead of making each."""
+    count = 0
+    for part, matrices in (("transf_encoder", 4), ("transf_decoder", 8)):
+        sizes = config.get(part) or {}
+        sizes = sizes.get("config_dict", sizes)
+        if sizes:
+            width = sizes["hidden_size"]
+            count += max(0, sizes["num_layers"] - 1) * width * (matrices * width + 2 * sizes["inner_size"])
+    return count
+
+
 @contextmanager
-def _limited(weights: "dict[str, torch.Tensor]", path: Path) -> Iterator[None]:
+def _limited(weights: "dict[str, torch.Tensor]", path: Path, copied: int = 0) -> Iterator[None]:
     """Build modules whose parameters may together be not much larger than the weights of the file.
+
+    Args:
+        weights: of the file.
+        path: of the model, for messages.
+        copied: parameters that aren't registered one by one.
 
     Raises:
         InputError: they are larger. It is raised before the memory of the parameter is written to.
@@ -199,13 +221,18 @@ def _limited(weights: "dict[str, torch.Tensor]", path: Path) -> Iterator[None]:
             sizes[storage.data_ptr()] = storage.nbytes() // value.element_size()
     left = _FEW + _PARAMETERS * sum(sizes.values())
 
-    def count(module: "torch.nn.Module", name: str, parameter: "torch.nn.Parameter | None") -> None:
+    def take(parameters: int) -> None:
         nonlocal left
-        left -= 0 if parameter is None else parameter.numel()
+        left -= parameters
         if left < 0:
             raise InputError(
                 f"{path}: refused, because its config asks for a much larger model than it has weights for"
             )
+
+    def count(module: "torch.nn.Module", name: str, parameter: "torch.nn.Parameter | None") -> None:
+        take(0 if parameter is None else parameter.numel())
+
+    take(copied)
 
     hook = register_module_parameter_registration_hook(count)
     try:

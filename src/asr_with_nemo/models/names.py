@@ -222,7 +222,8 @@ def _from_hugging_face(name: str, progress: bool) -> Path:
             reason = (
                 f"no such file or folder here, and Hugging Face gives no {file.name} ({url} answered {status}); check "
                 "there that the name is right and that the model has this file; one that is private or gated (whose "
-                "terms you have to accept first) needs HF_TOKEN"
+                "terms you have to accept first) needs HF_TOKEN; a SALM, such as nvidia/canary-qwen-2.5b, has no such "
+                "file: NeMo's examples/speechlm2/salm_generate.py runs it"
             )
         else:
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,16 +2,16 @@
 
 NeMo builds each part of a model by calling what its config names (`_target_`), with the parameters that it gives.
 Among NeMo's own classes are some that read, write or download files when they are made. So only the classes below are
-built: preprocessors, augmentations, encoders, CTC decoders, and the prediction and joint networks of transducers. None
-of them opens a file. The limits are far above those of published models; they keep a small file from asking for all of
-the memory.
+built: preprocessors, augmentations, encoders, CTC decoders, the prediction and joint networks of transducers, and the
+decoders of attention encoder-decoders. None of them opens a file. The limits are far above those of published models;
+they keep a small file from asking for all of the memory.
 
 Source: the signatures in `nemo.collections.asr.modules` of NeMo 3.0.0; `tests/models/test_parts.py` compares them.
 """
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=0, le=65_536)]
 Positive = Annotated[int, Field(ge=1, le=65_536)]
@@ -28,6 +28,7 @@ Sizes = Annotated[list[Positive], Field(max_length=64)]
 Vocabulary = Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=1_000_000)]
 Context = Annotated[list[OrOff], Field(max_length=8)]
 _TARGET = Field(alias="_target_")
+_POSITIONS = 2**25  # values of a decoder's table of positions; a published model has 2^20
 
 
 class Part(BaseModel):
@@ -322,6 +323,66 @@ class RNNTJoint(HATJoint):
     masking_prob: Annotated[float, Field(ge=-1, lt=1)] = -1
 
 
+# --- Attention encoder-decoders ---------------------------------------------------------------------------------------
+
+
+class _Transformer(BaseModel):
+    num_layers: Annotated[int, Field(ge=0, le=128)]
+    hidden_size: Positive
+    inner_size: Positive
+    num_attention_heads: Annotated[int, Field(ge=1, le=1024)] = 1
+    attn_score_dropout: Share = 0
+    attn_layer_dropout: Share = 0
+    ffn_dropout: Share = 0
+    hidden_act: Name = "relu"
+    pre_ln: bool = False
+
+
+class TransformerBlocks(_Transformer):
+    """The blocks that some models have between their encoder and their decoder."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    mask_future: bool = False
+    pre_ln_final_layer_norm: bool = True
+
+
+class DecoderSizes(_Transformer):
+    """The sizes of an attention decoder; NeMo ignores other keys, so they are left out, and counts the tokens."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    max_sequence_length: Positive = 512
+    num_token_types: Few = 2
+    embedding_dropout: Share = 0
+    learn_positional_encodings: bool = False
+
+    @model_validator(mode="after")
+    def _has_a_table_of_positions_that_fits(self) -> "DecoderSizes":
+        if self.max_sequence_length * self.hidden_size > _POSITIONS:
+            raise ValueError("its table of positions would fill the memory")
+        return self
+
+
+class AttentionDecoder(Part):
+    model_name: None = None
+    pretrained: Literal[False] = False
+    encoder: Literal[False] | None = None
+    pre_ln_final_layer_norm: bool = True
+    config_dict: DecoderSizes
+
+
+class TokenClassifier(Part):
+    hidden_size: Positive
+    num_classes: object = None
+    """Set by NeMo."""
+    num_layers: Annotated[int, Field(ge=1, le=8)] = 1
+    activation: Name = "relu"
+    log_softmax: bool = True
+    dropout: Share = 0
+    use_transformer_init: bool = True
+
+
 ALLOWED: dict[str, dict[str, type[Part]]] = {
     "preprocessor": {
         "AudioToMelSpectrogramPreprocessor": AudioToMelSpectrogramPreprocessor,
@@ -350,6 +411,16 @@ ALLOWED: dict[str, dict[str, type[Part]]] = {
 Each part is a section of the config, except that a transducer's prediction network is its section `decoder`, where a
 CTC model has its CTC decoder.
 """
+
+ATTENTION: dict[str, tuple[str, type[BaseModel]]] = {
+    "transf_encoder": (
+        "nemo.collections.asr.modules.transformer.transformer_encoders.TransformerEncoder",
+        TransformerBlocks,
+    ),
+    "transf_decoder": ("nemo.collections.asr.modules.transformer.get_nemo_transformer", AttentionDecoder),
+    "head": ("nemo.collections.asr.parts.submodules.token_classifier.TokenClassifier", TokenClassifier),
+}
+"""What makes each further part of an attention encoder-decoder, the only one for this part."""
 
 
 # --- Adapters ---------------------------------------------------------------------------------------------------------
@@ -394,6 +465,34 @@ class Widths(BaseModel):
 
     enc_hidden: Positive
     pred_hidden: Positive
+
+
+class AttentionWidths(BaseModel):
+    """An attention encoder-decoder's `model_defaults`, as far as NeMo reads them: the widths of its parts."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    asr_enc_hidden: Positive
+    lm_enc_hidden: Positive
+    lm_dec_hidden: Positive
+
+
+class Prompt(BaseModel):
+    """The settings of a prompt, which tells an attention encoder-decoder what to do, and their default values."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt_format: Literal["canary", "canary2"]
+    prompt_defaults: Annotated[list["Turn"], Field(max_length=8)] | None = None
+
+
+class Turn(BaseModel):
+    """The default values of a prompt's slots, for one role."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Name
+    slots: Annotated[dict[Name, Annotated[str, Field(max_length=256)] | bool | None], Field(max_length=32)]
 
 
 class DurationLoss(BaseModel):

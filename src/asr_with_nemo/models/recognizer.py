@@ -6,6 +6,8 @@ NeMo's recognisers share an encoder; they differ in the decoders behind it:
 - rnnt: a prediction network reads what was written so far, and a joint network chooses, at each frame, the next letters
   or pieces until it chooses the blank.
 - tdt: as rnnt, but each choice has a duration: how many frames to go on.
+- aed (attention encoder-decoder, NVIDIA's Canary): a decoder reads a prompt, what was written so far, and the whole
+  recording, and chooses the next piece until it chooses the end. It has no frames.
 
 A hybrid has a transducer, rnnt or tdt, and ctc.
 """
@@ -14,13 +16,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.models.loading import alphabet, sample_rate, seconds_per_frame, writes_letters
+from asr_with_nemo.models.loading import alphabet, attends, sample_rate, seconds_per_frame, writes_letters
 
 if TYPE_CHECKING:
     import torch
     from nemo.collections.asr.models import ASRModel
 
-DECODERS = ("ctc", "rnnt", "tdt")
+FRAMEWISE = ("ctc", "rnnt", "tdt")
+"""The names of the decoders that go from frame to frame."""
+DECODERS = (*FRAMEWISE, "aed")
 """The names of the decoders that a recogniser may have."""
 
 
@@ -82,6 +86,8 @@ def describe(model: "ASRModel") -> Recognizer:
 
 def decoders(model: "ASRModel") -> tuple[str, ...]:
     """Return the names of a model's decoders, from `DECODERS`, the default first."""
+    if attends(model):
+        return ("aed",)
     if not hasattr(model, "joint"):
         return ("ctc",)
     transducer = "tdt" if durations(model) else "rnnt"
@@ -112,6 +118,24 @@ def choose_decoder(model: "ASRModel", decoder: str = "") -> str:
         ways = " and ".join(has) if len(has) > 1 else f"only {has[0]}"
         raise InputError(f"decoder {decoder}: this model has {ways}; leave it out for {has[0]}")
     return decoder or has[0]
+
+
+def check_has_frames(model: "ASRModel", what: str, instead: str) -> None:
+    """Make sure that a model isn't an attention encoder-decoder, which not every command takes.
+
+    Args:
+        model: any recogniser.
+        what: the command or option.
+        instead: what would do it for such a model.
+
+    Raises:
+        InputError: it is one.
+    """
+    if attends(model):
+        raise InputError(
+            f"{what}: the model is an attention encoder-decoder ({type(model).__name__}, such as Canary), which only "
+            f"transcribe.py and evaluate.py take, by greedy decoding; {instead}"
+        )
 
 
 def ctc_decoder(model: "ASRModel"):

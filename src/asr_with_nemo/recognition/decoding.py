@@ -1,7 +1,8 @@
 """Offline decoding with NeMo: log-probabilities, transcripts with word times, and forced alignment.
 
 `transcribe` takes every recogniser that `models.loading.load_model` loads. Log-probabilities, alignment and the search
-with a language model of words need a CTC decoder, which a CTC model or a hybrid has.
+with a language model of words need a CTC decoder, which a CTC model or a hybrid has. Attention decoders are in
+`recognition.attention`.
 
 Every function takes audio as files (any format that soundfile reads, at any sample rate) or as arrays of mono samples
 at the model's rate. Results don't depend on order or batching, apart from floating-point rounding.
@@ -9,7 +10,7 @@ at the model's rate. Results don't depend on order or batching, apart from float
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +21,15 @@ from tqdm import tqdm
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import alphabet, sample_rate, seconds_per_frame, writes_letters
 from asr_with_nemo.models.names import model_path
-from asr_with_nemo.models.recognizer import choose_decoder, ctc_decoder, decoders, durations, most_symbols
-from asr_with_nemo.recognition import spelling, transcripts
+from asr_with_nemo.models.recognizer import (
+    check_has_frames,
+    choose_decoder,
+    ctc_decoder,
+    decoders,
+    durations,
+    most_symbols,
+)
+from asr_with_nemo.recognition import attention, confidence, spelling, transcripts
 from asr_with_nemo.recognition.transcripts import Letter, Output, Sound, Step, Transcript
 
 if TYPE_CHECKING:
@@ -54,12 +62,17 @@ def language_model_path(model: str | os.PathLike, lm: str | os.PathLike = "") ->
     return path
 
 
-def decoder_of(model: "ASRModel", search: "Search | None" = None, decoder: str = "") -> str:
+def decoder_of(
+    model: "ASRModel", search: "Search | None" = None, decoder: str = "", prompt: Mapping[str, str] | None = None
+) -> str:
     """Name the decoder: the search's own name, "greedy", or NeMo's name of the model's decoding strategy.
 
-    For models other than CTC ones, it ends with the name of the decoder: "greedy, tdt".
+    For models other than CTC ones, it ends with the name of the decoder: "greedy, tdt"; for those with a prompt, with
+    this too: "greedy, aed (source_lang=en target_lang=en pnc=yes)".
     """
     decoder = choose_decoder(model, decoder)
+    if decoder == "aed":
+        return f"greedy, aed ({attention.described(model, prompt or {})})"
     if search:
         return str(search) if decoder == "ctc" else f"{search}, {decoder}"
     strategy = str((ctc_decoding(model) if decoder == "ctc" else model.decoding).cfg.strategy)
@@ -76,15 +89,26 @@ def check_decoder(model: "ASRModel", decoder: str = "", search: "Search | None" 
     from asr_with_nemo.recognition.transducer_beam import TransducerSearch
 
     decoder = choose_decoder(model, decoder)
+    if search:
+        _check_takes_search(model)
+    cfg = (ctc_decoding(model) if decoder == "ctc" else model.decoding).cfg
+    one_beam = decoder == "aed" and (cfg.get("beam") or {}).get("beam_size") == 1  # which is greedy
+    greedy = decoder == "ctc" or one_beam or str(cfg.strategy).startswith("greedy")
     if search and (decoder != "ctc") != isinstance(search, TransducerSearch):
         other = "; add --decoder ctc" if "ctc" in decoders(model) else ""
         raise InputError(f"this search is not for the decoder {decoder}: make it with decoding.load_search{other}")
-    if not search and decoder != "ctc" and not str(model.decoding.cfg.strategy).startswith("greedy"):
+    if not search and not greedy:
         raise InputError(
             f"the model is set to decode with {model.decoding.cfg.strategy}; here, the decoder {decoder} is greedy: "
             "model.change_decoding_strategy sets greedy_batch, or use model.transcribe"
         )
     return decoder
+
+
+def _check_takes_search(model: "ASRModel") -> None:
+    check_has_frames(
+        model, "--lm and --boost", "NeMo's own beam search takes both: examples/asr/transcribe_speech.py of NeMo"
+    )
 
 
 def load_search(
@@ -115,6 +139,7 @@ def load_search(
     decoder = choose_decoder(model, decoder)
     if not (arpa or boosts):
         return None
+    _check_takes_search(model)
     if decoder == "ctc":
         from asr_with_nemo.recognition import beam
 
@@ -242,6 +267,7 @@ def transcribe(
     progress: bool = True,
     search: "Search | None" = None,
     decoder: str = "",
+    prompt: Mapping[str, str] | None = None,
 ) -> list[Transcript]:
     """Transcribe recordings of any length, in the order given.
 
@@ -256,11 +282,13 @@ def transcribe(
         search: a beam search with a language model or boosted phrases (`load_search`); by default the model's own
             decoding.
         decoder: "ctc", "rnnt" or "tdt", of a model that has several; by default a hybrid's transducer.
+        prompt: what an attention decoder is told, for slots whose default isn't right (`attention.values_of`).
 
     Raises:
-        InputError: a file can't be read, an array isn't mono float samples, or the model lacks the decoder.
+        InputError: a file can't be read, an array isn't mono float samples, or the model lacks the decoder, takes no
+            prompt, or lacks a slot or value of it.
     """
-    return transcripts.all_of(transcribe_each(model, sounds, batch_size, progress, search, decoder))
+    return transcripts.all_of(transcribe_each(model, sounds, batch_size, progress, search, decoder, prompt))
 
 
 def transcribe_each(
@@ -270,27 +298,36 @@ def transcribe_each(
     progress: bool = True,
     search: "Search | None" = None,
     decoder: str = "",
+    prompt: Mapping[str, str] | None = None,
 ) -> Iterator[Transcript | InputError]:
     """Transcribe as `transcribe` does, but yield one result at a time; an unreadable recording yields its error.
 
     At most twice `transcripts.WINDOW_SECONDS` of audio and a piece are in memory, however long or many the recordings.
     """
-    recognise = recogniser(model, search, decoder)
+    recognise = recogniser(model, search, decoder, prompt)
     return transcripts.transcribe_each(sounds, sample_rate(model), recognise, batch_size, progress)
 
 
 def recogniser(
-    model: "ASRModel", search: "Search | None" = None, decoder: str = ""
+    model: "ASRModel",
+    search: "Search | None" = None,
+    decoder: str = "",
+    prompt: Mapping[str, str] | None = None,
 ) -> Callable[[Sequence[np.ndarray]], list[Transcript]]:
     """Return a function that transcribes one batch of recordings, (t,) each at the model's rate; they aren't cut.
 
     Args:
-        model, search, decoder: as of `transcribe`.
+        model, search, decoder, prompt: as of `transcribe`.
 
     Raises:
-        InputError: the model lacks the decoder.
+        InputError: the model lacks the decoder, takes no prompt, or lacks a slot or value of it.
     """
-    if check_decoder(model, decoder, search) == "ctc":
+    decoder = check_decoder(model, decoder, search)
+    if prompt and decoder != "aed":
+        raise InputError(f"--prompt is for attention decoders (Canary); this model has {' and '.join(decoders(model))}")
+    if decoder == "aed":
+        recognise = _by_attention(model, prompt or {})
+    elif decoder == "ctc":
         recognise = partial(_transcribe_ctc, model, search=search)
     else:
         recognise = partial(_transcribe_transducer, model, decoding=search.decoding if search else greedy_search(model))
@@ -324,14 +361,7 @@ def greedy_search(model: "ASRModel") -> "AbstractRNNTDecoding":
     settings: dict[str, object] = {
         "strategy": "greedy_batch",
         "greedy": {"max_symbols": most_symbols(model)},
-        "confidence_cfg": {
-            "preserve_frame_confidence": True,
-            "preserve_token_confidence": True,
-            "preserve_word_confidence": False,
-            "exclude_blank": True,
-            "aggregation": "prod",
-            "method_cfg": {"name": "max_prob", "alpha": 1.0},
-        },
+        "confidence_cfg": confidence.SETTINGS,
     }
     if has := durations(model):
         settings |= {"model_type": "tdt", "durations": has, "tdt_include_token_duration": True}
@@ -372,15 +402,9 @@ def transduced(
     is_greedy = str(decoding.cfg.strategy).startswith("greedy")
     written = []
     for row, found in zip(encoded, hypotheses, strict=True):
-        sure = _of_confidences(found, len(labels) + 1) if is_greedy else probabilities(model, row, found)
+        sure = confidence.probabilities(found, len(labels) + 1) if is_greedy else probabilities(model, row, found)
         written.append((found.text, list(_steps(found, labels, sure))))
     return written
-
-
-def _of_confidences(hypothesis: "Hypothesis", choices: int) -> list[float]:
-    """Return the probability of each letter or piece of a greedy search."""
-    # NeMo's confidence is the highest probability p scaled to (p · V - 1) / (V - 1), from 0 for a guess to 1.
-    return [(float(confidence) * (choices - 1) + 1) / choices for confidence in hypothesis.token_confidence]
 
 
 def _steps(hypothesis: "Hypothesis", labels: Sequence[str], sure: Iterable[float]) -> Iterator[Step]:
@@ -390,6 +414,17 @@ def _steps(hypothesis: "Hypothesis", labels: Sequence[str], sure: Iterable[float
     lengths = list(map(int, hypothesis.token_duration)) if has_lengths else [1] * len(columns)
     for column, frame, length, probability in zip(columns, frames, lengths, sure, strict=True):
         yield Step(labels[column], frame, length, probability)
+
+
+def _by_attention(model: "ASRModel", prompt: Mapping[str, str]) -> Callable[[Sequence[np.ndarray]], list[Transcript]]:
+    tokens, has_times = attention.prompt_tokens(model, prompt), attention.asks_for_times(model, prompt)
+    decoding = attention.greedy_search(model)
+
+    def recognise(batch: Sequence[np.ndarray]) -> list[Transcript]:
+        with inference(model):
+            return attention.transcribe(model, batch, decoding, tokens, has_times)
+
+    return recognise
 
 
 # --- Forced alignment -------------------------------------------------------------------------------------------------

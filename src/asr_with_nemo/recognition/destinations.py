@@ -262,7 +262,7 @@ class _Notes:
         with open(self._path, "rb") as file:
             file.seek(self.places[key])
             heard = json.loads(file.readline())["heard"]
-        return Transcript(heard["text"], [Word(**word) for word in heard["words"]], heard["duration"])
+        return Transcript(**heard | {"words": [Word(**word) for word in heard["words"]]})
 
     def remove(self) -> None:
         self._file.close()

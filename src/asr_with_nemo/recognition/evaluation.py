@@ -5,7 +5,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -174,6 +174,7 @@ def evaluate(
     search: "Search | None" = None,
     line_rate: int | None = None,
     decoder: str = "",
+    prompt: Mapping[str, str] | None = None,
 ) -> Result:
     """Transcribe a manifest and compare the hypotheses with its texts.
 
@@ -188,17 +189,18 @@ def evaluate(
         search: a beam search with a language model (`beam.load`); by default the model's own decoding.
         line_rate: simulate a telephone line of this sample rate in Hz (`audio.load_through`).
         decoder: "ctc", "rnnt" or "tdt", of a model that has several; by default a hybrid's transducer.
+        prompt: what an attention decoder is told, as of `decoding.transcribe`.
 
     Raises:
         InputError: the manifest or an audio file can't be used, the manifest's texts have no words, or the model lacks
-            the decoder.
+            the decoder or a slot or value of the prompt.
     """
     decoding.check_decoder(model, decoder, search)
     way = Way(
-        lambda files, progress: decoding.transcribe(model, files, batch_size, progress, search, decoder),
+        lambda files, progress: decoding.transcribe(model, files, batch_size, progress, search, decoder, prompt),
         labels=alphabet(model),
         sample_rate=sample_rate(model),
-        decoder=decoding.decoder_of(model, search, decoder),
+        decoder=decoding.decoder_of(model, search, decoder, prompt),
         device=device_name(str(model.device)),
     )
     return measure(way, manifest_path, batch_size, model_path, progress, line_rate)

@@ -39,7 +39,10 @@ def _text(name: str, heard: Transcript, several: bool) -> str:
 
 
 def _jsonl(name: str, heard: Transcript, several: bool) -> str:
-    return json.dumps({"file": name} | asdict(heard), ensure_ascii=False) + "\n"
+    row = {"file": name} | asdict(heard)
+    if heard.has_word_times:  # as ever
+        row.pop("has_word_times")
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _tsv(name: str, heard: Transcript, several: bool) -> str:
@@ -61,7 +64,8 @@ def subtitles(heard: Transcript) -> Iterator[tuple[float, float, list[str]]]:
     """Group words into subtitles: start and end in seconds, and one or two lines.
 
     A subtitle has up to 2 lines of 42 characters and 7 s, and ends at a pause of a second. It is shown for a second at
-    least, if the next one leaves it the time.
+    least, if the next one leaves it the time. Words without times of their own share those of their stretch of speech,
+    by their letters.
 
     Example:
         >>> words = [Word("go", 0.2, 0.4, 0.9), Word("on", 3.0, 3.2, 0.9)]
@@ -69,7 +73,7 @@ def subtitles(heard: Transcript) -> Iterator[tuple[float, float, list[str]]]:
         [(0.2, 1.2, ['go']), (3.0, 3.5, ['on'])]
     """
     groups: list[list[Word]] = []
-    for word in heard.words:
+    for word in heard.words if heard.has_word_times else _shared_out(heard):
         group = groups[-1] if groups else []
         if (
             group
@@ -87,9 +91,29 @@ def subtitles(heard: Transcript) -> Iterator[tuple[float, float, list[str]]]:
         yield start, round(max(end, start + 0.001), 3), _lines(group)
 
 
+def _shared_out(heard: Transcript) -> Iterator[Word]:
+    """Yield words whose times are parts of those of their stretch of speech, each as long as its share of the letters.
+
+    Example:
+        >>> list(_shared_out(Transcript("go on yo", [Word(word, 1, 4, 0.9) for word in ("go", "on", "yo")], 5)))[1]
+        Word(word='on', start=2.0, end=3.0, confidence=0.9)
+    """
+    for stretch in heard.stretches:
+        start, whole, letters = stretch[0].start, stretch[0].end - stretch[0].start, sum(map(len, _texts(stretch)))
+        before = 0
+        for word in stretch:
+            first, before = before, before + len(word.word)
+            times = (round(start + whole * place / letters, 3) for place in (first, before))
+            yield Word(word.word, *times, word.confidence)
+
+
+def _texts(words: list[Word]) -> list[str]:
+    return [word.word for word in words]
+
+
 def _lines(words: list[Word]) -> list[str]:
     """Break a subtitle into lines, two of about equal length rather than a full one and a rest."""
-    text = " ".join(word.word for word in words)
+    text = " ".join(_texts(words))
     lines = textwrap.wrap(text, _WIDTH)
     if len(lines) == _LINES:
         for width in range(len(text) // _LINES, _WIDTH):
@@ -132,17 +156,20 @@ def _escaped(line: str) -> str:
 
 
 def _textgrid(name: str, heard: Transcript, several: bool) -> str:
-    """Praat's TextGrid with a tier of words; what is between them are intervals without a text."""
+    """Praat's TextGrid with a tier of words; what is between them are intervals without a text.
+
+    Words without times of their own are together in the interval of their stretch of speech.
+    """
     intervals: list[tuple[float, float, str]] = []
     reached = 0.0
-    for word in heard.words:
-        start = max(word.start, reached)
-        if word.end <= start:
+    for words in [[word] for word in heard.words] if heard.has_word_times else heard.stretches:
+        start, end = max(words[0].start, reached), words[0].end
+        if end <= start:
             continue
         if start > reached:
             intervals.append((reached, start, ""))
-        intervals.append((start, word.end, word.word))
-        reached = word.end
+        intervals.append((start, end, " ".join(_texts(words))))
+        reached = end
     end = max(heard.duration, reached)
     if reached < end or not intervals:
         intervals.append((reached, end, ""))

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.models.recognizer import check_has_frames
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
@@ -125,6 +126,7 @@ def of(model: "ASRModel") -> Spelling | None:
 
     if not hasattr(model, "tokenizer"):
         return None
+    check_has_frames(model, "pieces of words", "for a language model, take a CTC model or a transducer")
     tokenizer: SentencePieceProcessor = model.tokenizer.tokenizer
     proto = sentencepiece_model_pb2.ModelProto()
     proto.ParseFromString(tokenizer.serialized_model_proto())

@@ -35,7 +35,7 @@ class Word:
     """A word with its start and end in seconds from the start of the recording, and its confidence.
 
     `confidence`, from 0 to 1, is the product of the probabilities of its letters or pieces: by CTC, each in the frame
-    where it is highest; by a transducer, each when it was written.
+    where it is highest; by a transducer or an attention decoder, each when it was written.
     """
 
     word: str
@@ -52,11 +52,19 @@ class Transcript:
         text: the decoder's text, without space around it.
         words: the words of `text` with their times.
         duration: seconds of audio.
+        has_word_times: whether all times are of the words themselves; if not, some are of the stretch of speech that
+            a word was heard in (`stretches`).
     """
 
     text: str
     words: list[Word]
     duration: float
+    has_word_times: bool = True
+
+    @property
+    def stretches(self) -> list[list[Word]]:
+        """The words, those together that have the same times."""
+        return [list(group) for _, group in groupby(self.words, key=lambda word: (word.start, word.end))]
 
     @property
     def confidence(self) -> float | None:
@@ -529,4 +537,4 @@ def joined(parts: Sequence[tuple[float, Transcript]]) -> Transcript:
     ]
     text = " ".join(heard.text.strip() for _, heard in parts if heard.text.strip())
     start, last = parts[-1]
-    return Transcript(text, words, start + last.duration)
+    return Transcript(text, words, start + last.duration, all(heard.has_word_times for _, heard in parts))

@@ -7,7 +7,6 @@ looked up in its errors.
 
 import json
 import math
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,15 +19,16 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from asr_with_nemo.base.files import write_if_changed
-from asr_with_nemo.data.manifest import shortened
 from asr_with_nemo.models import nemo_internals
 from asr_with_nemo.models.names import SUMMARY
 from asr_with_nemo.models.recognizer import greedy_texts
+from asr_with_nemo.own_data.differences import errors_between, spelling_notes
 from asr_with_nemo.training.wandb_callbacks import wandb_run
 
 FILE = "before_training.json"
 """The file in the folder of a training with what was measured before it."""
 _FEW = 1_000  # utterances
+_WRITE_ALIKE = "write the texts as the model writes, or train long enough for it to learn the new way"
 _ROW = 3  # validations in a row that are worse, after which the causes are said
 
 
@@ -190,58 +190,15 @@ def summed(pairs: Iterable[tuple[str, str]], by_letters: bool = False, causes: S
         before training: dev WER 33.3% (1 of 3 words)
     """
     pairs = list(pairs)
-    errors = sum(_errors(*pair, by_letters) for pair in pairs)
+    errors = sum(errors_between(*pair, by_letters) for pair in pairs)
     words = sum(len(text if by_letters else text.split()) for text, _ in pairs)
     return Before(
-        errors, words, "characters" if by_letters else "words", spelling_notes(pairs, by_letters), list(causes)
+        errors,
+        words,
+        "characters" if by_letters else "words",
+        spelling_notes(pairs, by_letters, "before training", _WRITE_ALIKE),
+        list(causes),
     )
-
-
-def _errors(text: str, heard: str, by_letters: bool) -> int:
-    import kaldialign
-
-    units = (list, list) if by_letters else (str.split, str.split)
-    return kaldialign.edit_distance(units[0](text), units[1](heard))["total"]
-
-
-def spelling_notes(pairs: Sequence[tuple[str, str]], by_letters: bool = False) -> list[str]:
-    """Say where texts are written otherwise than a model writes: capitals and punctuation, or figures.
-
-    Args:
-        pairs: the texts, and what the model writes for them.
-        by_letters: count errors in characters.
-    """
-    notes = []
-    errors = sum(_errors(*pair, by_letters) for pair in pairs)
-    plain = [(_plain(text), _plain(heard)) for text, heard in pairs]
-    less = errors - sum(_errors(*pair, by_letters) for pair in plain)
-    if less >= 3 and less >= 0.2 * errors:
-        same = (pair for pair, bare in zip(pairs, plain, strict=True) if pair[0] != pair[1] and bare[0] == bare[1])
-        example = next(same, None)
-        shown = f" (text {shortened(example[0], 60)!r}, model {shortened(example[1], 60)!r})" if example else ""
-        notes.append(
-            f"{less:,} of the {errors:,} errors before training are only capitals, punctuation or hyphens{shown}: "
-            "write the texts as the model writes, or train long enough for it to learn the new way"
-        )
-    figures = [sum(any(map(str.isdigit, one)) for one in side) for side in zip(*pairs, strict=True)] if pairs else []
-    if figures and figures[0] and not figures[1]:
-        notes.append(
-            f"{figures[0]:,} of {len(pairs):,} texts have figures, and the model writes none: write numbers as words"
-        )
-    elif figures and figures[1] and not figures[0]:
-        notes.append(f"the model writes figures in {figures[1]:,} of {len(pairs):,} texts, where the texts have words")
-    return notes
-
-
-def _plain(text: str) -> str:
-    """Return a text without capitals and punctuation.
-
-    Example:
-        >>> _plain("Well-known: Don't!")
-        'well known dont'
-    """
-    spaced = "".join(" " if unicodedata.category(sign) == "Pd" else sign for sign in text.casefold())
-    return " ".join("".join(sign for sign in spaced if unicodedata.category(sign)[0] != "P").split())
 
 
 def usual_causes(

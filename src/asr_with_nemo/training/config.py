@@ -79,7 +79,10 @@ def load_config(
             name = config_name.removesuffix(".yaml")
             given = [f"++{item}" if item.split("=")[0] in _ALWAYS_ALLOWED else item for item in overrides]
             config = compose(name, overrides=given)
+        _check_kind(config, file)
         OmegaConf.to_container(config, resolve=True)  # finds references to missing keys
+    except InputError:
+        raise
     except (HydraException, OmegaConfBaseException) as error:
         if ours := _input_error(error):  # of `${corpus:...}`
             raise ours from None
@@ -99,6 +102,16 @@ def load_config(
         )
     check_tracking(config)
     return config
+
+
+def _check_kind(config: DictConfig, file: Path) -> None:
+    """Refuse a config of a model that isn't trained here."""
+    if isinstance(config.get("model"), DictConfig) and "transf_decoder" in config.model:
+        raise InputError(
+            f"{file}: describes an attention encoder-decoder (EncDecMultiTaskModel, such as Canary), which train.py "
+            "doesn't train; NeMo's examples/asr/speech_multitask/speech_to_text_aed.py does. transcribe.py and "
+            "evaluate.py take what it writes"
+        )
 
 
 def _input_error(error: BaseException | None) -> InputError | None:

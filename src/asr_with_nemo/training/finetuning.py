@@ -27,6 +27,7 @@ from asr_with_nemo.errors import InputError
 from asr_with_nemo.models import nemo_internals
 from asr_with_nemo.models.loading import alphabet, load_model, writes_letters
 from asr_with_nemo.models.names import model_path
+from asr_with_nemo.models.recognizer import check_has_frames
 from asr_with_nemo.tracking import artifacts
 from asr_with_nemo.training import adapters, baseline, overfit, run, shards, vocabularies
 from asr_with_nemo.training import config as training_config
@@ -416,6 +417,9 @@ def overfit_batch(config: DictConfig, overridden: set[str] = frozenset(), second
 def _start(config: DictConfig) -> _Start:
     name = _settings(config)["model"]
     base = load_model(name).cpu()
+    check_has_frames(
+        base, f"finetune.py, {name}", "NeMo's examples/asr/speech_multitask/speech_to_text_aed.py trains it"
+    )
     config, vocabulary = _complete(config, base)
     settings, say = config.finetuning, rank_zero_only(print)
     say(f"vocabulary: {vocabulary.said}")
