@@ -35,7 +35,7 @@ def test_a_stage_holds_under_every_fault(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_corpus_is_prepared_in_the_end_whatever_stopped_it(tmp_path: Path):
-    faults(tmp_path, "--stage", "a corpus", "--fault", "SIGTERM", "--fault", "full disk", "--fault", "two at once")
+    faults(tmp_path, "--stage", "a corpus", "--fault", "SIG", "--fault", "full disk", "--fault", "two at once")
 
 
 @pytest.mark.proof

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import numpy as np
 import soxr
-from joblib.externals.loky import ProcessPoolExecutor
 
+from asr_with_nemo.base.processes import Workers
 from asr_with_nemo.data import audio
 from asr_with_nemo.data.sound import Sound, mix_down, open_sound, speaking_channel, two_talkers
 from asr_with_nemo.errors import InputError
@@ -352,15 +352,13 @@ def convert_all(
         pool.shutdown(kill_workers=True)
 
 
-def _start(workers: int) -> ProcessPoolExecutor:
-    """Start worker processes with joblib's executor.
-
-    Python's own either forks, which can hang if there are threads, as in a notebook, or runs the user's script again.
+def _start(workers: int) -> Workers:
+    """Start worker processes.
 
     Raises:
         InputError: they don't start.
     """
-    pool = ProcessPoolExecutor(workers, initializer=_begin)
+    pool = Workers(workers, initializer=_begin)
     try:
         pool.submit(work, [], Form(Path("."))).result()
     except BrokenProcessPool as error:

@@ -17,11 +17,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from joblib.externals.loky import ProcessPoolExecutor, as_completed
+from joblib.externals.loky import as_completed
 from tqdm import tqdm
 
 from asr_with_nemo.base.files import alone_in, reason_of, replacing
 from asr_with_nemo.base.machine import usable_cores
+from asr_with_nemo.base.processes import Workers
 from asr_with_nemo.data import audio, manifest
 from asr_with_nemo.data.archives import sha256_of
 from asr_with_nemo.data.digests import file_digests, new_md5
@@ -236,7 +237,7 @@ def _write_all(
 
 def _in_processes(jobs: Iterable[tuple], workers: int, bar: tqdm) -> None:
     """Write shards in worker processes, whose jobs are made as they are needed."""
-    pool = ProcessPoolExecutor(workers)
+    pool = Workers(workers)
     pending = set()
     try:
         for job in jobs:

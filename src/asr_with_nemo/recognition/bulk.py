@@ -30,11 +30,11 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow
-from joblib.externals.loky import ProcessPoolExecutor
 from pyarrow import fs, parquet
 from tqdm import tqdm
 
 from asr_with_nemo.base.files import reason_of
+from asr_with_nemo.base.processes import Workers
 from asr_with_nemo.data import audio, object_storage
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.recordings import Recording
@@ -432,9 +432,9 @@ def _work(rows: Sequence[Mapping[str, str]]) -> list[str]:
     return _worker.lines(rows)
 
 
-def _pool(workers: int, load: Load, shards: Shards | None) -> ProcessPoolExecutor:
+def _pool(workers: int, load: Load, shards: Shards | None) -> Workers:
     threads = {"OMP_NUM_THREADS": "1"} if workers > 1 or shards is None else {}
-    return ProcessPoolExecutor(workers, initializer=_begin, initargs=(load, shards, os.getpid()), env=threads or None)
+    return Workers(workers, initializer=_begin, initargs=(load, shards, os.getpid()), env=threads or None)
 
 
 def run_locally(shards: Shards, lists: Sequence[str], load: Load, workers: int) -> None:
