@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from asr_with_nemo.models import model_file
-from asr_with_nemo.models.parts import ALLOWED
+from asr_with_nemo.models.parts import ALLOWED, ATTENTION, DecoderSizes
 from tests.conftest import pack_nemo
 
 LETTERS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
@@ -29,6 +29,24 @@ def test_the_list_has_every_parameter_of_nemos_class_and_no_other(part: str, nam
     by_nemo = {"feat_in", "num_classes", "vocab_size"}  # which the model fills in, except for an encoder's
     by_nemo -= {"feat_in"} if part == "encoder" else set()
     assert needed - by_nemo == {key for key, field in fields.items() if field.is_required()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ATTENTION)
+def test_the_list_for_attention_decoders_has_every_parameter_of_nemos(part: str):
+    from hydra.utils import get_object
+
+    name, schema = ATTENTION[part]
+    takes = set(inspect.signature(get_object(name)).parameters)
+    assert takes == set(schema.model_fields), "NeMo's signature has changed: see which parameters are new"
+
+
+@pytest.mark.slow
+def test_the_sizes_of_an_attention_decoder_are_those_that_nemo_reads():
+    from nemo.collections.asr.modules.transformer.transformer import TransformerDecoderNM
+
+    takes = set(inspect.signature(TransformerDecoderNM).parameters)
+    assert takes - {"vocab_size", "pre_ln_final_layer_norm"} == set(DecoderSizes.model_fields)
 
 
 def block(**more: object) -> dict:
