@@ -454,12 +454,14 @@ def run_locally(shards: Shards, lists: Sequence[str], load: Load, workers: int) 
     pool = _pool(workers, load, shards)
     try:
         while waiting or running:
-            while waiting and len(running) < 2 * workers:
-                number, path = waiting.pop()
-                rows = shards.read_list(path)
-                running[pool.submit(_work, rows)] = (number, path, rows)
-            broken = False
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            with contextlib.suppress(BrokenProcessPool):  # the futures say so, too
+                while waiting and len(running) < 2 * workers:
+                    number, path = waiting[-1]
+                    rows = shards.read_list(path)
+                    running[pool.submit(_work, rows)] = (number, path, rows)
+                    waiting.pop()
+            broken = not running
+            for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
                 number, path, rows = running.pop(future)
                 try:
                     lines = future.result()
