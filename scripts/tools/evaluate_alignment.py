@@ -72,7 +72,7 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         for hours_long in filter(None, (hours, memory_hours)):
             folder = Path(scratch, f"{hours_long:g}")
-            spoken = join(utterances, hours_long, folder / "talk.wav", generator)
+            spoken = spoken_in(utterances, hours_long, folder / "talk.wav", generator)
             whole = list(cases(spoken, swapped, generator))
             for name, texts, timed in whole if hours_long == hours else whole[:1]:  # the longer one: for its memory
                 lines.append({"": f"{hours_long:g} h, {name}", **measure(folder, texts, spoken, timed, model)})
@@ -116,26 +116,27 @@ def read(data_dir: Path, model: str) -> list[tuple[np.ndarray, Spoken]]:
     return found
 
 
-def join(
+def spoken_in(
     utterances: Sequence[tuple[np.ndarray, Spoken]], hours: float, path: Path, generator: random.Random
 ) -> list[Spoken]:
     """Write the utterances, repeated in random orders, as one recording, and return where they are in it."""
-    import soundfile
+    from asr_with_nemo.teaching.long_recording import join
 
-    path.parent.mkdir(parents=True)
-    spoken, at = [], 0
-    noise = np.random.default_rng(generator.randrange(1 << 30))
-    with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as file:
-        while at < hours * 3600 * RATE:
+    chosen: list[Spoken] = []
+
+    def sounds() -> Iterator[np.ndarray]:
+        seconds = 0.0
+        while seconds < hours * 3600:
             for samples, one in generator.sample(utterances, len(utterances)):
-                pause = noise.normal(0, 1e-4, round(generator.uniform(0.2, 1.5) * RATE)).astype(np.float32)
-                file.write(pause)
-                file.write(samples)
-                start = (at + len(pause)) / RATE
-                at += len(pause) + len(samples)
-                words = tuple((word, start + first, start + last) for word, first, last in one.words)
-                spoken.append(replace(one, start=start, end=at / RATE, words=words))
-    return spoken
+                chosen.append(one)
+                seconds += len(samples) / RATE + 0.85  # the mean pause
+                yield samples
+
+    places = join(path, sounds(), generator, RATE)
+    return [
+        replace(one, start=start, end=end, words=tuple((word, start + a, start + b) for word, a, b in one.words))
+        for one, (start, end) in zip(chosen, places, strict=True)
+    ]
 
 
 def cases(spoken: Sequence[Spoken], swapped: float, generator: random.Random) -> Iterator[tuple[str, list[str], bool]]:
@@ -150,27 +151,17 @@ def cases(spoken: Sequence[Spoken], swapped: float, generator: random.Random) ->
     yield f"captions off, {swapped:.0%} of them with another's text", wrong, True
 
 
-def write_captions(path: Path, texts: Sequence[str], spoken: Sequence[Spoken]) -> None:
-    """Write captions whose times are off by up to `OFF` seconds."""
-    from asr_with_nemo.recognition.formats import clock
-
-    generator = random.Random(len(texts))
-    blocks = []
-    for number, (text, one) in enumerate(zip(texts, spoken, strict=True), 1):
-        off = generator.uniform(-OFF, OFF)
-        start, end = (clock(max(0.0, time + off), ",") for time in (one.start, one.end))
-        blocks.append(f"{number}\n{start} --> {end}\n{text}\n")
-    path.write_text("\n".join(blocks), encoding="utf-8")
-
-
 # --- Measuring --------------------------------------------------------------------------------------------------------
 
 
 def measure(folder: Path, texts: Sequence[str], spoken: Sequence[Spoken], timed: bool, model: str) -> dict[str, str]:
     """Prepare a corpus, and return its figures, as written in the table."""
+    from asr_with_nemo.teaching import long_recording
+
     captions, text = folder / "talk.srt", folder / "talk.txt"
     if timed:
-        write_captions(captions, texts, spoken)
+        places = [(one.start, one.end) for one in spoken]
+        long_recording.write_captions(captions, texts, places, random.Random(len(texts)), OFF)
     else:
         text.write_text("\n".join(texts) + "\n", encoding="utf-8")
     with tempfile.TemporaryDirectory() as scratch:

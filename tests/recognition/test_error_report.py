@@ -208,6 +208,43 @@ def test_a_person_finds_errors_by_speaker_kind_text_and_confusion(opened, tmp_pa
 
 
 @pytest.mark.slow
+def test_a_person_finds_quiet_noisy_long_and_wrong_utterances_and_words(opened, tmp_path: Path):
+    result = a_result(tmp_path / "data")
+    generator = np.random.default_rng(1)
+    for number, (level, noise) in enumerate([(-10, -30), (-40, -50), (-6, -60), (-25, -65)]):
+        wave = generator.normal(size=16_000) * np.where(
+            np.arange(16_000) < 8_000, 10 ** (noise / 20), 10 ** (level / 20)
+        )
+        soundfile.write(tmp_path / "data" / "wav" / f"{number}.wav", np.clip(wave, -1, 1), 16_000)
+    page = opened(result)
+    assert page.locator("#list > li > p").first.inner_text().count("SNR 2") == 1
+    page.select_option("#kind", "")
+    for order, first in (("quiet", 1), ("loud", 2), ("noisy", 1), ("clear", 2)):
+        page.select_option("#order", order)
+        assert shown(page)[0] == f"wav/{first}.wav"
+    page.select_option("#order", "number")
+    for key, bounds, numbers in (
+        ("level", ("-30", ""), [0, 2, 3]),
+        ("level", ("", "-30"), [1]),
+        ("snr", ("30", ""), [2, 3]),
+        ("percent", ("60", "100"), [2]),
+        ("seconds", ("2", ""), []),
+        ("seconds", ("", "1"), [0, 1, 2, 3]),
+    ):
+        for side, bound in zip(("from", "to"), bounds, strict=True):
+            page.fill(f"#{key}-{side}", bound)
+        assert shown(page) == [f"wav/{number}.wav" for number in numbers], key
+        page.fill(f"#{key}-from", "")
+        page.fill(f"#{key}-to", "")
+    page.fill("#with", "five NINE")
+    assert shown(page) == ["wav/0.wav"]
+    page.fill("#with", "")
+    page.fill("#without", "oh hom")  # whole words
+    assert shown(page) == ["wav/0.wav", "wav/1.wav", "wav/3.wav"]
+    assert "below -30 dBFS" not in page.content() and "-40 to -30 dBFS" in page.content()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_used_by_keyboard_on_a_phone_and_is_legible(opened, tmp_path: Path, scheme: str):
     page = opened(a_result(tmp_path / "data"), viewport={"width": 400, "height": 800}, color_scheme=scheme)

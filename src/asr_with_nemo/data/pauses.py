@@ -98,14 +98,28 @@ def _next_piece(powers: np.ndarray, ends: bool, whole: bool) -> tuple[int, int]:
     return 0, _quietest(powers, round(SHORTEST * _FRAMES), longest)
 
 
-def _loud(powers: np.ndarray) -> np.ndarray:
-    """Return which frames may be speech, (T,)."""
+def noise_and_speech(powers: np.ndarray) -> tuple[float, float] | None:
+    """Return the levels of the noise and of the speech in frames of some powers, (T,), in dB of full scale.
+
+    They are the 5th and the 95th percentile of all frames but those of digital silence; None if there is no other. The
+    difference is an estimate of the signal-to-noise ratio, too low where nobody pauses.
+    """
     levels = 10 * np.log10(powers + 1e-12)
     real = levels[levels > _DIGITAL_SILENCE]
     if not len(real):
-        return np.zeros(len(levels), bool)
+        return None
     noise, loudest = np.percentile(real, [5, 95])
-    if loudest - noise < _STEADY and len(real) == len(levels):
+    return float(noise), float(loudest)
+
+
+def _loud(powers: np.ndarray) -> np.ndarray:
+    """Return which frames may be speech, (T,)."""
+    found = noise_and_speech(powers)
+    levels = 10 * np.log10(powers + 1e-12)
+    if found is None:
+        return np.zeros(len(levels), bool)
+    noise, loudest = found
+    if loudest - noise < _STEADY and (levels > _DIGITAL_SILENCE).all():
         return np.zeros(len(levels), bool)
     return levels > noise + min(_RISE, _SHARE * (loudest - noise))
 

@@ -365,7 +365,8 @@ def _media(session: _Session, path: Path) -> str:
 def _of_file(session: _Session, audio: str, path: Path) -> Iterator[Entry]:
     """Yield the entries of a file with the texts of one recording; none if it holds something else."""
     source, name, suffix = session.source, session.source.name_of(path), path.suffix
-    base = Entry(name, str(source.root / audio), audio)
+    split = next((split for folder in Path(audio).parts[:-1] if (split := split_of(folder))), "")
+    base = Entry(name, str(source.root / audio), audio, split=split)
     try:
         reading = _READERS[suffix.lower()](path, source)
     except InputError as error:

@@ -7,6 +7,7 @@ another model's result on the same utterances, the page shows both side by side.
 
 import base64
 import io
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import soundfile
 
 from asr_with_nemo.base.files import make_writable, reason_of, write_if_changed
 from asr_with_nemo.base.html import ENVIRONMENT, STYLE
-from asr_with_nemo.data import audio, manifest
+from asr_with_nemo.data import audio, manifest, pauses
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.evaluation import Result
 from asr_with_nemo.recognition.side_by_side import SideBySide, aligned, words_won
@@ -27,11 +28,11 @@ from asr_with_nemo.recognition.wer import Counts, ScoredUtterance, align, by_spe
 _SOUND = 6_000_000  # bytes of recordings in the page
 _ROWS = 20_000  # utterances in the page
 _LONGEST = 60.0  # seconds of an utterance that is embedded
+_FRAME = audio.SAMPLE_RATE // 50  # samples in which the level is measured
 _PAIRS = 40  # confusions
 _UNSURE = 0.5  # a word of a lower confidence is marked
 _WORD_BINS, _SECOND_BINS = (1, 2, 4, 7, 11, 21), (0, 2, 4, 8, 15, 30)  # where each bin begins
-
-
+_LEVEL_BINS, _SNR_BINS = (-math.inf, -50, -40, -30, -20, -10), (-math.inf, 10, 20, 30, 40, 50)  # dBFS, dB
 _WORDS = 40  # on which two models differ
 
 
@@ -69,6 +70,7 @@ def write_page(
         InputError: the page can't be written, or the manifest can't be read.
     """
     sounds = [audio.clip_of(utterance) for utterance in manifest.read_manifest(result.manifest)]
+    levels = [_levels(sound) for sound in sounds]
     others = beside.others if beside else []
     order = sorted(range(len(result.rows)), key=lambda number: _rank(result.rows, others, number))[:row_limit]
     budget = _Budget(sound_limit)
@@ -76,6 +78,7 @@ def write_page(
     steps = [aligned(row.reference, row.hypothesis, other.hypothesis) for row, other in both]
     utterances = [
         _utterance(result, number, sounds[number], path, budget)
+        | levels[number]
         | ({"pairs": steps[number], "other": others[number].words.errors} if others else {})
         for number in order
     ]
@@ -91,8 +94,15 @@ def write_page(
         speakers=_speakers(result.rows),
         words=_by_size(result.rows, [row.words.words for row in result.rows], _WORD_BINS, "words"),
         seconds=_by_size(result.rows, [one.duration for one in result.heard], _SECOND_BINS, "s"),
+        levels=_by_size(result.rows, [one["level"] for one in levels], _LEVEL_BINS, "dBFS"),
+        noises=_by_size(result.rows, [one["snr"] for one in levels], _SNR_BINS, "dB"),
         confusions=_confusions(pairs),
         different=len(pairs),
+        ranges=[
+            ("percent", "WER, %"),
+            *[("seconds", "length, s")] * bool(result.heard),
+            *[("level", "level, dBFS"), ("snr", "SNR, dB")] * any(one["level"] is not None for one in levels),
+        ],
         utterances=utterances,
         left_out=len(result.rows) - len(utterances),
         embedded=sum(one["sound"].startswith("data:") for one in utterances),
@@ -132,6 +142,22 @@ class _Budget:
             return ""
         self.left -= len(content)
         return f"data:audio/mpeg;base64,{content.decode()}"
+
+
+def _levels(sound: str | audio.Clip) -> dict[str, float | None]:
+    """Return the level of an utterance's speech in dB of full scale, and its signal-to-noise ratio in dB.
+
+    Both are None if its sound can't be read, or is silence.
+    """
+    try:
+        blocks = audio.stream_audio(sound)
+        found = pauses.noise_and_speech(np.concatenate([audio.frame_powers(block, _FRAME) for block in blocks]))
+    except InputError:
+        found = None
+    if found is None:
+        return {"level": None, "snr": None}
+    noise, speech = found
+    return {"level": round(speech, 1), "snr": round(speech - noise, 1)}
 
 
 def _link(sound: str | audio.Clip, page: Path) -> str:
@@ -190,16 +216,19 @@ def _speakers(rows: Sequence[ScoredUtterance]) -> list[dict[str, object]]:
 
 
 def _by_size(
-    rows: Sequence[ScoredUtterance], sizes: Sequence[float], bins: Sequence[int], unit: str
+    rows: Sequence[ScoredUtterance], sizes: Sequence[float | None], bins: Sequence[float], unit: str
 ) -> list[dict[str, object]]:
-    """Return the errors of the utterances of similar length, in bins."""
+    """Return the errors of the utterances of similar size, in bins; a size of None is in none."""
     lines = []
     for first, after in zip(bins, [*bins[1:], None], strict=True):
-        some = [row for row, size in zip(rows, sizes, strict=False) if first <= size < (after or float("inf"))]
+        most = math.inf if after is None else after
+        some = [row for row, size in zip(rows, sizes, strict=False) if size is not None and first <= size < most]
         if some:
             last = None if after is None else after - 1 if unit == "words" else after
             name = f"{first} or more" if last is None else f"{first}" if last == first else f"{first} to {last}"
-            name += f" {unit}" if unit == "s" or name != "1" else " word"
+            if first == -math.inf:
+                name = f"below {last}"
+            name += " word" if name == "1" and unit == "words" else f" {unit}"
             lines.append(_line(name, some))
     return lines
 

@@ -12,6 +12,8 @@
     one.lead = one.other === undefined ? 0 : one.other - errors(one);
     one.sure = one.confidence.length ? Math.min(...one.confidence) : 2;
     one.rate = errors(one) / Math.max(1, one.words);
+    one.percent = 100 * one.rate;
+    one.said = ` ${one.pairs.flat().filter(Boolean).join(" ")} `.toLowerCase();
   }
   const value = (id, otherwise = "") => by(id) ? by(id).value : otherwise;
   const limit = () => Number(value("unsure", "0"));
@@ -56,6 +58,7 @@
     item.tabIndex = -1;
     const [wrong, gone, added] = one.counts, rate = one.words ? `${(100 * one.rate).toFixed(0)}% of` : "no words;";
     const facts = [one.speaker, one.seconds === null ? "" : `${one.seconds} s`];
+    if (one.level !== null) facts.push(`${one.level} dBFS, SNR ${one.snr} dB`);
     facts.push(`${errors(one)} errors, ${rate} ${one.words} words: ${wrong} S, ${gone} D, ${added} I`);
     if (one.other !== undefined) facts.push(`the other ${one.other}`);
     const head = element("p", `${one.number}. `, "faint");
@@ -180,9 +183,19 @@
     long: (a, b) => b.seconds - a.seconds, short: (a, b) => a.seconds - b.seconds, number: (a, b) => a.number - b.number,
     difference: (a, b) => Math.abs(b.lead) - Math.abs(a.lead) || b.differs - a.differs,
   };
+  const sized = key => (a, b) => (a[key] ?? Infinity) - (b[key] ?? Infinity);
+  const loudest = key => (a, b) => (b[key] ?? -Infinity) - (a[key] ?? -Infinity);
+  Object.assign(orders, { quiet: sized("level"), loud: loudest("level"), noisy: sized("snr"), clear: loudest("snr") });
+  const ranges = () => ["percent", "seconds", "level", "snr"].map(key => [key, value(`${key}-from`), value(`${key}-to`)])
+    .filter(([, from, to]) => from !== "" || to !== "")
+    .map(([key, from, to]) => [key, from === "" ? -Infinity : Number(from), to === "" ? Infinity : Number(to)]);
+  const words = id => value(id).toLowerCase().split(/[\s,]+/).filter(Boolean).map(word => ` ${word} `);
   const choose = () => {
+    const limits = ranges(), having = words("with"), lacking = words("without");
     const wanted = value("text").toLowerCase(), speaker = value("speaker"), fits = kinds[value("kind")];
     rows = all.filter(one => fits(one) && (!speaker || one.speaker === speaker) && one.found.includes(wanted) &&
+      limits.every(([key, from, to]) => one[key] !== null && one[key] >= from && one[key] <= to) &&
+      having.every(word => one.said.includes(word)) && !lacking.some(word => one.said.includes(word)) &&
       (!pair || one.pairs.some(step => step[0] === pair[0] && step[1] === pair[1])) &&
       (won === null || one.pairs.some(([said, heard, other]) => said === won && heard !== other &&
         (heard === said || other === said))));
