@@ -1,7 +1,7 @@
 # ruff: noqa: SIM905 (a list of words reads better as text)
 """A synthetic corpus with typical mistakes: ten Greek words, spoken by espeak-ng, in telephone quality.
 
-Notebook 13 uses it in place of your own recordings, and then needs no network.
+Notebook 16 uses it in place of your own recordings, and then needs no network.
 """
 
 import json
