@@ -117,12 +117,26 @@ def test_what_the_command_line_says_binds(config):
         fit_to_machine(config, {"trainer.gpus"})
 
 
-@pytest.mark.parametrize(("busy", "lines"), [(1.24, 1), (0.3, 0)])
-def test_a_busy_machine_is_named(busy: float, lines: int, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("busy", "asked", "threads"), [(1.24, None, 1), (1.24, "2", 2), (0.3, None, 2)])
+def test_beside_a_busy_process_a_training_computes_with_fewer_threads(
+    busy: float, asked: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+):
     said = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
     monkeypatch.setattr(run, "busy_cores", lambda: busy)
-    run._say_if_busy(said.append)
-    assert len(said) == lines and all("1.2 of this machine's cores" in line for line in said)
+    monkeypatch.setattr(run, "usable_cores", lambda: 2)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with run._room_for_others(said.append):
+            assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert ["1.2 of this machine's cores" in line for line in said] == [True] * (busy > 1)
+    assert all(("1 of 2 threads" in line) == (threads == 1) for line in said)
 
 
 # --- The data ---------------------------------------------------------------------------------------------------------

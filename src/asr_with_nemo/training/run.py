@@ -11,11 +11,12 @@ artifact, and the `.nemo` file.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -23,7 +24,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from asr_with_nemo.base.files import alone_in, reason_of, replacing, write_if_changed
-from asr_with_nemo.base.machine import busy_cores, quieten
+from asr_with_nemo.base.machine import busy_cores, quieten, usable_cores
 from asr_with_nemo.data.archives import sha256_of
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
@@ -146,10 +147,10 @@ def train(
     model_path = folder / model_name(config)
     log = rank_zero_only(print)
     log(machine_line)
-    if config.trainer.accelerator == "cpu" and not launched():
-        _say_if_busy(log)
+    alone = config.trainer.accelerator == "cpu" and config.trainer.devices in (1, "1") and not launched()
     try:
-        with alone_in(folder, "is training", log) if rank_zero_only.rank == 0 else nullcontext():
+        lock = alone_in(folder, "is training", log) if rank_zero_only.rank == 0 else nullcontext()
+        with lock, _room_for_others(log) if alone else nullcontext():
             if not is_new and _is_finished(model_path, log):
                 log(f"{folder} has this training, finished; exp_manager.resume_if_exists=false trains it again")
                 data.release()
@@ -159,13 +160,27 @@ def train(
         raise InputError(f"{folder}: can't be written to ({reason_of(error)}), or set exp_manager.exp_dir") from error
 
 
-def _say_if_busy(log: Callable[[str], object]) -> None:
-    """Say so if other processes use much of a machine on whose CPU a training begins."""
-    if (busy := busy_cores()) >= BUSY:
-        log(
-            f"other processes keep {busy:.1f} of this machine's cores busy, so that the training takes longer; "
-            "end them, or look at them with top"
-        )
+@contextmanager
+def _room_for_others(log: Callable[[str], object]) -> Iterator[None]:
+    """Compute with fewer threads where other processes keep cores of this machine busy, and say so.
+
+    The threads of a step wait for the slowest of them: beside one busy process on two cores, two took 3.9 times as long
+    as alone, one took 1.7 times as long (scripts/benchmarks/busy.py).
+    """
+    cores, busy, before = usable_cores(), busy_cores(), torch.get_num_threads()
+    if busy < BUSY:
+        yield
+        return
+    said = f"other processes keep {busy:.1f} of this machine's cores busy, so that the training takes longer"
+    threads = max(1, cores - round(busy))
+    if "OMP_NUM_THREADS" not in os.environ and threads < before:
+        torch.set_num_threads(threads)
+        said += f"; it computes with {threads} of {before} threads (OMP_NUM_THREADS sets their number)"
+    log(said)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _train_in(
