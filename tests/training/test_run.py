@@ -117,15 +117,17 @@ def test_what_the_command_line_says_binds(config):
         fit_to_machine(config, {"trainer.gpus"})
 
 
-@pytest.mark.parametrize(("busy", "asked", "threads"), [(1.24, None, 1), (1.24, "2", 2), (0.3, None, 2)])
+@pytest.mark.parametrize(
+    ("idle", "asked", "threads"), [(0.76, None, 1), (0.76, "2", 2), (1.7, None, 2), (34.0, None, 2), (-0.1, None, 1)]
+)
 def test_beside_a_busy_process_a_training_computes_with_fewer_threads(
-    busy: float, asked: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+    idle: float, asked: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
 ):
     said = []
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if asked:
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    monkeypatch.setattr(run, "busy_cores", lambda: busy)
+    monkeypatch.setattr(run, "idle_cores", lambda: idle)
     monkeypatch.setattr(run, "usable_cores", lambda: 2)
     before = torch.get_num_threads()
     try:
@@ -135,7 +137,7 @@ def test_beside_a_busy_process_a_training_computes_with_fewer_threads(
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-    assert ["1.2 of this machine's cores" in line for line in said] == [True] * (busy > 1)
+    assert [f"leave {max(0, idle):.1f} of 2 cores" in line for line in said] == [True] * (idle < 1)
     assert all(("1 of 2 threads" in line) == (threads == 1) for line in said)
 
 

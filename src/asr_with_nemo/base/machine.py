@@ -10,8 +10,6 @@ import warnings
 from importlib import metadata
 from pathlib import Path
 
-import psutil
-
 _INSTRUCTION_SETS = {
     "avx2": "AVX2",
     "avx512f": "AVX-512",
@@ -69,18 +67,20 @@ def instruction_sets() -> tuple[str, ...]:
     return tuple(name for flag, name in _INSTRUCTION_SETS.items() if flag in flags)
 
 
-def busy_cores(seconds: float = 0.5) -> float:
-    """Measure how many of the cores that this process may use are busy with other processes' work.
+def idle_cores(seconds: float = 0.5) -> float:
+    """Measure how many of the cores that this process may use are not busy with other processes' work.
 
     Args:
         seconds: how long is measured.
     """
+    import psutil  # the server's image has none
+
     mine = psutil.Process()
     used = sum(mine.cpu_times()[:2])
     shares = psutil.cpu_percent(seconds, percpu=True)
     used = sum(mine.cpu_times()[:2]) - used
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(shares))
-    return max(0.0, sum(shares[core] for core in usable if core < len(shares)) / 100 - used / seconds)
+    return sum(1 - shares[core] / 100 for core in usable if core < len(shares)) + used / seconds
 
 
 def describe_machine(device: str) -> dict[str, object]:

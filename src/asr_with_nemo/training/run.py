@@ -24,7 +24,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from asr_with_nemo.base.files import alone_in, reason_of, replacing, write_if_changed
-from asr_with_nemo.base.machine import busy_cores, quieten, usable_cores
+from asr_with_nemo.base.machine import idle_cores, quieten, usable_cores
 from asr_with_nemo.data.archives import sha256_of
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
@@ -59,7 +59,7 @@ from asr_with_nemo.training.launch import SharedWork, launched, plugins, share_d
 from asr_with_nemo.training.wandb_callbacks import log_final, wandb_run
 
 BUSY = 0.5
-"""Cores' worth of other processes' work from which on a training says that the machine is busy."""
+"""Cores that other processes take from a training, from which on it says that the machine is busy."""
 
 
 def _run_folder(config: DictConfig, digest: str) -> Path:
@@ -167,12 +167,12 @@ def _room_for_others(log: Callable[[str], object]) -> Iterator[None]:
     The threads of a step wait for the slowest of them: beside one busy process on two cores, two took 3.9 times as long
     as alone, one took 1.7 times as long (scripts/benchmarks/busy.py).
     """
-    cores, busy, before = usable_cores(), busy_cores(), torch.get_num_threads()
-    if busy < BUSY:
+    cores, idle, before = usable_cores(), idle_cores(), torch.get_num_threads()
+    if cores - idle < BUSY:
         yield
         return
-    said = f"other processes keep {busy:.1f} of this machine's cores busy, so that the training takes longer"
-    threads = max(1, cores - round(busy))
+    said = f"other processes leave {max(0.0, idle):.1f} of {cores} cores, so that the training takes longer"
+    threads = max(1, round(idle))
     if "OMP_NUM_THREADS" not in os.environ and threads < before:
         torch.set_num_threads(threads)
         said += f"; it computes with {threads} of {before} threads (OMP_NUM_THREADS sets their number)"
