@@ -68,8 +68,8 @@ def main(
 
     Prints WER and CER with their counts, and a 95% confidence interval of the WER, from a bootstrap over utterances.
     Texts are compared as they are written: capitals, punctuation and figures that only one side has are errors, and a
-    line says how many. --compare tests whether the difference of two models is statistically significant. Select models
-    by their WER on dev, and evaluate on test once, at the end.
+    line says how many, if they are a fifth of all or more. --compare tests whether the difference of two models is
+    statistically significant. Select models by their WER on dev, and evaluate on test once, at the end.
 
     Examples:
 

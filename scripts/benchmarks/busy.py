@@ -2,7 +2,6 @@
 """Measure how training slows down beside another busy process, by how its threads wait for each other."""
 
 import contextlib
-import json
 import os
 import statistics
 import subprocess
@@ -15,9 +14,10 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from asr_with_nemo.base.files import check_output, write_if_changed
-from asr_with_nemo.base.machine import code_commit, describe_machine, device_name, package_versions
+from asr_with_nemo.base.files import check_output
+from asr_with_nemo.base.machine import device_name
 from asr_with_nemo.cli import run
+from asr_with_nemo.recognition.results import save_measurement
 from asr_with_nemo.sweeps.trials import environment
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -96,17 +96,31 @@ def main(
         }
         print(f"{name:28}{alone:10.2f}{beside:11.2f}{beside / alone:16.2f}{alone / usual:17.3f}")
     if output is not None:
-        result = {
-            "config": config,
-            "steps": steps,
-            "rounds": rounds,
-            "ways": rows,
-            "machine": describe_machine(device_name()),
-            "versions": package_versions(),
-            "commit": code_commit(),
-        }
-        write_if_changed(output, json.dumps(result, indent=1) + "\n")
+        write(output, config, steps, rounds, rows)
         print(f"wrote {output}")
+
+
+def write(output: Path, config: str, steps: int, rounds: int, ways: dict[str, dict]) -> None:
+    """Write the figures of all ways, by their names, for a table of RESULTS.md."""
+    about = (
+        f"{steps} training steps of configs/{config}.yaml, forward and backward, on all cores; alone, and beside a "
+        f"process that keeps one core busy; the median of {rounds} rounds. The threads of a step wait for the slowest: "
+        "how they do it is a setting of the OpenMP runtime."
+    )
+    usual = ways["as libgomp waits by itself"]["alone"]["median"]
+    rows = [
+        {
+            "threads": name,
+            "environment": " ".join(f"{key}={value}" for key, value in way["environment"].items()),
+            "alone": f"{way['alone']['median']:.2f} s",
+            "beside a busy process": f"{way['beside']['median']:.2f} s",
+            "times the usual, alone": f"{way['alone']['median'] / usual:.2f}",
+            "times the usual, beside": f"{way['beside']['median'] / usual:.2f}",
+        }
+        for name, way in ways.items()
+    ]
+    command = f"python scripts/benchmarks/busy.py --config {config} --rounds {rounds} --steps {steps} --output {output}"
+    save_measurement(output, "Training beside a busy process", about, rows, command, ways=ways)
 
 
 if __name__ == "__main__":

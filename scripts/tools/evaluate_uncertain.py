@@ -43,6 +43,7 @@ def main(
 
     if not 0 < share <= 0.5:
         raise InputError(f"--share {share:g}: expected a share above 0 and up to 0.5, since it is taken twice")
+    folder = folder / f"{share:g}"
     stage("prepare_an4.py", "--source", "synthetic")
     voices = ["data_dir=data/synthetic", "trainer.max_epochs=25", "trainer.check_val_every_n_epoch=5", "seed=0", QUIET]
     start = train(*voices)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -85,7 +86,12 @@ def test_a_stream_becomes_the_text_of_the_whole_recording(name: str, decoder: st
             for one, other in zip(heard[-1].words, whole.words, strict=True):
                 assert (one.word, one.start) == (other.word, pytest.approx(other.start, abs=1e-3))
                 assert one.confidence == pytest.approx(other.confidence, abs=5e-3)
-            assert listen(CacheListener(streaming, pause=100), sound, 517)[-1] == heard[-1]
+            again = listen(CacheListener(streaming, pause=100), sound, 517)[-1]
+            assert replace(again, words=[]) == replace(heard[-1], words=[])
+            for one, other in zip(again.words, heard[-1].words, strict=True):
+                # What is computed together has an effect on the last bit of a probability.
+                assert replace(one, confidence=0) == replace(other, confidence=0)
+                assert one.confidence == pytest.approx(other.confidence, abs=1e-3)
 
 
 def test_words_stay_and_are_there_soon(loaded: dict, sounds: list):

@@ -150,6 +150,10 @@ HOSTILE_CANARIES = {
         max_sequence_length=65_536, hidden_size=65_536
     ),
     "a large head": lambda c, file: c["head"].update(num_layers=8, hidden_size=60_000),
+    "a function of torch's as an activation": lambda c, file: c["head"].update(num_layers=8, activation="diag_embed"),
+    "languages without end": lambda c, file: c["tokenizer"]["langs"].update(
+        {f"l{number}": c["tokenizer"]["langs"]["en"] for number in range(300)}
+    ),
     "a callable as the loss": lambda c, file: c.update(loss={"_target_": "builtins.open", "file": file}),
     "a callable as a metric": lambda c, file: c.update(
         multitask_metrics_cfg={"metrics": {"wer": {"_target_": "os.system", "command": f"touch {file}"}}}

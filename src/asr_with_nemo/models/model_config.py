@@ -70,6 +70,7 @@ SALM = (
 )
 """What runs a SALM."""
 _MOST_SYMBOLS = 10  # pieces per frame that greedy decoding of a transducer writes at most, as in NeMo's configs
+_MOST_LANGUAGES = 256  # of a tokenizer; each is loaded
 _MOST_VALUES = 1_000_000  # of a config, once aliases and references are followed
 _DEEPEST = 50  # levels of a config
 _NAMESPACES = re.compile(r"(nemo|torch)(\.\w+)+")
@@ -457,6 +458,8 @@ def _checked_tokenizers(section: object, path: Path, folder: Path | None) -> dic
         raise InputError(f"{path}: its tokenizer has no spl_tokens, so not that of an attention encoder-decoder")
     if folder is None:
         raise InputError(f"{path}: a checkpoint doesn't bring its tokenizers; give the .nemo file of this training")
+    if len(languages) > _MOST_LANGUAGES:
+        raise InputError(f"{path}: its tokenizer has {len(languages):,} languages; over {_MOST_LANGUAGES}, refused")
     wrong = next((name for name in languages if not re.fullmatch(r"[\w-]{1,40}", str(name), re.ASCII)), None)
     if wrong is not None:
         raise refusal(path, f"tokenizer.langs.{wrong}", "is not a language")

@@ -377,7 +377,7 @@ class TokenClassifier(Part):
     num_classes: object = None
     """Set by NeMo."""
     num_layers: Annotated[int, Field(ge=1, le=8)] = 1
-    activation: Name = "relu"
+    activation: Literal["relu", "sigmoid", "tanh"] = "relu"  # NeMo calls what torch has by that name
     log_softmax: bool = True
     dropout: Share = 0
     use_transformer_init: bool = True

@@ -15,15 +15,18 @@ def errors_between(text: str, heard: str, by_letters: bool = False) -> int:
 
 
 def spelling_notes(
-    pairs: Sequence[tuple[str, str]], by_letters: bool = False, when: str = "", advice: str = ""
+    pairs: Sequence[tuple[str, str]], by_letters: bool = False, when: str = "", advice: str = "", of_figures: str = ""
 ) -> list[str]:
     """Say where texts are written otherwise than a model writes: capitals and punctuation, or figures.
+
+    Capitals and punctuation are named if they are three errors or more, and a fifth of all.
 
     Args:
         pairs: the texts, and what the model writes for them.
         by_letters: count errors in characters.
         when: the errors were counted, for the message.
         advice: what to do about capitals and punctuation.
+        of_figures: what to do about texts with figures.
     """
     notes = []
     errors = sum(errors_between(*pair, by_letters) for pair in pairs)
@@ -39,9 +42,8 @@ def spelling_notes(
         )
     figures = [sum(any(map(str.isdigit, one)) for one in side) for side in zip(*pairs, strict=True)] if pairs else []
     if figures and figures[0] and not figures[1]:
-        notes.append(
-            f"{figures[0]:,} of {len(pairs):,} texts have figures, and the model writes none: write numbers as words"
-        )
+        said = f"{figures[0]:,} of {len(pairs):,} texts have figures, and the model writes none"
+        notes.append(f"{said}{of_figures and ': '}{of_figures}")
     elif figures and figures[1] and not figures[0]:
         notes.append(f"the model writes figures in {figures[1]:,} of {len(pairs):,} texts, where the texts have words")
     return notes

@@ -244,7 +244,19 @@ def _spelled(model: "EncDecMultiTaskModel", tokens: Sequence[int]) -> list[str]:
 
 
 def _timed(pieces: Sequence[tuple[str, float]]) -> Iterator[Step]:
-    """Yield the pieces between two times, such as <|3|> go <|5|>, with these as frames; others are left out."""
+    """Yield the pieces between two times, such as <|3|> go <|5|>, with these as frames.
+
+    Nothing is yielded if a piece isn't between two times, as the last ones of a text that was cut short: without times,
+    the text is whole.
+    """
+    inside = False
+    for piece, _ in pieces:
+        if _TIME.fullmatch(piece):
+            inside = not inside
+        elif not inside and piece.strip("▁ "):
+            return
+    if inside:
+        return
     begun: int | None = None
     within: list[tuple[str, float]] = []
     for piece, probability in pieces:

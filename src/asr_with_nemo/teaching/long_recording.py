@@ -1,6 +1,7 @@
 """Long recordings made of a corpus's utterances, with captions whose times are off: as people have them."""
 
 import random
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -70,11 +71,13 @@ def make_calls(corpus: an4.Corpus, folder: Path, utterances: int, wrong: float =
         seed: of all that is drawn.
 
     Returns:
-        the folder of these utterances, times and seed, within `folder`.
+        the folder of this corpus and these settings, within `folder`.
     """
-    made = folder / f"{utterances}-{wrong:g}-{seed}"
-    if (made / "test" / "tuesday.srt").is_file():  # written last
-        return made
+    finished = folder / f"{corpus.name}-{corpus.limit or 'whole'}-{utterances}-{wrong:g}-{seed}"
+    if finished.is_dir():
+        return finished
+    made = finished.with_name(f".{finished.name}.partial")
+    shutil.rmtree(made, ignore_errors=True)  # of a run that was stopped
     generator = random.Random(seed)
     for split, evening, share in (("train", "monday", wrong), ("test", "tuesday", 0.0)):
         rows = manifest.read_manifest(corpus.manifest(split))
@@ -89,7 +92,8 @@ def make_calls(corpus: an4.Corpus, folder: Path, utterances: int, wrong: float =
             texts[one], texts[other] = texts[other], texts[one]
         texts = [f"{row['speaker'].upper()}: {text}" for row, text in zip(rows, texts, strict=True)]
         write_captions(wav.with_suffix(".srt"), texts, places, generator)
-    return made
+    made.rename(finished)
+    return finished
 
 
 class _Line:

@@ -196,7 +196,7 @@ def summed(pairs: Iterable[tuple[str, str]], by_letters: bool = False, causes: S
         errors,
         words,
         "characters" if by_letters else "words",
-        spelling_notes(pairs, by_letters, "before training", _WRITE_ALIKE),
+        spelling_notes(pairs, by_letters, "before training", _WRITE_ALIKE, "write numbers as words"),
         list(causes),
     )
 

@@ -5,6 +5,7 @@
   let rows = [], first = 0, pair = null, won = null;
   const kindOf = ([said, heard]) => said === heard ? "" : !heard ? "D" : !said ? "I" : "S";
   const errors = one => one.counts[0] + one.counts[1] + one.counts[2];
+  const bare = word => word.toLowerCase().replace(/^[\p{P}\p{S}]+|[\p{P}\p{S}]+$/gu, "");  // hello, → hello
   for (const one of all) {
     const text = side => one.pairs.map(step => step[side]).filter(Boolean).join(" ");
     one.found = `${text(0)}\n${text(1)}\n${text(2)}\n${one.file}\n${one.speaker}`.toLowerCase();
@@ -13,7 +14,7 @@
     one.sure = one.confidence.length ? Math.min(...one.confidence) : 2;
     one.rate = errors(one) / Math.max(1, one.words);
     one.percent = 100 * one.rate;
-    one.said = ` ${one.pairs.flat().filter(Boolean).join(" ")} `.toLowerCase();
+    one.said = ` ${one.pairs.flat().filter(Boolean).map(bare).join(" ")} `;
   }
   const value = (id, otherwise = "") => by(id) ? by(id).value : otherwise;
   const limit = () => Number(value("unsure", "0"));
@@ -189,7 +190,7 @@
   const ranges = () => ["percent", "seconds", "level", "snr"].map(key => [key, value(`${key}-from`), value(`${key}-to`)])
     .filter(([, from, to]) => from !== "" || to !== "")
     .map(([key, from, to]) => [key, from === "" ? -Infinity : Number(from), to === "" ? Infinity : Number(to)]);
-  const words = id => value(id).toLowerCase().split(/[\s,]+/).filter(Boolean).map(word => ` ${word} `);
+  const words = id => value(id).toLowerCase().split(/[\s,]+/).map(bare).filter(Boolean).map(word => ` ${word} `);
   const choose = () => {
     const limits = ranges(), having = words("with"), lacking = words("without");
     const wanted = value("text").toLowerCase(), speaker = value("speaker"), fits = kinds[value("kind")];
