@@ -84,6 +84,12 @@ def download(url: str, path: Path) -> None:
         _client().download_file(bucket, key, str(partial))
 
 
+def is_missing(error: InputError) -> bool:
+    """Return whether an error of `download` says that there is no such object, rather than that it can't be had now."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {}).get("Code") in ("404", "NoSuchKey")
+
+
 def _split(url: str) -> tuple[str, str]:
     bucket, _, key = url.removeprefix(SCHEME).partition("/")
     if not bucket:

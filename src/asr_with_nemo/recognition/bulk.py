@@ -12,11 +12,10 @@ committed. So it doesn't matter which engine wrote a shard: processes of this ma
 """
 
 import contextlib
-import hashlib
 import json
 import os
+import re
 import signal
-import statistics
 import sys
 import tempfile
 import threading
@@ -37,16 +36,16 @@ from asr_with_nemo.base.files import reason_of
 from asr_with_nemo.base.processes import Workers
 from asr_with_nemo.data import audio, object_storage
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.recognition.recordings import Recording
+from asr_with_nemo.recognition.recordings import Recording, clip_of, id_of, mean_seconds
 from asr_with_nemo.recognition.transcripts import Sound, Transcript
 
+_SHARD = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}-\d{6}")
+"""The name of a shard, `Shards.name_of`."""
 ID = "id"
 """The key of a recording's id in listings, shards and checkpoints."""
 _SHARD_SECONDS, _SHARD_ROWS = 3600.0, 1_000
 """A shard has about so much sound, and no more recordings than this."""
 _SHARES = 8  # shards that each worker gets at least, if there are recordings enough, so that all end at about one time
-_SAMPLED = 200  # recordings of whose sizes the length of all is estimated
-_BYTES_A_SECOND = 32_000  # of a 16-bit WAV; compressed files are longer
 _ISOLATED, _GIVEN_UP = 2, 6
 """Deaths of a worker over a group, after which its recordings run one by one in a process each, or all ends."""
 _NAMED = 5  # failed recordings that are named at the end
@@ -89,19 +88,9 @@ class Tally:
         return tally
 
 
-def id_of(recording: Recording) -> str:
-    """Return what a recording is known by, however often the list of recordings changes: its name and part."""
-    sound = recording.sound
-    part = [sound.offset, sound.duration, sound.channel] if isinstance(sound, audio.Clip) else None
-    return hashlib.sha256(json.dumps([recording.name, part]).encode()).hexdigest()[:24]
-
-
 def _described(recording: Recording) -> str:
     """Return a line of a listing: the id, and the rest as JSON in a text, so that no engine guesses at types."""
-    sound = recording.sound if isinstance(recording.sound, audio.Clip) else audio.Clip(str(recording.sound))
-    where = sound.path if object_storage.is_remote(sound.path) else os.path.abspath(sound.path)
-    clip = [where, sound.offset, sound.duration, sound.channel]
-    return json.dumps({ID: id_of(recording), "recording": json.dumps([recording.name, clip])})
+    return json.dumps({ID: id_of(recording), "recording": json.dumps([recording.name, clip_of(recording)])})
 
 
 # --- The folder -------------------------------------------------------------------------------------------------------
@@ -113,6 +102,7 @@ class Shards:
     Attributes:
         run: the name of this run, with which its shards' names begin.
         done: the ids of the recordings that are in committed shards.
+        lost: committed shards that were missing or empty.
         tally: what those shards hold.
 
     Args:
@@ -126,15 +116,19 @@ class Shards:
     def __init__(self, place: str | os.PathLike, settings: Mapping):
         self.place = str(place)
         self.run = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
-        self.filesystem, self.root = object_storage.filesystem(place)
+        with self._explained():
+            self.filesystem, self.root = object_storage.filesystem(place)
         self.ids, self.lists = f"{self.root}/.progress/ids", f"{self.root}/.progress/lists"
         self._facts, self._deaths = f"{self.root}/.progress/facts", f"{self.root}/.progress/deaths"
         self._counted: set[str] = set()
+        self.lost = 0
         with self._explained():
             self._check(json.dumps(settings, sort_keys=True))
             self._write(f"{self.root}/.progress/run", self.run.encode())  # from here on, no other run commits a shard
             self._clean()
             self.done = self._read_ids()
+            if self.lost:
+                self.sweep()
             self.tally = self.news()
 
     def __getstate__(self) -> dict:
@@ -149,6 +143,8 @@ class Shards:
             if object_storage.is_remote(self.place):
                 raise object_storage.explain(self.place, error) from error
             raise InputError(f"{self.place}: can't be written ({reason_of(error)})") from error
+        except pyarrow.ArrowException as error:
+            raise InputError(f"{self.place}/.progress: has a damaged file ({error}); name another folder") from error
 
     def _check(self, settings: str) -> None:
         note = f"{self.root}/.progress/settings.json"
@@ -181,12 +177,19 @@ class Shards:
             whole = {name.removesuffix(".parquet") for name in self._names(self.ids)}
             for folder, suffix in ((self.root, ".jsonl"), (self._facts, ".json")):
                 for name in self._names(folder):
-                    if name.endswith(suffix) and name.removesuffix(suffix) not in whole:
+                    is_shard = name.endswith(suffix) and _SHARD.fullmatch(name.removesuffix(suffix))
+                    if is_shard and name.removesuffix(suffix) not in whole:  # other files are the user's
                         self.filesystem.delete_file(f"{folder}/{name}")
 
     def _read_ids(self) -> set[str]:
+        """Return the ids of all shards but those that are missing or empty: their recordings are to be done again."""
         found: set[str] = set()
+        shards = {info.base_name.removesuffix(".jsonl") for info in self._infos(self.root) if info.size}
         for name in self._names(self.ids):
+            if name.removesuffix(".parquet") not in shards:
+                self.filesystem.delete_file(f"{self.ids}/{name}")
+                self.lost += 1
+                continue
             found.update(parquet.read_table(f"{self.ids}/{name}", filesystem=self.filesystem)[ID].to_pylist())
         return found
 
@@ -202,7 +205,8 @@ class Shards:
         """
         listed = {id_of(one): one for one in recordings}
         pending = [one for key, one in listed.items() if key not in self.done]
-        rows = _rows_of_a_shard(pending)
+        mean = mean_seconds(pending)
+        rows = min(_SHARD_ROWS, round(_SHARD_SECONDS / mean)) if mean else _SHARD_ROWS
         rows = max(1, min(rows, -(-len(pending) // (workers * _SHARES))))
         paths = []
         with self._explained():
@@ -214,7 +218,8 @@ class Shards:
 
     def read_list(self, path: str) -> list[dict[str, str]]:
         """Return the rows of a list."""
-        return [json.loads(line) for line in self._read(path).splitlines()]
+        with self._explained():
+            return [json.loads(line) for line in self._read(path).splitlines()]
 
     def name_of(self, number: int) -> str:
         """Return the name of a shard of this run."""
@@ -251,16 +256,18 @@ class Shards:
 
     def died(self, key: str) -> int:
         """Note that work on a group begins, and return how often a worker has died of it."""
-        before = sum(name.startswith(f"{key}-") for name in self._names(self._deaths))
-        self._write(f"{self._deaths}/{key}-{uuid.uuid4().hex}", b"")
+        with self._explained():
+            before = sum(name.startswith(f"{key}-") for name in self._names(self._deaths))
+            self._write(f"{self._deaths}/{key}-{uuid.uuid4().hex}", b"")
         return before
 
     def lived(self, key: str) -> None:
         """Note that work on a group has ended well."""
-        for name in self._names(self._deaths):
-            if name.startswith(f"{key}-"):
-                with contextlib.suppress(FileNotFoundError):
-                    self.filesystem.delete_file(f"{self._deaths}/{name}")
+        with self._explained():
+            for name in self._names(self._deaths):
+                if name.startswith(f"{key}-"):
+                    with contextlib.suppress(FileNotFoundError):
+                        self.filesystem.delete_file(f"{self._deaths}/{name}")
 
     def finish(self) -> None:
         """Remove the lists, and what a run that has been stopped has written since."""
@@ -283,6 +290,12 @@ class Shards:
             return file.read()
 
     def _write(self, path: str, data: bytes) -> None:
+        if isinstance(self.filesystem, fs.LocalFileSystem):
+            with open(path, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # before the ids of a shard say that it is there
+            return
         with self.filesystem.open_output_stream(path) as file:
             file.write(data)
 
@@ -290,21 +303,6 @@ class Shards:
 def as_bytes(lines: Iterable[str]) -> bytes:
     """Return the content of a shard."""
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
-
-
-def _rows_of_a_shard(recordings: Sequence[Recording]) -> int:
-    """Return how many recordings make about an hour, by the sizes of a few."""
-    seconds = []
-    for recording in recordings[:: max(1, len(recordings) // _SAMPLED)]:
-        sound = recording.sound if isinstance(recording.sound, audio.Clip) else audio.Clip(str(recording.sound))
-        with contextlib.suppress(OSError, InputError):
-            if sound.duration is not None:
-                seconds.append(sound.duration)
-            else:
-                system, path = object_storage.filesystem(sound.path)
-                seconds.append((system.get_file_info(path).size or 0) / _BYTES_A_SECOND)
-    mean = statistics.fmean(seconds) if seconds else 0.0
-    return _SHARD_ROWS if mean <= 0 else max(1, min(_SHARD_ROWS, round(_SHARD_SECONDS / mean)))
 
 
 # --- A worker ---------------------------------------------------------------------------------------------------------
@@ -353,6 +351,8 @@ class Worker:
                 try:
                     sounds.append((place, _local(audio.Clip(*clip), Path(scratch, str(place)), urls)))
                 except InputError as error:
+                    if not object_storage.is_missing(error):  # it may be there later, and so the shard isn't written
+                        raise
                     found[place] = error
             heard = self._heard([sound for _, sound in sounds])
             found |= {place: one for (place, _), one in zip(sounds, heard, strict=True)}
@@ -365,7 +365,11 @@ class Worker:
         """Transcribe, and where that fails as a whole, recording by recording."""
         try:
             return list(self._each(sounds))
-        except Exception as error:  # whatever it is: no recording may stop the others
+        except Exception as error:  # a recording may not stop the others, but what passes may not be held against it
+            if isinstance(error, OSError | MemoryError) or "CUDA" in str(error):
+                raise InputError(
+                    f"{type(error).__name__}: {error}; what is written stays, and the same command goes on"
+                ) from error
             if len(sounds) == 1:
                 return [error]
         return [self._heard([sound])[0] for sound in sounds]
@@ -375,7 +379,15 @@ class Worker:
         found: list[str] = []
         pool = None
         for row in rows:
-            pool = pool or _pool(1, self._load, None)
+            if pool is None:
+                pool = _pool(1, self._load, None)
+                try:
+                    pool.submit(_work, []).result()
+                except BrokenProcessPool as error:
+                    raise InputError(
+                        f"{self._shards.place}: a worker died while it loaded the model ({error}); look at the memory "
+                        "of the machine (fewer --workers need less), and give the same command again"
+                    ) from error
             try:
                 found += pool.submit(_work, [row]).result()
             except BrokenProcessPool:
@@ -512,6 +524,8 @@ def transcribe(
     """
     lists = shards.write_lists(recordings, workers)
     total = len({id_of(one) for one in recordings})
+    if shards.lost:
+        say(f"{shards.place}: {shards.lost:,} shards were missing or empty; their recordings are done again")
     if shards.done:
         said = f"{shards.tally.recordings:,} of {total:,} recordings were done before"
         say(f"{said} ({shards.tally.seconds / 3600:,.2f} hours)")

@@ -1,7 +1,10 @@
 """What a command is to transcribe: files, folders, lists and manifests become recordings with names."""
 
+import contextlib
+import hashlib
 import json
 import os
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +19,8 @@ from asr_with_nemo.data.sound import open_sound, two_talkers
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.ngrams import is_language_model
 
+_SAMPLED = 200  # recordings of whose sizes the length of all is estimated
+_BYTES_A_SECOND = 32_000  # of a 16-bit WAV; compressed files are longer
 SUFFIXES = frozenset(
     [
         ".wav",
@@ -321,3 +326,31 @@ def outputs(recordings: Iterable[Recording], folder: Path, suffix: str) -> Itera
             )
         taken[path] = recording.name
         yield path
+
+
+# --- Recordings of bulk work ------------------------------------------------------------------------------------------
+
+
+def id_of(recording: Recording) -> str:
+    """Return what a recording is known by, wherever the command is started: its path and part."""
+    return hashlib.sha256(json.dumps(clip_of(recording)).encode()).hexdigest()[:24]
+
+
+def clip_of(recording: Recording) -> list:
+    """Return the arguments of an `audio.Clip`, with the absolute path or the URL."""
+    sound = recording.sound if isinstance(recording.sound, audio.Clip) else audio.Clip(str(recording.sound))
+    where = str(sound.path) if object_storage.is_remote(sound.path) else os.path.abspath(sound.path)
+    return [where, sound.offset, sound.duration, sound.channel]
+
+
+def mean_seconds(recordings: Sequence[Recording]) -> float:
+    """Estimate the mean length of recordings by the sizes of a few; 0 if none can be looked at."""
+    seconds = []
+    for recording in recordings[:: max(1, len(recordings) // _SAMPLED)]:
+        path, _, duration, _ = clip_of(recording)
+        with contextlib.suppress(OSError, InputError):
+            if duration is None:
+                system, path = object_storage.filesystem(path)
+                duration = (system.get_file_info(path).size or 0) / _BYTES_A_SECOND
+            seconds.append(duration)
+    return statistics.fmean(seconds) if seconds else 0.0
