@@ -222,9 +222,7 @@ def main(
     recordings = find(inputs, log=partial(typer.echo, err=True))
     if channels == Channels.split:
         if any(is_remote(getattr(one.sound, "path", one.sound)) for one in recordings):
-            raise InputError(
-                "--channels split: is for files of this machine; copy those of the storage here first"
-            )
+            raise InputError("--channels split: is for files of this machine; copy those of the storage here first")
         recordings = split_channels(recordings)
     settings = {"format": str(form), "model": [str(path), *destinations.stamp(path)]}
     settings |= {"decoder": decoder} if decoder else {}
