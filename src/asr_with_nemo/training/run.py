@@ -171,7 +171,8 @@ def _room_for_others(log: Callable[[str], object]) -> Iterator[None]:
     if cores - idle < BUSY:
         yield
         return
-    said = f"other processes leave {max(0.0, idle):.1f} of {cores} core{'s' if cores > 1 else ''}, so that the training takes longer"
+    left = f"{max(0.0, idle):.1f} of {cores} core{'s' if cores > 1 else ''}"
+    said = f"other processes leave {left}, so that the training takes longer"
     threads = max(1, round(idle))
     if "OMP_NUM_THREADS" not in os.environ and threads < before:
         torch.set_num_threads(threads)
