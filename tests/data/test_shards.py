@@ -9,13 +9,13 @@ from pathlib import Path
 import boto3
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from asr_with_nemo.data import manifest, object_storage, sizes
 from asr_with_nemo.data.shards import NOTES, ROWS, Shards
 from asr_with_nemo.data.training_data import ParsedManifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import sharding
+from tests.storage_server import storage
 
 
 @pytest.fixture(scope="module")
@@ -150,20 +150,11 @@ def test_sizes_of_a_model_come_from_the_notes_as_from_the_manifest(small_corpus,
 
 @pytest.fixture(scope="module")
 def bucket(made: Path) -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    address, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{address}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "anyone")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
-        patch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-        client = boto3.client("s3")
+    with storage("eu-central-1") as client:
         client.create_bucket(Bucket="speech", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
         for file in made.iterdir():
             client.upload_file(str(file), "speech", f"mine/train/{file.name}")
         yield "s3://speech/mine/train"
-    server.stop()
 
 
 def test_shards_of_a_bucket_are_checked_as_those_of_a_folder(bucket: str, made: Path, small_corpus):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.deployment import transcriber
@@ -22,6 +21,7 @@ from asr_with_nemo.recognition import bulk
 from asr_with_nemo.recognition.recordings import find
 from tests.conftest import ROOT, run_script
 from tests.recognition.in_process import error_of
+from tests.storage_server import storage
 
 
 @pytest.fixture
@@ -135,20 +135,11 @@ def test_a_recording_that_kills_its_worker_is_named_and_the_others_are_done(reco
 
 @pytest.fixture
 def bucket(recordings: Path) -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    address, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{address}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "anyone")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "anything")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        client = boto3.client("s3")
+    with storage("us-east-1") as client:
         client.create_bucket(Bucket="speech")
         for path in recordings.iterdir():
             client.upload_file(str(path), "speech", f"calls/{'sub/' if path.stem > '10' else ''}{path.name}")
         yield "s3://speech"
-    server.stop()
 
 
 def test_recordings_and_shards_may_be_in_an_object_storage(bucket: str, recordings: Path, tmp_path: Path):

@@ -14,11 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import boto3
 import numpy as np
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 from omegaconf import OmegaConf
 
 from asr_with_nemo.data import audio, manifest
@@ -31,6 +29,7 @@ from asr_with_nemo.training.config import complete_config, load_config, overridd
 from asr_with_nemo.training.run import train
 from tests.conftest import ROOT, first_rows
 from tests.recognizers import training_config
+from tests.storage_server import storage
 
 LETTERS = [" ", *"abcdefghijklmnopqrstuvwxyz"]
 
@@ -305,20 +304,13 @@ def test_two_processes_hear_each_utterance_once(corpus: Path, tmp_path: Path):
 
 
 @pytest.fixture
-def bucket(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket(corpus: Path) -> Iterator[str]:
     """The shards in an object storage: moto's server on loopback."""
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    address, port = server.get_host_and_port()
-    own = {"AWS_ENDPOINT_URL": f"http://{address}:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-    for name, value in (own | {"AWS_DEFAULT_REGION": "us-east-1"}).items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="speech")
-    for file in (corpus / "shards/train").iterdir():
-        client.upload_file(str(file), "speech", f"train/{file.name}")
-    yield "s3://speech/train"
-    server.stop()
+    with storage("us-east-1") as client:
+        client.create_bucket(Bucket="speech")
+        for file in (corpus / "shards/train").iterdir():
+            client.upload_file(str(file), "speech", f"train/{file.name}")
+        yield "s3://speech/train"
 
 
 @pytest.mark.slow

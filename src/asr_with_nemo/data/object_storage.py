@@ -32,11 +32,8 @@ def files_in(folder: str) -> dict[str, int]:
     Raises:
         InputError: the storage can't be reached, or refuses.
     """
-    bucket, key = _split(folder)
-    prefix = f"{key.rstrip('/')}/" if key else ""
-    with _explained(folder):
-        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
-        return {one["Key"][len(prefix) :]: one["Size"] for page in pages for one in page.get("Contents", ())}
+    _, key = _split(folder)
+    return {one["Key"][len(_prefix(key)) :]: one["Size"] for one in _objects(folder, Delimiter="/")}
 
 
 def files_below(folder: str) -> Iterator[str]:
@@ -48,11 +45,8 @@ def files_below(folder: str) -> Iterator[str]:
     Raises:
         InputError: the storage can't be reached, or refuses.
     """
-    bucket, key = _split(folder)
-    prefix = f"{key.rstrip('/')}/" if key else ""
-    with _explained(folder):
-        for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            yield from (f"{SCHEME}{bucket}/{one['Key']}" for one in page.get("Contents", ()))
+    bucket, _ = _split(folder)
+    yield from (f"{SCHEME}{bucket}/{one['Key']}" for one in _objects(folder))
 
 
 def filesystem(place: str | os.PathLike) -> "tuple[FileSystem, str]":
@@ -95,6 +89,20 @@ def _split(url: str) -> tuple[str, str]:
     if not bucket:
         raise InputError(f"{url}: expected {SCHEME}BUCKET/FOLDER")
     return bucket, key
+
+
+def _prefix(key: str) -> str:
+    """Return what the keys of a folder's objects begin with."""
+    return f"{key.rstrip('/')}/" if key else ""
+
+
+def _objects(folder: str, **options: str) -> Iterator[dict]:
+    """Yield what the storage says of the objects whose keys begin with a folder's."""
+    bucket, key = _split(folder)
+    with _explained(folder):
+        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=_prefix(key), **options)
+        for page in pages:
+            yield from page.get("Contents", ())
 
 
 def _client():

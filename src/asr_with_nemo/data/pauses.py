@@ -98,13 +98,17 @@ def _next_piece(powers: np.ndarray, ends: bool, whole: bool) -> tuple[int, int]:
     return 0, _quietest(powers, round(SHORTEST * _FRAMES), longest)
 
 
-def noise_and_speech(powers: np.ndarray) -> tuple[float, float] | None:
-    """Return the levels of the noise and of the speech in frames of some powers, (T,), in dB of full scale.
+def decibels(powers: np.ndarray) -> np.ndarray:
+    """Return the levels of frames of some powers, (T,), in dB of full scale."""
+    return 10 * np.log10(powers + 1e-12)
+
+
+def noise_and_speech(levels: np.ndarray) -> tuple[float, float] | None:
+    """Return the levels of the noise and of the speech in frames of some levels (`decibels`), (T,).
 
     They are the 5th and the 95th percentile of all frames but those of digital silence; None if there is no other. The
     difference is an estimate of the signal-to-noise ratio, too low where nobody pauses.
     """
-    levels = 10 * np.log10(powers + 1e-12)
     real = levels[levels > _DIGITAL_SILENCE]
     if not len(real):
         return None
@@ -114,8 +118,8 @@ def noise_and_speech(powers: np.ndarray) -> tuple[float, float] | None:
 
 def _loud(powers: np.ndarray) -> np.ndarray:
     """Return which frames may be speech, (T,)."""
-    found = noise_and_speech(powers)
-    levels = 10 * np.log10(powers + 1e-12)
+    levels = decibels(powers)
+    found = noise_and_speech(levels)
     if found is None:
         return np.zeros(len(levels), bool)
     noise, loudest = found

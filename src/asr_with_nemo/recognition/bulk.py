@@ -88,9 +88,9 @@ class Tally:
         return tally
 
 
-def _described(recording: Recording) -> str:
+def _described(key: str, recording: Recording) -> str:
     """Return a line of a listing: the id, and the rest as JSON in a text, so that no engine guesses at types."""
-    return json.dumps({ID: id_of(recording), "recording": json.dumps([recording.name, clip_of(recording)])})
+    return json.dumps({ID: key, "recording": json.dumps([recording.name, clip_of(recording)])})
 
 
 # --- The folder -------------------------------------------------------------------------------------------------------
@@ -198,21 +198,22 @@ class Shards:
         if self._read(f"{self.root}/.progress/run").decode() != self.run:
             raise InputError(f"{self.place}: another command has begun to write here; this one ends")
 
-    def write_lists(self, recordings: Iterable[Recording], workers: int) -> list[str]:
+    def write_lists(self, listed: Mapping[str, Recording], workers: int) -> list[str]:
         """Write the recordings that aren't done yet as lists, one for each shard to come, and return their paths.
 
-        A recording that is named twice is listed once.
+        Args:
+            listed: the recordings, by their ids.
+            workers: that work at a time.
         """
-        listed = {id_of(one): one for one in recordings}
-        pending = [one for key, one in listed.items() if key not in self.done]
-        mean = mean_seconds(pending)
+        pending = [(key, one) for key, one in listed.items() if key not in self.done]
+        mean = mean_seconds([one for _, one in pending])
         rows = min(_SHARD_ROWS, round(_SHARD_SECONDS / mean)) if mean else _SHARD_ROWS
         rows = max(1, min(rows, -(-len(pending) // (workers * _SHARES))))
         paths = []
         with self._explained():
             for first in range(0, len(pending), rows):
                 paths.append(f"{self.lists}/{len(paths):06d}.jsonl")
-                text = "".join(f"{_described(one)}\n" for one in pending[first : first + rows])
+                text = "".join(f"{_described(*one)}\n" for one in pending[first : first + rows])
                 self._write(paths[-1], text.encode())
         return paths
 
@@ -522,8 +523,8 @@ def transcribe(
     Raises:
         InputError: by the engine.
     """
-    lists = shards.write_lists(recordings, workers)
-    total = len({id_of(one) for one in recordings})
+    listed = {id_of(one): one for one in recordings}  # what is named twice is done once
+    lists, total = shards.write_lists(listed, workers), len(listed)
     if shards.lost:
         say(f"{shards.place}: {shards.lost:,} shards were missing or empty; their recordings are done again")
     if shards.done:

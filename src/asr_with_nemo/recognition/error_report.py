@@ -151,7 +151,8 @@ def _levels(sound: str | audio.Clip) -> dict[str, float | None]:
     """
     try:
         blocks = audio.stream_audio(sound)
-        found = pauses.noise_and_speech(np.concatenate([audio.frame_powers(block, _FRAME) for block in blocks]))
+        powers = np.concatenate([audio.frame_powers(block, _FRAME) for block in blocks])
+        found = pauses.noise_and_speech(pauses.decibels(powers))
     except InputError:
         found = None
     if found is None:

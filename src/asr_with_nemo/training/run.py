@@ -150,12 +150,13 @@ def train(
     alone = config.trainer.accelerator == "cpu" and config.trainer.devices in (1, "1") and not launched()
     try:
         lock = alone_in(folder, "is training", log) if rank_zero_only.rank == 0 else nullcontext()
-        with lock, _room_for_others(log) if alone else nullcontext():
+        with lock:
             if not is_new and _is_finished(model_path, log):
                 log(f"{folder} has this training, finished; exp_manager.resume_if_exists=false trains it again")
                 data.release()
                 return model_path
-            return _train_in(folder, config, start, digest, data, overridden, callbacks, begin, is_new)
+            with _room_for_others(log) if alone else nullcontext():
+                return _train_in(folder, config, start, digest, data, overridden, callbacks, begin, is_new)
     except OSError as error:
         raise InputError(f"{folder}: can't be written to ({reason_of(error)}), or set exp_manager.exp_dir") from error
 
