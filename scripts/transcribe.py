@@ -171,9 +171,10 @@ def main(
 
     **Thousands of hours**, from a disk or an object storage (s3://BUCKET/FOLDER; AWS_ENDPOINT_URL names another one
     than AWS's), on all cores of this machine or of many: --shards writes files of about an hour of sound each, with the
-    lines of --format jsonl. A recording that can't be read has a line with "error" instead of "text". Whatever dies
-    (a worker, a machine, this command), the same command goes on, here or on a cluster, and each recording is in one
-    line. Nothing but DIR/.progress knows what is done; delete it last.
+    lines of --format jsonl and an id. A recording that can't be read has a line with "error" instead of "text"; it is
+    tried again if you delete its shard. Whatever dies (a worker, a machine, this command), the same command goes on,
+    here or on a cluster, and each recording is in one line. Nothing but DIR/.progress knows what is done; delete it
+    last.
 
         python scripts/transcribe.py an4 recordings/ --shards texts
 
@@ -224,9 +225,9 @@ def main(
         if any(is_remote(getattr(one.sound, "path", one.sound)) for one in recordings):
             raise InputError("--channels split: is for files of this machine; copy those of the storage here first")
         recordings = split_channels(recordings)
-    settings = {"format": str(form), "model": [str(path), *destinations.stamp(path)]}
+    known = _by_content if shards else _by_date
+    settings = {"format": str(form), "model": known(path), "lm": known(arpa) if arpa else None}
     settings |= {"decoder": decoder} if decoder else {}
-    settings["lm"] = [str(arpa), *destinations.stamp(arpa)] if arpa else None
     settings |= {"boost": boosts} if boosts else {}
     settings |= {"prompt": told} if told else {}
     size = {} if batch_size is None else {"batch_size": batch_size}
@@ -261,6 +262,19 @@ def main(
         rest = "; the others are done" if failed < len(recordings) else ""
         typer.echo(f"error: {failed} of {len(recordings)} files can't be read (see above){rest}", err=True)
         raise typer.Exit(1)
+
+
+def _by_date(path: Path) -> list:
+    from asr_with_nemo.recognition.destinations import stamp
+
+    return [str(path), *stamp(path)]
+
+
+def _by_content(path: Path) -> str:
+    """Return what a file is known by on several machines, wherever it lies there."""
+    from asr_with_nemo.data.archives import sha256_of
+
+    return f"sha256:{sha256_of(path)}"
 
 
 def _transcribe(each: Callable, place: "Terminal") -> int:

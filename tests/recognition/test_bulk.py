@@ -17,8 +17,9 @@ import pytest
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.deployment import transcriber
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.models.names import model_path
 from asr_with_nemo.recognition import bulk
-from asr_with_nemo.recognition.recordings import find
+from asr_with_nemo.recognition.recordings import find, id_of
 from tests.conftest import ROOT, run_script
 from tests.recognition.in_process import error_of
 from tests.storage_server import storage
@@ -78,10 +79,12 @@ def test_a_command_that_is_killed_goes_on_and_nothing_is_done_twice(recordings: 
     out = tmp_path / "out"
     for shards in (1, 4):
         process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list((out / ".progress" / "ids").glob("*[0-9].parquet"))) < shards:
-            time.sleep(0.01)
-        process.kill()
-        process.wait()  # on a slow machine it may have ended before
+        try:
+            while process.poll() is None and len(list((out / ".progress" / "ids").glob("*[0-9].parquet"))) < shards:
+                time.sleep(0.01)
+        finally:
+            process.kill()
+            process.wait(timeout=60)  # on a slow machine it may have ended before
     # As if the second had been killed between the two phases of a shard.
     whole = sorted(out.glob("*.jsonl"))[0]
     killed = "20261128T000000-abcdef-000000"
@@ -131,6 +134,79 @@ def test_a_recording_that_kills_its_worker_is_named_and_the_others_are_done(reco
     assert len(rows) == tally.recordings == 25 and tally.failed == 2
     assert "crashes the decoder" in rows["07.wav"]["error"]
     assert all("text" in row for name, row in rows.items() if name not in ("07.wav", "bad.wav"))
+
+
+def rows_in(recordings: Path, shards: bulk.Shards) -> list[dict[str, str]]:
+    """Return the rows of a list of all recordings."""
+    (path,) = shards.write_lists({id_of(one): one for one in find([str(recordings)])}, workers=1)[:1]
+    return shards.read_list(path)
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (OSError(28, "No space left on device", "/scratch/7"), "/scratch/7: No space left on device; free some space"),
+        (MemoryError(), "the memory is full; fewer --workers"),
+        (RuntimeError("CUDA out of memory"), "CUDA out of memory"),
+    ],
+)
+def test_what_passes_is_no_fault_of_a_recording(recordings: Path, tmp_path: Path, failure: Exception, said: str):
+    def each(_):
+        raise failure
+
+    shards = bulk.Shards(tmp_path / "out", {})
+    with pytest.raises(InputError, match=said) as raised:
+        bulk.Worker(lambda: each, shards).lines(rows_in(recordings, shards))
+    assert "the same command goes on" in str(raised.value)
+
+
+def test_what_a_decoder_fails_over_is_a_line_and_the_others_are_done(recordings: Path, tmp_path: Path):
+    def each(sounds):
+        if any("00.wav" in str(sound) for sound in sounds):
+            raise RuntimeError("a shape that nobody expected")
+        return load()(sounds)
+
+    shards = bulk.Shards(tmp_path / "out", {})
+    rows = rows_in(recordings, shards)
+    rows = [json.loads(line) for line in bulk.Worker(lambda: each, shards).lines(rows)]
+    failed = [row for row in rows if "error" in row]
+    assert len(rows) > 1 and "00.wav: RuntimeError: a shape that nobody expected" in failed[0]["error"]
+    assert all("bad.wav" in row["file"] for row in failed[1:])
+
+
+def load_nothing():
+    """Die while the model is loaded, as where memory is short."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_processes_that_die_while_they_load_end_the_command(recordings: Path, tmp_path: Path):
+    shards = bulk.Shards(tmp_path / "out", {})
+    with pytest.raises(
+        InputError, match=r"a worker died while it loaded the model|workers have died \d+ times"
+    ) as said:
+        bulk.transcribe(find([str(recordings)]), shards, bulk.local_engine(1), load_nothing, 1, print, progress=False)
+    assert "memory" in str(said.value)
+    assert not rows_of(tmp_path / "out")
+
+
+def test_a_damaged_note_is_named_and_without_it_its_recordings_are_done_again(recordings: Path, tmp_path: Path):
+    def done() -> bulk.Tally:
+        shards = bulk.Shards(tmp_path / "out", {})
+        found = find([str(recordings)])
+        return bulk.transcribe(found, shards, bulk.local_engine(1), load, 1, print, progress=False)
+
+    done()
+    texts = texts_of(tmp_path / "out")
+    note = min((tmp_path / "out/.progress/ids").glob("*.parquet"))
+    note.write_bytes(note.read_bytes()[:50])
+    with pytest.raises(InputError, match=rf"ids/{note.name}: is damaged .*delete it"):
+        done()
+    note.unlink()
+    assert done().recordings == 25
+    assert texts_of(tmp_path / "out") == texts
+    min((tmp_path / "out").glob("*.jsonl")).unlink()  # to try its recordings again
+    assert done().recordings == 25
+    assert texts_of(tmp_path / "out") == texts
 
 
 @pytest.fixture
@@ -190,6 +266,26 @@ def test_what_shards_can_not_be_is_said(
     assert said in error_of("transcribe.py", "an4", "in/00.wav", *options)
 
 
+def test_the_same_model_at_another_place_goes_on(recordings: Path, tmp_path: Path):
+    first = transcribe_shards(tmp_path, "one.onnx")
+    assert first.returncode == 1, first.stderr
+    again = transcribe_shards(tmp_path, "sub/two.onnx")
+    assert "25 of 25 recordings were done before" in again.stderr
+
+
+def transcribe_shards(folder: Path, model: str):
+    """Transcribe with a copy of the shipped model."""
+    (folder / model).parent.mkdir(exist_ok=True)
+    shutil.copyfile(model_path("an4", suffix=".onnx"), folder / model)
+    return run_script("transcribe.py", model, "in", "--shards", "out", cwd=folder)
+
+
 def test_what_lies_in_an_object_storage_needs_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     assert "read with --shards DIR" in error_of("transcribe.py", "an4", "s3://speech/a.wav")
+
+
+def test_channels_of_what_lies_in_an_object_storage(bucket: str, tmp_path: Path):
+    options = ("--shards", "out", "--channels", "split")
+    done = run_script("transcribe.py", "an4", f"{bucket}/calls", *options, cwd=tmp_path)
+    assert done.returncode == 1 and "--channels split: is for files of this machine" in done.stderr

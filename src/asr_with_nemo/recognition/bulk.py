@@ -12,6 +12,7 @@ committed. So it doesn't matter which engine wrote a shard: processes of this ma
 """
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -36,6 +37,7 @@ from asr_with_nemo.base.files import reason_of
 from asr_with_nemo.base.processes import Workers
 from asr_with_nemo.data import audio, object_storage
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.recognition.formats import json_row
 from asr_with_nemo.recognition.recordings import Recording, clip_of, id_of, mean_seconds
 from asr_with_nemo.recognition.transcripts import Sound, Transcript
 
@@ -143,8 +145,6 @@ class Shards:
             if object_storage.is_remote(self.place):
                 raise object_storage.explain(self.place, error) from error
             raise InputError(f"{self.place}: can't be written ({reason_of(error)})") from error
-        except pyarrow.ArrowException as error:
-            raise InputError(f"{self.place}/.progress: has a damaged file ({error}); name another folder") from error
 
     def _check(self, settings: str) -> None:
         note = f"{self.root}/.progress/settings.json"
@@ -190,7 +190,14 @@ class Shards:
                 self.filesystem.delete_file(f"{self.ids}/{name}")
                 self.lost += 1
                 continue
-            found.update(parquet.read_table(f"{self.ids}/{name}", filesystem=self.filesystem)[ID].to_pylist())
+            try:
+                table = parquet.read_table(io.BytesIO(self._read(f"{self.ids}/{name}")))
+                found.update(table[ID].to_pylist())
+            except (pyarrow.ArrowException, KeyError) as error:
+                raise InputError(
+                    f"{self.place}/.progress/ids/{name}: is damaged ({error}); delete it, and its recordings "
+                    "are done again"
+                ) from error
         return found
 
     def check_run(self) -> None:
@@ -235,7 +242,9 @@ class Shards:
         name = self.name_of(number)
         pending = f"{self.ids}/{name}.pending.parquet"
         with self._explained():
-            parquet.write_table(pyarrow.table({ID: list(ids)}), pending, filesystem=self.filesystem)
+            table = io.BytesIO()
+            parquet.write_table(pyarrow.table({ID: list(ids)}), table)
+            self._write(pending, table.getvalue())
             self.check_run()
             self._write(f"{self.root}/{name}.jsonl", as_bytes(lines))
             self.write_facts(name, lines)
@@ -248,7 +257,9 @@ class Shards:
     def news(self) -> Tally:
         """Count the shards that were written since the last call."""
         tally = Tally()
-        for name in self._names(self._facts):
+        with self._explained():
+            names = self._names(self._facts)
+        for name in names:
             if name not in self._counted:
                 with contextlib.suppress(OSError, ValueError):  # half written
                     tally.add(Tally(**json.loads(self._read(f"{self._facts}/{name}"))))
@@ -346,7 +357,7 @@ class Worker:
         if self._each is None:
             self._each = self._load()
         described = [json.loads(row["recording"]) for row in rows]
-        with tempfile.TemporaryDirectory(prefix="recordings-") as scratch:
+        with _passing(), tempfile.TemporaryDirectory(prefix="recordings-") as scratch:
             sounds, found, urls = [], {}, {}
             for place, (_, clip) in enumerate(described):
                 try:
@@ -366,11 +377,11 @@ class Worker:
         """Transcribe, and where that fails as a whole, recording by recording."""
         try:
             return list(self._each(sounds))
-        except Exception as error:  # a recording may not stop the others, but what passes may not be held against it
-            if isinstance(error, OSError | MemoryError) or "CUDA" in str(error):
-                raise InputError(
-                    f"{type(error).__name__}: {error}; what is written stays, and the same command goes on"
-                ) from error
+        except (OSError, MemoryError):  # what passes may not be held against a recording
+            raise
+        except Exception as error:  # a recording may not stop the others
+            if "CUDA" in str(error):
+                raise InputError(f"{error}; what is written stays, and the same command goes on") from error
             if len(sounds) == 1:
                 return [error]
         return [self._heard([sound])[0] for sound in sounds]
@@ -379,26 +390,46 @@ class Worker:
         """Transcribe each recording in a child process, which may die of it."""
         found: list[str] = []
         pool = None
-        for row in rows:
-            if pool is None:
-                pool = _pool(1, self._load, None)
+        try:
+            for row in rows:
+                pool = pool or self._loaded_pool()
                 try:
-                    pool.submit(_work, []).result()
-                except BrokenProcessPool as error:
-                    raise InputError(
-                        f"{self._shards.place}: a worker died while it loaded the model ({error}); look at the memory "
-                        "of the machine (fewer --workers need less), and give the same command again"
-                    ) from error
-            try:
-                found += pool.submit(_work, [row]).result()
-            except BrokenProcessPool:
-                name = json.loads(row["recording"])[0]
-                found.append(_line(row[ID], name, InputError(f"{name}: crashes the decoder"), {}))
+                    found += pool.submit(_work, [row]).result()
+                except BrokenProcessPool:
+                    name = json.loads(row["recording"])[0]
+                    found.append(_line(row[ID], name, InputError(f"{name}: crashes the decoder"), {}))
+                    pool.shutdown(kill_workers=True)
+                    pool = None
+        finally:
+            if pool:
                 pool.shutdown(kill_workers=True)
-                pool = None
-        if pool:
-            pool.shutdown()
         return found
+
+    def _loaded_pool(self) -> Workers:
+        """Return a child process that has loaded the model."""
+        pool = _pool(1, self._load, None)
+        try:
+            pool.submit(_work, []).result()
+        except BaseException as error:
+            pool.shutdown(kill_workers=True)
+            if isinstance(error, BrokenProcessPool):
+                raise InputError(
+                    f"{self._shards.place}: a worker died while it loaded the model ({error}); look at the memory of "
+                    "the machine (fewer --workers need less), and give the same command again"
+                ) from error
+            raise
+        return pool
+
+
+@contextlib.contextmanager
+def _passing() -> Iterator[None]:
+    """Raise what passes, such as a full disk, as an InputError, so that it ends the work and not only a recording's."""
+    try:
+        yield
+    except (OSError, MemoryError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else "the memory is full; fewer --workers need less"
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        raise InputError(f"{where}{reason}; what is written stays, and the same command goes on") from error
 
 
 def _local(clip: audio.Clip, place: Path, urls: dict[str, str]) -> Sound:
@@ -419,7 +450,7 @@ def _line(key: str, name: str, heard: Transcript | Exception, urls: Mapping[str,
         for local, url in urls.items():
             said = said.replace(local, url)
         return json.dumps({ID: key, "file": name, "error": said}, ensure_ascii=False)
-    return json.dumps({ID: key, "file": name} | asdict(heard), ensure_ascii=False)
+    return json.dumps({ID: key} | json_row(name, heard), ensure_ascii=False)
 
 
 # --- Processes of this machine ----------------------------------------------------------------------------------------

@@ -38,11 +38,16 @@ def _text(name: str, heard: Transcript, several: bool) -> str:
     return f"{name}\t{heard.text}\n" if several else f"{heard.text}\n"
 
 
-def _jsonl(name: str, heard: Transcript, several: bool) -> str:
+def json_row(name: str, heard: Transcript) -> dict:
+    """Return a transcript as an object of JSON: file, text, words, duration in seconds; and `has_word_times` if not."""
     row = {"file": name} | asdict(heard)
     if heard.has_word_times:  # as ever
         row.pop("has_word_times")
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return row
+
+
+def _jsonl(name: str, heard: Transcript, several: bool) -> str:
+    return json.dumps(json_row(name, heard), ensure_ascii=False) + "\n"
 
 
 def _tsv(name: str, heard: Transcript, several: bool) -> str:
