@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
 FOLDER = "data/an4"
-RECIPES = ("config", "finetune", "quartznet_an4", "small_corpus", "transducer_an4")
+RECIPES = ("config", "finetune", "quartznet_an4", "small_corpus", "streaming_an4", "transducer_an4")
 SIZES = {
     "labels": [" ", "a", "b"],
     "sample_rate": 16000,
@@ -60,6 +60,7 @@ def test_every_training_config_of_the_folder_is_composed_here():
         ("finetune", "ab920ae92214"),
         ("quartznet_an4", "586365a1196c"),
         ("small_corpus", "347fdd10e57c"),
+        ("streaming_an4", "5c57d5dbce4d"),
         ("transducer_an4", "bfac910d9b69"),
     ],
 )

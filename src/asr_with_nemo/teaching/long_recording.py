@@ -1,5 +1,6 @@
 """Long recordings made of a corpus's utterances, with captions whose times are off: as people have them."""
 
+import json
 import random
 import shutil
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ OFF = 2.0
 """Seconds by which the times of captions are off at most."""
 _LINE_RATE = 8_000  # Hz, of a telephone
 _LOUDEST, _QUIETEST = -3.0, -13.0  # dB of full scale, of a caller's highest peak
+_SWAPPED = ".swapped.json"  # hidden, so that nobody takes it for a table of texts
 _CLEAREST, _NOISIEST = 25.0, 5.0  # dB, from a caller's speech to the noise of the line
 
 
@@ -90,10 +92,22 @@ def make_calls(corpus: an4.Corpus, folder: Path, utterances: int, wrong: float =
         chosen = generator.sample(range(len(texts)), round(share * len(texts)) // 2 * 2)
         for one, other in zip(chosen[::2], chosen[1::2], strict=True):
             texts[one], texts[other] = texts[other], texts[one]
+        if share:
+            swapped = [number for number, row in enumerate(rows, 1) if row["text"] != texts[number - 1]]
+            (made / _SWAPPED).write_text(json.dumps(swapped), encoding="utf-8")
         texts = [f"{row['speaker'].upper()}: {text}" for row, text in zip(rows, texts, strict=True)]
         write_captions(wav.with_suffix(".srt"), texts, places, generator)
     made.rename(finished)
     return finished
+
+
+def swapped_captions(calls: Path) -> list[int]:
+    """Return which of Monday's captions, counted from 1, have another one's text.
+
+    Args:
+        calls: as returned by `make_calls`.
+    """
+    return json.loads((calls / _SWAPPED).read_text(encoding="utf-8"))
 
 
 class _Line:
