@@ -3,7 +3,6 @@
 import hashlib
 import math
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -358,7 +357,7 @@ def _start(workers: int) -> Workers:
     Raises:
         InputError: they don't start.
     """
-    pool = Workers(workers, initializer=_begin)
+    pool = Workers(workers, _without_warnings)
     try:
         pool.submit(work, [], Form(Path("."))).result()
     except BrokenProcessPool as error:
@@ -366,8 +365,7 @@ def _start(workers: int) -> Workers:
     return pool
 
 
-def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others
+def _without_warnings() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders print warnings that the report states better
 
 

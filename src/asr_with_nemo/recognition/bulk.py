@@ -16,7 +16,6 @@ import io
 import json
 import os
 import re
-import signal
 import sys
 import tempfile
 import threading
@@ -458,18 +457,9 @@ def _line(key: str, name: str, heard: Transcript | Exception, urls: Mapping[str,
 _worker: Worker | None = None  # of a child process
 
 
-def _begin(load: Load, shards: Shards | None, parent: int) -> None:
+def _begin(load: Load, shards: Shards | None) -> None:
     global _worker
     _worker = Worker(load, shards)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others
-
-
-def _end_with(parent: int) -> None:
-    """End this process when the one that started it is gone, however that ended."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _work(rows: Sequence[Mapping[str, str]]) -> list[str]:
@@ -478,7 +468,7 @@ def _work(rows: Sequence[Mapping[str, str]]) -> list[str]:
 
 def _pool(workers: int, load: Load, shards: Shards | None) -> Workers:
     threads = {"OMP_NUM_THREADS": "1"} if workers > 1 or shards is None else {}
-    return Workers(workers, initializer=_begin, initargs=(load, shards, os.getpid()), env=threads or None)
+    return Workers(workers, _begin, (load, shards), threads or None)
 
 
 def run_locally(shards: Shards, lists: Sequence[str], load: Load, workers: int) -> None:
