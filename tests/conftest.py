@@ -21,6 +21,10 @@ from asr_with_nemo.tracking import session
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("WANDB_MODE", "offline")
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    # Where Python keeps nothing of what it compiles, as in some containers, an import of NeMo takes twice as long.
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = os.environ.setdefault("PYTHONPYCACHEPREFIX", str(ROOT / "build" / "bytecode"))
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Two processes that each compute on all cores wait for one another most of the time.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,6 +49,7 @@ def offer_nemo() -> None:
             stdin=subprocess.PIPE,  # it ends with this process
             pass_fds=[listener.fileno()],
         )
+        listener.close()  # so that nobody waits for it when it has ended
         atexit.register(process.kill)
 
     threading.Thread(target=start, daemon=True).start()
