@@ -47,10 +47,10 @@ sync: setup ## Send W&B the runs that were kept while it could not be reached
 	$(VENV_PYTHON) scripts/sync.py
 
 test: lint ## Lint, then run all tests
-	$(VENV_PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(VENV_PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 proofs: setup ## Run the checks that take long: slow tests, then the containers; needs Docker or buildah
-	$(VENV_PYTHON) -m pytest -m proof -n auto --maxprocesses 4 --dist loadfile
+	$(VENV_PYTHON) -m pytest -m proof -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 	docker/prove.sh
 
 faults: setup ## Run every stage under every fault (killed, full disk, damaged input ...), and print what held

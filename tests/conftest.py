@@ -21,6 +21,10 @@ from asr_with_nemo.tracking import session
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("WANDB_MODE", "offline")
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    # Where Python keeps nothing of what it compiles, as in some containers, an import of NeMo takes twice as long.
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = os.environ.setdefault("PYTHONPYCACHEPREFIX", str(ROOT / "build" / "bytecode"))
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Two processes that each compute on all cores wait for one another most of the time.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,6 +49,7 @@ def offer_nemo() -> None:
             stdin=subprocess.PIPE,  # it ends with this process
             pass_fds=[listener.fileno()],
         )
+        listener.close()  # so that nobody waits for it when it has ended
         atexit.register(process.kill)
 
     threading.Thread(target=start, daemon=True).start()
@@ -79,28 +84,52 @@ def run_script(name: str, *arguments: str | Path, cwd: Path, **environment: str)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that all of pytest-xdist's processes end at about one time."""
+    """Begin with the files that take longest, so that all of pytest-xdist's processes end at about one time.
+
+    These take half a minute and more, longest first. With --no-loadscope-reorder, pytest-xdist keeps this order; by
+    itself it begins with the files that have most tests.
+    """
     longest = (
         "notebooks/test_notebooks",
         "training/test_launch",
-        "training/test_run",
         "training/test_shards",
-        "sweeps/test_run",
-        "notebooks/test_article",
-        "training/test_wandb_callbacks",
-        "sweeps/test_online",
-        "sweeps/test_objective",
-        "tracking/test_openwandb",
-        "tracking/test_comparison",
-        "tracking/test_session",
-        "training/test_checkpoints",
-        "training/test_finetuning",
-        "tracking/test_artifacts",
-        "tracking/test_sync",
+        "scripts/test_transcribe",
+        "recognition/test_attention",
+        "sweeps/test_storage",
+        "scripts/test_faults",
         "own_data/test_preparation",
+        "training/test_wandb_callbacks",
         "deployment/test_export",
-        "recognition/test_results",
+        "training/test_run",
+        "notebooks/test_article",
         "recognition/test_evaluation",
+        "recognition/test_results",
+        "deployment/test_transducer_export",
+        "tracking/test_session",
+        "scripts/test_learning_curve",
+        "recognition/test_bulk",
+        "sweeps/test_run",
+        "test_fuzz",
+        "training/test_baseline",
+        "places/test_aws",
+        "scripts/test_site",
+        "sweeps/test_online",
+        "deployment/test_cache_aware",
+        "training/test_adapters",
+        "training/test_finetuning",
+        "sweeps/test_objective",
+        "tracking/test_sync",
+        "tracking/test_comparison",
+        "recognition/test_error_report",
+        "data/test_an4",
+        "tracking/test_artifacts",
+        "tracking/test_openwandb",
+        "training/test_overfit",
+        "scripts/test_setup",
+        "deployment/test_app",
+        "models/test_shipped",
+        "training/test_checkpoints",
+        "deployment/test_page",
     )
     order = {ROOT / "tests" / f"{name}.py": place for place, name in enumerate(longest)}
     items.sort(key=lambda item: order.get(item.path, len(order)))

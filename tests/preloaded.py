@@ -1,7 +1,7 @@
 """A process that has imported NeMo, and forks itself for each program that it is asked to run.
 
 The tests start it (tests/conftest.py) and tests/preload/sitecustomize.py talks to it: a connection a program, which
-carries its files, a JSON request, the number of its process, and its exit status.
+carries a JSON request with its files, the number of its process, and its exit status.
 """
 
 import contextlib
@@ -24,10 +24,15 @@ FREE = 1000
 """A file number from which on none is in use."""
 
 
+SECONDS_OF_A_REQUEST = 60
+"""Most that a program may take from the beginning of its request to the end of it."""
+
+
 def main() -> None:
     """Answer requests until standard input ends."""
     listener = socket.socket(fileno=int(sys.argv[1]))
     path = [place for place in sys.path[1:] if place not in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    links: set[socket.socket] = set()
     with selectors.DefaultSelector() as selector:
         selector.register(0, selectors.EVENT_READ)
         selector.register(listener, selectors.EVENT_READ)
@@ -35,19 +40,27 @@ def main() -> None:
             for key, _ in selector.select():
                 if key.fileobj == 0:
                     return
-                if key.fileobj is not listener:
+                if key.fileobj is listener:
+                    link, _ = listener.accept()
+                    links.add(link)
+                    selector.register(link, selectors.EVENT_READ)
+                    continue
+                if key.data:  # a program has ended
                     pid, link = key.data
                     _, status = os.waitpid(pid, 0)
                     selector.unregister(key.fd)
                     os.close(key.fd)
                     answer(link, os.waitstatus_to_exitcode(status))
+                    links.remove(link)
                     link.close()
                     continue
-                link, _ = listener.accept()
-                _, files, _, _ = socket.recv_fds(link, 1, MOST_FILES)
-                request = json.loads(link.makefile("r").readline())
-                pid = os.fork()
+                link = key.fileobj
+                selector.unregister(link)
+                request, files = receive(link)
+                pid = os.fork() if request else None
                 if pid == 0:
+                    for other in links - {link}:  # they must end when the preloaded process does
+                        other.close()
                     link = socket.socket(fileno=fcntl.fcntl(link.detach(), fcntl.F_DUPFD, FREE))
                     selector.close()
                     listener.close()
@@ -57,8 +70,29 @@ def main() -> None:
                     return
                 for file in files:
                     os.close(file)
+                if pid is None:
+                    links.remove(link)
+                    link.close()
+                    continue
                 answer(link, pid)
                 selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, link))
+
+
+def receive(link: socket.socket) -> tuple[dict | None, list[int]]:
+    """Read a request and the files that come with it; None if the program is gone before all of it is here."""
+    files: list[int] = []
+    link.settimeout(SECONDS_OF_A_REQUEST)
+    try:
+        content, files, _, _ = socket.recv_fds(link, 1 << 20, MOST_FILES)
+        while content[-1:] != b"\n":
+            more = link.recv(1 << 20)
+            if not more:
+                return None, files
+            content += more
+    except OSError:
+        return None, files
+    link.settimeout(None)
+    return json.loads(content), files
 
 
 def answer(link: socket.socket, number: int) -> None:
