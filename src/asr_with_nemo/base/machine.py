@@ -100,12 +100,20 @@ def package_versions() -> dict[str, str]:
 
 
 def code_commit() -> str | None:
-    """Return the commit of this code, with `-dirty` if files differ from it; None outside a repository."""
+    """Return the commit of this code, with `-dirty` if code differs from it; None outside a repository.
+
+    Results and notebooks, which change while they are made, aren't code.
+    """
     if not shutil.which("git"):
         return None
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    git = ["git", "-C", str(Path(__file__).parent)]
+    commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
+    if commit.returncode:
+        return None
+    code = [":/", ":(top,exclude)results", ":(top,exclude)RESULTS.md", ":(top,exclude)notebooks"]
+    status = [*git, "status", "--porcelain", "--untracked-files=no", "--", *code]
+    changed = subprocess.run(status, capture_output=True, text=True, check=False).stdout.strip()
+    return commit.stdout.strip() + ("-dirty" if changed else "")
 
 
 def usable_cores() -> int:
