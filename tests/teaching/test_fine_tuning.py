@@ -31,6 +31,8 @@ def letters(old: list[str], new: list[str]) -> list[tuple[int, int]]:
         (lambda old, new: [(b, a) for a, b in letters(old, new)] + [(len(old), len(new))], "wrong way|missing"),
         (lambda old, new: [*letters(old, new), (len(new), len(old)), (0, 99)], "too many"),
         ([(0, 0)], "the function itself"),
+        (lambda old, new: None, "a list of pairs"),
+        (lambda old, new: [0, 1], "a list of pairs"),
     ],
 )
 def test_rows_that_are_wrong_are_told(rows, hint: str):

@@ -51,7 +51,7 @@ def test_alignments_and_rates_are_those_of_the_package(page: Page, unit: wer.Uni
         assert shown.startswith(figures)
         name = "CER" if unit == "character" else "WER"
         divided, _, rate = shown.rpartition(f" {name} ")
-        assert divided.endswith(f"divided by {counts.words} {unit}s of the reference:")
+        assert divided.endswith(f"divided by {counts.words} {unit}{'s' if counts.words != 1 else ''} of the reference:")
         if counts.rate is None:
             assert rate == "undefined: nothing was said"
         else:

@@ -62,6 +62,11 @@ def test_the_checks_know_the_usual_mistakes():
         tasks.task_1(1.2)
     with pytest.raises(Wrong, match="only one part"):
         tasks.task_1(36.0)
+    with pytest.raises(Wrong, match="number of gigabytes"):
+        tasks.task_1("2.25")
+    assert "never reaches" in tasks.task_1(np.float32(2.25))
+    with pytest.raises(Wrong, match="list of lists"):
+        tasks.task_2(lambda durations, processes: None)
     with pytest.raises(Wrong, match="exactly one"):
         tasks.task_2(lambda durations, processes: [[0]] * processes)
     with pytest.raises(Wrong, match="at most one more"):

@@ -13,6 +13,8 @@ from asr_with_nemo.teaching.tasks.ctc import _FRAMES, _PATHS
         ((_FRAMES, _PATHS), "right"),
         (8, "two whole numbers"),
         (("x", 3), "two whole numbers"),
+        ((_FRAMES + 0.5, _PATHS), "two whole numbers"),
+        ((_FRAMES, _PATHS, 1), "two whole numbers"),
         ((6, 1), "two fs"),
         ((7, 5), "shortest path"),
         ((8, 1), "one frame more"),

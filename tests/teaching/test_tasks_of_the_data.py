@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from asr_with_nemo.teaching.tasks import Wrong, data, explore, features, number, pretrained
+from asr_with_nemo.teaching.tasks import Wrong, data, explore, features, number, pretrained, tracking, whole
 
 ROWS = [
     {"Transcript": "three", "Duration": 0.48, "Split": "train"},  # exactly six frames of 80 ms
@@ -27,6 +27,21 @@ def test_an_answer_may_be_a_number_of_any_library(answer):
 def test_what_is_no_number_is_said_to_be_none(answer):
     with pytest.raises(Wrong, match="give a number"):
         number(answer, "give a number")
+
+
+@pytest.mark.parametrize("answer", [2.5, float("inf"), "2", None])
+def test_what_is_no_whole_number_is_said_to_be_none(answer):
+    with pytest.raises(Wrong, match="a whole one"):
+        whole(answer, "a whole one")
+    with pytest.raises(Wrong, match="number of rows"):
+        explore.task_1(answer, ROWS)
+    assert whole(np.float64(2.0), "a whole one") == 2
+
+
+def test_versions_that_are_no_list_are_told():
+    with pytest.raises(Wrong, match="list of their names"):
+        tracking.task_2({"versions": 3, "latest": "v1", "best": "v1"})
+    assert "moves them" in tracking.task_2({"versions": ["v2", "v0", "v1"], "latest": "v1", "best": "v1"})
 
 
 def test_the_shortest_window_that_shows_two_tones():

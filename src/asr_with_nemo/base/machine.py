@@ -33,7 +33,7 @@ def has_working_gpu() -> bool:
 def quieten() -> None:
     """Limit the logs of NeMo, Lightning and their dependencies to errors."""
     warnings.filterwarnings("ignore")
-    for name in ("nv_one_logger", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs errors that it raises, and that NeMo catches
     from nemo.utils import logging as nemo_logging

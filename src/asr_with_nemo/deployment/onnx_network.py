@@ -478,8 +478,8 @@ def _converted(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the exporter's warnings on missing optional packages."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    """Silence the exporter's warnings on missing packages, and the quantizer's, which go to the root logger."""
+    loggers = [logging.getLogger(name) for name in ("", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

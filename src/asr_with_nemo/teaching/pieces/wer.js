@@ -81,6 +81,6 @@ const draw = () => {
     const errors = counts.S + counts.D + counts.I, [unit, rate] = inCharacters.value ? ["characters", "CER"] : ["words", "WER"];
     const value = said.length ? `${(100 * errors / said.length).toFixed(1)}%` : "undefined: nothing was said";
     result.replaceChildren(`S ${counts.S} + D ${counts.D} + I ${counts.I} = ${errors} error${errors === 1 ? "" : "s"}, `,
-        `divided by ${said.length} ${unit} of the reference: `, element("strong", {}, `${rate} ${value}`));
+        `divided by ${said.length} ${said.length === 1 ? unit.slice(0, -1) : unit} of the reference: `, element("strong", {}, `${rate} ${value}`));
 };
 draw();

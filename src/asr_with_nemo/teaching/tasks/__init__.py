@@ -6,6 +6,7 @@ the answer, and more if they need it, and raise `Wrong` with a hint; what they r
 
 import contextlib
 import importlib
+import math
 import re
 
 
@@ -25,6 +26,18 @@ def number(answer: object, otherwise: str) -> int | float:
     if isinstance(answer, bool) or not isinstance(answer, int | float) or answer != answer:
         raise Wrong(otherwise)
     return answer
+
+
+def whole(answer: object, otherwise: str) -> int:
+    """Return an answer that is a whole number, 3.0 too, as an integer.
+
+    Raises:
+        Wrong: it isn't one; the message is `otherwise`.
+    """
+    answer = number(answer, otherwise)
+    if not math.isfinite(answer) or answer != int(answer):
+        raise Wrong(otherwise)
+    return int(answer)
 
 
 def check(task: str, answer: object, *given: object) -> None:

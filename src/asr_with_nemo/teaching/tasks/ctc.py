@@ -5,17 +5,17 @@ from itertools import groupby, product
 
 import numpy as np
 
-from asr_with_nemo.teaching.tasks import Wrong
+from asr_with_nemo.teaching.tasks import Wrong, whole
 
 _FRAMES, _PATHS = 8, 13  # "coffee": 6 letters, 2 pairs of equal neighbours; 9 frames for 6 letters and 2 forced blanks
 
 
 def task_1(answer: object) -> str:
     """Frames that "coffee" needs, and the number of paths over one frame more that say it."""
-    try:
-        frames, paths = (int(value) for value in answer)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
-        raise Wrong("Give two whole numbers, (frames, paths).") from None
+    otherwise = "Give two whole numbers, (frames, paths)."
+    if not isinstance(answer, tuple | list) or len(answer) != 2:
+        raise Wrong(otherwise)
+    frames, paths = (whole(value, otherwise) for value in answer)
     if frames == 6:
         raise Wrong("Six letters need six frames, but what keeps the two fs apart? And the two es?")
     if frames != _FRAMES:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from asr_with_nemo.own_data.quality import frames_needed
-from asr_with_nemo.teaching.tasks import Wrong
+from asr_with_nemo.teaching.tasks import Wrong, number, whole
 
 _FRAME = 0.08
 """Seconds per output frame in the first task."""
@@ -21,10 +21,7 @@ def task_1(count: int, rows: Sequence[Row]) -> str:
         count: the answer.
         rows: as from `explore.dataset_rows`.
     """
-    try:
-        count = int(count)
-    except (TypeError, ValueError) as error:
-        raise Wrong("The answer is a number of rows.") from error
+    count = whole(count, "The answer is a number of rows.")
     # A duration that is a multiple of 80 ms may come out a frame short, as floating-point numbers are.
     least, most = _too_short(rows, frames_needed, 1e-6), _too_short(rows, frames_needed, -1e-6)
     if least <= count <= most:
@@ -47,10 +44,7 @@ def task_2(fraction: float, rows: Sequence[Row]) -> str:
         fraction: the answer, from 0 to 1.
         rows: as from `explore.dataset_rows`.
     """
-    try:
-        fraction = float(fraction)
-    except (TypeError, ValueError) as error:
-        raise Wrong("The answer is a fraction, from 0 to 1.") from error
+    fraction = number(fraction, "The answer is a fraction, from 0 to 1.")
     train = {row["Transcript"] for row in rows if row["Split"] == "train"}
     dev = [row["Transcript"] for row in rows if row["Split"] == "dev"]
     known = [text for text in dev if text in train]

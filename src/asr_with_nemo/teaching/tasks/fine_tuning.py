@@ -14,9 +14,12 @@ _ALPHABETS = (("ab ", "ab !"), (" abc", "cäb "), ("abc", "xyz"), ("ab", "ba"))
 def task_1(rows: Callable[[Sequence[str], Sequence[str]], Sequence[tuple[int, int]]]) -> str:
     """Check a function that pairs the rows of a new decoder with those of an old one."""
     if not callable(rows):
-        raise Wrong("expected the function itself: answer = rows.")
+        raise Wrong("Give the function itself: answer = rows.")
     for old, new in _ALPHABETS:
-        found = [tuple(pair) for pair in rows(list(old), list(new))]
+        try:
+            found = [tuple(pair) for pair in rows(list(old), list(new))]
+        except TypeError as error:
+            raise Wrong(f"It should return a list of pairs of numbers: {error}.") from error
         letters = {(new.index(letter), old.index(letter)) for letter in new if letter in old}
         blank = (len(new), len(old))
         what = f"For {old!r} → {new!r} "
@@ -46,7 +49,7 @@ class _Small(nn.Module):
 def task_2(hold: Callable[[nn.Module], object]) -> str:
     """Check a function that freezes a model's encoder, called before each step."""
     if not callable(hold):
-        raise Wrong("expected the function itself: answer = hold.")
+        raise Wrong("Give the function itself: answer = hold.")
     torch.manual_seed(0)
     model = _Small()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -10,7 +10,7 @@ def task_1(answer: Sequence[float]) -> str:
     try:
         alpha, beta = map(float, answer)
     except (TypeError, ValueError):
-        raise Wrong("expected a pair of numbers, (alpha, beta).") from None
+        raise Wrong("Give a pair of numbers, (alpha, beta).") from None
     if abs(alpha - 2) < 1e-6:
         raise Wrong("α is upside down: how much of B's lead in language makes up for A's lead in sound?")
     if abs(alpha - 0.5) > 1e-6:
@@ -45,7 +45,7 @@ _CASES = [
 def task_2(may_follow: Callable[[str, str, Sequence[str]], bool]) -> str:
     """Check a function that says whether a text's beginning may grow by a letter."""
     if not callable(may_follow):
-        raise Wrong("expected the function itself: answer = may_follow.")
+        raise Wrong("Give the function itself: answer = may_follow.")
     for text, letter, expected, why in _CASES:
         found = may_follow(text, letter, _WORDS)
         if bool(found) != expected:

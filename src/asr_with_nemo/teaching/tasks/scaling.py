@@ -4,15 +4,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from asr_with_nemo.teaching.tasks import Wrong
+from asr_with_nemo.teaching.tasks import Wrong, number
 
 _WEIGHTS, _BYTES, _PROCESSES = 600e6, 2, 16
 
 
 def task_1(answer: object) -> str:
     """Check how many gigabytes a process sends in an all-reduce."""
-    if not isinstance(answer, int | float) or isinstance(answer, bool):
-        raise Wrong("Give a number of gigabytes.")
+    answer = number(answer, "Give a number of gigabytes.")
     gradient = _WEIGHTS * _BYTES / 1e9
     right = 2 * (_PROCESSES - 1) / _PROCESSES * gradient
     if abs(answer - 2 * right) < 0.02:
@@ -38,7 +37,10 @@ def task_2(answer: object) -> str:
 
 
 def _check_shares(shares: Callable, durations: list[float], processes: int) -> None:
-    dealt = [list(share) for share in shares(durations, processes)]
+    try:
+        dealt = [list(share) for share in shares(list(durations), processes)]
+    except TypeError as error:
+        raise Wrong(f"It should return a list of lists of indices: {error}.") from error
     if len(dealt) != processes:
         raise Wrong(f"For {processes} processes, it returns {len(dealt)} lists.")
     if sorted(place for share in dealt for place in share) != list(range(len(durations))):

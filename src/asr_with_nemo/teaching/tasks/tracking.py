@@ -4,15 +4,12 @@ import numpy as np
 from scipy import stats
 
 from asr_with_nemo.teaching import tuning
-from asr_with_nemo.teaching.tasks import Wrong
+from asr_with_nemo.teaching.tasks import Wrong, whole
 
 
 def task_1(answer: int) -> str:
     """The number of recorded trials whose rank by the last epoch differs from that by the best epoch."""
-    try:
-        number = int(answer)
-    except (TypeError, ValueError):
-        raise Wrong("Answer with a number of trials.") from None
+    number = whole(answer, "Answer with a number of trials.")
     curves = tuning.read_study().curves
     by_best, by_last = (stats.rankdata(values, method="min") for values in (curves.min(1), curves[:, -1]))
     changed = int((by_best != by_last).sum())
@@ -31,7 +28,9 @@ def task_2(answer: dict[str, object]) -> str:
     """The versions and aliases of an artifact of which one version is logged twice."""
     if not isinstance(answer, dict) or set(answer) != {"versions", "latest", "best"}:
         raise Wrong("Answer with a dictionary of three keys: versions, latest and best.")
-    versions = [str(version) for version in answer["versions"]]
+    if not isinstance(answer["versions"], list | tuple | set):
+        raise Wrong('The value of "versions" is a list of their names, such as ["v0"].')
+    versions = sorted(map(str, answer["versions"]))
     if len(versions) == 4:
         raise Wrong("Four were logged, but the last one has the bytes of one that is there. Does that make a version?")
     if versions != ["v0", "v1", "v2"]:
