@@ -249,8 +249,8 @@ class Aligner:
             parts.append(f"{counts.lost:,} aren't in the sound")
         yield ", ".join(parts)
         yield (
-            "the score is the probability of the text by that of what the model itself hears, per letter: 1 if they "
-            f"are the same; --align-drop {self._least:g} leaves texts with a lower one out"
+            "the score is the probability of the text divided by that of what the model itself hears, per letter: 1 if "
+            f"they are the same; --align-drop {self._least:g} leaves texts with a lower one out"
         )
         if counts.moves:
             moves = np.array(counts.moves)
