@@ -171,10 +171,10 @@ def main(
 
     **Thousands of hours**, from a disk or an object storage (s3://BUCKET/FOLDER; AWS_ENDPOINT_URL names another one
     than AWS's), on all cores of this machine or of many: --shards writes files of about an hour of sound each, with the
-    lines of --format jsonl and an id. A recording that can't be read has a line with "error" instead of "text"; it is
-    tried again if you delete its shard. Whatever dies (a worker, a machine, this command), the same command goes on,
-    here or on a cluster, and each recording is in one line. Nothing but DIR/.progress knows what is done; delete it
-    last.
+    lines of --format jsonl and an id. A recording that can't be read has a line with "error" instead of "text"; delete
+    its shard, and all of its recordings are done again. Whatever dies (a worker, a machine, this command), the same
+    command goes on, here or on a cluster, and each recording is in one line. Without DIR/.progress, nothing is known to
+    be done: delete it last.
 
         python scripts/transcribe.py an4 recordings/ --shards texts
 

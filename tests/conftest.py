@@ -44,12 +44,14 @@ def offer_nemo() -> None:
 
     def start() -> None:
         select.select([listener], [], [])  # the first program of the kind
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "preloaded.py"), str(listener.fileno())],
-            stdin=subprocess.PIPE,  # it ends with this process
-            pass_fds=[listener.fileno()],
-        )
-        listener.close()  # so that nobody waits for it when it has ended
+        try:
+            process = subprocess.Popen(
+                [sys.executable, str(ROOT / "tests" / "preloaded.py"), str(listener.fileno())],
+                stdin=subprocess.PIPE,  # it ends with this process
+                pass_fds=[listener.fileno()],
+            )
+        finally:
+            listener.close()  # so that nobody waits for it when it has ended
         atexit.register(process.kill)
 
     threading.Thread(target=start, daemon=True).start()
@@ -76,7 +78,7 @@ def run_script(name: str, *arguments: str | Path, cwd: Path, **environment: str)
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            timeout=900,
+            timeout=540,  # before the test's own
         )
         for said in (stdout, stderr):
             said.seek(0)
@@ -132,6 +134,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "deployment/test_page",
     )
     order = {ROOT / "tests" / f"{name}.py": place for place, name in enumerate(longest)}
+    assert all(path.is_file() for path in order), "a file of the list is gone"
+    for item in items:
+        if item.get_closest_marker("proof") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(7200))
     items.sort(key=lambda item: order.get(item.path, len(order)))
 
 

@@ -24,8 +24,8 @@ FREE = 1000
 """A file number from which on none is in use."""
 
 
-SECONDS_OF_A_REQUEST = 60
-"""Most that a program may take from the beginning of its request to the end of it."""
+SECONDS_OF_A_REQUEST = 10
+"""For which a part of a request is waited for, once it has begun; the others wait meanwhile."""
 
 
 def main() -> None:
@@ -89,10 +89,11 @@ def receive(link: socket.socket) -> tuple[dict | None, list[int]]:
             if not more:
                 return None, files
             content += more
-    except OSError:
+        request = json.loads(content)
+    except (OSError, ValueError):
         return None, files
     link.settimeout(None)
-    return json.loads(content), files
+    return request, files
 
 
 def answer(link: socket.socket, number: int) -> None:

@@ -3,12 +3,13 @@
 import os
 import socket
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import run_script
+from tests.conftest import ROOT, run_script
 
 COMMAND = ("build_lm.py", "--help")
 
@@ -19,7 +20,7 @@ def test_programs_that_are_gone_before_they_said_what_they_are_cost_nothing(tmp_
     address = os.environ["COURSE_PRELOADED"].rpartition(os.pathsep)[2]
     with socket.socket(socket.AF_UNIX) as waits:
         waits.connect(address)  # and says nothing yet
-        for said in (b"", b"{"):
+        for said in (b"", b"{", b"no JSON\n"):
             with socket.socket(socket.AF_UNIX) as link, open(os.devnull, "rb") as file:
                 link.connect(address)
                 if said:
@@ -30,12 +31,17 @@ def test_programs_that_are_gone_before_they_said_what_they_are_cost_nothing(tmp_
 
 @pytest.mark.parametrize("listens", [True, False])
 def test_a_program_ends_when_what_should_run_it_has_ended(listens: bool, tmp_path: Path):
-    address = tmp_path / "socket"
-    with socket.socket(socket.AF_UNIX) as listener:
+    with tempfile.TemporaryDirectory() as short, socket.socket(socket.AF_UNIX) as listener:
+        address = Path(short, "socket")  # of some hundred characters at most
         listener.bind(str(address))
         if listens:
             listener.listen()
             threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
-        done = run_script(*COMMAND, cwd=tmp_path, COURSE_PRELOADED=os.pathsep.join((sys.prefix, str(address))))
+        done = run_script(
+            *COMMAND,
+            cwd=tmp_path,
+            COURSE_PRELOADED=os.pathsep.join((sys.prefix, str(address))),
+            PYTHONPATH=os.pathsep.join((str(ROOT / "tests/preload"), os.environ.get("PYTHONPATH", ""))),
+        )
     assert done.returncode == 1 and "preloaded.py can't be reached, or has ended" in done.stderr
     assert done.stdout == ""

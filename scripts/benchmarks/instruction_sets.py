@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Measure training with fewer of this processor's instruction sets, as on one that lacks them."""
 
+import os
+import shlex
 import statistics
 import sys
 from pathlib import Path
@@ -54,12 +56,15 @@ def main(
             "this processor has none of AVX2, AVX-512 and AVX-512 bf16, or its /proc/cpuinfo can't be read"
         )
     held, seconds = {}, {name: [] for name in ways}
+    for variable in AVX2 | AVX512:
+        os.environ.pop(variable, None)
     for name, (_, variables, precision) in ways.items():
         with environment(**variables):  # of the process that starts here
             wanted = training.load_config(config, data_dir, [f"trainer.precision={precision}"])
             held[name] = training.Side().hold(training.Way(wanted, stock=False))
     first, *_ = held.values()
     batches = first("draw", 1.0, steps)
+    steps = len(batches)  # of an epoch, at most
     for way in held.values():
         way("in_layers", batches[:2])
     for _ in tqdm(range(rounds), "rounds", delay=1, leave=False):
@@ -83,11 +88,9 @@ def main(
             "sets; a processor that lacks them may also have another clock and memory. train.py trains in bf16 where "
             "the processor computes in it, else in fp32."
         )
-        command = f"python scripts/benchmarks/{Path(__file__).name} --config {config} --rounds {rounds} --steps {steps}"
+        command = shlex.join(["python", f"scripts/benchmarks/{Path(__file__).name}", *sys.argv[1:]])
         figures = {name: training.spread(found) for name, found in seconds.items()}
-        save_measurement(
-            output, "Training with other instruction sets", about, rows, f"{command} --output {output}", seconds=figures
-        )
+        save_measurement(output, "Training with other instruction sets", about, rows, command, seconds=figures)
         print(f"wrote {output}")
 
 

@@ -80,17 +80,27 @@ def test_another_process_keeps_a_core_busy():
 def test_code_that_differs_from_its_commit_is_said_and_new_results_dont_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=me", "-c", "user.email=me@example.org"]
+    git = [
+        "git",
+        "-C",
+        str(tmp_path),
+        "-c",
+        "user.name=me",
+        "-c",
+        "user.email=me@example.org",
+        "-c",
+        "commit.gpgsign=false",
+    ]
     for folder in ("src", "results"):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "file").write_text("1")
+        (tmp_path / folder / "file.py").write_text("1")
     subprocess.run([*git, "init", "-q"], check=True)
     monkeypatch.setattr(machine, "__file__", str(tmp_path / "src" / "machine.py"))
     assert machine.code_commit() is None  # no commit yet
     subprocess.run([*git, "add", "."], check=True)
     subprocess.run([*git, "commit", "-qm", "all"], check=True)
     clean = machine.code_commit()
-    (tmp_path / "results/file").write_text("2")
+    (tmp_path / "results/file.py").write_text("2")
     assert machine.code_commit() == clean and len(clean) == 12
-    (tmp_path / "src/file").write_text("2")
+    (tmp_path / "src/file.py").write_text("2")
     assert machine.code_commit() == f"{clean}-dirty"

@@ -146,8 +146,10 @@ def rows_in(recordings: Path, shards: bulk.Shards) -> list[dict[str, str]]:
     ("failure", "said"),
     [
         (OSError(28, "No space left on device", "/scratch/7"), "/scratch/7: No space left on device; free some space"),
-        (MemoryError(), "the memory is full; fewer --workers"),
+        (MemoryError(), "the memory is full; fewer --workers need less memory"),
         (RuntimeError("CUDA out of memory"), "CUDA out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "fewer --workers"),
+        (RuntimeError("std::bad_alloc"), "fewer --workers"),
     ],
 )
 def test_what_passes_is_no_fault_of_a_recording(recordings: Path, tmp_path: Path, failure: Exception, said: str):
@@ -198,9 +200,11 @@ def test_a_damaged_note_is_named_and_without_it_its_recordings_are_done_again(re
     done()
     texts = texts_of(tmp_path / "out")
     note = min((tmp_path / "out/.progress/ids").glob("*.parquet"))
-    note.write_bytes(note.read_bytes()[:50])
-    with pytest.raises(InputError, match=rf"ids/{note.name}: is damaged .*delete it"):
-        done()
+    whole = note.read_bytes()
+    for damaged in (whole[:50], whole[:40] + b"\xff" * 16 + whole[56:]):
+        note.write_bytes(damaged)
+        with pytest.raises(InputError, match=rf"(?s)ids/{note.name}: is damaged .*delete it"):
+            done()
     note.unlink()
     assert done().recordings == 25
     assert texts_of(tmp_path / "out") == texts

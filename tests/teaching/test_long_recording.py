@@ -18,6 +18,7 @@ def test_the_captions_with_another_ones_text_are_known(small_corpus: an4.Corpus,
     rows = manifest.read_manifest(small_corpus.manifest("train"))
     assert len(texts) == min(40, len(rows)) and set(texts) <= {row["text"] for row in rows}
     right = long_recording.make_calls(small_corpus, tmp_path, utterances=40, wrong=0, seed=3)
+    assert long_recording.swapped_captions(right) == []
     before = [caption.splitlines()[2] for caption in (right / "train/monday.srt").read_text().strip().split("\n\n")]
     after = [caption.splitlines()[2] for caption in captions]
     assert [number for number, pair in enumerate(zip(before, after, strict=True), 1) if len(set(pair)) > 1] == swapped

@@ -18,8 +18,8 @@ def in_the_course(monkeypatch: pytest.MonkeyPatch):
         (300, "two-sided"),
         (367, "isn't below"),
         (400, "fewer words"),
-        (368.0, "integer"),
-        (True, "integer"),
+        (368.5, "a whole one"),
+        (True, "a whole one"),
         (0, "isn't"),
     ],
 )
@@ -64,7 +64,7 @@ def test_runs_that_differ_from_another_seed():
 
 
 @pytest.mark.parametrize(
-    ("answer", "hint"), [(4, "full width"), (8, "one frame more"), (10, "are hidden"), (9.0, "int")]
+    ("answer", "hint"), [(4, "full width"), (8, "one frame more"), (10, "are hidden"), (9.5, "number of frames")]
 )
 def test_masks_for_short_commands(answer: object, hint: str):
     assert "9.7%" in augmentation.task_2(9)

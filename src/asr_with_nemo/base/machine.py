@@ -102,7 +102,7 @@ def package_versions() -> dict[str, str]:
 def code_commit() -> str | None:
     """Return the commit of this code, with `-dirty` if code differs from it; None outside a repository.
 
-    Results and notebooks, which change while they are made, aren't code.
+    Code is what computes: the package, the commands, configs, requirements; not results, texts and notebooks.
     """
     if not shutil.which("git"):
         return None
@@ -110,10 +110,11 @@ def code_commit() -> str | None:
     commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
     if commit.returncode:
         return None
-    code = [":/", ":(top,exclude)results", ":(top,exclude)RESULTS.md", ":(top,exclude)notebooks"]
+    code = [f":/{name}" for name in ("src", "scripts", "configs", "requirements*", "pyproject.toml")]
+    code.append(":(top,exclude)*.md")
     status = [*git, "status", "--porcelain", "--untracked-files=no", "--", *code]
-    changed = subprocess.run(status, capture_output=True, text=True, check=False).stdout.strip()
-    return commit.stdout.strip() + ("-dirty" if changed else "")
+    changed = subprocess.run(status, capture_output=True, text=True, check=False)
+    return commit.stdout.strip() + ("-dirty" if changed.returncode or changed.stdout.strip() else "")
 
 
 def usable_cores() -> int:

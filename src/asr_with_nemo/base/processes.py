@@ -16,7 +16,7 @@ class Workers(ProcessPoolExecutor):
     """joblib's executor, whose processes leave Ctrl-C to the one that started them, and end when it is gone.
 
     A terminal sends Ctrl-C to all of them. It is blocked from their start on, so that they don't end with a traceback
-    while they still import. (Windows can't block it.) Python's own executor either forks, which can hang if there are
+    while they still import. (Windows can do neither.) Python's own executor either forks, which can hang if there are
     threads, as in a notebook, or runs the user's script again.
 
     Args:

@@ -49,6 +49,8 @@ _SHARD_SECONDS, _SHARD_ROWS = 3600.0, 1_000
 _SHARES = 8  # shards that each worker gets at least, if there are recordings enough, so that all end at about one time
 _ISOLATED, _GIVEN_UP = 2, 6
 """Deaths of a worker over a group, after which its recordings run one by one in a process each, or all ends."""
+_OF_THE_MACHINE = ("allocate memory", "bad_alloc", "out of memory", "CUDA", "cuDNN", "CUBLAS")
+"""Signs of an error of PyTorch or ONNX Runtime that isn't the recording's fault."""
 _NAMED = 5  # failed recordings that are named at the end
 
 Load = Callable[[], Callable[[Sequence[Sound]], Iterator[Transcript | InputError]]]
@@ -156,8 +158,8 @@ class Shards:
             self._write(note, settings.encode())
         elif (before := self._read(note).decode()) != settings:
             raise InputError(
-                f"{self.place}: its shards were made with another model or other options ({before}); name another "
-                "folder, or delete this one"
+                f"{self.place}: its shards were made with another model or other options ({before}; now {settings}); "
+                "name another folder, or delete this one"
             )
 
     def _clean(self) -> None:
@@ -189,10 +191,10 @@ class Shards:
                 self.filesystem.delete_file(f"{self.ids}/{name}")
                 self.lost += 1
                 continue
+            note = io.BytesIO(self._read(f"{self.ids}/{name}"))
             try:
-                table = parquet.read_table(io.BytesIO(self._read(f"{self.ids}/{name}")))
-                found.update(table[ID].to_pylist())
-            except (pyarrow.ArrowException, KeyError) as error:
+                found.update(parquet.read_table(note)[ID].to_pylist())
+            except (pyarrow.ArrowException, OSError, KeyError) as error:  # OSError: of what is in it
                 raise InputError(
                     f"{self.place}/.progress/ids/{name}: is damaged ({error}); delete it, and its recordings "
                     "are done again"
@@ -353,8 +355,8 @@ class Worker:
         return found
 
     def _transcribe(self, rows: Sequence[Mapping[str, str]]) -> list[str]:
-        if self._each is None:
-            self._each = self._load()
+        with _passing():
+            self._each = self._each or self._load()
         described = [json.loads(row["recording"]) for row in rows]
         with _passing(), tempfile.TemporaryDirectory(prefix="recordings-") as scratch:
             sounds, found, urls = [], {}, {}
@@ -376,11 +378,9 @@ class Worker:
         """Transcribe, and where that fails as a whole, recording by recording."""
         try:
             return list(self._each(sounds))
-        except (OSError, MemoryError):  # what passes may not be held against a recording
-            raise
         except Exception as error:  # a recording may not stop the others
-            if "CUDA" in str(error):
-                raise InputError(f"{error}; what is written stays, and the same command goes on") from error
+            if _passes(error):  # and what passes may not be held against it
+                raise
             if len(sounds) == 1:
                 return [error]
         return [self._heard([sound])[0] for sound in sounds]
@@ -425,10 +425,19 @@ def _passing() -> Iterator[None]:
     """Raise what passes, such as a full disk, as an InputError, so that it ends the work and not only a recording's."""
     try:
         yield
-    except (OSError, MemoryError) as error:
-        reason = reason_of(error) if isinstance(error, OSError) else "the memory is full; fewer --workers need less"
-        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-        raise InputError(f"{where}{reason}; what is written stays, and the same command goes on") from error
+    except Exception as error:
+        if not _passes(error):
+            raise
+        if isinstance(error, OSError):
+            said = f"{error.filename}: {reason_of(error)}" if error.filename else reason_of(error)
+        else:
+            said = f"{str(error) or 'the memory is full'}; fewer --workers need less memory"
+        raise InputError(f"{said}; what is written stays, and the same command goes on") from error
+
+
+def _passes(error: Exception) -> bool:
+    """Return whether the machine failed, and not a recording; PyTorch and ONNX Runtime have no types for it."""
+    return isinstance(error, OSError | MemoryError) or any(sign in str(error) for sign in _OF_THE_MACHINE)
 
 
 def _local(clip: audio.Clip, place: Path, urls: dict[str, str]) -> Sound:

@@ -39,7 +39,10 @@ def _text(name: str, heard: Transcript, several: bool) -> str:
 
 
 def json_row(name: str, heard: Transcript) -> dict:
-    """Return a transcript as an object of JSON: file, text, words, duration in seconds; and `has_word_times` if not."""
+    """Return a transcript as an object of JSON: file, text, words, duration in seconds.
+
+    And `has_word_times`, false, if words have the times of a stretch of speech.
+    """
     row = {"file": name} | asdict(heard)
     if heard.has_word_times:  # as ever
         row.pop("has_word_times")

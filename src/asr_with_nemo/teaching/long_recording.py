@@ -16,8 +16,8 @@ from asr_with_nemo.recognition.formats import clock
 OFF = 2.0
 """Seconds by which the times of captions are off at most."""
 _LINE_RATE = 8_000  # Hz, of a telephone
-_LOUDEST, _QUIETEST = -3.0, -13.0  # dB of full scale, of a caller's highest peak
 _SWAPPED = ".swapped.json"  # hidden, so that nobody takes it for a table of texts
+_LOUDEST, _QUIETEST = -3.0, -13.0  # dB of full scale, of a caller's highest peak
 _CLEAREST, _NOISIEST = 25.0, 5.0  # dB, from a caller's speech to the noise of the line
 
 
@@ -76,7 +76,7 @@ def make_calls(corpus: an4.Corpus, folder: Path, utterances: int, wrong: float =
         the folder of this corpus and these settings, within `folder`.
     """
     finished = folder / f"{corpus.name}-{corpus.limit or 'whole'}-{utterances}-{wrong:g}-{seed}"
-    if finished.is_dir():
+    if (finished / _SWAPPED).is_file():
         return finished
     made = finished.with_name(f".{finished.name}.partial")
     shutil.rmtree(made, ignore_errors=True)  # of a run that was stopped
@@ -92,11 +92,12 @@ def make_calls(corpus: an4.Corpus, folder: Path, utterances: int, wrong: float =
         chosen = generator.sample(range(len(texts)), round(share * len(texts)) // 2 * 2)
         for one, other in zip(chosen[::2], chosen[1::2], strict=True):
             texts[one], texts[other] = texts[other], texts[one]
-        if share:
+        if split == "train":
             swapped = [number for number, row in enumerate(rows, 1) if row["text"] != texts[number - 1]]
             (made / _SWAPPED).write_text(json.dumps(swapped), encoding="utf-8")
         texts = [f"{row['speaker'].upper()}: {text}" for row, text in zip(rows, texts, strict=True)]
         write_captions(wav.with_suffix(".srt"), texts, places, generator)
+    shutil.rmtree(finished, ignore_errors=True)  # of an older version, which noted nothing
     made.rename(finished)
     return finished
 

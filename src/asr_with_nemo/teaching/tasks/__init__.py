@@ -8,6 +8,10 @@ import contextlib
 import importlib
 import math
 import re
+from collections.abc import Callable, Mapping, Set
+from typing import TypeVar
+
+Number = TypeVar("Number", int, float)
 
 
 class Wrong(Exception):
@@ -38,6 +42,23 @@ def whole(answer: object, otherwise: str) -> int:
     if not math.isfinite(answer) or answer != int(answer):
         raise Wrong(otherwise)
     return int(answer)
+
+
+def pair(answer: object, otherwise: str, of: Callable[[object, str], Number] = number) -> tuple[Number, Number]:
+    """Return an answer that is a pair of numbers; an array of two is one, too.
+
+    Args:
+        answer: the reader's.
+        otherwise: the message if it is none.
+        of: `number` or `whole`.
+
+    Raises:
+        Wrong: it isn't a pair of such numbers.
+    """
+    if isinstance(answer, str | bytes | Mapping | Set) or not hasattr(answer, "__len__") or len(answer) != 2:
+        raise Wrong(otherwise)
+    first, second = (of(value, otherwise) for value in answer)
+    return first, second
 
 
 def check(task: str, answer: object, *given: object) -> None:

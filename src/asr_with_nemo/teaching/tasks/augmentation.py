@@ -6,7 +6,7 @@ import numpy as np
 
 from asr_with_nemo.recognition import wer
 from asr_with_nemo.recognition.results import read_utterances
-from asr_with_nemo.teaching.tasks import Wrong
+from asr_with_nemo.teaching.tasks import Wrong, whole
 
 _FRAMES, _MASKS, _WANTED = 80, 2, 0.1
 
@@ -50,9 +50,11 @@ def _hidden(width: int) -> float:
 
 def task_2(answer: object) -> str:
     """Check the largest `time_width` with which two masks hide at most 10% of 80 frames on average."""
-    if isinstance(answer, bool) or not isinstance(answer, (int, np.integer)) or not 0 < answer < _FRAMES:
-        raise Wrong(f"Expected a number of frames, an integer from 1 to {_FRAMES - 1}; this is {answer!r}.")
-    hidden, wider = _hidden(int(answer)), _hidden(int(answer) + 1)
+    otherwise = f"Give a number of frames, from 1 to {_FRAMES - 1}; this is {answer!r}."
+    answer = whole(answer, otherwise)
+    if not 0 < answer < _FRAMES:
+        raise Wrong(otherwise)
+    hidden, wider = _hidden(answer), _hidden(answer + 1)
     if hidden <= _WANTED < wider:
         return (
             f"On average {hidden:.1%} is hidden. The recipe's 25 would hide {_hidden(25):.0%} of so short a recording; "

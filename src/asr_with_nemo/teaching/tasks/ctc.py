@@ -5,17 +5,14 @@ from itertools import groupby, product
 
 import numpy as np
 
-from asr_with_nemo.teaching.tasks import Wrong, whole
+from asr_with_nemo.teaching.tasks import Wrong, pair, whole
 
 _FRAMES, _PATHS = 8, 13  # "coffee": 6 letters, 2 pairs of equal neighbours; 9 frames for 6 letters and 2 forced blanks
 
 
 def task_1(answer: object) -> str:
     """Frames that "coffee" needs, and the number of paths over one frame more that say it."""
-    otherwise = "Give two whole numbers, (frames, paths)."
-    if not isinstance(answer, tuple | list) or len(answer) != 2:
-        raise Wrong(otherwise)
-    frames, paths = (whole(value, otherwise) for value in answer)
+    frames, paths = pair(answer, "Give two whole numbers, (frames, paths).", whole)
     if frames == 6:
         raise Wrong("Six letters need six frames, but what keeps the two fs apart? And the two es?")
     if frames != _FRAMES:

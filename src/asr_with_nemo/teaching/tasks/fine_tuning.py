@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from asr_with_nemo.teaching.tasks import Wrong
+from asr_with_nemo.teaching.tasks import Wrong, pair, whole
 
 _ALPHABETS = (("ab ", "ab !"), (" abc", "cäb "), ("abc", "xyz"), ("ab", "ba"))
 """Pairs of an old and a new alphabet."""
@@ -16,10 +16,12 @@ def task_1(rows: Callable[[Sequence[str], Sequence[str]], Sequence[tuple[int, in
     if not callable(rows):
         raise Wrong("Give the function itself: answer = rows.")
     for old, new in _ALPHABETS:
+        given = rows(list(old), list(new))
+        otherwise = "It should return a list of pairs of numbers."
         try:
-            found = [tuple(pair) for pair in rows(list(old), list(new))]
-        except TypeError as error:
-            raise Wrong(f"It should return a list of pairs of numbers: {error}.") from error
+            found = [pair(both, otherwise, whole) for both in given]
+        except TypeError:
+            raise Wrong(otherwise) from None
         letters = {(new.index(letter), old.index(letter)) for letter in new if letter in old}
         blank = (len(new), len(old))
         what = f"For {old!r} → {new!r} "
@@ -27,9 +29,9 @@ def task_1(rows: Callable[[Sequence[str], Sequence[str]], Sequence[tuple[int, in
             raise Wrong(f"{what}a pair comes twice: {found}.")
         if set(found) == letters:
             raise Wrong(f"{what}the letters are right, but CTC has one more output than letters. Which, and where?")
-        if set(found) != letters | {blank} and {pair[::-1] for pair in found} == letters | {blank}:
+        if set(found) != letters | {blank} and {both[::-1] for both in found} == letters | {blank}:
             raise Wrong("The pairs are the wrong way round: first the row in the new decoder, then the row in the old.")
-        if blank not in found and any(pair in found for pair in ((len(new) - 1, len(old) - 1), (0, 0), (-1, -1))):
+        if blank not in found and any(both in found for both in ((len(new) - 1, len(old) - 1), (0, 0), (-1, -1))):
             raise Wrong(f"{what}the blank's row is {blank}: it stands behind the last letter.")
         if set(found) != letters | {blank}:
             missing, extra = sorted((letters | {blank}) - set(found)), sorted(set(found) - letters - {blank})

@@ -6,14 +6,13 @@ import numpy as np
 
 from asr_with_nemo.recognition.results import read_utterances
 from asr_with_nemo.recognition.wer import ScoredUtterance
-from asr_with_nemo.teaching.tasks import Wrong
+from asr_with_nemo.teaching.tasks import Wrong, pair, whole
 
 
 def task_1(answer: object) -> str:
     """Check the least number of words without an error that show a WER below 1%: 1 - 0.025^(1 / N) < 0.01."""
-    if isinstance(answer, bool) or not isinstance(answer, (int, np.integer)):
-        raise Wrong(f"Expected a number of words, an integer; this is {answer!r}.")
-    bound = 1 - 0.025 ** (1 / max(1, int(answer)))
+    answer = whole(answer, f"Give a number of words, a whole one; this is {answer!r}.")
+    bound = 1 - 0.025 ** (1 / max(1, answer))
     if 298 <= answer <= 301:
         raise Wrong(
             "That is the rule of three, which leaves 5% on one side. The two-sided interval leaves 2.5% on each, and "
@@ -21,7 +20,7 @@ def task_1(answer: object) -> str:
         )
     if bound >= 0.01:
         raise Wrong(f"With {answer} words the interval goes up to {bound:.2%}, which isn't below 1%.")
-    if 1 - 0.025 ** (1 / (int(answer) - 1)) < 0.01:
+    if 1 - 0.025 ** (1 / (answer - 1)) < 0.01:
         raise Wrong(f"With {answer} words it goes up to {bound:.2%}: below 1%, but fewer words would do as well.")
     return (
         f"The interval goes up to {bound:.3%}. It takes the words as independent, so that of one speaker you would "
@@ -31,10 +30,7 @@ def task_1(answer: object) -> str:
 
 def task_2(answer: object) -> str:
     """Check the interval of a paired difference, drawn by speakers."""
-    try:
-        low, high = (float(bound) for bound in answer)
-    except (TypeError, ValueError):
-        raise Wrong(f"Expected two numbers, (low, high), in points of WER; this is {answer!r}.") from None
+    low, high = pair(answer, f"Give two numbers, (low, high), in points of WER; this is {answer!r}.")
     study = {(row["name"], row["seed"]): heard for row, heard in read_utterances("ablation")}
     sides = study["no SpecAugment", 0], study["the recipe", 0]
     expected = _paired(*sides, by_speaker=True)

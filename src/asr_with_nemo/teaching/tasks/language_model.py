@@ -2,15 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from asr_with_nemo.teaching.tasks import Wrong
+from asr_with_nemo.teaching.tasks import Wrong, pair
 
 
 def task_1(answer: Sequence[float]) -> str:
     """Check the pair (alpha, beta) at which hypotheses of equal score change places."""
-    try:
-        alpha, beta = map(float, answer)
-    except (TypeError, ValueError):
-        raise Wrong("Give a pair of numbers, (alpha, beta).") from None
+    alpha, beta = pair(answer, "Give a pair of numbers, (alpha, beta).")
     if abs(alpha - 2) < 1e-6:
         raise Wrong("α is upside down: how much of B's lead in language makes up for A's lead in sound?")
     if abs(alpha - 0.5) > 1e-6:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from asr_with_nemo.teaching.tasks import Wrong, number
+from asr_with_nemo.teaching.tasks import Wrong, number, whole
 
 _WEIGHTS, _BYTES, _PROCESSES = 600e6, 2, 16
 
@@ -37,10 +37,12 @@ def task_2(answer: object) -> str:
 
 
 def _check_shares(shares: Callable, durations: list[float], processes: int) -> None:
+    given = shares(list(durations), processes)
+    otherwise = "It should return a list of lists of indices."
     try:
-        dealt = [list(share) for share in shares(list(durations), processes)]
-    except TypeError as error:
-        raise Wrong(f"It should return a list of lists of indices: {error}.") from error
+        dealt = [[whole(place, otherwise) for place in share] for share in given]
+    except TypeError:
+        raise Wrong(otherwise) from None
     if len(dealt) != processes:
         raise Wrong(f"For {processes} processes, it returns {len(dealt)} lists.")
     if sorted(place for share in dealt for place in share) != list(range(len(durations))):
