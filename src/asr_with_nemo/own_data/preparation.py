@@ -390,10 +390,12 @@ def _count(store: CorpusStore, prepared: Prepared) -> None:
 
 
 def _remove_unused(store: CorpusStore, out: Path) -> None:
-    """Delete the WAVs that no manifest names."""
+    """Delete the WAVs that no manifest names, and what processes that were killed left of theirs."""
     used = "SELECT recording FROM rows WHERE fate = 'kept'"
     for (wav,) in store.select(f"SELECT wav FROM recordings WHERE id NOT IN ({used})"):
         (out / wav).unlink(missing_ok=True)
+    for partial in (out / WAVS).rglob(".*.partial"):
+        partial.unlink(missing_ok=True)
 
 
 def _write_note(store: CorpusStore, prepared: Prepared, settings: Settings) -> None:
