@@ -171,7 +171,7 @@ def tuning_grid(axes: Axes, trials: Sequence[Sequence[float]], width: int) -> No
     image = axes.imshow(table, origin="lower", aspect="auto", cmap="viridis_r", vmax=least + 30)
     for row, column in np.ndindex(table.shape):
         if table[row, column] == least:
-            axes.text(column, row, f"{least:.0f}", ha="center", va="center", fontsize=9, color="white", weight="bold")
+            axes.text(column, row, f"{least:.0f}", ha="center", va="center", fontsize=9, weight="bold")
     axes.set(xticks=range(len(alphas)), xticklabels=[f"{alpha:g}" for alpha in alphas], xlabel="α")
     axes.set(yticks=range(len(betas)), yticklabels=[f"{beta:g}" for beta in betas], ylabel="β")
     axes.figure.colorbar(image, ax=axes, pad=0.02, label="errors in words", extend="max")
