@@ -60,7 +60,7 @@
     const [wrong, gone, added] = one.counts, rate = one.words ? `${(100 * one.rate).toFixed(0)}% of` : "no words;";
     const facts = [one.speaker, one.seconds === null ? "" : `${one.seconds} s`];
     if (one.level !== null) facts.push(`${one.level} dBFS, SNR ${one.snr} dB`);
-    facts.push(`${errors(one)} errors, ${rate} ${one.words} words: ${wrong} S, ${gone} D, ${added} I`);
+    facts.push(`${errors(one)} ${errors(one) === 1 ? "error" : "errors"}, ${rate} ${one.words} words: ${wrong} S, ${gone} D, ${added} I`);
     if (one.other !== undefined) facts.push(`the other ${one.other}`);
     const head = element("p", `${one.number}. `, "faint");
     head.append(element("code", one.file), ` ${facts.filter(Boolean).join(" · ")}`);
