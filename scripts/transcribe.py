@@ -154,8 +154,8 @@ def main(
 
     **Words that you expect**, such as names: --boost makes texts with them likelier. The weight is a natural logarithm:
     with 3, a text with the word counts 20 times as much. A larger one finds more of the words, and hears some that
-    weren't said; without one, it is 5 by CTC, and 1 for a transducer. Every .nemo model takes it, and exported CTC
-    ones; with --lm, also for words that the language model doesn't know. A phrase is boosted as a whole.
+    weren't said; without one, it is 5 by CTC, and 1 for a transducer. All models take it, .nemo and exported ones, but
+    Canary; with --lm, also for words that the language model doesn't know. A phrase is boosted as a whole.
 
         python scripts/transcribe.py an4 --boost rubout:3 --boost "new york" recording.wav
 

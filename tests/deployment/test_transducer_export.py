@@ -1,23 +1,29 @@
 """Models of pieces, transducers and hybrids become one file each, which writes what NeMo writes, without it."""
 
+import base64
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import numpy as np
 import onnx
 import pytest
 import torch
+from fastapi.testclient import TestClient
 
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.deployment import export, runtime
+from asr_with_nemo.deployment.app import create_app
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.models.loading import load_model
+from asr_with_nemo.models.loading import alphabet, load_model
 from asr_with_nemo.models.recognizer import ctc_decoder
-from asr_with_nemo.recognition import decoding, spelling
+from asr_with_nemo.recognition import boosting, decoding, spelling, transcripts
+from asr_with_nemo.recognition.boosting import PhraseTree
 from asr_with_nemo.recognition.spelling import Spelling
+from asr_with_nemo.recognition.transducer_beam import boosting_tree, probabilities
 from tests.conftest import first_rows, run_script
 from tests.recognition.test_transducers import taught
 from tests.recognizers import DURATIONS
@@ -115,8 +121,141 @@ def test_an_export_boosts_as_the_model_does(models: dict, exports: dict[str, Pat
         )
         assert [one.text for one in ours] == [one.text for one in theirs]
         assert any("rubout" in one.text.split() for one in ours) == bool(boosts["rubout"])
-    with pytest.raises(InputError, match=r"boosts.*decoder tdt.*\.nemo.*--decoder ctc"):
-        runtime.Recognizer(exports["tdt and ctc of pieces"]).load_search(boosts={"rubout": 3.0})
+
+
+# --- Boosts of a transducer -------------------------------------------------------------------------------------------
+
+
+class TreeForNemo:
+    """The tree of whole words for NeMo's search, in the place of NeMo's own, whose pieces may end inside a word."""
+
+    def __init__(self, tree: PhraseTree, columns: int):
+        self.tree, self.columns = tree, columns
+
+    def get_init_states(self, batch_size: int, bos: bool) -> torch.Tensor:
+        return torch.full([batch_size], self.tree.start)
+
+    def advance(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        steps = torch.tensor(
+            [[self.tree.step(state, column) for column in range(self.columns)] for state in states.tolist()]
+        )
+        return steps[:, :, 1], steps[:, :, 0].long()
+
+    def to(self, device: torch.device) -> "TreeForNemo":
+        return self
+
+
+def by_nemos_greedy_search(model, files: list[str], boosts: dict[str, float]) -> list[tuple[list, list]]:
+    """What NeMo's greedy search writes, with boosts: letters or pieces and their frames, and the probability of each.
+
+    Its own probabilities are of what it would have written without boosts.
+    """
+    search, labels, pieces = decoding.greedy_search(model), alphabet(model), spelling.of(model)
+    tree = TreeForNemo(boosting.tree_of_pieces(boosts, labels, pieces.columns), len(labels)) if pieces else None
+    computer = search.decoding.decoding_computer
+    computer.fusion_models, computer.fusion_models_alpha = [tree or boosting_tree(model, boosts)], [1.0]
+    found = []
+    with decoding.inference(model):
+        for samples in transcripts.read(files, 16_000):
+            encoded, frames = decoding.encode(model, [samples])
+            (one,) = search.rnnt_decoder_predictions_tensor(encoded, frames, return_hypotheses=True)
+            steps = zip(map(int, one.y_sequence), map(int, one.timestamp), strict=True)
+            found.append((list(steps), probabilities(model, encoded[0], one)))
+    return found
+
+
+BOOSTS = {
+    "nothing": {"go": 0.0},
+    "a word": {"go": 60.0},
+    "several": {"man": 25.0, "tan": 12.0, "go on": 50.0, "yes": 9.0},
+    "some held back": {"my": -40.0, "y": -15.0, "seven": 30.0, "bus": 30.0},
+}
+
+
+@pytest.mark.parametrize("family", ["rnnt of letters", "tdt and ctc of pieces"])
+def test_a_transducer_boosts_as_nemos_greedy_search_does(
+    family: str, models: dict, exports: dict[str, Path], files: list[str]
+):
+    recognizer = runtime.Recognizer(exports[family])
+    plain, texts = recognizer.transcribe(files, 3), set()
+    for name, boosts in BOOSTS.items():
+        search = recognizer.load_search(boosts=boosts)
+        expected = by_nemos_greedy_search(models[family], files, boosts)
+        ours = recognizer.transducer.search(
+            *recognizer.encode(transcripts.read(files, recognizer.sample_rate)), boosted=search
+        )
+        for choices, (steps, sure) in zip(ours, expected, strict=True):
+            assert [(one.column, one.frame) for one in choices] == steps
+            assert [one.probability for one in choices] == pytest.approx(sure, abs=5e-3)
+        alone, together = (recognizer.transcribe(files, size, search=search) for size in (1, 3))
+        assert [one.text for one in alone] == [one.text for one in together]
+        assert (together == plain) == (name == "nothing")
+        assert "go" in " ".join(one.text for one in alone).split() or name != "a word"
+        texts.add(tuple(one.text for one in alone))
+    assert len(texts) == len(BOOSTS)
+    assert recognizer.load_search(boosts={}) is None
+    assert recognizer.decoder_of(search) == f"greedy, 4 boosted, {recognizer.decoder}"
+
+
+def test_words_are_expected_or_held_back_on_the_command_line(exports: dict[str, Path], files: list[str]):
+    path = exports["tdt and ctc of pieces"]
+    plain, folder = runtime.Recognizer(path).transcribe(files[:1])[0].text.split(), path.parent
+    word = max(plain, key=plain.count)
+    lowered = run_script("transcribe.py", path, files[0], "--boost", f"{word}:-60", cwd=folder)
+    assert (lowered.returncode, lowered.stderr) == (0, "")
+    assert lowered.stdout.split().count(word) < plain.count(word)
+    raised = run_script("transcribe.py", path, files[0], "--boost", "go:60", "--json", cwd=folder)
+    words = json.loads(raised.stdout)["words"]
+    assert "go" in [one["word"] for one in words] and all(0 <= one["confidence"] <= 1 for one in words)
+    wrong = run_script("transcribe.py", path, files[0], "--boost", "zürich:3", cwd=folder)
+    assert wrong.returncode == 1 and re.search("zürich.*'ü'", wrong.stderr), wrong.stderr
+
+
+def test_a_request_to_the_server_boosts_a_transducer(exports: dict[str, Path], files: list[str]):
+    recognizer = runtime.Recognizer(exports["tdt and ctc of pieces"], threads=1)
+    search = recognizer.load_search(boosts={"rubout": 1.0})
+    with TestClient(create_app(recognizer, search)) as client:
+
+        def ask(boost: str) -> httpx.Response:
+            content = Path(files[0]).read_bytes()
+            return client.post("/v1/audio/transcriptions", files={"file": content}, data={"boost": boost})
+
+        usual = recognizer.transcribe(files[:1], search=search)[0].text
+        assert ask("").json()["text"] == usual and "go" not in usual.split()
+        assert "go" in ask("go:60, new york").json()["text"].split()
+        assert ask("").json()["text"] == usual
+        word = usual.split()[0]
+        assert ask(f"{word}:-60").json()["text"].split().count(word) < usual.split().count(word)
+        wrong = ask("zürich")
+        assert wrong.status_code == 400 and "'ü'" in wrong.json()["error"]["message"]
+
+
+def test_what_a_transducers_search_cant_do_is_refused(exports: dict[str, Path], files: list[str], tmp_path: Path):
+    recognizer, by_ctc = (runtime.Recognizer(exports[name]) for name in ("rnnt of letters", "ctc of pieces"))
+    search, other = (one.load_search(boosts={"go": 3.0}) for one in (recognizer, by_ctc))
+    for one, wrong, reason in ((recognizer, other, "language model"), (by_ctc, search, "not for the decoder ctc")):
+        with pytest.raises(InputError, match=reason):
+            one.transcribe(files[:1], search=wrong)
+    with pytest.raises(InputError, match="'7'"):
+        recognizer.load_search(boosts={"route 7": 3.0})
+    with pytest.raises(InputError, match=r"language model.*rnnt.*greedy.*\.nemo.*--decoder ctc"):
+        recognizer.load_search("words.arpa", {"go": 3.0})
+    with pytest.raises(InputError, match="--width.*greedy"):
+        recognizer.load_search(boosts={"go": 3.0}, width=8)
+    # A file of before still writes its texts, and says what it lacks.
+    proto = onnx.load(exports["rnnt of letters"])
+    facts = {entry.key: entry.value for entry in proto.metadata_props}
+    joint = onnx.load_from_string(base64.b64decode(facts["joint"]))
+    assert joint.graph.output.pop().name == "scores"
+    onnx.helper.set_model_props(proto, facts | {"joint": base64.b64encode(joint.SerializeToString()).decode()})
+    onnx.save(proto, tmp_path / "old.onnx")
+    old = runtime.Recognizer(tmp_path / "old.onnx")
+    assert old.transcribe(files[:1]) == recognizer.transcribe(files[:1])
+    with pytest.raises(InputError, match=r"old\.onnx.*scores.*scripts/export\.py"):
+        old.load_search(boosts={"go": 3.0})
+
+
+# --- The file ---------------------------------------------------------------------------------------------------------
 
 
 def test_text_becomes_the_tokenizers_pieces(models: dict, small_corpus: an4.Corpus, tmp_path: Path):

@@ -97,6 +97,14 @@ def test_pieces_get_a_bonus_for_whole_words_only():
         assert bonus_of(tree, columns) == pytest.approx(bonus), columns
 
 
+def test_the_changes_by_all_letters_are_those_by_each():
+    labels = [" ", *"abemnorv"]
+    tree = boosting.tree_of_letters({"no": 3, "nov a": 5, "a": -2, "ova no": 4}, labels)
+    for state in range(len(tree)):
+        each = [tree.step(state, column)[1] for column in range(len(labels))]
+        assert tree.changes(state, len(labels)) == pytest.approx(each)
+
+
 def test_many_phrases_are_no_trouble():
     generator = np.random.default_rng(0)
     phrases = [tuple(generator.integers(0, 30, size=generator.integers(1, 12)).tolist()) for _ in range(3_000)]

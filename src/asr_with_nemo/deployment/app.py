@@ -46,7 +46,7 @@ from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
     from asr_with_nemo.deployment.cache_aware import StreamingModel
-    from asr_with_nemo.recognition.beam import Search
+    from asr_with_nemo.deployment.runtime import Search
 
 _PAGE = Path(__file__).parent / "page"
 _OWN_NAMES = ("localhost", "127.0.0.1", "[::1]", "testserver")

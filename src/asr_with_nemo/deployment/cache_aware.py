@@ -171,7 +171,7 @@ def _transducer(model: "ASRModel", seconds: float) -> Transducer:
 
     return Transducer(
         lambda labels, states: call(prediction, labels, states),
-        lambda encoded, predicted: call(joint, encoded, predicted),
+        lambda encoded, predicted: call(joint, encoded, predicted)[:-1],  # a stream takes no boosts
         prediction.size,
         blank=len(model.joint.vocabulary),
         durations=durations(model),

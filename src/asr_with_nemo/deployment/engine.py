@@ -15,7 +15,7 @@ from asr_with_nemo.recognition.transcripts import Transcript
 
 if TYPE_CHECKING:
     from asr_with_nemo.deployment.cache_aware import StreamingModel
-    from asr_with_nemo.recognition.beam import Search
+    from asr_with_nemo.deployment.runtime import Search
 
 BATCH = 8
 """The largest batch, in segments."""

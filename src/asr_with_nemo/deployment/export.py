@@ -203,8 +203,14 @@ def _difference_of_decoders(model: "ASRModel", recognizer: runtime.Recognizer) -
             encoded = random.normal(size=theirs.shape).astype(np.float32)
             nemos = _joined(model, encoded, theirs)
             best = nemos[:, : ours.blank + 1].max(axis=1)
-            chance = ours.choose(encoded[:, None], predicted)[1][:, 0]
-            most = max(most, _difference(_joined(model, encoded, predicted), nemos), _difference(np.log(chance), best))
+            _, chance, *_, scores = (output[:, 0] for output in ours.score(encoded[:, None], predicted))
+            scores -= np.logaddexp.reduce(scores, 1, keepdims=True)  # (2, V + 1)
+            most = max(
+                most,
+                _difference(_joined(model, encoded, predicted), nemos),
+                _difference(np.log(chance), best),
+                _difference(scores, nemos[:, : ours.blank + 1]),
+            )
             chosen = random.integers(0, ours.blank, 2)
             labels = torch.from_numpy(chosen)[:, None].to(model.device)
             predicted, states = ours.predict(chosen, states)

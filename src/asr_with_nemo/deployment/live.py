@@ -20,7 +20,7 @@ from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.transcripts import Transcript, Word
 
 if TYPE_CHECKING:
-    from asr_with_nemo.recognition.beam import Search
+    from asr_with_nemo.deployment.runtime import Search
 
 INTERVAL = 0.16
 """Seconds of new audio after which an utterance is recognised again."""

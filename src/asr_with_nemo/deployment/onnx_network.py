@@ -337,7 +337,8 @@ class _StatelessPrediction(nn.Module):
 class _Joint(nn.Module):
     """From K frames each (N, K, H), and what was written before them (N, H), to the best choice at each frame (N, K).
 
-    The choice is a label, or the blank, with its probability; by TDT also the index of a duration.
+    The choice is a label, or the blank, with its probability; by TDT also the index of a duration. The last output is
+    the scores of all labels and the blank, (N, K, V + 1), to which boosts are added.
     """
 
     def __init__(self, model: "ASRModel", durations: int):
@@ -353,7 +354,7 @@ class _Joint(nn.Module):
         labels = scores[:, :, :choices]
         highest = labels.amax(2, keepdim=True)
         found = labels.argmax(2), 1 / torch.exp(labels - highest).sum(2)
-        return (*found, scores[:, :, choices:].argmax(2)) if self.durations else found
+        return (*found, scores[:, :, choices:].argmax(2), labels) if self.durations else (*found, labels)
 
 
 def _prediction(model: "ASRModel") -> nn.Module:
@@ -428,7 +429,7 @@ def transducer(model: "ASRModel") -> tuple[onnx.ModelProto, onnx.ModelProto]:
         labels = torch.zeros(2, dtype=torch.long, device=device)
         state = torch.zeros(2, prediction.size, device=device)
         width = model.joint.enc.out_features
-        outputs = ["labels", "probabilities", "durations"] if durations(model) else ["labels", "probabilities"]
+        outputs = ["labels", "probabilities", *(["durations"] if durations(model) else []), "scores"]
         with torch.no_grad():
             first = _converted(
                 prediction, (labels, state), ["labels", "states"], ["predicted", "next"], ({0: "rows"}, {0: "rows"})

@@ -22,7 +22,7 @@ UPLOAD = {
         "boost": {
             "type": "string",
             "description": "Words or phrases that are expected, each with a weight or without one, with commas between "
-            "them: `rubout:3, new york`. For CTC models.",
+            "them: `rubout:3, new york`. For exported models.",
         },
         "prompt": {"type": "string", "description": "Accepted and ignored; for expected words, see boost."},
         "temperature": {"type": "number", "description": "Accepted and ignored."},

@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime
 
 from asr_with_nemo.base.machine import usable_cores
-from asr_with_nemo.deployment.transducer import MOST_SYMBOLS, Transducer, of_sessions
+from asr_with_nemo.deployment.transducer import MOST_SYMBOLS, BoostedGreedy, Transducer, of_sessions
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.names import model_path
 from asr_with_nemo.models.recognizer import FRAMEWISE
@@ -28,8 +28,10 @@ from asr_with_nemo.recognition import spelling, transcripts
 from asr_with_nemo.recognition.transcripts import Output, Sound, Step, Transcript
 
 if TYPE_CHECKING:
-    from asr_with_nemo.recognition.beam import Search
+    from asr_with_nemo.recognition import beam
     from asr_with_nemo.recognition.boosting import Phrases
+
+    Search = beam.Search | BoostedGreedy
 
 LETTERS, FORMAT = "1", "2"
 """Versions of a file's metadata: of models that write letters by CTC, and of all others. Other versions are refused."""
@@ -170,11 +172,10 @@ class Recognizer:
             sounds: files of any rate, or mono float samples (T,) at the model's rate.
             batch_size: segments per batch.
             progress: show a progress bar.
-            search: beam search with a language model or boosted phrases (`load_search`); by default decoding is
-                greedy.
+            search: with a language model or boosted phrases (`load_search`); by default decoding is greedy.
 
         Raises:
-            InputError: a file can't be read, an array isn't mono float samples, or a search is given for a transducer.
+            InputError: a file can't be read, an array isn't mono float samples, or the search is for another decoder.
         """
         return transcripts.all_of(self.transcribe_each(sounds, batch_size, progress, search))
 
@@ -205,49 +206,65 @@ class Recognizer:
         beta: float | None = None,
         width: int | None = None,
     ) -> "Search | None":
-        """Load the beam search for a language model, for boosted phrases, or for both; None for neither.
+        """Load the search for a language model, for boosted phrases, or for both; None for neither.
 
-        The arguments are those of `beam.load`.
+        By CTC, it is one of `beam.load`, which has the same arguments. A transducer's stays greedy (`BoostedGreedy`).
 
         Raises:
-            InputError: the file isn't for this model, or the model can't write what is boosted or isn't a CTC model.
+            InputError: the file or a weight isn't for this model, or the model can't write what is boosted.
         """
         if not (arpa or boosts):
             return None
-        self.check_decoder(search=True)
+        if self.transducer:
+            self.check_decoder(search=arpa)
+            return self._boosted(boosts, {"alpha": alpha, "beta": beta, "width": width})
         from asr_with_nemo.recognition import beam
 
         return beam.load(arpa, self.labels, alpha, beta, width, boosts, self.spelling)
+
+    def _boosted(self, boosts: "Phrases", weights: dict[str, float | None]) -> BoostedGreedy:
+        if given := [name for name, value in weights.items() if value is not None]:
+            raise InputError(f"--{given[0]} is for a beam search; an exported transducer's is greedy: leave it out")
+        if not self.transducer.score:
+            raise InputError(
+                f"{self.path}: was exported without the scores that boosts are added to; make it again with "
+                "scripts/export.py"
+            )
+        return BoostedGreedy(self.labels, self.spelling, boosts)
 
     def check_decoder(self, decoder: str = "", search: object = None) -> None:
         """Make sure that the file decodes as asked.
 
         Args:
             decoder: the name of the decoder; by default the file's.
-            search: a beam search, or anything that isn't empty, if one is to be used.
+            search: one of `load_search`; or the file of a language model, if one is to be used.
 
         Raises:
-            InputError: it has another decoder, or a search with a language model can't use it.
+            InputError: it has another decoder, or the search isn't for it.
         """
         if decoder and decoder != self.decoder:
             raise InputError(
                 f"{self.path}: decodes with {self.decoder}, the one decoder of this export; leave out --decoder "
                 f"{decoder}, or export the .nemo file again with it, if its model has it"
             )
-        if search and self.decoder != "ctc":
-            raise InputError(
-                f"{self.path}: language models and boosts can't be used with the decoder {self.decoder} of an export, "
-                "only with ctc: take the .nemo file, or, of a hybrid, export the other decoder: scripts/export.py "
-                "--decoder ctc"
-            )
+        if not search or bool(self.transducer) == isinstance(search, BoostedGreedy):
+            return
+        if not self.transducer:
+            raise InputError(f"{self.path}: this search is not for the decoder ctc: make it with load_search")
+        raise InputError(
+            f"{self.path}: a language model can't be used with the decoder {self.decoder} of an export, whose search "
+            "is greedy and has one text to score, only with ctc: take the .nemo file, or, of a hybrid, export the "
+            "other decoder: scripts/export.py --decoder ctc"
+        )
 
     def decoder_of(self, search: "Search | None" = None) -> str:
-        """Name the decoder as `decoding.decoder_of` does: the search's own name, or "greedy", "greedy, tdt"."""
-        return str(search) if search else "greedy" if self.decoder == "ctc" else f"greedy, {self.decoder}"
+        """Name the decoder as `decoding.decoder_of` does: the search's own name or "greedy", and "tdt" or "rnnt"."""
+        name = str(search) if search else "greedy"
+        return name if self.decoder == "ctc" else f"{name}, {self.decoder}"
 
     def _recognise_audible(self, batch: Sequence[np.ndarray], search: "Search | None") -> list[Transcript]:
         if self.transducer:
-            return self._transduce(batch)
+            return self._transduce(batch, search)
         outputs = [self.output(row) for row in self.run(batch)]
         if search:
             texts = search.texts([output.log_probs for output in outputs])
@@ -258,10 +275,11 @@ class Recognizer:
             for output, text, samples in zip(outputs, texts, batch, strict=True)
         ]
 
-    def _transduce(self, batch: Sequence[np.ndarray]) -> list[Transcript]:
+    def _transduce(self, batch: Sequence[np.ndarray], boosted: BoostedGreedy | None) -> list[Transcript]:
         pieces = self.spelling.pieces if self.spelling else self.labels
         found = []
-        for choices, samples in zip(self.transducer.search(*self.encode(batch)), batch, strict=True):
+        written = self.transducer.search(*self.encode(batch), boosted=boosted)
+        for choices, samples in zip(written, batch, strict=True):
             text = self.spelled([choice.column for choice in choices])
             steps = (Step(pieces[column], *rest) for column, *rest in choices)
             duration = len(samples) / self.sample_rate

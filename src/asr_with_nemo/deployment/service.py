@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from asr_with_nemo.deployment.cache_aware import StreamingModel
-    from asr_with_nemo.recognition.beam import Search
+    from asr_with_nemo.deployment.runtime import Search
 
 _FIELD_BYTES = 10_000
 _SEARCHES = 32
@@ -292,7 +292,7 @@ class Server:
             if not phrases:
                 return None
             if not isinstance(self.engine.recognizer, Recognizer):
-                raise InputError("boost: a model that streams takes no boosts; serve an exported CTC model")
+                raise InputError("boost: a model that streams takes no boosts; serve an exported model")
             return await asyncio.to_thread(self._boosted, phrases)
         except InputError as error:
             raise RequestError(400, str(error)) from None

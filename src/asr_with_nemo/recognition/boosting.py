@@ -10,6 +10,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
+import numpy as np
+
 from asr_with_nemo.base.files import read_text
 from asr_with_nemo.errors import InputError
 
@@ -176,9 +178,32 @@ class PhraseTree:
             known = self._steps[state, token] = (after, ended + self._share[after] - self._share[state])
         return known
 
+    def changes(self, state: int, columns: int) -> np.ndarray:
+        """Return what the bonus changes by with each of so many tokens, which are columns from 0 on: (V,), float32."""
+        ends = np.fromiter(map(self._begins_word, range(columns)), bool, columns)
+        changes = ends.astype(np.float32) * self._ended[state] - self._share[state]  # if no phrase goes on or begins
+        place = state
+        while True:
+            for column in self._next[place]:
+                changes[column] = self.step(state, column)[1]
+            if not place:
+                return changes
+            place = self._fail[place]
+
     def end(self, state: int) -> float:
         """Return what the bonus changes by when the text ends."""
         return self._ended[state] - self._share[state]
+
+
+def tree_of(
+    phrases: Mapping[str, float], labels: Sequence[str], columns: Callable[[str], Sequence[int]] | None = None
+) -> PhraseTree:
+    """Return the tree of phrases for a model of letters, or of pieces, if `columns` cuts a text into them.
+
+    Raises:
+        InputError: the model can't write a phrase.
+    """
+    return tree_of_pieces(phrases, labels, columns) if columns else tree_of_letters(phrases, labels)
 
 
 def tree_of_letters(phrases: Mapping[str, float], labels: Sequence[str]) -> PhraseTree:

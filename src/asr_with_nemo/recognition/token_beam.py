@@ -58,10 +58,8 @@ class TokenSearch(PrefixSearch):
 
     def _boost(self, boosts: boosting.Phrases) -> None:
         self.boosts = boosting.weighted(boosts)
-        if self.spelling:
-            self._tree = boosting.tree_of_pieces(self.boosts, self.labels, self.spelling.columns)
-        else:
-            self._tree = boosting.tree_of_letters(self.boosts, self.labels)
+        columns = self.spelling.columns if self.spelling else None
+        self._tree = boosting.tree_of(self.boosts, self.labels, columns)
         self._forget()
 
     def _forget(self) -> None:
