@@ -32,7 +32,6 @@ def main() -> None:
     """Answer requests until standard input ends."""
     listener = socket.socket(fileno=int(sys.argv[1]))
     path = [place for place in sys.path[1:] if place not in os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    links: set[socket.socket] = set()
     with selectors.DefaultSelector() as selector:
         selector.register(0, selectors.EVENT_READ)
         selector.register(listener, selectors.EVENT_READ)
@@ -41,9 +40,7 @@ def main() -> None:
                 if key.fileobj == 0:
                     return
                 if key.fileobj is listener:
-                    link, _ = listener.accept()
-                    links.add(link)
-                    selector.register(link, selectors.EVENT_READ)
+                    selector.register(listener.accept()[0], selectors.EVENT_READ)
                     continue
                 if key.data:  # a program has ended
                     pid, link = key.data
@@ -51,7 +48,6 @@ def main() -> None:
                     selector.unregister(key.fd)
                     os.close(key.fd)
                     answer(link, os.waitstatus_to_exitcode(status))
-                    links.remove(link)
                     link.close()
                     continue
                 link = key.fileobj
@@ -59,11 +55,11 @@ def main() -> None:
                 request, files = receive(link)
                 pid = os.fork() if request else None
                 if pid == 0:
-                    for other in links - {link}:  # they must end when the preloaded process does
-                        other.close()
+                    for other in list(selector.get_map().values()):  # they must end when the preloaded process does
+                        if other.data or isinstance(other.fileobj, socket.socket):
+                            (other.data[1] if other.data else other.fileobj).close()
                     link = socket.socket(fileno=fcntl.fcntl(link.detach(), fcntl.F_DUPFD, FREE))
                     selector.close()
-                    listener.close()
                     become(request, files, path)
                     threading.Thread(target=end_with, args=(link,), daemon=True).start()
                     run(request["arguments"])
@@ -71,7 +67,6 @@ def main() -> None:
                 for file in files:
                     os.close(file)
                 if pid is None:
-                    links.remove(link)
                     link.close()
                     continue
                 answer(link, pid)

@@ -9,16 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from tqdm import tqdm
 
 from asr_with_nemo.base.files import check_output
 from asr_with_nemo.base.machine import device_name
 from asr_with_nemo.cli import run
 from asr_with_nemo.recognition.results import save_measurement
-from asr_with_nemo.sweeps.trials import environment
 
 sys.path.insert(0, str(Path(__file__).parent))
 import training
@@ -47,11 +44,11 @@ def busy_process() -> Iterator[None]:
 
 
 def main(
-    data_dir: Annotated[Path, typer.Option(help="The folder of train_manifest.json.")] = Path("data/an4"),
-    config: Annotated[str, typer.Option(help="Name of the training config.")] = "config",
-    rounds: Annotated[int, typer.Option(help="How often each way is run, in turn.", min=1)] = 5,
-    steps: Annotated[int, typer.Option(help="Training steps of a round.", min=1)] = 12,
-    output: Annotated[Path | None, typer.Option(help="Write all figures to this .json file.")] = None,
+    data_dir: training.DataDir = Path("data/an4"),
+    config: training.Config = "config",
+    rounds: training.Rounds = 5,
+    steps: training.Steps = 12,
+    output: training.Output = None,
 ) -> None:
     """Measure how training slows down beside another busy process, by how its threads wait for each other.
 
@@ -64,33 +61,24 @@ def main(
     """
     if output is not None:
         check_output(output)
-    found: dict[str, dict[str, list[float]]] = {name: {"alone": [], "beside": []} for name in WAYS}
-    held = {}
-    for variable in {variable for variables in WAYS.values() for variable in variables}:
-        os.environ.pop(variable, None)
-    for name, variables in WAYS.items():
-        with environment(**variables):  # of the process that starts here
-            side = training.Side()
-            held[name] = side.hold(training.Way(training.load_config(config, data_dir), stock=False))
-    batches = held["one thread"]("draw", 1.0, steps)
-    for way in held.values():
-        way("in_layers", batches[:2])
+    found: dict[str, dict[str, list[float]]] = {place: {name: [] for name in WAYS} for place in ("alone", "beside")}
+    wanted = training.load_config(config, data_dir)
+    held = training.hold_each({name: (wanted, variables) for name, variables in WAYS.items()})
+    batches = training.warmed_up(held, held["one thread"], steps)
     for _ in tqdm(range(rounds), "rounds", delay=1, leave=False):
-        for name, way in held.items():
-            found[name]["alone"].append(way("in_layers", batches))
+        training.time_layers(held, batches, found["alone"])
         with busy_process():
-            for name, way in held.items():
-                found[name]["beside"].append(way("in_layers", batches))
+            training.time_layers(held, batches, found["beside"])
     rows = {}
-    usual = statistics.median(found["as libgomp waits by itself"]["alone"])
+    usual = statistics.median(found["alone"]["as libgomp waits by itself"])
     print(f"{config}, {steps} steps, forward and backward; {os.cpu_count()} cores of {device_name()}")
     print(f"{'':28}{'alone, s':>10}{'beside, s':>11}{'beside : alone':>16}{'alone : default':>17}")
-    for name, seconds in found.items():
-        alone, beside = (statistics.median(seconds[place]) for place in ("alone", "beside"))
+    for name in WAYS:
+        alone, beside = (statistics.median(found[place][name]) for place in ("alone", "beside"))
         rows[name] = {
             "environment": WAYS[name],
-            "alone": training.spread(seconds["alone"]),
-            "beside": training.spread(seconds["beside"]),
+            "alone": training.spread(found["alone"][name]),
+            "beside": training.spread(found["beside"][name]),
             "slower_beside": round(beside / alone, 3),
             "alone_against_default": round(alone / usual, 3),
         }

@@ -1,14 +1,11 @@
 #!/usr/bin/env python3
 """Measure training with fewer of this processor's instruction sets, as on one that lacks them."""
 
-import os
 import shlex
 import statistics
 import sys
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from tqdm import tqdm
 
 from asr_with_nemo.base.files import check_output
@@ -16,7 +13,6 @@ from asr_with_nemo.base.machine import instruction_sets, usable_cores
 from asr_with_nemo.cli import run
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.results import save_measurement
-from asr_with_nemo.sweeps.trials import environment
 
 sys.path.insert(0, str(Path(__file__).parent))
 import training
@@ -34,11 +30,11 @@ WAYS = {
 
 
 def main(
-    data_dir: Annotated[Path, typer.Option(help="The folder of train_manifest.json.")] = Path("data/an4"),
-    config: Annotated[str, typer.Option(help="Name of the training config.")] = "quartznet_an4",
-    rounds: Annotated[int, typer.Option(help="How often each way is run, in turn.", min=1)] = 5,
-    steps: Annotated[int, typer.Option(help="Training steps of a round.", min=1)] = 12,
-    output: Annotated[Path | None, typer.Option(help="Write all figures to this .json file.")] = None,
+    data_dir: training.DataDir = Path("data/an4"),
+    config: training.Config = "quartznet_an4",
+    rounds: training.Rounds = 5,
+    steps: training.Steps = 12,
+    output: training.Output = None,
 ) -> None:
     """Measure training with fewer of this processor's instruction sets, as on one that lacks them.
 
@@ -55,21 +51,18 @@ def main(
         raise InputError(
             "this processor has none of AVX2, AVX-512 and AVX-512 bf16, or its /proc/cpuinfo can't be read"
         )
-    held, seconds = {}, {name: [] for name in ways}
-    for variable in AVX2 | AVX512:
-        os.environ.pop(variable, None)
-    for name, (_, variables, precision) in ways.items():
-        with environment(**variables):  # of the process that starts here
-            wanted = training.load_config(config, data_dir, [f"trainer.precision={precision}"])
-            held[name] = training.Side().hold(training.Way(wanted, stock=False))
+    wanted = {
+        precision: training.load_config(config, data_dir, [f"trainer.precision={precision}"])
+        for _, _, precision in ways.values()
+    }
+    held = training.hold_each(
+        {name: (wanted[precision], variables) for name, (_, variables, precision) in ways.items()}
+    )
     first, *_ = held.values()
-    batches = first("draw", 1.0, steps)
-    steps = len(batches)  # of an epoch, at most
-    for way in held.values():
-        way("in_layers", batches[:2])
+    batches, seconds = training.warmed_up(held, first, steps), {name: [] for name in ways}
+    steps = len(batches)
     for _ in tqdm(range(rounds), "rounds", delay=1, leave=False):
-        for name, way in held.items():
-            seconds[name].append(way("in_layers", batches))
+        training.time_layers(held, batches, seconds)
     least = min(statistics.median(found) for found in seconds.values())
     rows = [
         {

@@ -9,7 +9,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,11 +24,19 @@ from asr_with_nemo.base.machine import code_commit, describe_machine, device_nam
 from asr_with_nemo.cli import run
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.sweeps.trials import environment
 
 if TYPE_CHECKING:
     import torch
     from nemo.collections.asr.models import EncDecCTCModel
     from omegaconf import DictConfig
+
+DataDir = Annotated[Path, typer.Option(help="The folder of train_manifest.json.")]
+Config = Annotated[str, typer.Option(help="Name of the training config.")]
+Rounds = Annotated[int, typer.Option(help="How often each way is run, in turn.", min=1)]
+Steps = Annotated[int, typer.Option(help="Training steps of a round.", min=1)]
+Output = Annotated[Path | None, typer.Option(help="Write all figures to this .json file.")]
+"""Options of the benchmarks of training."""
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 PARTS = ("loading", "features", "forward", "loss", "backward", "optimiser")
@@ -359,6 +367,33 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {name: round(of(values), 4) for name, of in (("median", statistics.median), ("min", min), ("max", max))}
 
 
+def hold_each(ways: Mapping[Hashable, tuple["DictConfig", Mapping[str, str]]]) -> dict[Hashable, Held]:
+    """Hold our way of each config in a process of its own, with variables of its environment that no other has."""
+    for variable in {variable for _, variables in ways.values() for variable in variables}:
+        os.environ.pop(variable, None)
+    held = {}
+    for name, (config, variables) in ways.items():
+        with environment(**variables):  # of the process that starts here
+            held[name] = Side().hold(Way(config, stock=False))
+    return held
+
+
+def warmed_up(ways: Mapping[Hashable, Held], drawing: Held, most: int) -> list[list[int]]:
+    """Draw batches for all ways, of an epoch at most, by one of them, and make two steps of each way."""
+    batches = drawing("draw", 1.0, most)
+    for way in ways.values():
+        way("in_layers", batches[:2])
+    return batches
+
+
+def time_layers(
+    ways: Mapping[Hashable, Held], batches: Sequence[Sequence[int]], seconds: Mapping[Hashable, list[float]]
+) -> None:
+    """Make a training step of each batch, each way in turn, and add the seconds of forward and backward pass."""
+    for name, way in ways.items():
+        seconds[name].append(way("in_layers", batches))
+
+
 def compare(ways: dict[str, Held], rounds: int, share: float, most: int | None) -> dict:
     """Train each way in turn, round after round, and compare what an epoch takes; the first way is the slower one."""
     for way in ways.values():
@@ -386,14 +421,10 @@ def compare_layers(stock: Side, ours: Side, data_dir: Path, precisions: Sequence
         config = with_long_kernels(data_dir, precision)
         ways["nemo", precision] = stock.hold(Way(config, stock=True))
         ways["ours", precision] = ours.hold(Way(config, stock=False))
-    batches = ways["ours", precisions[0]]("draw", 1.0, most)
-    seconds: dict[tuple[str, str], list[float]] = {}
-    for name, way in ways.items():
-        way("in_layers", batches[:2])
-        seconds[name] = []
+    batches = warmed_up(ways, ways["ours", precisions[0]], most)
+    seconds = {name: [] for name in ways}
     for _ in tqdm(range(rounds), "long kernels", delay=1, leave=False):
-        for name, way in ways.items():
-            seconds[name].append(way("in_layers", batches))
+        time_layers(ways, batches, seconds)
     result: dict = {"batches": len(batches)}
     for precision in precisions:
         nemo, fast = seconds["nemo", precision], seconds["ours", precision]
@@ -436,10 +467,10 @@ def print_comparison(title: str, result: dict, rounds: int) -> None:
 
 
 def main(
-    data_dir: Annotated[Path, typer.Option(help="The folder of train_manifest.json.")] = Path("data/an4"),
-    rounds: Annotated[int, typer.Option(help="How often each way is run, in turn.", min=1)] = 5,
+    data_dir: DataDir = Path("data/an4"),
+    rounds: Rounds = 5,
     share: Annotated[float, typer.Option(help="How much of an epoch a round runs.", min=0.01, max=1.0)] = 0.25,
-    output: Annotated[Path | None, typer.Option(help="Write all figures to this .json file.")] = None,
+    output: Output = None,
     quick: Annotated[bool, typer.Option(help="One round of two batches: to see that it works, not how fast.")] = False,
 ) -> None:
     """Measure training on a CPU against NeMo's stock way, in one run.

@@ -1,4 +1,4 @@
-"""Worker processes leave Ctrl-C to the process that started them."""
+"""Worker processes leave Ctrl-C to the process that started them, and end with it."""
 
 import signal
 import subprocess

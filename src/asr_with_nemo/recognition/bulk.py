@@ -355,10 +355,9 @@ class Worker:
         return found
 
     def _transcribe(self, rows: Sequence[Mapping[str, str]]) -> list[str]:
-        with _passing():
-            self._each = self._each or self._load()
         described = [json.loads(row["recording"]) for row in rows]
         with _passing(), tempfile.TemporaryDirectory(prefix="recordings-") as scratch:
+            self._each = self._each or self._load()
             sounds, found, urls = [], {}, {}
             for place, (_, clip) in enumerate(described):
                 try:
