@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import soundfile
 from asr_with_nemo import cli
 from asr_with_nemo.data import manifest
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import quality, splits
+from asr_with_nemo.own_data import preparation, quality, splits
 from asr_with_nemo.own_data.recordings import Form, MeasureJob, convert_all
 from asr_with_nemo.own_data.store import NAME, CorpusStore
 from asr_with_nemo.own_data.text import Rule
@@ -424,6 +425,25 @@ def test_killed_and_run_again_it_ends_in_the_same_files(tmp_path: Path):
 
     assert killed, "each run ended before it could be killed"
     assert contents("killed") == contents("whole")
+
+
+def test_ctrl_c_leaves_no_half_written_recording(troubled: Path, tmp_path: Path):
+    out = tmp_path / "out"
+
+    class Interrupted:
+        """A pool whose workers are killed while they write."""
+
+        def submit(self, *_: object) -> Future:
+            (out / "wav/00/.one.wav.elsewhere.1.partial").touch()
+            raise KeyboardInterrupt
+
+        def shutdown(self, *, kill_workers: bool) -> None:
+            assert list(out.rglob("*.partial")), "they end before it is tidied up"
+
+    with pytest.raises(KeyboardInterrupt):
+        preparation.prepare(troubled, out, progress=False, start=lambda _: Interrupted())
+    assert not list(out.rglob("*.partial"))
+    prepare(troubled, out)
 
 
 def test_the_result_does_not_depend_on_the_workers(troubled: Path, tmp_path: Path):

@@ -4,6 +4,7 @@ source → entries (`formats`) → WAVs and measurements (`recordings`) → prob
 Everything streams through a SQLite file (`store`), so memory use doesn't grow with the corpus.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -268,8 +269,12 @@ def _convert(
 
     total = store.value("SELECT count(*) FROM files WHERE kind = 'audio'") or None
     unsaved = 0
-    with tqdm(desc="recordings", total=total, unit="file", delay=1, disable=not progress) as bar:
-        for outcomes in convert_all(jobs(), form, workers, start):
+    with (
+        _without_leftovers(form.folder),
+        tqdm(desc="recordings", total=total, unit="file", delay=1, disable=not progress) as bar,
+        contextlib.closing(convert_all(jobs(), form, workers, start)) as converted,
+    ):
+        for outcomes in converted:
             for outcome in outcomes:
                 one = waiting.pop(outcome.number)
                 at_work[one.recording] -= 1
@@ -283,6 +288,16 @@ def _convert(
                 unsaved = 0
         bar.total = bar.n  # some recordings may have no row
     store.db.commit()
+
+
+@contextlib.contextmanager
+def _without_leftovers(folder: Path) -> Iterator[None]:
+    """Delete at the end the half-written WAVs of processes that were killed, by this run or before it."""
+    try:
+        yield
+    finally:
+        for partial in (folder / WAVS).rglob(".*.partial"):
+            partial.unlink(missing_ok=True)
 
 
 def _identified(entry: Entry, settled: str) -> _Waiting:
@@ -390,12 +405,10 @@ def _count(store: CorpusStore, prepared: Prepared) -> None:
 
 
 def _remove_unused(store: CorpusStore, out: Path) -> None:
-    """Delete the WAVs that no manifest names, and what processes that were killed left of theirs."""
+    """Delete the WAVs that no manifest names."""
     used = "SELECT recording FROM rows WHERE fate = 'kept'"
     for (wav,) in store.select(f"SELECT wav FROM recordings WHERE id NOT IN ({used})"):
         (out / wav).unlink(missing_ok=True)
-    for partial in (out / WAVS).rglob(".*.partial"):
-        partial.unlink(missing_ok=True)
 
 
 def _write_note(store: CorpusStore, prepared: Prepared, settings: Settings) -> None:
