@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Measure a model's word error rate on a manifest."""
 
+import operator
 import shlex
 from collections.abc import Sequence
 from dataclasses import astuple
@@ -94,6 +95,7 @@ def main(
         python scripts/evaluate.py model-int8.onnx data/an4/test_manifest.json
     """
     from asr_with_nemo.base.files import check_output
+    from asr_with_nemo.base.spool import mapped
     from asr_with_nemo.own_data.differences import spelling_notes
     from asr_with_nemo.recognition import attention, boosting, error_report, evaluation, side_by_side, wer
 
@@ -114,7 +116,7 @@ def main(
     if result.unspellable:
         letters = " ".join(map(repr, result.unspellable))
         typer.echo(f"warning: the texts have {letters}, not in the model's alphabet: each counts as an error", err=True)
-    for note in spelling_notes([(row.reference, row.hypothesis) for row in result.rows]):
+    for note in spelling_notes(mapped(result.rows, operator.attrgetter("reference", "hypothesis"))):
         typer.echo(f"warning: {note}", err=True)
     if result.corpus == "synthetic":
         typer.echo("warning: this is the built-in synthetic corpus; its figures say nothing about AN4", err=True)
@@ -249,7 +251,7 @@ def _exported(asked: _Asked) -> tuple["Result", "Search | None", dict]:
     search = recognizer.load_search(asked.arpa, asked.boosts, *asked.weights)
     _warn_of_untuned(asked)
     way = evaluation.Way(
-        lambda files, progress: recognizer.transcribe(files, asked.batch_size, progress, search),
+        lambda files, progress: recognizer.transcribe_each(files, asked.batch_size, progress, search),
         labels=recognizer.labels,
         sample_rate=recognizer.sample_rate,
         decoder=recognizer.decoder_of(search),

@@ -11,6 +11,7 @@ import typer
 from asr_with_nemo.base.files import place_of, reason_of
 from asr_with_nemo.cli import run
 from asr_with_nemo.data import an4
+from asr_with_nemo.data.manifest import each_line
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.tracking.session import configure_wandb, describe_mode, ending, project_name
 
@@ -22,6 +23,9 @@ def main(
     pictures: Annotated[
         Path | None, typer.Option(help="The folder for pictures; by default in the first manifest's folder.")
     ] = None,
+    rows: Annotated[
+        int, typer.Option(min=1, help="Most rows of the table; of more utterances, so many are drawn at random.")
+    ] = 10_000,
     artifacts: Annotated[
         bool, typer.Option(help="Also log the corpus as artifacts: recordings, and the manifests made of them.")
     ] = True,
@@ -38,14 +42,18 @@ def main(
         python scripts/log_dataset.py data/an4/train_manifest.json data/an4/dev_manifest.json
 
         python scripts/log_dataset.py my_recordings/manifest.json --pictures /tmp/pictures
+
+        python scripts/log_dataset.py data/large/train_manifest.json --rows 500 --no-artifacts
     """
     from asr_with_nemo.tracking import explore
     from asr_with_nemo.tracking.corpus_artifacts import log_corpus
 
     manifests = manifests or [an4.locate().manifest("train_all")]
     started = time.perf_counter()
-    rows = explore.dataset_rows(manifests, pictures)
-    typer.echo(f"{len(rows):,} recordings, pictures made in {time.perf_counter() - started:.1f} s")
+    table = explore.dataset_rows(manifests, pictures, most=rows)
+    typer.echo(f"{len(table):,} recordings, pictures made in {time.perf_counter() - started:.1f} s")
+    if len(table) == rows and (count := sum(1 for path in manifests for _ in each_line(path))) > rows:
+        typer.echo(f"the table has {rows:,} of {count:,} utterances, drawn at random; --rows takes more")
     mode = configure_wandb()
     typer.echo(describe_mode(mode, project_name()))
 
@@ -56,7 +64,7 @@ def main(
     try:
         with ending(wandb.init(project=project_name(), name=f"dataset-{corpus}", job_type="dataset")) as run:
             run.config.update({"corpus": corpus, "manifests": [path.name for path in manifests]})
-            run.log({"dataset": explore.wandb_table(rows)})
+            run.log({"dataset": explore.wandb_table(table)})
             if artifacts:
                 log_corpus(run, manifests)
             place = os.path.relpath(Path(run.dir).parent) if run.offline else run.url

@@ -11,6 +11,7 @@ import jiwer
 import pytest
 from scipy import stats
 
+from asr_with_nemo.base import spool
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import load_model
@@ -170,6 +171,19 @@ def test_an_interval_of_few_errors_is_no_narrower_than_the_exact_one(wrong: int)
 def test_an_interval_with_empty_references_is_a_number():
     rows = [ScoredUtterance("1", "", "", "uh"), ScoredUtterance("2", "", "go", "go"), ScoredUtterance("3", "", "", "")]
     assert all(math.isfinite(bound) for bound in wer.wer_interval(rows))
+
+
+def test_the_interval_of_very_many_utterances_is_the_same(monkeypatch: pytest.MonkeyPatch):
+    generator = random.Random(0)
+    words = [generator.randint(0, 9) for _ in range(4_000)]
+    errors = [sum(generator.random() < 0.1 for _ in range(count)) for count in words]
+    low, high = wer.rate_interval(errors, words)
+    monkeypatch.setattr(wer, "_MANY", 1_000)
+    assert wer.rate_interval(errors, words) == pytest.approx((low, high), abs=0.03 * (high - low))
+    assert wer.rate_interval(errors, words) != (low, high)  # drawn in the other way
+    differences = [generator.choice((-1, 0, 1)) for _ in words]
+    low, high = wer.difference_interval(differences, words)
+    assert -0.02 < low < sum(differences) / sum(words) < high < 0.02
 
 
 def test_a_result_does_not_differ_from_itself():
@@ -333,6 +347,21 @@ def test_the_command_measures_and_compares(small_model: Path, small_corpus: an4.
         "evaluate.py", small_model, small_corpus.manifest("dev"), "--compare", "out/mine.json", cwd=tmp_path
     )
     assert other.returncode == 1 and "same manifest" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_result_is_the_same_when_it_does_not_fit_into_memory(
+    small_model: Path, small_corpus: an4.Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model, test, found = load_model(small_model), small_corpus.manifest("test"), []
+    for in_memory in (spool.IN_MEMORY, 2):
+        monkeypatch.setattr(spool, "IN_MEMORY", in_memory)
+        for rate in (None, 8_000):
+            result = evaluation.evaluate(model, test, batch_size=3, progress=False, line_rate=rate)
+            evaluation.save(result, tmp_path / f"{in_memory}.json")
+            rows, heard = list(result.rows), list(result.heard)
+            found.append((rows, heard, result.ci95, (tmp_path / f"{in_memory}.tsv").read_bytes()))
+    assert found[:2] == found[2:]
 
 
 @pytest.mark.slow

@@ -201,6 +201,24 @@ def test_a_row_has_all_that_the_table_shows(rows: list[explore.Row], small_corpu
     assert Counter(row["Split"] for row in rows) == counts
 
 
+def test_of_a_large_corpus_some_utterances_are_drawn(rows: list[explore.Row], small_corpus: Corpus, pictures: Path):
+    manifests = [small_corpus.manifest(split) for split in ("train", "dev")]
+    drawn = [explore.dataset_rows(manifests, pictures, progress=False, most=5) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 5
+    assert all(row in rows for row in drawn[0])
+    assert sorted(drawn[0], key=rows.index) != rows[:5], "the first ones are all of one speaker"
+    everything = explore.dataset_rows(manifests, pictures, progress=False, most=len(rows))
+    assert sorted(row["Filename"] for row in everything) == sorted(row["Filename"] for row in rows)
+
+
+def test_the_command_says_that_it_drew_some(small_corpus: Corpus, pictures: Path, tmp_path: Path):
+    command = ["log_dataset.py", small_corpus.manifest("train"), "--pictures", pictures, "--rows", 3, "--no-artifacts"]
+    done = run_script(*command, cwd=tmp_path, WANDB_MODE="disabled", COURSE_PRELOADED="")
+    count = small_corpus.utterances["train_manifest.json"]
+    assert f"the table has 3 of {count} utterances" in done.stdout, done.stderr
+
+
 def test_predictions_with_the_worst_first(small_corpus: Corpus):
     (utterance, other, *_) = manifest.read_manifest(small_corpus.manifest("dev"))
     said = [

@@ -30,21 +30,21 @@ def spelling_notes(
     """
     notes = []
     errors = sum(errors_between(*pair, by_letters) for pair in pairs)
-    plain = [(_plain(text), _plain(heard)) for text, heard in pairs]
-    less = errors - sum(errors_between(*pair, by_letters) for pair in plain)
+    plain = errors and sum(errors_between(_plain(text), _plain(heard), by_letters) for text, heard in pairs)
+    less = errors - plain
     if less >= 3 and less >= 0.2 * errors:
-        same = (pair for pair, bare in zip(pairs, plain, strict=True) if pair[0] != pair[1] and bare[0] == bare[1])
+        same = (pair for pair in pairs if pair[0] != pair[1] and _plain(pair[0]) == _plain(pair[1]))
         example = next(same, None)
         shown = f" (text {shortened(example[0], 60)!r}, model {shortened(example[1], 60)!r})" if example else ""
         notes.append(
             f"{less:,} of the {errors:,} errors{when and ' '}{when} are only capitals, punctuation or hyphens"
             f"{shown}{advice and ': '}{advice}"
         )
-    figures = [sum(any(map(str.isdigit, one)) for one in side) for side in zip(*pairs, strict=True)] if pairs else []
-    if figures and figures[0] and not figures[1]:
+    figures = [sum(any(map(str.isdigit, pair[side])) for pair in pairs) for side in (0, 1)]
+    if figures[0] and not figures[1]:
         said = f"{figures[0]:,} of {len(pairs):,} texts have figures, and the model writes none"
         notes.append(f"{said}{of_figures and ': '}{of_figures}")
-    elif figures and figures[1] and not figures[0]:
+    elif figures[1] and not figures[0]:
         notes.append(f"the model writes figures in {figures[1]:,} of {len(pairs):,} texts, where the texts have words")
     return notes
 

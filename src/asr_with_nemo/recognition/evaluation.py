@@ -1,11 +1,11 @@
 """Evaluation of a model on a manifest, tuning of a beam search, and results files with their utterances."""
 
 import csv
-import io
 import json
+import operator
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from asr_with_nemo.base.files import check_output, write_if_changed
+from asr_with_nemo.base.files import check_output, replacing, write_if_changed
 from asr_with_nemo.base.machine import code_commit, describe_machine, device_name, package_versions
+from asr_with_nemo.base.spool import Spool, mapped
 from asr_with_nemo.data import an4, audio, manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import alphabet, sample_rate
@@ -66,7 +67,7 @@ class Result:
         heard: the transcripts with their words' confidences, in the manifest's order; empty if they aren't known.
     """
 
-    rows: list[ScoredUtterance]
+    rows: Sequence[ScoredUtterance]
     corpus: str
     decoder: str
     model: str
@@ -197,7 +198,7 @@ def evaluate(
     """
     decoding.check_decoder(model, decoder, search)
     way = Way(
-        lambda files, progress: decoding.transcribe(model, files, batch_size, progress, search, decoder, prompt),
+        lambda files, progress: decoding.transcribe_each(model, files, batch_size, progress, search, decoder, prompt),
         labels=alphabet(model),
         sample_rate=sample_rate(model),
         decoder=decoding.decoder_of(model, search, decoder, prompt),
@@ -211,13 +212,14 @@ class Way:
     """A way to transcribe: a model with its decoder, in NeMo or another runtime.
 
     Attributes:
-        transcribe: takes recordings, and whether to show a progress bar.
+        transcribe_each: takes recordings, and whether to show a progress bar; yields the transcripts, or errors, in
+            order.
         labels: the letters or pieces that the model writes.
         sample_rate: of its input, in Hz.
         decoder, device: for the results file (`Result`).
     """
 
-    transcribe: Callable[[Sequence[transcripts.Sound], bool], list[Transcript]]
+    transcribe_each: Callable[[Sequence[transcripts.Sound], bool], Iterator[Transcript | InputError]]
     labels: Sequence[str]
     sample_rate: int
     decoder: str
@@ -232,16 +234,24 @@ def measure(
     progress: bool = True,
     line_rate: int | None = None,
 ) -> Result:
-    """As `evaluate`, for any way to transcribe."""
+    """As `evaluate`, for any way to transcribe. The number of utterances doesn't matter for memory."""
     utterances = read_references(manifest_path)
-    files = [audio.clip_of(utterance) for utterance in utterances]
-    if line_rate:
-        files = [audio.load_through(file, line_rate, way.sample_rate) for file in files]
-    way.transcribe(files[:batch_size], False)
+
+    def sound_of(utterance: manifest.Utterance) -> transcripts.Sound:
+        clip = audio.clip_of(utterance)
+        return audio.load_through(clip, line_rate, way.sample_rate) if line_rate else clip
+
+    files = mapped(utterances, sound_of)
+    transcripts.all_of(way.transcribe_each(files[:batch_size], False))
+    heard = Spool()
     started = time.perf_counter()
-    heard = way.transcribe(files, progress)
+    for result in way.transcribe_each(files, progress):
+        heard.extend(transcripts.all_of([result]))
     seconds = time.perf_counter() - started
-    rows = make_rows(manifest_path, utterances, [transcript.text for transcript in heard])
+    rows = make_rows(manifest_path, utterances, mapped(heard, operator.attrgetter("text")))
+    letters: set[str] = set()
+    for row in rows:
+        letters.update(row.reference)
     return Result(
         rows,
         corpus=an4.corpus_of(manifest_path),
@@ -251,19 +261,19 @@ def measure(
         duration=sum(transcript.duration for transcript in heard),
         seconds=seconds,
         device=way.device,
-        unspellable=sorted(set("".join(row.reference for row in rows)) - {*"".join(way.labels), " "}),
+        unspellable=sorted(letters - {*"".join(way.labels), " "}),
         line_rate=line_rate,
         heard=heard,
     )
 
 
-def read_references(manifest_path: str | os.PathLike) -> list[manifest.Utterance]:
+def read_references(manifest_path: str | os.PathLike) -> Spool[manifest.Utterance]:
     """Read a manifest with the reference texts of an evaluation.
 
     Raises:
         InputError: it can't be used, or its texts have no words.
     """
-    utterances = manifest.read_manifest(manifest_path)
+    utterances = Spool(manifest.each_utterance(manifest_path))
     if not any(utterance["text"].split() for utterance in utterances):
         raise InputError(f"{manifest_path}: its texts have no words, so the WER is undefined; add the reference texts")
     return utterances
@@ -271,18 +281,19 @@ def read_references(manifest_path: str | os.PathLike) -> list[manifest.Utterance
 
 def make_rows(
     manifest_path: str | os.PathLike, utterances: Sequence[manifest.Utterance], texts: Sequence[str]
-) -> list[ScoredUtterance]:
+) -> Spool[ScoredUtterance]:
     """Pair each utterance's reference with its hypothesis, in the manifest's order."""
-    folder = Path(manifest_path).parent.absolute()
-    return [
-        ScoredUtterance(
+    folder, rows = Path(manifest_path).parent.absolute(), Spool()
+    for utterance, text in zip(utterances, texts, strict=True):
+        row = ScoredUtterance(
             file=os.path.relpath(utterance["audio_filepath"], folder),
             speaker=str(utterance.get("speaker") or ""),
             reference=" ".join(utterance["text"].split()),
             hypothesis=" ".join(text.split()),
         )
-        for utterance, text in zip(utterances, texts, strict=True)
-    ]
+        _ = row.words, row.characters  # counted once, and kept with the row
+        rows.append(row)
+    return rows
 
 
 def _rounded(rate: float | None) -> float | None:
@@ -405,23 +416,25 @@ def save(result: Result, path: str | os.PathLike, **more: object) -> None:
     """
     path = Path(path)
     check_output(path)
-    text = io.StringIO()
-    table = csv.writer(text, delimiter="\t", lineterminator="\n")
-    table.writerow(COLUMNS)
-    for row in result.rows:
-        counts = row.words
-        rates = ("" if rate is None else f"{rate:.4f}" for rate in (counts.rate, row.characters.rate))
-        numbers = (counts.words, counts.substitutions, counts.deletions, counts.insertions, *rates)
-        table.writerow((row.file, row.speaker, *numbers, row.reference, row.hypothesis))
     try:
-        write_if_changed(path.with_suffix(".tsv"), text.getvalue())
+        with (
+            replacing(path.with_suffix(".tsv"), only_if_changed=True) as partial,
+            open(partial, "w", encoding="utf-8", newline="") as file,
+        ):
+            table = csv.writer(file, delimiter="\t", lineterminator="\n")
+            table.writerow(COLUMNS)
+            for row in result.rows:
+                counts = row.words
+                rates = ("" if rate is None else f"{rate:.4f}" for rate in (counts.rate, row.characters.rate))
+                numbers = (counts.words, counts.substitutions, counts.deletions, counts.insertions, *rates)
+                table.writerow((row.file, row.speaker, *numbers, row.reference, row.hypothesis))
         # The results file comes last: if it exists, so do its utterances.
         write_if_changed(path, json.dumps(result.as_dict() | more, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise InputError(f"{path}: can't be written ({error.strerror})") from error
 
 
-def read_rows(path: str | os.PathLike) -> list[ScoredUtterance]:
+def read_rows(path: str | os.PathLike) -> Spool[ScoredUtterance]:
     """Read the utterances of a results file, from the .tsv next to it.
 
     Raises:
@@ -435,7 +448,7 @@ def read_rows(path: str | os.PathLike) -> list[ScoredUtterance]:
             missing = [name for name in fields if name not in (table.fieldnames or ())]
             if missing:
                 raise InputError(f"{path}: lacks the column {missing[0]!r}; expected {', '.join(COLUMNS)}")
-            rows = []
+            rows = Spool()
             for line in table:
                 if None in line or None in line.values():
                     raise InputError(f"{path}, line {table.line_num}: expected {len(COLUMNS)} columns")

@@ -385,7 +385,10 @@ def _hours(sounds: Sequence[Sound]) -> dict[str, object]:
     """Return the scale of the progress bar: hours of sound, with their total if the files say it."""
     total = 0.0
     for sound in sounds if len(sounds) <= _MOST_HEADERS else []:
-        minutes = None if isinstance(sound, np.ndarray) else audio.minutes_of(sound)
+        if isinstance(sound, np.ndarray):  # the others may be made one by one, as they are asked for
+            total = 0.0
+            break
+        minutes = audio.minutes_of(sound)
         if minutes is None:  # unreadable, or without a length
             continue
         total += minutes / 60

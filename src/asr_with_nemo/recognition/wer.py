@@ -19,6 +19,8 @@ from asr_with_nemo.errors import InputError
 Unit = Literal["word", "character"]
 _RESAMPLES, _SEED = 10_000, 0
 """Of the bootstrap; the seed is fixed, so that the same result has the same interval."""
+_MANY = 20_000
+"""With more utterances, those with equal counts are drawn together, in a hundredth of the time."""
 _FEW = 10
 """With errors in fewer utterances than these, a percentile bootstrap is too narrow."""
 
@@ -206,6 +208,8 @@ def _bootstrap(errors: Sequence[int], words: Sequence[int], confidence: float = 
     data = np.array(errors), np.array(words)
     if len(data[0]) < 2:  # every draw is the same
         return float(rate(*data)), float(rate(*data))
+    if len(data[0]) > _MANY:
+        return _bootstrap_of_many(*data, confidence)
     result = stats.bootstrap(
         data,
         rate,
@@ -218,6 +222,16 @@ def _bootstrap(errors: Sequence[int], words: Sequence[int], confidence: float = 
         rng=np.random.default_rng(_SEED),
     )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _bootstrap_of_many(errors: np.ndarray, words: np.ndarray, confidence: float) -> tuple[float, float]:
+    """As `_bootstrap`: how often each pair of counts is drawn has a multinomial distribution."""
+    kinds, counts = np.unique(np.stack([errors, words], axis=1), axis=0, return_counts=True)
+    generator = np.random.default_rng(_SEED)
+    sums = [generator.multinomial(counts.sum(), counts / counts.sum()) @ kinds for _ in range(_RESAMPLES)]
+    errors, words = np.array(sums).T
+    low, high = np.quantile(errors / np.maximum(words, 1), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def difference_interval(

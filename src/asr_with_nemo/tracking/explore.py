@@ -7,7 +7,8 @@ it to a `wandb.Table`, `browse` to an HTML table for the notebook.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ def dataset_rows(
     pictures: str | os.PathLike | None = None,
     settings: PictureSettings = PictureSettings(),
     progress: bool = True,
+    most: int | None = None,
 ) -> list[Row]:
     """Return the utterances of manifests as rows: Filename, Audio File, Duration (seconds), Transcript, Spectrogram...
 
@@ -48,16 +50,19 @@ def dataset_rows(
         pictures: the folder for pictures; by default `MEDIA` in the folder of the first manifest.
         settings: how to draw them.
         progress: show a progress bar.
+        most: draw so many of the utterances at random, always the same ones, if there are more.
 
     Raises:
         InputError: a manifest or a recording can't be used, or the folder can't be written.
     """
     manifests = [Path(path) for path in manifests]
-    utterances = [(path, utterance) for path in manifests for utterance in manifest.read_manifest(path)]
+    utterances = list(_drawn(manifests, most))
     folder = Path(pictures or manifests[0].parent / MEDIA)
     files = [_file_of(utterance, folder) for _, utterance in utterances]
     pictured = make_pictures(files, folder, settings, progress)
-    splits = {path: _splits(path) for path in manifests}
+    splits = {
+        path: _splits(path, {row["audio_filepath"] for place, row in utterances if place == path}) for path in manifests
+    }
     return [
         {
             "Filename": os.path.relpath(utterance["audio_filepath"], path.parent.absolute()),
@@ -71,6 +76,16 @@ def dataset_rows(
         }
         for (path, utterance), made in zip(utterances, pictured, strict=True)
     ]
+
+
+def _drawn(manifests: Sequence[Path], most: int | None) -> Iterator[tuple[Path, manifest.Utterance]]:
+    """Yield the utterances of manifests, each with its manifest: all of them, or so many at random, in order."""
+    numbers = None
+    if most is not None:
+        count = sum(1 for path in manifests for _ in manifest.each_line(path))
+        numbers = set(random.Random(0).sample(range(count), most)) if count > most else None
+    every = ((path, utterance) for path in manifests for utterance in manifest.each_utterance(path))
+    yield from (one for number, one in enumerate(every) if numbers is None or number in numbers)
 
 
 def _file_of(utterance: manifest.Utterance, folder: Path) -> Path:
@@ -94,16 +109,19 @@ def _split_name(path: Path) -> str:
     return path.stem.removesuffix("_manifest")
 
 
-def _splits(path: Path) -> dict[str, str]:
+def _splits(path: Path, recordings: set[str]) -> dict[str, str]:
     """Return recording → split: the smallest manifest in this folder that contains the recording.
 
     So the recordings of train_all are assigned to train or dev.
     """
-    beside = {other: manifest.read_manifest(other, check_audio=False) for other in path.parent.glob("*_manifest.json")}
-    splits: dict[str, str] = {}
-    for other in sorted(beside, key=lambda other: -len(beside[other])):
-        splits |= {utterance["audio_filepath"]: _split_name(other) for utterance in beside[other]}
-    return splits
+    found: list[tuple[int, str, set[str]]] = []
+    for other in sorted(path.parent.glob("*_manifest.json")):
+        held, rows = set(), 0
+        for utterance in manifest.each_utterance(other, check_audio=False):
+            rows += 1
+            held |= {utterance["audio_filepath"]} & recordings
+        found.append((rows, _split_name(other), held))
+    return {name: split for _, split, held in sorted(found, key=lambda one: -one[0]) for name in held}
 
 
 def prediction_rows(rows: Sequence, folder: str | os.PathLike) -> list[Row]:
