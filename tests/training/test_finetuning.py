@@ -215,6 +215,12 @@ def test_it_stops_when_dev_no_longer_gains(
         finetuning.train(config_of(small_model, small_corpus, tmp_path, f"+{section}.patiense=2"))
 
 
+@pytest.mark.slow
+def test_a_few_steps_are_enough_to_try_it_out(small_model: Path, small_corpus: an4.Corpus, tmp_path: Path):
+    model = finetuning.train(config_of(small_model, small_corpus, tmp_path, "trainer.max_steps=1"))
+    assert model.is_file()  # though the epoch ended before a validation
+
+
 # --- What can't be done -----------------------------------------------------------------------------------------------
 
 

@@ -398,7 +398,8 @@ def build_trainer(
     if manager.get("create_early_stopping_callback") and validates:
         params = OmegaConf.to_container(manager.get("early_stopping_callback_params") or OmegaConf.create())
         try:
-            callbacks["stopping"] = EarlyStopping(**asked | params)
+            # By default it also looks at the end of an epoch that trainer.max_steps cuts short, which isn't validated.
+            callbacks["stopping"] = EarlyStopping(**asked | {"check_on_train_epoch_end": False} | params)
         except (TypeError, MisconfigurationException) as error:
             raise InputError(f"exp_manager.early_stopping_callback_params: {error}") from error
     average = manager.get("ema") or {}
