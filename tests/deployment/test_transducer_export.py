@@ -13,6 +13,8 @@ import onnx
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from nemo.collections.asr.models import EncDecRNNTModel
+from omegaconf import OmegaConf
 
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.deployment import export, runtime
@@ -26,7 +28,7 @@ from asr_with_nemo.recognition.spelling import Spelling
 from asr_with_nemo.recognition.transducer_beam import boosting_tree, probabilities
 from tests.conftest import first_rows, run_script
 from tests.recognition.test_transducers import taught
-from tests.recognizers import DURATIONS
+from tests.recognizers import DURATIONS, config_of
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +77,22 @@ def test_texts_times_and_confidence_are_nemos(family: str, models: dict, exports
             for one, other in zip(ours.words, theirs.words, strict=True):
                 assert (one.word, one.start, one.end) == (other.word, other.start, other.end)
                 assert one.confidence == pytest.approx(other.confidence, abs=5e-3)
+
+
+def test_a_prediction_network_without_a_state_is_exported_too(files: list[str], tmp_path: Path):
+    config = config_of("rnnt of letters", tmp_path)
+    config["decoder"] |= {
+        "_target_": "nemo.collections.asr.modules.StatelessTransducerDecoder",
+        "context_size": 3,
+        "normalization_mode": "layer",
+    }
+    torch.manual_seed(0)
+    EncDecRNNTModel(cfg=OmegaConf.create(config)).save_to(str(tmp_path / "model.nemo"))
+    model = taught(tmp_path / "model.nemo")
+    equality = export.export(model, tmp_path / "model.onnx", files)
+    assert equality.same_texts == len(files) and max(equality.alone, equality.padded) < 1e-3
+    heard = runtime.Recognizer(tmp_path / "model.onnx").transcribe(files)
+    assert sum(len(transcript.words) for transcript in heard) > 3
 
 
 def test_the_file_needs_neither_torch_nor_nemo_nor_sentencepiece(exports: dict[str, Path], files: list[str]):

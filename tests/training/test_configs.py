@@ -60,7 +60,7 @@ def test_every_training_config_of_the_folder_is_composed_here():
         ("finetune", "ab920ae92214"),
         ("quartznet_an4", "586365a1196c"),
         ("small_corpus", "347fdd10e57c"),
-        ("streaming_an4", "5c57d5dbce4d"),
+        ("streaming_an4", "bf85203a5975"),
         ("transducer_an4", "bfac910d9b69"),
     ],
 )

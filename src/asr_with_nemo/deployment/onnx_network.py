@@ -324,7 +324,7 @@ class _StatelessPrediction(nn.Module):
 
     def __init__(self, model: "ASRModel"):
         super().__init__()
-        self.net = model.decoder.prediction["embed"]
+        self.net = model.decoder.prediction
         self.blank, self.size = self.net.blank_idx, self.net.context_size - 1
         self.projection = model.joint.pred
 

@@ -306,7 +306,7 @@ def build_model(config: DictConfig, trainer: pl.Trainer | None = None):
     """
     from nemo.collections.asr import models
 
-    from asr_with_nemo.training import augmentation, channels_last, tdt_loss
+    from asr_with_nemo.training import augmentation, channels_last, first_layer, tdt_loss
 
     quieten()
     _check_names(config)
@@ -325,6 +325,8 @@ def build_model(config: DictConfig, trainer: pl.Trainer | None = None):
         frames = durations(model)
         settings = (model.cfg.get("loss") or {}).get("tdt_kwargs" if frames else "warprnnt_numba_kwargs")
         tdt_loss.use(model.loss, frames or None, settings or {})
+    if moments := section.get("standardise"):
+        first_layer.standardise_input(model, **moments)
     augmentation.seed_cutout(model)
     augmentation.keep_in_memory(model)
     if config.model.train_ds.get("vocal_tract"):
