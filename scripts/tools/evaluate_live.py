@@ -127,7 +127,8 @@ def main(
             + [f"--look-ahead={look_ahead}"] * bool(look_ahead)
             + [f"--decoder={decoder}"] * bool(decoder)
         )
-        save_measurement(output, "Live recognition", about, measured, command)
+        title = f"Live recognition{' by a cache-aware model' if streams else ''}"
+        save_measurement(output, title, about, measured, command)
         typer.echo(f"results: {output}")
 
 
