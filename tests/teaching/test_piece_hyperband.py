@@ -39,6 +39,10 @@ def test_it_stops_what_the_package_stops(page: Page, first: int, eta: int):
 
 
 def test_arrow_keys_move_the_sliders_and_the_still_picture_is_hidden(page: Page):
+    # As JupyterLab does, which has commands of its own on these keys.
+    page.evaluate("""() => document.addEventListener("keydown", (event) => {
+        if (!event.target.hasAttribute("data-lm-suppress-shortcuts")) event.preventDefault();
+    }, true)""")
     slider = page.get_by_role("slider", name="min_iter")
     slider.fill("2")
     slider.focus()
@@ -48,3 +52,5 @@ def test_arrow_keys_move_the_sliders_and_the_still_picture_is_hidden(page: Page)
     eta = int(page.get_by_role("slider", name="eta").input_value())
     assert spent == sum(tuning.replay(CURVES, 3, eta))
     assert page.locator(".asr-still").is_hidden()
+    slider.press("Shift+Enter")  # runs the cell, also from here
+    assert slider.get_attribute("data-lm-suppress-shortcuts") is None

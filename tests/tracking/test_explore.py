@@ -267,6 +267,13 @@ def test_files_from_elsewhere_are_carried_along_up_to_a_limit(rows: list[explore
     assert len(text) < 20_000
 
 
+def test_files_behind_a_symbolic_link_are_carried_along(rows: list[explore.Row], tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").symlink_to(Path(rows[0]["Audio File"]).parent)
+    linked = [{"Audio File": tmp_path / "elsewhere" / Path(rows[0]["Audio File"]).name}]
+    assert "base64," in explore.browse(linked).data, "Jupyter wouldn't serve it"
+
+
 def test_a_text_is_shown_and_not_obeyed(small_corpus: Corpus):
     text = explore.browse([{"Transcript": "<script>alert(1)</script>", "n": 1}]).data
     assert "&lt;script&gt;alert(1)" in text

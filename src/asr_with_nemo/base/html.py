@@ -138,7 +138,9 @@ class _Addresses:
 
     def __call__(self, path: Path) -> str | None:
         path = path.absolute()
-        if self.beside and path.is_relative_to(Path.cwd()) and "google.colab" not in sys.modules:
+        # Jupyter refuses a file that a symbolic link keeps elsewhere, as with a data folder on another disk.
+        inside = all(one.is_relative_to(Path.cwd()) for one in (path, path.resolve()))
+        if self.beside and inside and "google.colab" not in sys.modules:
             return quote(Path(os.path.relpath(path, self.beside)).as_posix())
         size = path.stat().st_size
         if size > self.left:

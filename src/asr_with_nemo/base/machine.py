@@ -35,6 +35,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore")
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
+        # A package sets its own level when it is imported, perhaps after this call, but not that of its modules.
+        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.ERROR)
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs errors that it raises, and that NeMo catches
     from nemo.utils import logging as nemo_logging
 

@@ -35,6 +35,12 @@ _FRAME = jinja2.Environment(autoescape=True).from_string(
 {{ script | safe }}
         })(frame.querySelector(".asr-live"), data);
         frame.querySelector(".asr-still").hidden = true;
+        // JupyterLab takes arrows and letters for its own commands, unless the focused element has this attribute.
+        const keep = ({ target, shiftKey, ctrlKey, altKey, metaKey }) => {
+            if (!frame.contains(target)) return;
+            target.toggleAttribute("data-lm-suppress-shortcuts", !(shiftKey || ctrlKey || altKey || metaKey));
+        };
+        window.addEventListener("keydown", keep, true); // before JupyterLab, which listens at the document
     }
 })();
 </script>

@@ -319,7 +319,8 @@ def _from_server(
 
 
 def _bar(items: Iterable, total: int, progress: bool) -> tqdm:
-    return tqdm(items, "reading", total, unit="run", delay=1, leave=False, disable=not progress)
+    # Not for a short reading: in a notebook a bar that has gone leaves an empty line, red as an error.
+    return tqdm(items, "reading", total, unit="run", delay=3, leave=False, disable=not progress)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

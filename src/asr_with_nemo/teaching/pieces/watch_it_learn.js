@@ -74,7 +74,7 @@ const go = index => {
 const stop = () => { clearInterval(timer); timer = null; play.textContent = "▶ play"; };
 const start = () => {
     if (now === recording.moments.length - 1) go(0);
-    play.textContent = "⏸ pause";
+    play.textContent = "❚❚ pause";
     timer = setInterval(() => {
         if (!root.isConnected || now >= recording.moments.length - 1) return stop();
         go(now + 1);
