@@ -40,14 +40,19 @@ def _read_table(source: Source) -> Iterator[Entry]:
     if not found:
         raise InputError("\n".join(reasons) or f"{source.path}: no table found; expected a .csv, .tsv or .jsonl file")
     source.notes += [f"not read: {reason}" for reason in reasons]
+    source.notes += _not_read(source, found, reasons)
     for table in found:
         source.notes.append(f"read {table}")
-        source.notes += [f"not understood: column {column!r} of {table.path.name}, a time?" for column in table.unread]
+        source.notes += table.notes
         split = _part_of(table.path, source.root) if len(found) > 1 else ""
         yield from (_of_row(row, table, finder, split) for row in tables.read(table))
 
 
 _TABLES = tables.SUFFIXES - tables.LISTS
+_MOST_UNUSABLE = 50  # tables at one depth, after which no further one is tried
+_SHOWN = 8  # names in a note
+_TEXT_BESIDE = ".txt"  # such files beside a list may be anything
+_NO_SPEAKER = {"n/a", "na", "none", "unknown", "-", "?", "null"}
 
 
 def _usable_tables(
@@ -56,22 +61,55 @@ def _usable_tables(
     """Return the usable tables with the first kind of suffixes that has any, and the reasons against the others."""
     found, reasons = [], []
     for suffixes in kinds:
-        for path in [source.path] if source.path.is_file() else _tables_of(source, suffixes):
+        for paths in [[source.path]] if source.path.is_file() else _tables_of(source, suffixes):
+            for number, path in enumerate(paths):
+                if number == _MOST_UNUSABLE and not found:
+                    break
 
-            def is_audio(value: str, base: Path = path.parent) -> bool:
-                return finder.is_audio(value, base)
+                def is_audio(value: str, base: Path = path.parent) -> bool:
+                    return finder.is_audio(value, base)
 
-            try:
-                found.append(tables.inspect(path, is_audio, source.encoding, source.delimiter, source.columns))
-            except InputError as error:
-                reasons.append(str(error))
-        if found or source.path.is_file():
+                try:
+                    found.append(tables.inspect(path, is_audio, source.encoding, source.delimiter, source.columns))
+                except InputError as error:
+                    reasons.append(str(error))
+            if found:
+                return _alike(found), reasons
+        if source.path.is_file():
             break
     return found, reasons
 
 
-def _tables_of(source: Source, suffixes: Set[str]) -> list[Path]:
-    """Return the tables of a folder; if they overlap, as in Common Voice, those of the train, dev and test splits."""
+def _alike(found: list[tables.Table]) -> list[tables.Table]:
+    """Return tables, those with the same columns read alike: a small one may lack what tells its columns apart."""
+    sure: dict[tuple, tables.Table] = {}
+    for table in sorted(found, key=lambda one: one.path.stat().st_size, reverse=True):
+        key = (*table.columns, table.has_header, table.roles.get("audio"))
+        table.roles = dict(sure.setdefault(key, table).roles)
+    return found
+
+
+def _not_read(source: Source, found: Sequence[tables.Table], reasons: Sequence[str]) -> list[str]:
+    """Return a note about the tables beside those that are read, of which the splits or the validated rows were."""
+    if source.path.is_file():
+        return []
+    read = {table.path for table in found}
+    beside = sorted(path for folder in {path.parent for path in read} for path in folder.iterdir())
+    kinds = {path.suffix.lower() for path in read}
+    others = [path for path in beside if path.suffix.lower() in kinds and path not in read and path.is_file()]
+    others = [path for path in others if path.name[0] not in ".~" and path.stem.lower() not in NO_TRANSCRIPTS]
+    others = [path for path in others if not any(reason.startswith(f"{path}:") for reason in reasons)]
+    if not others or _TEXT_BESIDE in kinds:
+        return []
+    shown = ", ".join(source.name_of(path) for path in others[:_SHOWN]) + (" ..." if others[_SHOWN:] else "")
+    return [f"not read: {shown}, with rows of their own? Name one as the source to read it alone"]
+
+
+def _tables_of(source: Source, suffixes: Set[str]) -> Iterator[list[Path]]:
+    """Yield the tables of a folder, at one depth after the other.
+
+    If they overlap, as in Common Voice, those of the train, dev and test splits.
+    """
     folder = source.path
     for pattern in ("*", "*/*", "*/*/*"):
         found = [path for path in sorted(folder.glob(pattern)) if path.suffix.lower() in suffixes]
@@ -83,14 +121,12 @@ def _tables_of(source: Source, suffixes: Set[str]) -> list[Path]:
         parts = {path: split for path in found if (split := _part_of(path, folder))}
         parts = {path: split for path, split in parts.items() if "all" not in re.split("[^a-z]", path.stem)}
         if "train" in parts.values() and len(set(parts.values())) > 1:
-            return list(parts)
-        whole = [path for path in found if path.stem == "validated"]
-        if whole or found:
-            return whole or found
+            found = list(parts)
+        yield [path for path in found if path.stem == "validated"] or found
     # Further down, the tables that are called the same: M-AILABS has a metadata.csv for each book.
     query = "SELECT path, name FROM files WHERE kind = 'aligned' ORDER BY path"
     named = [(path, name) for path, name in source.store.select(query) if os.path.splitext(name)[1] in suffixes]
-    return [folder / path for path, name in named if name == named[0][1]] if len(named) < 10_000 else []
+    yield [folder / path for path, name in named if name == named[0][1]] if len(named) < 10_000 else []
 
 
 def _part_of(table: Path, folder: Path) -> str:
@@ -105,7 +141,9 @@ def _of_row(row: tables.TableRow, table: tables.Table, finder: Finder, split: st
         return Entry(place, problem="broken row", detail=row.detail)
     roles = {role: tables.as_text(row.cells.get(column)) for role, column in table.roles.items()}
     text = clean_text(roles.get("text", ""))
-    named = {"place": place, "text": text, "speaker": clean_text(roles.get("speaker", "")), "doubt": row.doubt}
+    speaker = clean_text(roles.get("speaker", ""))
+    speaker = "" if speaker.casefold() in _NO_SPEAKER else speaker
+    named = {"place": place, "text": text, "speaker": speaker, "doubt": row.doubt}
     named["split"] = split_of(roles.get("split", "")) or split
     if table.sheet and (odd := sheets.what_it_is(row.cells.get(table.roles.get("text")))):
         is_lost = odd != "a number" and odd != "a formula"

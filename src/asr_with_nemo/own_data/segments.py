@@ -176,7 +176,7 @@ def read_table(path: Path, encoding: str = "", delimiter: str = "") -> Reading |
     if not table.has_header or "start" not in roles or not {"end", "seconds"} & set(roles) or "audio" in roles:
         return None
     notes = [f"read {table}".replace(f"{path.name} ", "")]
-    notes += [f"not understood: column {column!r}, a time?" for column in table.unread]
+    notes += table.notes
     cues, is_whole = [], True
     for row in tables.read(table):
         cells = {role: tables.as_text(row.cells.get(column)) for role, column in roles.items()}

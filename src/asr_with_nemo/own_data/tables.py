@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 from asr_with_nemo.errors import InputError
@@ -26,6 +26,7 @@ LISTS = {".txt", ".lst", ".list"}
 """Suffixes of tables that other text files have too."""
 _DELIMITERS = ("\t", "|", ";", ",")
 _SAMPLE = 200  # rows from which a table's form is detected
+_SHOWN = 8  # columns that aren't read, in a note
 _CELL = 10_000_000  # characters; a longer cell comes from a quote that was never closed
 ROLES: dict[str, tuple[str, ...]] = {
     "audio": (
@@ -36,9 +37,12 @@ ROLES: dict[str, tuple[str, ...]] = {
     "text": (
         "normalized_text normalised_text normalized_transcription sentence text transcript transcription transcripts "
         "words utterance word label labels keyword command content caption prompt orthographic raw_text "
-        "raw_transcription"
+        "raw_transcription text_tn"
     ).split(),
-    "speaker": "speaker speaker_id speakerid speaker_name spk spk_id client_id user_id user reader voice actor".split(),
+    "speaker": (
+        "speaker speaker_id speakerid speaker_name spk spk_id client_id user_id user reader voice actor sprecher "
+        "sprecherin locuteur hablante falante parlante диктор спикер 说话人 話者"
+    ).split(),
     "split": "split subset set partition".split(),
     # Found by `times.time_roles`, since their names hold a unit, too.
     "start": "offset start".split(),
@@ -48,6 +52,7 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 """Role of a column → its usual names, the most reliable first."""
 _TIMES = ("start", "end", "seconds")
+_RATES = (1_000, 8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)  # units of times in a second
 
 
 @dataclass
@@ -64,7 +69,9 @@ class Table:
         roles: "audio", "text", "speaker" ... → column.
         scales: "start", "end", "seconds" → seconds per unit of that column.
         first_channel: the number of the first channel.
+        notes: what the user should know of its columns.
         unread: columns whose names speak of times, but which were not understood.
+        is_object: whether it is one JSON object, name → transcript or name → object.
         inside: the key of the list with the rows, where a JSON object has them in one.
         sheet: the name of the sheet of a workbook; "" for other tables.
         others: the names of the sheets that aren't read.
@@ -79,20 +86,25 @@ class Table:
     roles: dict[str, str] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
     first_channel: int = 1
+    notes: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+    is_object: bool = False
     inside: str = ""
     sheet: str = ""
     others: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        units = {role: " in ms" for role, scale in self.scales.items() if scale == 0.001}
+        units = {role: f" in {times.UNITS[scale]}" for role, scale in self.scales.items() if scale in times.UNITS}
         named = ", ".join(f"{role}: {column}{units.get(role, '')}" for role, column in self.roles.items())
         kind = {"\t": "tabs", "": "JSON", " ": "name and text"}.get(self.delimiter, f"{self.delimiter!r}")
         kind += f", its list {self.inside!r}" if self.inside else ""
         if self.sheet:
             kind = f"sheet {self.sheet!r}"
             kind += f" of several, not read: {', '.join(map(repr, self.others))}" if self.others else ""
-        return f"{self.path.name} ({kind}, {'a' if self.has_header else 'no'} header; {named})"
+        rest = [column for column in self.columns if column not in (*self.roles.values(), *self.unread)]
+        more = " ..." if rest[_SHOWN:] else ""
+        others = f"; not read: {', '.join(rest[:_SHOWN])}{more}" if rest else ""
+        return f"{self.path.name} ({kind}, {'a' if self.has_header else 'no'} header; {named}{others})"
 
 
 # --- Detecting the form -----------------------------------------------------------------------------------------------
@@ -179,8 +191,13 @@ def _with_roles(
     """Set the roles of a table's columns; raise InputError if it lacks one that it needs."""
     path = table.path
     sample = [row.cells for row in islice(read(table), _SAMPLE) if row.doubt != "broken"]
+    if table.is_object and not any(is_audio(as_text(cell)) for row in sample for cell in row.values()):
+        raise InputError(
+            f"{path}: JSON that names no recording; expected name → transcript, or rows with a path and a transcript"
+        )
     table.roles = named_roles(table, columns)
     _find_times(table)
+    _find_samples(table, sample)
     for role in ROLES:
         if (
             role == "audio"
@@ -191,6 +208,7 @@ def _with_roles(
         if role not in table.roles and role not in _TIMES and (column := guess(role, table, sample, is_audio)):
             table.roles[role] = column
     _check_channels(table, sample)
+    table.notes += _notes(table, sample)
     for role, what in (("audio", "recordings"), ("text", "transcripts")):
         if role in needs and role not in table.roles:
             first = sample[0] if sample and not table.has_header else {}
@@ -281,12 +299,13 @@ def _is_header(first: Sequence[str], rest: Sequence[Sequence[str]], is_audio: Ca
 
 
 def plain(name: str) -> str:
-    """Return a column's name for comparison: in lower case, with underscores for other characters.
+    """Return a column's name for comparison: in lower case, with underscores between its words.
 
     Example:
-        >>> plain("Audio File-Path")
-        'audio_file_path'
+        >>> plain("Audio File-Path"), plain("startMs"), plain("SpeakerID")
+        ('audio_file_path', 'start_ms', 'speaker_id')
     """
+    name = re.sub(r"(?<=[A-Z])(?=[A-Z][a-z])|(?<=[a-z0-9])(?=[A-Z])", "_", name)
     return re.sub(r"[\W_]+", "_", name.casefold()).strip("_")
 
 
@@ -328,6 +347,9 @@ def guess(role: str, table: Table, sample: Sequence[Cells], is_audio: Callable[[
     # Numbers alone are sizes, times or ids, never guessed to be transcripts; --text-column takes them all the same.
     others = [column for column in free if any(map(_letters, values[column]))]
     others = [column for column in others if sum(map(is_audio, values[column])) < len(values[column]) / 2]
+    # FLEURS has its texts letter by letter, too, and the speaker's sex; neither is read where there is anything else.
+    others = [column for column in others if not _is_spelled(values[column])] or others
+    others = [column for column in others if len(set(values[column])) > 1] or others
     letters = {column: sum(map(_letters, values[column])) / len(values[column]) for column in others}
     # With two columns of transcripts, as in LJSpeech, the later one has the numbers spelled out.
     longest = max(letters.values(), default=0)
@@ -342,7 +364,15 @@ def _names(column: str, table: Table) -> tuple[str, ...]:
 def _find_times(table: Table) -> None:
     """Set the roles and units of the columns of times, and name those that aren't understood."""
     plain_names = [plain(column) for column in table.columns] if table.has_header else []
-    for role, (place, scale) in times.time_roles(plain_names).items():
+    found = times.time_roles(plain_names)
+    if "start" not in found and not table.delimiter and not table.sheet:  # of an object within another
+        for outer in dict.fromkeys(column.rpartition(".")[0] for column in table.columns if "." in column):
+            inner = [
+                plain(name) if head == outer else "" for head, _, name in (c.rpartition(".") for c in table.columns)
+            ]
+            of_outer = times.time_roles(inner)
+            found = of_outer if {"start", "end"} <= set(of_outer) or {"start", "seconds"} <= set(of_outer) else found
+    for role, (place, scale) in found.items():
         if role not in table.roles and table.columns[place] not in table.roles.values():
             table.roles[role], table.scales[role] = table.columns[place], scale
     used = set(table.roles.values())
@@ -353,6 +383,51 @@ def _find_times(table: Table) -> None:
     ]
 
 
+def _find_samples(table: Table, sample: Sequence[Cells]) -> None:
+    """Set the unit of start and end to that in which they differ by the duration: samples, as in SpeechBrain, or ms."""
+    if not {"start", "end", "seconds"} <= set(table.roles) or any(scale != 1.0 for scale in table.scales.values()):
+        return
+    try:
+        start, end, seconds = (
+            [times.parse_time(as_text(row.get(table.roles[role]))) for row in sample] for role in _TIMES
+        )
+    except ValueError:
+        return
+    units = [(until - since) / max(length, 1e-9) for since, until, length in zip(start, end, seconds, strict=True)]
+    for per_second in _RATES:
+        if units and all(abs(unit / per_second - 1) < 0.01 for unit in units):
+            table.scales |= {"start": 1 / per_second, "end": 1 / per_second}
+            table.notes.append(f"start and end of {table.path.name} are read in 1/{per_second:g} s, by its durations")
+
+
+def _notes(table: Table, sample: Sequence[Cells]) -> Iterator[str]:
+    """Yield what is odd about a table's times: columns that may be some, a start without an end."""
+    name = table.path.name
+    for column in table.unread:
+        yield f"not understood: column {column!r} of {name}, a time?"
+    if "start" in table.roles and not {"end", "seconds"} & set(table.roles):
+        yield (
+            f"{name} has starts ({table.roles['start']!r}) and no column of ends: each row is read to the end of its "
+            "recording; name the column end, or duration"
+        )
+    free = [column for column in table.columns if column not in (*table.roles.values(), *table.unread)]
+    pair = next((pair for pair in pairwise(free) if "start" not in table.roles and _may_be_times(pair, sample)), None)
+    if pair:
+        named = " and ".join(map(repr, pair))
+        yield f"columns {named} of {name}, start and end? Name them so if they are times, in seconds"
+
+
+def _may_be_times(columns: tuple[str, str], sample: Sequence[Cells]) -> bool:
+    """Return whether two columns hold numbers with parts, or clock times, the second always the larger."""
+    pairs = [[as_text(row.get(column)) for column in columns] for row in sample]
+    try:
+        parsed = [(times.parse_time(start), times.parse_time(end)) for start, end in pairs]
+    except ValueError:
+        return False
+    is_fine = any(re.search("[.,:]", cell) for pair in pairs for cell in pair)
+    return len(parsed) > 1 and is_fine and all(start < end for start, end in parsed)
+
+
 def _check_channels(table: Table, sample: Sequence[Cells]) -> None:
     """Find out how a column numbers the channels; one with other values, such as a station's name, has no role."""
     if column := table.roles.get("channel"):
@@ -361,6 +436,11 @@ def _check_channels(table: Table, sample: Sequence[Cells]) -> None:
             del table.roles["channel"]
         else:
             table.first_channel = first
+
+
+def _is_spelled(values: Sequence[str]) -> bool:
+    """Return whether texts are written letter by letter, with bars between the words."""
+    return sum("|" in value for value in values) > 0.5 * len(values)
 
 
 def _letters(value: str) -> int:
@@ -392,7 +472,19 @@ def read(table: Table) -> Iterator[TableRow]:
         return _read_sheet(table)
     if table.delimiter:
         return _read_columns(table)
-    return (replace(row, cells=flat(row.cells)) for row in read_json(table))
+    return (replace(row, cells=flat(cells)) for row in read_json(table) for cells in _parts(row.cells))
+
+
+def _parts(cells: Cells) -> Iterator[Cells]:
+    """Yield the segments of a recording, where an object has no text but a list of them, as GigaSpeech's; or itself."""
+    if not any(plain(name) in ROLES["text"] and as_text(value) for name, value in cells.items()):
+        for key, value in cells.items():
+            if is_list_of_rows(value) and "start" in times.time_roles([plain(name) for name in value[0]]):
+                names = [name for name in cells if name != key]
+                of_whole = {names[place] for place, _ in times.time_roles([plain(name) for name in names]).values()}
+                yield from ({name: cells[name] for name in names if name not in of_whole} | one for one in value)
+                return
+    yield cells
 
 
 def _read_columns(table: Table) -> Iterator[TableRow]:
@@ -487,5 +579,6 @@ def _read_json_object(table: Table) -> Iterator[TableRow]:
         table.inside = lists[0]
         yield from (json_row(number, value) for number, value in enumerate(content[lists[0]], 1))
         return
+    table.is_object = True
     for number, (name, value) in enumerate(content.items(), 1):
         yield json_row(number, {"name": name} | (value if isinstance(value, dict) else {"text": value}))
