@@ -25,7 +25,6 @@ from asr_with_nemo.own_data import (
     sheets,
     tables,
     text_files,
-    times,
 )
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import AUDIO, NO_TRANSCRIPTS, clean_text
@@ -153,16 +152,12 @@ def _of_row(row: tables.TableRow, table: tables.Table, finder: Finder, split: st
     path = finder.find(roles.get("audio", ""), table.path.parent)
     if isinstance(path, Missing):
         return Entry(**named, name=clean_text(roles["audio"]), problem=path.problem, detail=path.detail)
-    written = {role: roles[role] for role in ("start", "end", "seconds") if roles.get(role)}
     try:
-        known = {role: times.parse_time(text, table.scales.get(role, 1.0)) for role, text in written.items()}
+        start, length = table.part_of(roles)
     except ValueError as error:
         return Entry(
             **named, name=clean_text(roles["audio"]), problem="broken row", detail=f"{error}, in a time's column"
         )
-    start, end, seconds = known.get("start", 0.0), known.get("end"), known.get("seconds")
-    # Without a start, a duration is that of the whole recording.
-    length = end - start if end is not None and "start" in roles else seconds if "start" in roles else None
     channel = channels.number_of(roles.get("channel", ""), table.first_channel)
     name = finder.source.name_of(path)
     return Entry(**named, audio=str(path), name=name, start=start, seconds=length, channel=channel)
@@ -326,9 +321,11 @@ def detect(source: Source) -> str:
 
     if has("dataset_info.json", "*/dataset_info.json"):
         return "hf"
-    if has("wav.scp", "*/wav.scp", "*/*/wav.scp"):
+    if has(*(f"{depth}wav.scp" for depth in layouts.DEPTHS)):
         return "kaldi"
-    if has("*supervisions*.jsonl*"):
+    if has("*supervisions*.jsonl*") or (has("*supervisions*.json") and has("*recordings*.json")):
+        return "lhotse"
+    if layouts.cuts_of(path):
         return "lhotse"
     if source.store.value("SELECT 1 FROM files WHERE name LIKE '%.trans.txt' OR name LIKE '%.trans.tsv'"):
         return "librispeech"
@@ -368,6 +365,8 @@ def _detect_file(source: Source) -> str:
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".arrow"):
         return "hf"
+    if ".jsonl" in path.suffixes and layouts.are_cuts(path):
+        return "lhotse"
     instead = "is a recording; name its folder" if suffix in AUDIO else ""
     if suffix in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
         instead = "is an archive; unpack it and name the folder"

@@ -6,7 +6,6 @@ roles are detected from the file.
 """
 
 import codecs
-import csv
 import json
 import re
 from collections import Counter
@@ -16,7 +15,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import channels, sheets, times
+from asr_with_nemo.own_data import channels, delimited, sheets, times
 from asr_with_nemo.own_data.json_rows import Cells, TableRow, flat, is_list_of_rows, json_row, read_objects
 from asr_with_nemo.own_data.text_files import Lines, encoding_of, is_wide
 
@@ -27,7 +26,6 @@ LISTS = {".txt", ".lst", ".list"}
 _DELIMITERS = ("\t", "|", ";", ",")
 _SAMPLE = 200  # rows from which a table's form is detected
 _SHOWN = 8  # columns that aren't read, in a note
-_CELL = 10_000_000  # characters; a longer cell comes from a quote that was never closed
 ROLES: dict[str, tuple[str, ...]] = {
     "audio": (
         "audio_filepath audio_filename audio_path audio_file audiofile wav_filename wav_path wav_file file_name "
@@ -93,18 +91,39 @@ class Table:
     sheet: str = ""
     others: list[str] = field(default_factory=list)
 
+    def part_of(self, cells: Mapping[str, str]) -> tuple[float, float | None]:
+        """Return the start and the length of a row's part, in seconds; None for the rest of the recording.
+
+        Args:
+            cells: role → text.
+
+        Raises:
+            ValueError: a time can't be read.
+        """
+        written = {role: cells[role] for role in _TIMES if cells.get(role)}
+        known = {role: times.parse_time(text, self.scales.get(role, 1.0)) for role, text in written.items()}
+        start, end = known.get("start", 0.0), known.get("end")
+        if "start" not in self.roles:  # a duration is then that of the whole recording
+            return 0.0, None
+        return start, known.get("seconds") if end is None else end - start
+
     def __str__(self) -> str:
-        units = {role: f" in {times.UNITS[scale]}" for role, scale in self.scales.items() if scale in times.UNITS}
-        named = ", ".join(f"{role}: {column}{units.get(role, '')}" for role, column in self.roles.items())
         kind = {"\t": "tabs", "": "JSON", " ": "name and text"}.get(self.delimiter, f"{self.delimiter!r}")
         kind += f", its list {self.inside!r}" if self.inside else ""
         if self.sheet:
             kind = f"sheet {self.sheet!r}"
             kind += f" of several, not read: {', '.join(map(repr, self.others))}" if self.others else ""
+        header = "a header" if self.has_header else "no header"
+        return f"{self.path.name} ({kind}, {header}; {self.what_is_read()})"
+
+    def what_is_read(self) -> str:
+        """Return the columns with their roles, and the others, for the user."""
+        units = {role: f" in {times.UNITS[scale]}" for role, scale in self.scales.items() if scale in times.UNITS}
+        named = ", ".join(f"{role}: {column}{units.get(role, '')}" for role, column in self.roles.items())
         rest = [column for column in self.columns if column not in (*self.roles.values(), *self.unread)]
         more = " ..." if rest[_SHOWN:] else ""
         others = f"; not read: {', '.join(rest[:_SHOWN])}{more}" if rest else ""
-        return f"{self.path.name} ({kind}, {'a' if self.has_header else 'no'} header; {named}{others})"
+        return f"{named}{others}"
 
 
 # --- Detecting the form -----------------------------------------------------------------------------------------------
@@ -163,7 +182,7 @@ def _of_workbook(path: Path, is_audio: Callable[[str], bool]) -> Table:
         width = max(map(len, rows), default=0)
         if width > 1:
             leading = sum(any(map(is_audio, row)) for row in rows)
-            rows = [row for row in rows if not _is_remark(row, width)]
+            rows = [row for row in rows if not delimited.is_remark(row, width)]
             found.append((leading, name, [[*row, *[""] * (width - len(row))] for row in rows]))
     if not found:
         raise InputError(f"{path}: no sheet with two columns or more; expected rows of a path and a transcript")
@@ -171,18 +190,8 @@ def _of_workbook(path: Path, is_audio: Callable[[str], bool]) -> Table:
     first, *rest = rows
     table = Table(path, sheet=name, others=[one for one in names if one != name])
     table.has_header = _is_header(first, rest, is_audio)
-    table.columns = _unique(first) if table.has_header else [str(place) for place in range(1, len(first) + 1)]
+    table.columns = delimited.unique(first) if table.has_header else [str(place) for place in range(1, len(first) + 1)]
     return table
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """Return the names of columns, each once: a repeated one with its number."""
-    seen: Counter[str] = Counter()
-    made = []
-    for name in names:
-        seen[name] += 1
-        made.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return made
 
 
 def _with_roles(
@@ -196,7 +205,7 @@ def _with_roles(
             f"{path}: JSON that names no recording; expected name → transcript, or rows with a path and a transcript"
         )
     table.roles = named_roles(table, columns)
-    _find_times(table)
+    find_times(table)
     _find_samples(table, sample)
     for role in ROLES:
         if (
@@ -232,7 +241,7 @@ def _find_delimiter(table: Table, given: str, is_audio: Callable[[str], bool]) -
     best, most, leading_most = (",", 1), (0.0, 0.0), 0
     for delimiter in [given] if given else _DELIMITERS:
         for quoted in (True, False):
-            rows = [row for row in _records(lines, delimiter, quoted) if any(row)]
+            rows = [row for row in delimited.records(lines, delimiter, quoted) if any(row)]
             widths = Counter(map(len, rows))
             width, count = max(widths.items(), key=lambda item: (item[0] > 1, item[1]), default=(1, 0))
             leading = sum(len(row) > 1 and any(map(is_audio, row)) for row in rows)
@@ -240,50 +249,28 @@ def _find_delimiter(table: Table, given: str, is_audio: Callable[[str], bool]) -
             if score > most:  # on a tie, the rarer character wins
                 best, most, leading_most = (delimiter, width), score, leading
     table.delimiter, width = best
-    names = [_name_and_text(line) for line in lines if line.strip()]
+    names = [delimited.name_and_text(line) for line in lines if line.strip()]
     named = sum(len(name) == 2 and is_audio(name[0]) for name in names)
     has_tabs = table.delimiter == "\t" and most[1] >= 0.9  # nearly all rows have the same number of columns
     if not given and not has_tabs and named > max(leading_most, len(names) / 2):
         table.delimiter, table.has_header, table.columns = " ", False, ["1", "2"]
         return
     table.quoted = _has_quotes(table, width)
-    rows = [row for row in _records(lines, table.delimiter, table.quoted) if any(row)]
-    first, *rest = [row for row in rows if not _is_remark(row, width)] or [[]]
+    rows = [row for row in delimited.records(lines, table.delimiter, table.quoted) if any(row)]
+    first, *rest = [row for row in rows if not delimited.is_remark(row, width)] or [[]]
     table.has_header = _is_header(first, rest, is_audio)
     if table.has_header:
-        table.columns = _unique(first)
+        table.columns = delimited.unique(first)
     else:
         table.columns = [str(number) for number in range(1, width + 1)]
-
-
-def _name_and_text(line: str) -> list[str]:
-    """Split a line into a file's name and the transcript: `a0001 the text`, `a0001: the text`."""
-    name, *text = line.split(maxsplit=1)
-    return [name.rstrip(":"), *text]
-
-
-def _is_remark(cells: Sequence[str], width: int) -> bool:
-    """Return whether a row is a remark above the table: of one cell, or Excel's `sep=;`."""
-    return (len(cells) == 1 < width) or (cells[0].casefold() in ("sep=", '"sep=') and not any(cells[1:]))
-
-
-def _records(lines: Iterator[str] | Sequence[str], delimiter: str, quoted: bool) -> Iterator[list[str]]:
-    csv.field_size_limit(_CELL)
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, skipinitialspace=delimiter != "\t")
-    while True:
-        try:
-            yield [cell.strip() for cell in next(reader)]
-        except StopIteration:
-            return
-        except csv.Error:  # a cell that never ends; go on with the next line
-            yield []
 
 
 def _has_quotes(table: Table, width: int) -> bool:
     """Return whether quotes enclose cells: more rows then have the right width. In Common Voice, they don't."""
     right = {
-        quoted: sum(len(row) == width for row in _records(Lines(table.path, table.encoding), table.delimiter, quoted))
+        quoted: sum(
+            len(row) == width for row in delimited.records(Lines(table.path, table.encoding), table.delimiter, quoted)
+        )
         for quoted in (True, False)
     }
     return right[True] >= right[False]
@@ -361,8 +348,8 @@ def _names(column: str, table: Table) -> tuple[str, ...]:
     return (plain(column),) if table.delimiter or table.sheet else (plain(column), plain(column.rsplit(".", 1)[-1]))
 
 
-def _find_times(table: Table) -> None:
-    """Set the roles and units of the columns of times, and name those that aren't understood."""
+def find_times(table: Table) -> None:
+    """Set the roles and units of the columns of times of a table, and name those that aren't understood."""
     plain_names = [plain(column) for column in table.columns] if table.has_header else []
     found = times.time_roles(plain_names)
     if "start" not in found and not table.delimiter and not table.sheet:  # of an object within another
@@ -490,9 +477,9 @@ def _parts(cells: Cells) -> Iterator[Cells]:
 def _read_columns(table: Table) -> Iterator[TableRow]:
     lines = Lines(table.path, table.encoding)
     if table.delimiter == " ":
-        records: Iterator[list[str]] = (_name_and_text(line) if line.strip() else [] for line in lines)
+        records: Iterator[list[str]] = (delimited.name_and_text(line) if line.strip() else [] for line in lines)
     else:
-        records = _records(iter(lines), table.delimiter, table.quoted)
+        records = delimited.records(iter(lines), table.delimiter, table.quoted)
     width, line = len(table.columns), 1
     is_text_last = table.roles.get("text") == table.columns[-1]
     skip = table.has_header
@@ -502,7 +489,7 @@ def _read_columns(table: Table) -> Iterator[TableRow]:
         if not any(cells):
             continue
         if skip:
-            skip = _is_remark(cells, width)
+            skip = delimited.is_remark(cells, width)
             continue
         cells = [cell.strip() for cell in cells]
         while len(cells) > width and not cells[-1]:
@@ -519,7 +506,7 @@ def _read_columns(table: Table) -> Iterator[TableRow]:
 def _read_sheet(table: Table) -> Iterator[TableRow]:
     width, skip = len(table.columns), table.has_header
     for number, cells in sheets.rows_of(table.path, table.sheet):
-        if _is_remark([as_text(cell) for cell in cells], width) and skip:
+        if delimited.is_remark([as_text(cell) for cell in cells], width) and skip:
             continue
         if not skip:
             cells = [*cells, *[""] * (width - len(cells))]
