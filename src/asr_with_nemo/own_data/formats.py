@@ -58,9 +58,11 @@ def _usable_tables(
     source: Source, finder: Finder, kinds: Sequence[Set[str]] = (_TABLES, tables.LISTS)
 ) -> tuple[list[tables.Table], list[str]]:
     """Return the usable tables with the first kind of suffixes that has any, and the reasons against the others."""
-    found, reasons = [], []
+    found, reasons, tried = [], [], set()
     for suffixes in kinds:
         for paths in [[source.path]] if source.path.is_file() else _tables_of(source, suffixes):
+            paths = [path for path in paths if path not in tried]
+            tried.update(paths)
             for number, path in enumerate(paths):
                 if number == _MOST_UNUSABLE and not found:
                     break
@@ -370,6 +372,8 @@ def _detect_file(source: Source) -> str:
     instead = "is a recording; name its folder" if suffix in AUDIO else ""
     if suffix in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
         instead = "is an archive; unpack it and name the folder"
+    elif aligned.instead(path):
+        instead = aligned.instead(path)
     elif _is_other_sheet(path):
         instead = "is a spreadsheet in a form that isn't read; save it as .xlsx, or as CSV in UTF-8"
     if instead:
@@ -406,8 +410,8 @@ def _what_is_missing(source: Source, reasons: list[str]) -> str:
         tables_there = f"\n  {', '.join(timed)}: no recording has this name{tables_there}"
     if of_channels := channels.there_are_texts(source):
         tables_there = f"\n  {', '.join(of_channels)}: the texts of a channel each? --channels split{tables_there}"
-    if others := aligned.not_read(source.path):
-        tables_there += f"\n  {', '.join(others)}: not read in this form; save it as .srt, .vtt or .TextGrid"
+    for line in filter(None, (*aligned.not_read(source.path), aligned.why_not(source))):
+        tables_there += f"\n  {line}"
     for sheet in sorted(path for depth in ("*", "*/*") for path in source.path.glob(depth) if _is_other_sheet(path))[
         :3
     ]:
