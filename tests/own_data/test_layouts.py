@@ -1,11 +1,14 @@
 """Kaldi's data folders, Lhotse's manifests and cuts, and Hugging Face's data sets: parts, channels, what isn't read."""
 
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 from asr_with_nemo.own_data import commands
 from tests.own_data.corpora import read, record, sentence, times
@@ -102,3 +105,20 @@ def test_data_set_with_its_sounds_inside_is_not_cut_again(tmp_path):
     found, said = read(tmp_path)
     assert [(entry.audio, times(entry)) for entry in found] == 2 * [(inside, (0, None))]
     assert "several folders, read as one: de, en" in said
+
+
+@pytest.mark.parametrize("rate", [16_000, 16_000.0, "16000"])
+def test_arrays_of_unsigned_bytes_and_their_rate(tmp_path, rate):
+    values = (128 + 100 * np.sin(np.arange(16_000) / 9)).astype(int).tolist()
+    pq.write_table(
+        pa.table({"audio": [{"array": values, "sampling_rate": rate}], "text": ["yes"]}), tmp_path / "a.parquet"
+    )
+    [entry], _ = read(tmp_path)
+    samples, found = soundfile.read(io.BytesIO(entry.audio))
+    assert found == 16_000 and abs(samples.mean()) < 0.01 and 0.7 < np.abs(samples).max() < 0.8
+
+
+def test_sound_in_a_form_that_is_unknown_is_named(tmp_path):
+    pq.write_table(pa.table({"audio": [{"waveform": [0.1], "sr": 16_000}], "text": ["yes"]}), tmp_path / "a.parquet")
+    [entry], _ = read(tmp_path)
+    assert entry.problem == "unreadable" and "waveform, sr" in entry.detail

@@ -122,3 +122,30 @@ def test_utf_32_has_right_lines(tmp_path):
 
 def test_names_of_columns_in_camel_case():
     assert [tables.plain(name) for name in ("startMs", "WAVFile", "UttID")] == ["start_ms", "wav_file", "utt_id"]
+
+
+@pytest.mark.parametrize(
+    ("content", "splits"),
+    [
+        ({"data": {"items": [{"audio": "r0.wav", "text": "yes"}]}}, {""}),
+        (
+            {"train": [{"audio": "r0.wav", "text": "yes"}], "test": [{"audio": "r1.wav", "text": "yes"}]},
+            {"train", "test"},
+        ),
+        ({"r0.wav": {"text": "yes", "segments": [{"id": 1, "start": 0}]}}, {""}),
+    ],
+)
+def test_where_the_rows_of_json_are(tmp_path, content, splits):
+    (folder_with(tmp_path, 2) / "t.json").write_text(json.dumps(content))
+    found, _ = read(tmp_path)
+    assert {entry.split for entry in found} == splits and {entry.text for entry in found} == {"yes"}
+    assert not any(entry.problem for entry in found)
+
+
+def test_json_lines_with_commas_and_several_objects(tmp_path):
+    row = json.dumps({"audio": "r0.wav", "text": "yes"})
+    (folder_with(tmp_path, 1) / "t.jsonl").write_text(f"{row},\n{row},\n")
+    assert [entry.text for entry in read(tmp_path)[0]] == ["yes", "yes"]
+    (tmp_path / "t.jsonl").write_text(f"{row}{row}\n{row}{row}\n")
+    with pytest.raises(InputError, match=r"t\.jsonl, line 1: .*one object a line"):
+        read(tmp_path / "t.jsonl")

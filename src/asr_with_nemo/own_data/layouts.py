@@ -437,6 +437,9 @@ def _of_cells(place: str, cells: dict, table: tables.Table, features: dict, find
             return Entry(**named, name=place, problem="unreadable", detail=str(error))
     if isinstance(sound, list):
         return Entry(**named, name=place, problem="unreadable", detail="samples without a sampling rate")
+    if isinstance(sound, dict) and "path" not in sound:
+        detail = f"expected path, bytes, or array and sampling_rate; there are {', '.join(sound)}"
+        return Entry(**named, name=place, problem="unreadable", detail=detail)
     audio = finder.find(tables.as_text(sound), table.path.parent)
     if isinstance(audio, Missing):
         return Entry(**named, name=name, problem=audio.problem, detail=audio.detail)
@@ -449,19 +452,25 @@ def _of_cells(place: str, cells: dict, table: tables.Table, features: dict, find
     return Entry(**named, audio=str(audio), name=finder.source.name_of(audio), **where)
 
 
-def _wav_of(array: object, rate: object) -> bytes:
+def _wav_of(array: object, given: object) -> bytes:
     """Return decoded samples, (T,), (T, channels) or (channels, T), floats or whole numbers, as a WAV.
 
     Raises:
         ValueError: they are no samples, or have no rate.
     """
-    if not is_whole(rate) or not 1_000 <= rate <= 384_000:
-        raise ValueError(f"samples without a valid sampling rate ({str(rate)[:20]})")
+    try:
+        rate = int(float(given)) if float(given).is_integer() else 0
+    except (TypeError, ValueError, OverflowError):
+        rate = 0
+    if not 1_000 <= rate <= 384_000:
+        raise ValueError(f"samples without a valid sampling rate ({str(given)[:20]})")
     samples = np.asarray(array)
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf" or not samples.size:
         raise ValueError(f"samples of the shape {samples.shape} and the kind {samples.dtype}")
     if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
         samples = samples.T
+    if samples.dtype.kind in "iu" and samples.min() >= 0 and samples.max() <= 255 and 64 < samples.mean() < 192:
+        samples = (samples - 128.0) / 128  # unsigned bytes
     if samples.dtype.kind in "iu":
         largest = int(np.abs(samples.astype(np.int64)).max())
         samples = samples / (1 << 15 if largest < 1 << 15 else 1 << 31)

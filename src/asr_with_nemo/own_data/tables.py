@@ -17,6 +17,7 @@ from pathlib import Path
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import channels, delimited, sheets, times
 from asr_with_nemo.own_data.json_rows import Cells, TableRow, flat, is_list_of_rows, json_row, read_objects
+from asr_with_nemo.own_data.sources import split_of
 from asr_with_nemo.own_data.text_files import Lines, encoding_of, is_wide
 
 SUFFIXES = {".csv", ".tsv", ".psv", ".jsonl", ".ndjson", ".json", ".txt", ".lst", ".list", *sheets.SUFFIXES}
@@ -25,6 +26,7 @@ LISTS = {".txt", ".lst", ".list"}
 """Suffixes of tables that other text files have too."""
 _DELIMITERS = ("\t", "|", ";", ",")
 _SAMPLE = 200  # rows from which a table's form is detected
+_FEW = 6  # keys of an object with everything; one of more is of names
 _SHOWN = 8  # columns that aren't read, in a note
 ROLES: dict[str, tuple[str, ...]] = {
     "audio": (
@@ -167,7 +169,10 @@ def inspect(
         if b"\0" in file.read(4096) and not is_wide(table.encoding):
             raise InputError(f"{path}: not a text file; expected CSV, TSV or JSON")
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json") or first in "{[":
-        table.columns = list(dict.fromkeys(key for row in islice(read(table), _SAMPLE) for key in row.cells))
+        rows = list(islice(read(table), _SAMPLE))
+        table.columns = list(dict.fromkeys(key for row in rows for key in row.cells))
+        if rows and all(row.doubt == "broken" for row in rows):
+            raise InputError(f"{path}, line {rows[0].line}: {rows[0].detail}")
     else:
         _find_delimiter(table, delimiter, is_audio)
     return _with_roles(table, is_audio, columns or {}, needs)
@@ -529,7 +534,7 @@ def read_json(table: Table) -> Iterator[TableRow]:
             if line.strip():
                 doubt = lines.doubt()
                 try:
-                    cells = json.loads(line)
+                    cells = json.loads(line.rstrip().rstrip(","))
                 except (ValueError, RecursionError) as error:
                     reason = "more than one object; write one object a line" if "Extra data" in str(error) else error
                     yield TableRow(lines.number, {}, "broken", f"not JSON ({reason}): {line.strip()[:80]}")
@@ -556,7 +561,19 @@ def _read_json_object(table: Table) -> Iterator[TableRow]:
         raise InputError(f"{table.path}: can't be read as JSON ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{table.path}: expected JSON objects, one per line, or a list of them")
-    lists = [key for key, value in content.items() if is_list_of_rows(value)]
+    within = content
+    if (
+        not any(map(is_list_of_rows, content.values()))
+        and len(content) < _FEW
+        and not any("." in key for key in content)
+    ):
+        within = flat(content)  # the list is in an object
+    lists = [key for key, value in within.items() if is_list_of_rows(value)]
+    if len(lists) > 1 and all(map(split_of, lists)):
+        table.inside = ", ".join(lists)
+        rows = ({"split": key} | cells for key in lists for cells in within[key])
+        yield from (json_row(number, cells) for number, cells in enumerate(rows, 1))
+        return
     if len(lists) > 1:
         raise InputError(
             f"{table.path}: has several lists of rows ({', '.join(map(repr, lists))}); save the one with the "
@@ -564,7 +581,7 @@ def _read_json_object(table: Table) -> Iterator[TableRow]:
         )
     if lists:
         table.inside = lists[0]
-        yield from (json_row(number, value) for number, value in enumerate(content[lists[0]], 1))
+        yield from (json_row(number, value) for number, value in enumerate(within[lists[0]], 1))
         return
     table.is_object = True
     for number, (name, value) in enumerate(content.items(), 1):
