@@ -40,9 +40,11 @@ def _read_table(source: Source) -> Iterator[Entry]:
         raise InputError("\n".join(reasons) or f"{source.path}: no table found; expected a .csv, .tsv or .jsonl file")
     source.notes += [f"not read: {reason}" for reason in reasons]
     source.notes += _not_read(source, found, reasons)
-    for table in found:
-        source.notes.append(f"read {table}")
-        source.notes += table.notes
+    for number, table in enumerate(found):
+        if number < _SHOWN or table.notes:
+            source.notes += [f"read {table}", *table.notes]
+        elif number == _SHOWN:
+            source.notes.append(f"read {len(found) - number:,} more tables")
         split = _part_of(table.path, source.root) if len(found) > 1 else ""
         yield from (_of_row(row, table, finder, split) for row in tables.read(table))
 
