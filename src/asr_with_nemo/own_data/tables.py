@@ -207,8 +207,8 @@ def _with_roles(
     sample = [row.cells for row in islice(read(table), _SAMPLE) if row.doubt != "broken"]
     if table.is_object and not any(is_audio(as_text(cell)) for row in sample for cell in row.values()):
         raise InputError(
-            f"{path}: JSON that names no recording; expected name → transcript, or rows with a path and a transcript. The "
-            f"text of one recording belongs into a text file with its name, {path.stem}.txt"
+            f"{path}: JSON that names no recording; expected name → transcript, or rows with a path and a transcript. "
+            f"The text of one recording belongs into a text file with its name, {path.stem}.txt"
         )
     table.roles = named_roles(table, columns)
     find_times(table)
