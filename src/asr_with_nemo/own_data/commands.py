@@ -59,7 +59,7 @@ def understand(command: str) -> Effect:
     try:
         words = shlex.shlex(command.rstrip("| \t"), posix=True, punctuation_chars="|")
         words.whitespace_split, words.commenters = True, ""
-        parts = [list(part) for is_pipe, part in groupby(words, lambda word: word == "|") if not is_pipe]
+        parts = [list(part) for is_pipe, part in groupby(words, lambda word: set(word) == {"|"}) if not is_pipe]
     except ValueError as error:
         raise NotUnderstood(str(error)) from error
     for program, *arguments in parts:

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import traceback
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -217,7 +218,7 @@ def _of_supervisions(source: Source, folder: Path, recordings: list[Path], super
     database.execute("DROP TABLE IF EXISTS temp.sounds")
     database.execute("CREATE TEMP TABLE sounds (id TEXT PRIMARY KEY, path TEXT) WITHOUT ROWID")
     for path in recordings:
-        sounds = ((str(one["id"]), _sound_of(one)) for _, one in _json_lines(path))
+        sounds = ((str(one.get("id", "")), _sound_of(one)) for _, one in _json_lines(path))
         database.executemany("INSERT OR IGNORE INTO temp.sounds VALUES (?, ?)", sounds)
     finder = Finder(source)
     for path in supervisions:
@@ -235,8 +236,12 @@ def _of_cut(source: Source, finder: Finder, path: Path, line: int, cut: dict) ->
         yield Entry(place, name=str(cut.get("id", "")), problem="broken row", detail=f"a {cut.get('type')}, not read")
         return
     for one in said:
-        start = float(cut.get("start") or 0) + max(0.0, float(one.get("start") or 0))
-        one = {"channel": cut.get("channel"), **one, "start": start}
+        try:
+            start = float(cut.get("start") or 0) + max(0.0, float(one.get("start") or 0))
+            one = {"channel": cut.get("channel"), **one, "start": start}
+        except (TypeError, ValueError, AttributeError, OverflowError):
+            yield Entry(place, name=str(cut.get("id", "")), problem="broken row", detail=f"not read: {str(one)[:80]}")
+            continue
         yield _of_supervision(source, finder, path, place, one, str(recording.get("id")), _sound_of(recording))
 
 
@@ -250,7 +255,8 @@ def _sound_of(recording: dict) -> str:
 def _of_supervision(
     source: Source, finder: Finder, path: Path, place: str, one: dict, recording: str, written: str
 ) -> Entry:
-    text = one.get("text") or (one.get("custom") or {}).get("normalized_text") or ""
+    custom = one.get("custom")
+    text = one.get("text") or (custom.get("normalized_text") if isinstance(custom, dict) else "") or ""
     named = {
         "place": place,
         "text": clean_text(str(text)),
@@ -260,14 +266,18 @@ def _of_supervision(
     audio = finder.find(written, path.parent)
     if isinstance(audio, Missing):
         return Entry(**named, name=recording, problem=audio.problem, detail=audio.detail)
+    try:
+        start, seconds = float(one.get("start") or 0), float(one["duration"]) if one.get("duration") else None
+    except (TypeError, ValueError, OverflowError):
+        return Entry(**named, name=recording, problem="bad times", detail="its start or duration is no number")
     channel = one.get("channel")
     channel = channel[0] if isinstance(channel, list) and len(channel) == 1 else channel
     return Entry(
         **named,
         audio=str(audio),
         name=source.name_of(audio),
-        start=float(one.get("start") or 0),
-        seconds=float(one["duration"]) if one.get("duration") else None,
+        start=start,
+        seconds=seconds,
         channel=channel if is_whole(channel) and channel >= 0 else None,
     )
 
@@ -277,12 +287,14 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
     try:
         with opened(path, "rt", encoding="utf-8") as file:
             if path.suffix == ".json":
-                yield from enumerate(json.load(file), 1)
-                return
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, json.loads(line)
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+                found = enumerate(json.load(file), 1)
+            else:
+                found = ((number, json.loads(line)) for number, line in enumerate(file, 1) if line.strip())
+            for number, one in found:
+                if not isinstance(one, dict):
+                    raise ValueError(f"line {number} is no object")
+                yield number, one
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, zlib.error) as error:
         raise InputError(f"{path}: can't be read as a Lhotse manifest ({error})") from error
 
 

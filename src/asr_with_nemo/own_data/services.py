@@ -15,7 +15,7 @@ def items_of(document: object) -> tuple[str, str, Items] | None:
     for name, reader in _SERVICES.items():
         try:
             found = reader(document)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError):  # not of this shape
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):  # not of this shape
             continue
         if found and found[1]:
             return name, *found
