@@ -36,10 +36,17 @@ def test_times_in_other_spellings(tmp_path, columns, cells, expected):
     assert [(times(entry), entry.text) for entry in found] == [(expected, sentence(n)) for n in range(4)]
 
 
-def test_speakers_in_another_language(tmp_path):
-    rows = [[f"r{n}.wav", "Anna", sentence(n)] for n in range(4)]
-    with_table(folder_with(tmp_path), [["Datei", "Sprecher", "Satz"], *rows])
-    assert {entry.speaker for entry in read(tmp_path)[0]} == {"Anna"}
+def test_speakers_and_channels_in_another_language(tmp_path):
+    rows = [[f"r{n}.wav", "Anna", str(n % 2 + 1), sentence(n)] for n in range(4)]
+    with_table(folder_with(tmp_path), [["Datei", "Sprecher", "Kanal", "Satz"], *rows])
+    assert {(entry.speaker, entry.channel) for entry in read(tmp_path)[0]} == {("Anna", 0), ("Anna", 1)}
+
+
+def test_tarred_manifest_says_what_to_unpack(tmp_path):
+    row = {"audio_filepath": "a.wav", "duration": 1.0, "text": "yes", "shard_id": 0}
+    (tmp_path / "tarred_audio_manifest.json").write_text(json.dumps(row))
+    [entry], _ = read(tmp_path / "tarred_audio_manifest.json")
+    assert entry.problem == "no audio" and "unpack its .tar files" in entry.detail
 
 
 def test_unit_of_times_by_the_duration(tmp_path):

@@ -155,7 +155,9 @@ def _of_row(row: tables.TableRow, table: tables.Table, finder: Finder, split: st
         named["doubts"] = (("not text", odd),)
     path = finder.find(roles.get("audio", ""), table.path.parent)
     if isinstance(path, Missing):
-        return Entry(**named, name=clean_text(roles["audio"]), problem=path.problem, detail=path.detail)
+        is_tarred = "shard_id" in row.cells and path.problem == "no audio"
+        detail = f"{path.detail}; the data set is tarred: unpack its .tar files here" if is_tarred else path.detail
+        return Entry(**named, name=clean_text(roles["audio"]), problem=path.problem, detail=detail)
     try:
         start, length = table.part_of(roles)
     except ValueError as error:

@@ -48,7 +48,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "start": "offset start".split(),
     "end": "end".split(),
     "seconds": "duration".split(),
-    "channel": "channel channel_id channel_number".split(),
+    "channel": "channel channel_id channel_number kanal canal canale канал 声道".split(),
 }
 """Role of a column → its usual names, the most reliable first."""
 _TIMES = ("start", "end", "seconds")
