@@ -156,3 +156,12 @@ def test_json_lines_with_commas_and_several_objects(tmp_path):
     (tmp_path / "t.jsonl").write_text(f"{row}{row}\n{row}{row}\n")
     with pytest.raises(InputError, match=r"t\.jsonl, line 1: .*one object a line"):
         read(tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize("cells", [("Ann", "Bob"), ("2024-01-01 10:00", "2024-01-01 11:00")])
+def test_columns_that_only_sound_like_times(tmp_path, cells):
+    with_table(
+        folder_with(tmp_path), [["path", "from", "to", "text"], *([f"r{n}.wav", *cells, "yes"] for n in range(4))]
+    )
+    found, said = read(tmp_path)
+    assert not any(entry.problem for entry in found) and "not understood: column 'from'" in said

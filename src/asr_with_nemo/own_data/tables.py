@@ -11,11 +11,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import channels, delimited, sheets, times
+from asr_with_nemo.own_data import channels, delimited, sheets, time_columns, times
 from asr_with_nemo.own_data.json_rows import Cells, TableRow, flat, is_list_of_rows, json_row, read_objects
 from asr_with_nemo.own_data.sources import split_of
 from asr_with_nemo.own_data.text_files import Lines, encoding_of, is_wide
@@ -52,7 +52,6 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 """Role of a column → its usual names, the most reliable first."""
 _TIMES = ("start", "end", "seconds")
-_RATES = (1_000, 8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)  # units of times in a second
 
 
 @dataclass
@@ -212,7 +211,9 @@ def _with_roles(
         )
     table.roles = named_roles(table, columns)
     find_times(table)
-    _find_samples(table, sample)
+    texts = [{column: as_text(value) for column, value in row.items()} for row in sample]
+    time_columns.check(table, texts)
+    time_columns.find_samples(table, texts)
     for role in ROLES:
         if (
             role == "audio"
@@ -223,7 +224,7 @@ def _with_roles(
         if role not in table.roles and role not in _TIMES and (column := guess(role, table, sample, is_audio)):
             table.roles[role] = column
     _check_channels(table, sample)
-    table.notes += _notes(table, sample)
+    table.notes += time_columns.notes(table, texts)
     for role, what in (("audio", "recordings"), ("text", "transcripts")):
         if role in needs and role not in table.roles:
             first = sample[0] if sample and not table.has_header else {}
@@ -374,51 +375,6 @@ def find_times(table: Table) -> None:
         for column, name in zip(table.columns, plain_names, strict=False)
         if column not in used and times.looks_like_time(name)
     ]
-
-
-def _find_samples(table: Table, sample: Sequence[Cells]) -> None:
-    """Set the unit of start and end to that in which they differ by the duration: samples, as in SpeechBrain, or ms."""
-    if not {"start", "end", "seconds"} <= set(table.roles) or any(scale != 1.0 for scale in table.scales.values()):
-        return
-    try:
-        start, end, seconds = (
-            [times.parse_time(as_text(row.get(table.roles[role]))) for row in sample] for role in _TIMES
-        )
-    except ValueError:
-        return
-    units = [(until - since) / max(length, 1e-9) for since, until, length in zip(start, end, seconds, strict=True)]
-    for per_second in _RATES:
-        if units and all(abs(unit / per_second - 1) < 0.01 for unit in units):
-            table.scales |= {"start": 1 / per_second, "end": 1 / per_second}
-            table.notes.append(f"start and end of {table.path.name} are read in 1/{per_second:g} s, by its durations")
-
-
-def _notes(table: Table, sample: Sequence[Cells]) -> Iterator[str]:
-    """Yield what is odd about a table's times: columns that may be some, a start without an end."""
-    name = table.path.name
-    for column in table.unread:
-        yield f"not understood: column {column!r} of {name}, a time?"
-    if "start" in table.roles and not {"end", "seconds"} & set(table.roles):
-        yield (
-            f"{name} has starts ({table.roles['start']!r}) and no column of ends: each row is read to the end of its "
-            "recording; name the column end, or duration"
-        )
-    free = [column for column in table.columns if column not in (*table.roles.values(), *table.unread)]
-    pair = next((pair for pair in pairwise(free) if "start" not in table.roles and _may_be_times(pair, sample)), None)
-    if pair:
-        named = " and ".join(map(repr, pair))
-        yield f"columns {named} of {name}, start and end? Name them so if they are times, in seconds"
-
-
-def _may_be_times(columns: tuple[str, str], sample: Sequence[Cells]) -> bool:
-    """Return whether two columns hold numbers with parts, or clock times, the second always the larger."""
-    pairs = [[as_text(row.get(column)) for column in columns] for row in sample]
-    try:
-        parsed = [(times.parse_time(start), times.parse_time(end)) for start, end in pairs]
-    except ValueError:
-        return False
-    is_fine = any(re.search("[.,:]", cell) for pair in pairs for cell in pair)
-    return len(parsed) > 1 and is_fine and all(start < end for start, end in parsed)
 
 
 def _check_channels(table: Table, sample: Sequence[Cells]) -> None:
