@@ -323,8 +323,8 @@ def main(
     - txt: talk.wav with its transcript in talk.txt, in the same folder or in a parallel tree, as in VCTK
 
     - aligned: texts with their times beside long recordings: talk.srt, .vtt (YouTube's too), .TextGrid, .eaf, .stm,
-    .ctm, Whisper's .json, a .csv or .tsv with start and end, Audacity's labels in talk.txt; each text becomes an
-    utterance
+    .ctm, the .json of Whisper or of a speech service, a .csv or .tsv with start and end, lines that begin with times in
+    talk.txt (Audacity's labels too); each text becomes an utterance
 
     - txt beside a long recording, with --align: its whole text without times
 
@@ -337,7 +337,7 @@ def main(
 
     - hf: a Hugging Face data set, saved with save_to_disk or as Parquet files
 
-    - lhotse: Lhotse's manifests, or any corpus that Lhotse has a recipe for, with --recipe
+    - lhotse: Lhotse's manifests or cuts, or any corpus that Lhotse has a recipe for, with --recipe
 
     Unusable rows are always left out: a missing or unreadable recording, an empty transcript. Doubtful rows are kept,
     unless you give --drop or --fix.

@@ -30,6 +30,31 @@ TOKENS += [b"-1", b"9" * 5000, b"1e999", b"NaN", b"null", b"&a [*a]", b"%s%n", b
 TOKENS += [b"-->", b"<", b"99:99:99,999", b"<!DOCTYPE a [<!ENTITY b 'c'>]>", b"1e308"]
 TOKENS += [b"!!python/object/apply:os.system [id]", b"${oc.env:HOME}"]
 
+SERVICE = json.dumps(
+    {
+        "results": {
+            "transcripts": [{"transcript": "yes no"}],
+            "items": [
+                {
+                    "type": "pronunciation",
+                    "start_time": f"0.0{n}",
+                    "end_time": f"0.0{n + 1}",
+                    "alternatives": [{"content": "yes"}],
+                    "speaker_label": "spk_0",
+                }
+                for n in range(3)
+            ],
+        }
+    }
+).encode()
+CLOCKS = b"A day\n\nAnn (0:00): yes\nno\n[00:00:00.01 --> 00:00:00.02] yes\n00:01 no\nBob 0:01\nyes\n"
+CUTS = b"".join(
+    b'{"id": "c%d", "start": 0.0, "duration": 0.1, "channel": 0, "type": "MonoCut", "supervisions": [{"id": "s", '
+    b'"recording_id": "a", "start": 0.0, "duration": 0.1, "text": "yes", "speaker": "x"}], "recording": {"id": "a", '
+    b'"sources": [{"type": "file", "channels": [0], "source": "a.wav"}]}}\n' % n
+    for n in range(3)
+)
+
 
 def sphere() -> bytes:
     fields = "NIST_1A\n   1024\nsample_rate -i 16000\nsample_count -i 8\nsample_n_bytes -i 2\n"
@@ -340,6 +365,9 @@ READERS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object], str]] = 
     "Label Studio": (lambda: LABEL_STUDIO, read_rows, "e.json"),
     "JSON-MIN": (lambda: JSON_MIN, read_rows, "e.json"),
     "nested JSON": (lambda: NESTED, read_rows, "e.json"),
+    "service": (lambda: SERVICE, read_rows, "a.json"),
+    "clock times": (lambda: CLOCKS, read_rows, "a.txt"),
+    "cuts": (lambda: CUTS, read_rows, "cuts.jsonl"),
     "workbook": (workbook, read_rows, "t.xlsx"),
     "label map": (lambda: LABEL_MAP, read_labels, "l.json"),
     "results": (lambda: RESULTS, read_results, "r.tsv"),

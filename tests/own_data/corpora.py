@@ -4,14 +4,17 @@
 import csv
 import json
 import random
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-from asr_with_nemo.own_data import preparation
+from asr_with_nemo.own_data import formats, preparation
 from asr_with_nemo.own_data.prepared import Prepared, Settings
+from asr_with_nemo.own_data.sources import Entry, Source
+from asr_with_nemo.own_data.store import CorpusStore
 
 WORDS = "the quick brown fox jumps over a lazy dog while seven wizards quietly judge my vow box".split(" ")
 
@@ -82,3 +85,16 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
         for path in folder.rglob("*")
         if not path.is_dir()
     }
+
+
+def read(path: Path, **settings: object) -> tuple[list[Entry], str]:
+    """Return the entries of a source and what was said about it, without converting a recording."""
+    with tempfile.TemporaryDirectory() as scratch, CorpusStore(Path(scratch) / "corpus.sqlite") as store:
+        source = Source(path, store, scratch=Path(scratch), **settings)
+        store.list_files(source.root, Path(scratch).resolve())
+        return list(formats.read(source, formats.detect(source))), "\n".join(source.notes)
+
+
+def times(entry: Entry) -> tuple[float, float | None]:
+    """Return the start of an entry and its length, in seconds."""
+    return round(entry.start, 4), None if entry.seconds is None else round(entry.seconds, 4)

@@ -227,6 +227,6 @@ def test_objects_within_objects_are_columns_with_two_names(tmp_path: Path):
 def test_an_object_with_several_lists_is_refused(tmp_path: Path):
     recordings(tmp_path / "mine")
     rows = [{"audio": "sub/r0.wav", "text": "yes"}]
-    (tmp_path / "mine" / "data.json").write_text(json.dumps({"train": rows, "test": rows}))
-    with pytest.raises(InputError, match=r"data\.json: has several lists of rows \('train', 'test'\)"):
+    (tmp_path / "mine" / "data.json").write_text(json.dumps({"clean": rows, "raw": rows}))
+    with pytest.raises(InputError, match=r"data\.json: has several lists of rows \('clean', 'raw'\)"):
         prepare(tmp_path / "mine" / "data.json", tmp_path / "out")

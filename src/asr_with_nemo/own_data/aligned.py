@@ -47,7 +47,8 @@ _LANGUAGE = re.compile(
 _NUMBERED = re.compile(
     r"(?:speaker|spk|spkr|talker|participant|person|s|spch)?[\s_.-]*(?:\d{1,3}|[a-z])?", re.IGNORECASE
 )
-_UNKNOWN = (".ass", ".ssa", ".sbv", ".ttml", ".dfxp", ".lrc", ".trs", ".cha")
+_UNKNOWN = (".ass", ".ssa", ".sbv", ".ttml", ".dfxp", ".lrc", ".trs", ".cha", ".sub", ".smi", ".sami", ".rttm", ".exb")
+_DOCUMENTS = (".docx", ".doc", ".odt", ".rtf", ".pdf", ".pages")
 _SHORT = 30.0  # seconds; in a shorter recording, tiers are the alignment of the text beside it
 _BEST_FIRST = (".wav", ".flac", ".w64", ".aiff", ".aif", ".sph")  # of one recording in several formats
 
@@ -99,9 +100,29 @@ def _holds_times(path: Path, source: Source) -> bool:
 
 
 def not_read(folder: Path) -> list[str]:
-    """Return a few files of a folder with texts and times in a form that isn't read here."""
-    found = (path for depth in ("*", "*/*") for path in folder.glob(depth) if path.suffix.lower() in _UNKNOWN)
-    return [path.name for path, _ in zip(found, range(3), strict=False)]
+    """Return a line about each of a few files of a folder with texts in a form that isn't read here."""
+    found = ((path, instead(path)) for depth in ("*", "*/*") for path in folder.glob(depth))
+    return [f"{path.name}: {line}" for (path, line), _ in zip((one for one in found if one[1]), range(3), strict=False)]
+
+
+def instead(path: Path) -> str:
+    """Return that a file is of a form that isn't read, and what to save it as; "" for any other file."""
+    suffix = path.suffix.lower()
+    if suffix in _UNKNOWN:
+        return "not read in this form; save it as .srt, .vtt or .TextGrid"
+    if suffix in _DOCUMENTS:
+        return "a document, not read; save it as plain text (.txt) in UTF-8, with the name of its recording"
+    if path.name.endswith(".words.xml"):
+        return "words of AMI or ICSI, not read in this form; see --recipe ami, or save them as CTM"
+    return ""
+
+
+def why_not(source: Source) -> str:
+    """Return what a table of a recording's texts lacks, for the error about a folder without transcripts; or ""."""
+    found = source.store.select("SELECT path FROM files WHERE kind = 'aligned' ORDER BY path LIMIT 1000")
+    tables_there = (path for (path,) in found if path.lower().endswith((".csv", ".tsv")))
+    named = next((path for path in tables_there if _recordings_of(source, source.root / path)), "")
+    return named and f"{named}: for the texts of its recording, its first line must be their names: start, end, text"
 
 
 def without_recordings(source: Source) -> list[str]:
@@ -140,12 +161,14 @@ class _Session:
         finder: of the recordings that a file names.
         said: suffix and note → how many files it holds for, the first of them, and the latest.
         has_tiers: whether a file with tiers was read.
+        no_tier: why the first one with tiers wasn't read.
     """
 
     source: Source
     finder: Finder
     said: dict[tuple[str, str], list] = field(default_factory=dict)
     has_tiers: bool = False
+    no_tier: str = ""
 
     def say(self, suffix: str, note: str, name: str) -> None:
         """Add a note, once for all files of which it is true."""
@@ -180,7 +203,8 @@ def read(source: Source) -> Iterator[Entry]:
             yield from _of_channels(session, path, of_channels) if of_channels else _of_recording(session, path, stem)
         yield from _left_over(session)
     if source.tiers and not session.has_tiers:
-        raise InputError(f"--tier: {source.path} has no TextGrid or .eaf beside a recording, so no tiers")
+        reason = session.no_tier or f"{source.path} has no TextGrid or .eaf beside a recording, so no tiers"
+        raise InputError(f"--tier: {reason}")
     source.notes += session.notes()
 
 
@@ -372,6 +396,8 @@ def _of_file(session: _Session, audio: str, path: Path) -> Iterator[Entry]:
     except InputError as error:
         if source.path.is_file():
             raise
+        if suffix.lower() in (".eaf", ".textgrid"):
+            session.no_tier = session.no_tier or str(error)
         yield replace(base, problem="unreadable text", detail=str(error).removeprefix(f"{path}: "))
         return
     if reading is None:

@@ -24,16 +24,25 @@ from asr_with_nemo.own_data.cues import PAUSE, Cue, Reading, check_size, lines_o
 
 # Words in the names of tiers with transcripts, the most reliable first; the last kind has a word an interval.
 _LEVELS = (
-    {"utterance", "utterances", "utt", "sentence", "sentences", "phrase", "phrases", "turn", "turns"},
-    {"transcript", "transcripts", "transcription", "transcriptions", "trs", "tx", "text", "texts"},
+    set(
+        "utterance utterances utt sentence sentences phrase phrases turn turns satz sätze äußerung äußerungen énoncé "
+        "énoncés oración oraciones frase frasi frases предложение фраза высказывание 句子".split()
+    ),
+    set(
+        "transcript transcripts transcription transcriptions trs tx text texts transkript transkription texte texto "
+        "testo transcripción transcrição trascrizione текст транскрипция 文本 转写".split()
+    ),
     {"orthography", "orthographic", "ortho", "orth", "ort", "speech", "ipu", "ipus", "default"},
-    {"word", "words"},
+    {"word", "words", "wort", "wörter", "mot", "mots", "palabra", "palabras", "parole", "слово", "слова", "词"},
 )
 # Words in the names of tiers with something else.
 _OTHERS = frozenset(
     "phone phones phoneme phonemes phon phonetic phonetics segment segments seg mau kan syllable syllables syll tone "
     "tones break breaks tobi pos lemma lemmas gloss glosses translation translations notes note comment comments "
-    "gesture gestures morph morphemes ipa".split()
+    "gesture gestures morph morphemes ipa ref refs reference id ids übersetzung glosse glossen anmerkung anmerkungen "
+    "kommentar kommentare notiz notizen laut laute silbe silben geste gesten traduction traducción tradução traduzione "
+    "glosa glosas commentaire commentaires comentario comentarios nota notas note syllabe syllabes sílaba sílabas "
+    "phonème phonèmes fonema fonemas перевод комментарий примечание фонема слог 翻译 注释".split()
 )
 _PAUSES = {"", "sil", "sp", "<p:>", "<p>", "<sil>", "<eps>", "pau", "silence", "#", "##", "_"}
 
@@ -106,10 +115,17 @@ def _named(tiers: Sequence[Tier]) -> str:
 
 def _with_transcripts(tiers: Sequence[Tier]) -> list[Tier]:
     filled = [tier for tier in tiers if any(any(map(str.isalpha, cue.text)) for cue in tier.cues)]
-    free = [tier for tier in filled if not tier.is_dependent] or filled
-    free = [tier for tier in free if not _is_other(tier.name)]
+    wanted = [tier for tier in filled if not _is_other(tier.name)]
+    free = [tier for tier in wanted if not tier.is_dependent]
+    if not any(_is_transcript(tier) for tier in free):  # in a glossed text, the free tier only numbers the utterances
+        free = [tier for tier in wanted if _is_transcript(tier)] or free or wanted
     levels = [level for tier in free if (level := _level(tier.name)) is not None]
     return [tier for tier in free if _level(tier.name) == min(levels)] if levels else free
+
+
+def _is_transcript(tier: Tier) -> bool:
+    level = _level(tier.name)
+    return level is not None and level < len(_LEVELS) - 1
 
 
 def _is_other(name: str) -> bool:

@@ -1,5 +1,6 @@
-"""Text files beside recordings: transcripts, or labels that begin with their times, as Audacity's and TIMIT's do."""
+"""Text files beside recordings: transcripts, captions, or lines that begin with their times (`timed_lines`)."""
 
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -8,8 +9,8 @@ from pathlib import Path
 
 from asr_with_nemo.data.sound import open_sound
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import text_files, times
-from asr_with_nemo.own_data.cues import Cue, checked, entries
+from asr_with_nemo.own_data import captions, text_files, timed_lines
+from asr_with_nemo.own_data.cues import checked, entries
 from asr_with_nemo.own_data.sources import Entry, Source
 from asr_with_nemo.own_data.store import NO_TRANSCRIPTS, clean_text, name_key
 
@@ -81,13 +82,56 @@ def read_text(source: Source, path: str, stem: str, text: Path) -> Iterator[Entr
     folder = os.path.basename(os.path.dirname(path))
     speaker = folder if re.match(rf"{re.escape(name_key(folder))}[_-]", stem) else ""
     entry = Entry(place, str(source.root / path), path, clean_text(words), clean_text(speaker), doubt=lines.doubt())
-    if not _are_labels([row for _, row in rows]):
-        yield entry
-        return
-    note = f"lines that begin with two numbers, such as those of {place}: read as start, end and text"
-    if not any(known.startswith("lines that begin") for known in source.notes):
-        source.notes.append(note)
-    yield from _of_labels(entry, rows)
+    if reason := _no_transcript([row for _, row in rows]):
+        yield replace(entry, text="", problem="unreadable text", detail=reason)
+    elif captions.are_in(row for _, row in rows):
+        reading = captions.read(text, source.encoding)
+        _say(source, "captions in a text file: read with their times", place)
+        yield from entries(checked(reading.cues), replace(entry, text=""), lambda cue: f"{place}, {cue.place}")
+    else:
+        yield from _with_times(source, entry, rows)
+
+
+def _of_speakers(source: Source, entry: Entry, rows: Sequence[str]) -> Entry:
+    """Return the entry of a text without the names before what each person says, if its lines begin with some."""
+    if not captions.are_names(rows):
+        return entry
+    _say(source, "nearly all lines begin with a name and a colon: read as who speaks, not as words", entry.place)
+    names, said = zip(*map(captions.without_name, rows), strict=True)
+    people = ", ".join(dict.fromkeys(filter(None, names)))
+    doubts = (*entry.doubts, ("several speakers", people)) if "," in people else entry.doubts
+    return replace(entry, text=clean_text(" ".join(said)), doubts=doubts)
+
+
+def _say(source: Source, note: str, place: str) -> None:
+    """Add a note, once for all files of which it is true."""
+    if not any(known.startswith(note) for known in source.notes):
+        source.notes.append(f"{note} ({place})")
+
+
+def _no_transcript(rows: Sequence[str]) -> str:
+    """Return what a text file is that isn't a transcript, and what to do; "" for a transcript."""
+    start = rows[0].lstrip("\ufeff").casefold() if rows else ""
+    if start.startswith(("<!doctype html", "<html")):
+        return "a web page, not a transcript; get the file again"
+    if start.startswith("version https://git-lfs"):
+        return "a pointer of Git LFS; get the file itself with: git lfs pull"
+    if start.startswith("{\\rtf"):
+        return "rich text; save it as plain text"
+    if start.startswith("<?xml"):
+        return "XML, not a transcript; save it as plain text"
+    if start.startswith(("{", "[{")) and _is_json("\n".join(rows)):
+        return "JSON, not a transcript; give it the suffix .json"
+    if "#" in rows and any(re.match(r"\d+\.\d+\s+\d+\s", row) for row in rows[rows.index("#") :]):
+        return "labels of ESPS, which have no starts; save them as a TextGrid"
+    return ""
+
+
+def _is_json(content: str) -> bool:
+    try:
+        return isinstance(json.loads(content), dict | list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _spoken(rows: Sequence[str]) -> Sequence[str]:
@@ -97,46 +141,31 @@ def _spoken(rows: Sequence[str]) -> Sequence[str]:
     return rows
 
 
-# --- Labels -----------------------------------------------------------------------------------------------------------
-
-# A line of Audacity's labels (seconds) or of TIMIT (samples): start, end, text.
-_LABEL = re.compile(r"(\d+(?:[.,]\d+)?)\s+(\d+(?:[.,]\d+)?)\s+(\S.*)")
-_WITHOUT_TEXT = re.compile(r"(\d+[.,]\d+)\t(\d+[.,]\d+)()")
-_NUMBERS = re.compile(r"[\d ]+")
-_MOST = 0.8  # share of the lines that are labels; the others are then damaged
+# --- Times ------------------------------------------------------------------------------------------------------------
 
 
-def _label(row: str) -> re.Match[str] | None:
-    return _LABEL.fullmatch(row) or _WITHOUT_TEXT.fullmatch(row)
+def _with_times(source: Source, entry: Entry, rows: timed_lines.Rows) -> Iterator[Entry]:
+    """Yield an entry for each text with its times; the entry itself if the lines have none."""
+    whole: float | None = None
 
-
-def _are_labels(rows: Sequence[str]) -> bool:
-    labels = [row for row in rows if _label(row)]
-    # A transcript may be digits: 1 2 3 4.
-    return bool(labels) and len(labels) >= _MOST * len(rows) and not all(_NUMBERS.fullmatch(row) for row in labels)
-
-
-def _of_labels(entry: Entry, rows: Sequence[tuple[int, str]]) -> Iterator[Entry]:
-    """Yield an entry for each label of a recording; numbers that can't be seconds are samples."""
-    try:
+    def form() -> tuple[int, float | None]:
+        nonlocal whole
         with open_sound(entry.audio) as sound:
-            rate, whole = sound.rate, sound.seconds
+            whole = sound.seconds
+            return sound.rate, sound.seconds
+
+    try:
+        found = timed_lines.cues_of(rows, form)
     except InputError as error:
         yield replace(entry, text="", problem="unreadable", detail=str(error).removeprefix(f"{entry.audio}: "))
         return
-    labels = [(number, row, _label(row)) for number, row in rows]
-    known = [label for _, _, label in labels if label]
-    is_whole = all(label[1].isdecimal() and label[2].isdecimal() for label in known)
-    longest = max(_time(label[2]) for label in known)
-    unit = 1 / rate if is_whole and whole is not None and longest > whole + 1 else 1.0
-    cues = []
-    for number, row, label in labels:
-        if label is None:
-            detail = f"expected start, end and text: {row[:80]}"
-            cues.append(Cue(f"line {number}", problem="broken row", detail=detail))
-            continue
-        start, end = (_time(label[group]) * unit for group in (1, 2))
-        cues.append(Cue(f"line {number}", start, end, label[3]))
+    if found is None:
+        yield _of_speakers(source, entry, [row for _, row in rows])
+        return
+    cues, note = found
+    _say(source, note, entry.place)
+    stem = Path(entry.name).stem
+    cues = [replace(cue, speaker=f"{stem} {cue.speaker}") if len(cue.speaker) == 1 else cue for cue in cues]
     if len(cues) > 1:
         yield from entries(checked(cues), entry, lambda cue: f"{entry.place}, {cue.place}")
         return
@@ -144,11 +173,3 @@ def _of_labels(entry: Entry, rows: Sequence[tuple[int, str]]) -> Iterator[Entry]
         # TIMIT counts a few samples more than there are; one label for all is no cut.
         is_rest = not one.problem and one.start == 0 and whole is not None and abs(cues[0].end - whole) < 0.5
         yield replace(one, seconds=None) if is_rest else one
-
-
-def _time(written: str) -> float:
-    """Return a number of a label; infinity if it is beyond all numbers."""
-    try:
-        return times.parse_time(written)
-    except ValueError:
-        return float("inf")

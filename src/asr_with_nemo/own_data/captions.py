@@ -6,7 +6,7 @@ with it, and each word once.
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from asr_with_nemo.own_data.cues import Cue, Reading, lines_of
 
 _TIME = r"(?:(\d{1,4}):)?([0-5]?\d):([0-5]?\d)(?:[.,](\d{1,6}))?"
 _TIMING = re.compile(rf"\s*{_TIME}\s*-{{1,3}}>\s*{_TIME}(?:\s.*)?")
+_READING = re.compile(r"<rt>.*?(?:</rt>|(?=<rt>|</ruby>)|$)", re.IGNORECASE)  # how a character is read, above it
 _TAG = re.compile(r"</?(?:i|b|u|s|c|v|font|lang|ruby|rt|br|span)(?:[.\s][^<>]*)?/?>|\{\\[^{}]*\}", re.IGNORECASE)
 _WORD_TIME = re.compile(r"<\d[\d:.,]*>")
 _VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s([^<>]+)>", re.IGNORECASE)
@@ -59,7 +60,8 @@ def read(path: Path, encoding: str = "") -> Reading:
     blocks = _blocks(path, encoding)
     if not blocks:
         raise InputError(f"{path}: no captions found; expected times such as 00:00:01,000 --> 00:00:02,500")
-    form = _NAME if _have_names(blocks) else _CAPITALS
+    first = [next((row for row in block.raw if row.strip()), "") for block in blocks]
+    form = _NAME if are_names([row for row in first if row]) else _CAPITALS
     for block in blocks:
         _clean(block, form)
     notes: list[str] = []
@@ -79,6 +81,11 @@ def read(path: Path, encoding: str = "") -> Reading:
         for block, following in pairwise(blocks):
             block.end = min(block.end, following.start)
     return Reading([_cue(block) for block in blocks], notes)
+
+
+def are_in(rows: Iterable[str]) -> bool:
+    """Return whether lines are captions: one of them has the times of SubRip or WebVTT, and nothing else."""
+    return any("-->" in row and _TIMING.fullmatch(row) for row in rows)
 
 
 def _blocks(path: Path, encoding: str) -> list[_Block]:
@@ -118,11 +125,16 @@ def _seconds(hours: str | None, minutes: str, seconds: str, part: str | None) ->
 # --- Markup and speakers ----------------------------------------------------------------------------------------------
 
 
-def _have_names(blocks: Sequence[_Block]) -> bool:
-    """Return whether nearly all cues begin with one of a few speakers, `Ann Lee: hello`, as Zoom writes them."""
-    first = [rows[0].strip() for block in blocks if (rows := [row for row in block.raw if row.strip()])]
-    names = [name[1] for row in first if (name := _NAME.match(row))]
-    return len(names) >= 3 and len(names) >= _NAMED * len(first) and len(set(names)) <= len(names) / 2
+def are_names(rows: Sequence[str]) -> bool:
+    """Return whether nearly all rows begin with one of a few speakers, `Ann Lee: hello`, as Zoom writes them."""
+    names = [name[1] for row in rows if (name := _NAME.match(_TAG.sub("", row).strip()))]
+    return len(names) >= 3 and len(names) >= _NAMED * len(rows) and len(set(names)) <= len(names) / 2
+
+
+def without_name(row: str) -> tuple[str, str]:
+    """Return the name that a row begins with, "" for none, and the rest."""
+    name = _NAME.match(row)
+    return (name[1], row[name.end() :]) if name else ("", row)
 
 
 def _clean(block: _Block, form: re.Pattern[str]) -> None:
@@ -131,7 +143,8 @@ def _clean(block: _Block, form: re.Pattern[str]) -> None:
     for written in block.raw:
         is_timed = bool(_WORD_TIME.search(written))
         block.speakers += [html.unescape(name).strip() for name in _VOICE.findall(written)]
-        row = html.unescape(_TAG.sub(lambda tag: " " if tag[0].lower().startswith("<br") else "", written))
+        bare = _READING.sub("", written)
+        row = html.unescape(_TAG.sub(lambda tag: " " if tag[0].lower().startswith("<br") else "", bare))
         row = " ".join(_WORD_TIME.sub("", row).replace("\\N", " ").replace("\\h", " ").split())
         if dash := _DASH.match(row):
             dashes, row = dashes + 1, row[dash.end() :]

@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,19 @@ class NotUnderstood(Exception):
     """A command does something else than to convert, to cut, or to take a channel."""
 
 
-# Programs that write a recording in another format, and their options that take a value.
-_CONVERTERS = {"flac": "", "mpg123": "", "oggdec": "-o", "opusdec": "--rate", "cat": "", "shorten": "", "wv": ""}
+# Programs that write a recording in another format, their options without and with a value that leave its sound whole.
+_CONVERTERS = {
+    "flac": ("-c -d -s -f --decode --stdout --silent --force --totally-silent", "-o"),
+    "mpg123": ("-q -s -m --quiet --stdout --mono --wav", "-w -r -b"),
+    "oggdec": ("-Q -q --quiet --raw", "-o -b -e -s"),
+    "opusdec": ("--quiet --force-wav --float --no-dither", "--rate"),
+    "cat": ("", ""),
+    "shorten": ("-x", ""),
+    "wavpack": ("", ""),
+}
 _SOX_VALUES = {"-t", "-r", "-b", "-c", "-e", "-v", "--bits", "--encoding", "--rate", "--channels"}
-_FFMPEG_VALUES = {"-f", "-ar", "-ac", "-acodec", "-c:a", "-codec:a", "-loglevel", "-v", "-sample_fmt", "-threads"}
+_FFMPEG_FLAGS = {"-y", "-n", "-nostdin", "-hide_banner", "-vn", "-sn", "-dn", "-nostats", "-bitexact", "-accurate_seek"}
+_FFMPEG_VALUES = set("-f -ar -ac -acodec -c:a -codec:a -loglevel -v -sample_fmt -threads -b:a -ab".split())  # noqa: SIM905
 
 
 def understand(command: str) -> Effect:
@@ -47,13 +57,13 @@ def understand(command: str) -> Effect:
     """
     effect = Effect()
     try:
-        stages = [shlex.split(part) for part in command.rstrip("| \t").split("|")]
+        words = shlex.shlex(command.rstrip("| \t"), posix=True, punctuation_chars="|")
+        words.whitespace_split, words.commenters = True, ""
+        parts = [list(part) for is_pipe, part in groupby(words, lambda word: set(word) == {"|"}) if not is_pipe]
     except ValueError as error:
         raise NotUnderstood(str(error)) from error
-    for words in stages:
-        if not words:
-            raise NotUnderstood("an empty command")
-        program, arguments = words[0].rsplit("/", 1)[-1], words[1:]
+    for program, *arguments in parts:
+        program = program.rsplit("/", 1)[-1]
         if program == "sph2pipe":
             effect = _sph2pipe(arguments, effect)
         elif program in ("sox", "rec", "play"):
@@ -61,8 +71,7 @@ def understand(command: str) -> Effect:
         elif program in ("ffmpeg", "avconv"):
             effect = _ffmpeg(arguments, effect)
         elif program in _CONVERTERS:
-            files = [word for word in arguments if not word.startswith("-") and "." in word]
-            effect = _with_file(effect, files[0] if files else "-")
+            effect = _converter(program, arguments, effect)
         else:
             raise NotUnderstood(f"{program} isn't known")
     if not effect.file:
@@ -101,6 +110,20 @@ def _seconds(text: str) -> float:
     if not all(re.fullmatch(r"\d+(\.\d*)?", part) for part in parts) or len(parts) > 3:
         raise NotUnderstood(f"the time {text!r}")
     return sum(float(part) * 60**place for place, part in enumerate(reversed(parts)))
+
+
+def _converter(program: str, arguments: Sequence[str], effect: Effect) -> Effect:
+    flags, valued = (options.split() for options in _CONVERTERS[program])
+    rest, files = list(arguments), []
+    while rest:
+        word = rest.pop(0)
+        if word in valued and rest:
+            rest.pop(0)
+        elif not word.startswith("-") or word == "-":
+            files.append(word)
+        elif word not in flags and not (len(word) > 2 and all(f"-{letter}" in flags for letter in word[1:])):
+            raise NotUnderstood(f"{program} {word}")
+    return _with_file(effect, files[0] if files else "-")
 
 
 def _sph2pipe(arguments: Sequence[str], effect: Effect) -> Effect:
@@ -168,7 +191,7 @@ def _ffmpeg(arguments: Sequence[str], effect: Effect) -> Effect:
             end = _seconds(value)
         elif word == "-map_channel":
             effect = _channel(effect, str(int(value.rsplit(".", 1)[-1]) + 1) if value[-1:].isdecimal() else value)
-        elif word.startswith(("-af", "-filter", "-map", "-vol")):
+        elif word.startswith("-") and word not in ("-", *_FFMPEG_FLAGS, *_FFMPEG_VALUES):
             raise NotUnderstood(f"ffmpeg {word}")
     if end is not None:
         length = end - start

@@ -25,7 +25,6 @@ from asr_with_nemo.own_data import (
     sheets,
     tables,
     text_files,
-    times,
 )
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import AUDIO, NO_TRANSCRIPTS, clean_text
@@ -40,38 +39,80 @@ def _read_table(source: Source) -> Iterator[Entry]:
     if not found:
         raise InputError("\n".join(reasons) or f"{source.path}: no table found; expected a .csv, .tsv or .jsonl file")
     source.notes += [f"not read: {reason}" for reason in reasons]
-    for table in found:
-        source.notes.append(f"read {table}")
-        source.notes += [f"not understood: column {column!r} of {table.path.name}, a time?" for column in table.unread]
+    source.notes += _not_read(source, found, reasons)
+    for number, table in enumerate(found):
+        if number < _SHOWN or table.notes:
+            source.notes += [f"read {table}", *table.notes]
+        elif number == _SHOWN:
+            source.notes.append(f"read {len(found) - number:,} more tables")
         split = _part_of(table.path, source.root) if len(found) > 1 else ""
         yield from (_of_row(row, table, finder, split) for row in tables.read(table))
 
 
 _TABLES = tables.SUFFIXES - tables.LISTS
+_MOST_UNUSABLE = 50  # tables at one depth, after which no further one is tried
+_SHOWN = 8  # names in a note
+_TEXT_BESIDE = ".txt"  # such files beside a list may be anything
+_NO_SPEAKER = {"n/a", "na", "none", "unknown", "-", "?", "null"}
 
 
 def _usable_tables(
     source: Source, finder: Finder, kinds: Sequence[Set[str]] = (_TABLES, tables.LISTS)
 ) -> tuple[list[tables.Table], list[str]]:
     """Return the usable tables with the first kind of suffixes that has any, and the reasons against the others."""
-    found, reasons = [], []
+    found, reasons, tried = [], [], set()
     for suffixes in kinds:
-        for path in [source.path] if source.path.is_file() else _tables_of(source, suffixes):
+        for paths in [[source.path]] if source.path.is_file() else _tables_of(source, suffixes):
+            paths = [path for path in paths if path not in tried]
+            tried.update(paths)
+            for number, path in enumerate(paths):
+                if number == _MOST_UNUSABLE and not found:
+                    break
 
-            def is_audio(value: str, base: Path = path.parent) -> bool:
-                return finder.is_audio(value, base)
+                def is_audio(value: str, base: Path = path.parent) -> bool:
+                    return finder.is_audio(value, base)
 
-            try:
-                found.append(tables.inspect(path, is_audio, source.encoding, source.delimiter, source.columns))
-            except InputError as error:
-                reasons.append(str(error))
-        if found or source.path.is_file():
+                try:
+                    found.append(tables.inspect(path, is_audio, source.encoding, source.delimiter, source.columns))
+                except InputError as error:
+                    reasons.append(str(error))
+            if found:
+                return _alike(found), reasons
+        if source.path.is_file():
             break
     return found, reasons
 
 
-def _tables_of(source: Source, suffixes: Set[str]) -> list[Path]:
-    """Return the tables of a folder; if they overlap, as in Common Voice, those of the train, dev and test splits."""
+def _alike(found: list[tables.Table]) -> list[tables.Table]:
+    """Return tables, those with the same columns read alike: a small one may lack what tells its columns apart."""
+    sure: dict[tuple, tables.Table] = {}
+    for table in sorted(found, key=lambda one: one.path.stat().st_size, reverse=True):
+        key = (*table.columns, table.has_header, table.roles.get("audio"))
+        table.roles = dict(sure.setdefault(key, table).roles)
+    return found
+
+
+def _not_read(source: Source, found: Sequence[tables.Table], reasons: Sequence[str]) -> list[str]:
+    """Return a note about the tables beside those that are read, of which the splits or the validated rows were."""
+    if source.path.is_file():
+        return []
+    read = {table.path for table in found}
+    beside = sorted(path for folder in {path.parent for path in read} for path in folder.iterdir())
+    kinds = {path.suffix.lower() for path in read}
+    others = [path for path in beside if path.suffix.lower() in kinds and path not in read and path.is_file()]
+    others = [path for path in others if path.name[0] not in ".~" and path.stem.lower() not in NO_TRANSCRIPTS]
+    others = [path for path in others if not any(reason.startswith(f"{path}:") for reason in reasons)]
+    if not others or _TEXT_BESIDE in kinds:
+        return []
+    shown = ", ".join(source.name_of(path) for path in others[:_SHOWN]) + (" ..." if others[_SHOWN:] else "")
+    return [f"not read: {shown}, with rows of their own? Name one as the source to read it alone"]
+
+
+def _tables_of(source: Source, suffixes: Set[str]) -> Iterator[list[Path]]:
+    """Yield the tables of a folder, at one depth after the other.
+
+    If they overlap, as in Common Voice, those of the train, dev and test splits.
+    """
     folder = source.path
     for pattern in ("*", "*/*", "*/*/*"):
         found = [path for path in sorted(folder.glob(pattern)) if path.suffix.lower() in suffixes]
@@ -83,14 +124,12 @@ def _tables_of(source: Source, suffixes: Set[str]) -> list[Path]:
         parts = {path: split for path in found if (split := _part_of(path, folder))}
         parts = {path: split for path, split in parts.items() if "all" not in re.split("[^a-z]", path.stem)}
         if "train" in parts.values() and len(set(parts.values())) > 1:
-            return list(parts)
-        whole = [path for path in found if path.stem == "validated"]
-        if whole or found:
-            return whole or found
+            found = list(parts)
+        yield [path for path in found if path.stem == "validated"] or found
     # Further down, the tables that are called the same: M-AILABS has a metadata.csv for each book.
     query = "SELECT path, name FROM files WHERE kind = 'aligned' ORDER BY path"
     named = [(path, name) for path, name in source.store.select(query) if os.path.splitext(name)[1] in suffixes]
-    return [folder / path for path, name in named if name == named[0][1]] if len(named) < 10_000 else []
+    yield [folder / path for path, name in named if name == named[0][1]] if len(named) < 10_000 else []
 
 
 def _part_of(table: Path, folder: Path) -> str:
@@ -105,7 +144,9 @@ def _of_row(row: tables.TableRow, table: tables.Table, finder: Finder, split: st
         return Entry(place, problem="broken row", detail=row.detail)
     roles = {role: tables.as_text(row.cells.get(column)) for role, column in table.roles.items()}
     text = clean_text(roles.get("text", ""))
-    named = {"place": place, "text": text, "speaker": clean_text(roles.get("speaker", "")), "doubt": row.doubt}
+    speaker = clean_text(roles.get("speaker", ""))
+    speaker = "" if speaker.casefold() in _NO_SPEAKER else speaker
+    named = {"place": place, "text": text, "speaker": speaker, "doubt": row.doubt}
     named["split"] = split_of(roles.get("split", "")) or split
     if table.sheet and (odd := sheets.what_it_is(row.cells.get(table.roles.get("text")))):
         is_lost = odd != "a number" and odd != "a formula"
@@ -114,17 +155,15 @@ def _of_row(row: tables.TableRow, table: tables.Table, finder: Finder, split: st
         named["doubts"] = (("not text", odd),)
     path = finder.find(roles.get("audio", ""), table.path.parent)
     if isinstance(path, Missing):
-        return Entry(**named, name=clean_text(roles["audio"]), problem=path.problem, detail=path.detail)
-    written = {role: roles[role] for role in ("start", "end", "seconds") if roles.get(role)}
+        is_tarred = "shard_id" in row.cells and path.problem == "no audio"
+        detail = f"{path.detail}; the data set is tarred: unpack its .tar files here" if is_tarred else path.detail
+        return Entry(**named, name=clean_text(roles["audio"]), problem=path.problem, detail=detail)
     try:
-        known = {role: times.parse_time(text, table.scales.get(role, 1.0)) for role, text in written.items()}
+        start, length = table.part_of(roles)
     except ValueError as error:
         return Entry(
             **named, name=clean_text(roles["audio"]), problem="broken row", detail=f"{error}, in a time's column"
         )
-    start, end, seconds = known.get("start", 0.0), known.get("end"), known.get("seconds")
-    # Without a start, a duration is that of the whole recording.
-    length = end - start if end is not None and "start" in roles else seconds if "start" in roles else None
     channel = channels.number_of(roles.get("channel", ""), table.first_channel)
     name = finder.source.name_of(path)
     return Entry(**named, audio=str(path), name=name, start=start, seconds=length, channel=channel)
@@ -288,9 +327,11 @@ def detect(source: Source) -> str:
 
     if has("dataset_info.json", "*/dataset_info.json"):
         return "hf"
-    if has("wav.scp", "*/wav.scp", "*/*/wav.scp"):
+    if has(*(f"{depth}wav.scp" for depth in layouts.DEPTHS)):
         return "kaldi"
-    if has("*supervisions*.jsonl*"):
+    if has("*supervisions*.jsonl*") or (has("*supervisions*.json") and has("*recordings*.json")):
+        return "lhotse"
+    if layouts.cuts_of(path):
         return "lhotse"
     if source.store.value("SELECT 1 FROM files WHERE name LIKE '%.trans.txt' OR name LIKE '%.trans.tsv'"):
         return "librispeech"
@@ -330,9 +371,13 @@ def _detect_file(source: Source) -> str:
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".arrow"):
         return "hf"
+    if ".jsonl" in path.suffixes and layouts.are_cuts(path):
+        return "lhotse"
     instead = "is a recording; name its folder" if suffix in AUDIO else ""
     if suffix in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"):
         instead = "is an archive; unpack it and name the folder"
+    elif aligned.instead(path):
+        instead = aligned.instead(path)
     elif _is_other_sheet(path):
         instead = "is a spreadsheet in a form that isn't read; save it as .xlsx, or as CSV in UTF-8"
     if instead:
@@ -369,8 +414,8 @@ def _what_is_missing(source: Source, reasons: list[str]) -> str:
         tables_there = f"\n  {', '.join(timed)}: no recording has this name{tables_there}"
     if of_channels := channels.there_are_texts(source):
         tables_there = f"\n  {', '.join(of_channels)}: the texts of a channel each? --channels split{tables_there}"
-    if others := aligned.not_read(source.path):
-        tables_there += f"\n  {', '.join(others)}: not read in this form; save it as .srt, .vtt or .TextGrid"
+    for line in filter(None, (*aligned.not_read(source.path), aligned.why_not(source))):
+        tables_there += f"\n  {line}"
     for sheet in sorted(path for depth in ("*", "*/*") for path in source.path.glob(depth) if _is_other_sheet(path))[
         :3
     ]:

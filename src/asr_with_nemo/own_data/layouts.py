@@ -12,6 +12,7 @@ import math
 import os
 import re
 import traceback
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import soundfile
 
 from asr_with_nemo.base.values import is_whole
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import commands, tables, text_files
+from asr_with_nemo.own_data import channels, commands, tables, text_files
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import clean_text
 
@@ -60,6 +61,10 @@ def _part_of(path: str) -> str:
     return next((split for folder in Path(path).parts[:-1] if (split := split_of(folder))), "")
 
 
+DEPTHS = ("", "*/", "*/*/", "*/*/*/", "*/*/*/*/")
+"""Patterns of the folders in which Kaldi's data may be: ESPnet has them in `dump/raw/org/train`."""
+
+
 # --- Kaldi ------------------------------------------------------------------------------------------------------------
 
 
@@ -72,7 +77,7 @@ def read_kaldi(source: Source) -> Iterator[Entry]:
     Raises:
         InputError: no folder has both `wav.scp` and `text`.
     """
-    folders = sorted({path.parent for depth in ("", "*/", "*/*/") for path in source.path.glob(f"{depth}wav.scp")})
+    folders = sorted({path.parent for depth in DEPTHS for path in source.path.glob(f"{depth}wav.scp")})
     with_text = [folder for folder in folders if (folder / "text").is_file()]
     source.notes += [
         f"not read: {source.name_of(folder)} has no file text" for folder in folders if folder not in with_text
@@ -108,11 +113,13 @@ def _read_kaldi_folder(source: Source, folder: Path, split: str) -> Iterator[Ent
         recording, start, seconds, channel = name, 0.0, None, None
         if has_segments:
             try:
-                recording, start, end = value("segments", name).split()
+                recording, start, end, *of_line = value("segments", name).split()
                 start, seconds = float(start), (float(end) - float(start) if float(end) >= 0 else None)
                 if not math.isfinite(start + (seconds or 0.0)):
                     raise ValueError("a time is no number")
-                channel = _channel(value("reco2file_and_channel", recording))
+                # In segments, Kaldi counts channels from 0.
+                is_number = bool(of_line) and of_line[0].isdecimal()
+                channel = int(of_line[0]) if is_number else _channel(value("reco2file_and_channel", recording))
             except ValueError:
                 yield Entry(**named, name=name, problem="broken row", detail=f"segments has no valid line for {name}")
                 continue
@@ -168,58 +175,126 @@ def _found(name: str, finder: Finder, folder: Path, effect: commands.Effect) -> 
 # --- Lhotse -----------------------------------------------------------------------------------------------------------
 
 
+def are_cuts(path: Path) -> bool:
+    """Return whether a file holds Lhotse's cuts, by its first line."""
+    try:
+        _, first = next(_json_lines(path), (0, None))
+    except InputError:
+        return False
+    return isinstance(first, dict) and str(first.get("type", "")).endswith("Cut")
+
+
+def cuts_of(folder: Path) -> list[Path]:
+    """Return the files of a folder with Lhotse's cuts."""
+    return [path for path in sorted(folder.glob("*cuts*.jsonl*")) if are_cuts(path)]
+
+
 def read_lhotse(source: Source) -> Iterator[Entry]:
-    """Read Lhotse's manifests of recordings and supervisions; with a recipe, those that it writes for the source.
+    """Read Lhotse's manifests: recordings and supervisions, or else cuts; with a recipe, those that it writes.
 
     Raises:
         InputError: there are no such manifests, they can't be read, or the recipe fails.
     """
-    folder = _run_recipe(source) if source.recipe else source.path
-    recordings = sorted(folder.glob("*recordings*.jsonl*"))
-    supervisions = sorted(folder.glob("*supervisions*.jsonl*"))
-    if not recordings or not supervisions:
-        raise InputError(f"{folder}: expected Lhotse's manifests, *recordings*.jsonl.gz and *supervisions*.jsonl.gz")
+    folder = _run_recipe(source) if source.recipe else source.root
+    recordings = sorted([*folder.glob("*recordings*.jsonl*"), *folder.glob("*recordings*.json")])
+    supervisions = sorted([*folder.glob("*supervisions*.jsonl*"), *folder.glob("*supervisions*.json")])
+    cuts = [source.path] if source.path.is_file() else cuts_of(folder)
+    if source.path.is_dir() and recordings and supervisions:
+        source.notes += [f"not read: {path.name}, cuts beside supervisions" for path in cuts]
+        yield from _of_supervisions(source, folder, recordings, supervisions)
+    elif cuts:
+        for path in cuts:
+            source.notes.append(f"read {path.name}, cuts of Lhotse")
+            for line, one in _json_lines(path):
+                yield from _of_cut(source, Finder(source), path, line, one)
+    else:
+        raise InputError(
+            f"{folder}: expected Lhotse's manifests, *recordings*.jsonl.gz and *supervisions*.jsonl.gz, or cuts"
+        )
+
+
+def _of_supervisions(source: Source, folder: Path, recordings: list[Path], supervisions: list[Path]) -> Iterator[Entry]:
     database = source.store.db
     database.execute("DROP TABLE IF EXISTS temp.sounds")
     database.execute("CREATE TEMP TABLE sounds (id TEXT PRIMARY KEY, path TEXT) WITHOUT ROWID")
     for path in recordings:
-        sounds = ((str(one["id"]), one["sources"][0].get("source", "")) for _, one in _json_lines(path))
+        sounds = ((str(one.get("id", "")), _sound_of(one)) for _, one in _json_lines(path))
         database.executemany("INSERT OR IGNORE INTO temp.sounds VALUES (?, ?)", sounds)
     finder = Finder(source)
     for path in supervisions:
         for line, one in _json_lines(path):
-            text = one.get("text") or (one.get("custom") or {}).get("normalized_text") or ""
-            named = {
-                "place": f"{path.name}, line {line}",
-                "text": clean_text(str(text)),
-                "speaker": clean_text(str(one.get("speaker") or "")),
-                "split": split_of(path.name.replace("supervisions", "")),
-            }
-            written = source.store.value("SELECT path FROM temp.sounds WHERE id = ?", (str(one["recording_id"]),))
-            audio = finder.find(written or "", folder)
-            if isinstance(audio, Missing):
-                name = str(one["recording_id"])
-                yield Entry(**named, name=name, problem=audio.problem, detail=audio.detail)
-                continue
-            channel = one.get("channel")
-            yield Entry(
-                **named,
-                audio=str(audio),
-                name=source.name_of(audio),
-                start=float(one.get("start") or 0),
-                seconds=float(one["duration"]) if one.get("duration") else None,
-                channel=channel if is_whole(channel) and channel > 0 else None,
-            )
+            name = str(one.get("recording_id", ""))
+            written = source.store.value("SELECT path FROM temp.sounds WHERE id = ?", (name,))
+            yield _of_supervision(source, finder, path, f"{path.name}, line {line}", one, name, written or "")
+
+
+def _of_cut(source: Source, finder: Finder, path: Path, line: int, cut: dict) -> Iterator[Entry]:
+    """Yield the entries of a cut, whose supervisions have times from its start."""
+    place = f"{path.name}, line {line}"
+    recording, said = cut.get("recording"), cut.get("supervisions")
+    if not isinstance(recording, dict) or not isinstance(said, list):
+        yield Entry(place, name=str(cut.get("id", "")), problem="broken row", detail=f"a {cut.get('type')}, not read")
+        return
+    for one in said:
+        try:
+            start = float(cut.get("start") or 0) + max(0.0, float(one.get("start") or 0))
+            one = {"channel": cut.get("channel"), **one, "start": start}
+        except (TypeError, ValueError, AttributeError, OverflowError):
+            yield Entry(place, name=str(cut.get("id", "")), problem="broken row", detail=f"not read: {str(one)[:80]}")
+            continue
+        yield _of_supervision(source, finder, path, place, one, str(recording.get("id")), _sound_of(recording))
+
+
+def _sound_of(recording: dict) -> str:
+    """Return the path of a recording of Lhotse's; "" for one in memory or in an archive."""
+    sources = recording.get("sources")
+    first = sources[0] if isinstance(sources, list) and sources and isinstance(sources[0], dict) else {}
+    return str(first.get("source") or "") if first.get("type") == "file" else ""
+
+
+def _of_supervision(
+    source: Source, finder: Finder, path: Path, place: str, one: dict, recording: str, written: str
+) -> Entry:
+    custom = one.get("custom")
+    text = one.get("text") or (custom.get("normalized_text") if isinstance(custom, dict) else "") or ""
+    named = {
+        "place": place,
+        "text": clean_text(str(text)),
+        "speaker": clean_text(str(one.get("speaker") or "")),
+        "split": split_of(re.sub("supervisions|cuts", "", path.name)),
+    }
+    audio = finder.find(written, path.parent)
+    if isinstance(audio, Missing):
+        return Entry(**named, name=recording, problem=audio.problem, detail=audio.detail)
+    try:
+        start, seconds = float(one.get("start") or 0), float(one["duration"]) if one.get("duration") else None
+    except (TypeError, ValueError, OverflowError):
+        return Entry(**named, name=recording, problem="bad times", detail="its start or duration is no number")
+    channel = one.get("channel")
+    channel = channel[0] if isinstance(channel, list) and len(channel) == 1 else channel
+    return Entry(
+        **named,
+        audio=str(audio),
+        name=source.name_of(audio),
+        start=start,
+        seconds=seconds,
+        channel=channel if is_whole(channel) and channel >= 0 else None,
+    )
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
     opened = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, json.loads(line)
-    except (OSError, ValueError, KeyError) as error:
+            if path.suffix == ".json":
+                found = enumerate(json.load(file), 1)
+            else:
+                found = ((number, json.loads(line)) for number, line in enumerate(file, 1) if line.strip())
+            for number, one in found:
+                if not isinstance(one, dict):
+                    raise ValueError(f"line {number} is no object")
+                yield number, one
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, zlib.error) as error:
         raise InputError(f"{path}: can't be read as a Lhotse manifest ({error})") from error
 
 
@@ -259,14 +334,19 @@ def read_hugging_face(source: Source) -> Iterator[Entry]:
         )
     for name, files, features in parts:
         split = split_of(name) if len(parts) > 1 else ""
-        number = 0
+        number, said = 0, ""
         for file in files:
             for batch, schema_features in _batches(file):
                 known = features or schema_features
-                roles = _roles(source, file, batch.schema.names, known)
-                for cells in batch.select(list(roles.values())).to_pylist():
-                    yield _of_cells(f"{name}, row {number}", cells, roles, known, finder, file.parent, split)
+                table = _table(source, file, batch.schema.names, known)
+                if table.what_is_read() != said:
+                    said = table.what_is_read()
+                    source.notes += [f"read {name} ({said})", *table.notes]
+                for cells in batch.select(list(table.roles.values())).to_pylist():
+                    yield _of_cells(f"{name}, row {number}", cells, table, known, finder, split)
                     number += 1
+        if len(folders := sorted({source.name_of(file.parent) for file in files})) > 1:
+            source.notes.append(f"the part {name} is of several folders, read as one: {', '.join(folders[:8])}")
 
 
 def _parts(path: Path) -> list[tuple[str, list[Path], dict]]:
@@ -318,14 +398,15 @@ def _batches(file: Path) -> Iterator[tuple]:
         raise InputError(f"{file}: can't be read as a data set ({error})") from error
 
 
-def _roles(source: Source, file: Path, columns: list[str], features: dict) -> dict[str, str]:
+def _table(source: Source, file: Path, columns: list[str], features: dict) -> tables.Table:
+    """Return the columns of a data set with their roles."""
     sounds = [column for column in columns if _kind(features, column) == "Audio"]
     table = tables.Table(file, columns=[column for column in columns if column not in sounds[1:]])
     roles = tables.named_roles(table, source.columns)
     if sounds and "audio" not in roles:
         roles["audio"] = sounds[0]
-    for role in ("audio", "text", "speaker"):
-        table.roles = roles
+    table.roles = roles
+    for role in ("audio", "text", "speaker", "split", "channel"):
         named = [column for name in tables.ROLES[role] for column in table.columns if tables.plain(column) == name]
         named = [column for column in named if column not in roles.values()]
         if role not in roles and named:
@@ -333,7 +414,8 @@ def _roles(source: Source, file: Path, columns: list[str], features: dict) -> di
     for role in ("audio", "text"):
         if role not in roles:
             raise InputError(f"{file}: no column of {role} found among {', '.join(columns)}; give --{role}-column")
-    return roles
+    tables.find_times(table)
+    return table
 
 
 def _kind(features: dict, column: str) -> str:
@@ -341,20 +423,25 @@ def _kind(features: dict, column: str) -> str:
     return feature.get("_type", "") if isinstance(feature, dict) else ""
 
 
-def _of_cells(
-    place: str, cells: dict, roles: dict[str, str], features: dict, finder: Finder, folder: Path, split: str
-) -> Entry:
+def _of_cells(place: str, cells: dict, table: tables.Table, features: dict, finder: Finder, split: str) -> Entry:
     def text(role: str) -> str:
-        value, column = cells.get(roles.get(role, "")), roles.get(role, "")
+        column = table.roles.get(role, "")
+        value = cells.get(column)
         if _kind(features, column) == "ClassLabel" and is_whole(value) and value >= 0:
             value = features[column]["names"][value]
         return clean_text(tables.as_text(value))
 
-    named = {"place": place, "text": text("text"), "speaker": text("speaker"), "split": split}
-    sound = cells.get(roles["audio"])
+    named = {
+        "place": place,
+        "text": text("text"),
+        "speaker": text("speaker"),
+        "split": split_of(text("split")) or split,
+    }
+    sound = cells.get(table.roles["audio"])
     name = clean_text(str(sound.get("path") or place)) if isinstance(sound, dict) else place
-    if isinstance(sound, dict) and sound.get("bytes"):
-        return Entry(**named, audio=sound["bytes"], name=f"{place}: {Path(name).name}" if name != place else place)
+    inside = sound if isinstance(sound, bytes) else sound.get("bytes") if isinstance(sound, dict) else None
+    if inside:  # it is the utterance itself, cut from a recording whose times may be there
+        return Entry(**named, audio=inside, name=f"{place}: {Path(name).name}" if name != place else place)
     if isinstance(sound, dict) and sound.get("array") is not None:
         try:
             return Entry(**named, audio=_wav_of(sound["array"], sound.get("sampling_rate")), name=place)
@@ -362,25 +449,40 @@ def _of_cells(
             return Entry(**named, name=place, problem="unreadable", detail=str(error))
     if isinstance(sound, list):
         return Entry(**named, name=place, problem="unreadable", detail="samples without a sampling rate")
-    audio = finder.find(tables.as_text(sound), folder)
+    if isinstance(sound, dict) and "path" not in sound:
+        detail = f"expected path, bytes, or array and sampling_rate; there are {', '.join(sound)}"
+        return Entry(**named, name=place, problem="unreadable", detail=detail)
+    audio = finder.find(tables.as_text(sound), table.path.parent)
     if isinstance(audio, Missing):
         return Entry(**named, name=name, problem=audio.problem, detail=audio.detail)
-    return Entry(**named, audio=str(audio), name=finder.source.name_of(audio))
+    try:
+        start, seconds = table.part_of({role: text(role) for role in table.roles})
+    except ValueError as error:
+        return Entry(**named, name=name, problem="broken row", detail=f"{error}, in a time's column")
+    channel = channels.number_of(text("channel"), table.first_channel)
+    where = {"start": start, "seconds": seconds, "channel": channel}
+    return Entry(**named, audio=str(audio), name=finder.source.name_of(audio), **where)
 
 
-def _wav_of(array: object, rate: object) -> bytes:
+def _wav_of(array: object, given: object) -> bytes:
     """Return decoded samples, (T,), (T, channels) or (channels, T), floats or whole numbers, as a WAV.
 
     Raises:
         ValueError: they are no samples, or have no rate.
     """
-    if not is_whole(rate) or not 1_000 <= rate <= 384_000:
-        raise ValueError(f"samples without a valid sampling rate ({str(rate)[:20]})")
+    try:
+        rate = int(float(given)) if float(given).is_integer() else 0
+    except (TypeError, ValueError, OverflowError):
+        rate = 0
+    if not 1_000 <= rate <= 384_000:
+        raise ValueError(f"samples without a valid sampling rate ({str(given)[:20]})")
     samples = np.asarray(array)
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf" or not samples.size:
         raise ValueError(f"samples of the shape {samples.shape} and the kind {samples.dtype}")
     if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
         samples = samples.T
+    if samples.dtype.kind in "iu" and samples.min() >= 0 and samples.max() <= 255 and 64 < samples.mean() < 192:
+        samples = (samples - 128.0) / 128  # unsigned bytes
     if samples.dtype.kind in "iu":
         largest = int(np.abs(samples.astype(np.int64)).max())
         samples = samples / (1 << 15 if largest < 1 << 15 else 1 << 31)

@@ -227,7 +227,8 @@ def _part(job: MeasureJob, sound: Sound) -> tuple[int, int | None]:
     start, whole = round(job.start * sound.rate), sound.frames
     count = None if job.seconds is None else round(job.seconds * sound.rate)
     if job.start < 0 or (count is not None and count <= 0):
-        raise Unusable("no sound", f"the part from {job.start:g} s on is outside the recording")
+        until = "" if job.seconds is None else f", {job.seconds:g} s long"
+        raise Unusable("bad times", f"from {job.start:g} s{until}")
     if whole is None:
         return start, count
     end = start + (count or 0)

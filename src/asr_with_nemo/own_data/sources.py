@@ -149,15 +149,15 @@ class Finder:
         for written in dict.fromkeys((value, value.replace("\\", "/"), unquote(value), local)):
             if found := self._look(written, base):
                 return found
-        found = self._search(local.replace("\\", "/"))
+        found = self._search(local.replace("\\", "/"), base)
         upload = _UPLOAD.fullmatch(local.rsplit("/", 1)[-1])
         if isinstance(found, Missing) and found.problem == "no audio" and upload:
-            return self._uploaded(upload["name"], found)
+            return self._uploaded(upload["name"], found, base)
         return found
 
-    def _uploaded(self, name: str, missing: Missing) -> Path | Missing:
+    def _uploaded(self, name: str, missing: Missing, base: Path) -> Path | Missing:
         """Return the recording that has a name after Label Studio's upload, which puts _ for each space."""
-        if isinstance(found := self._search(name), Path) or found.problem == "several":
+        if isinstance(found := self._search(name, base), Path) or found.problem == "several":
             return found
         if self._changed is None:
             self._changed = {}
@@ -192,8 +192,8 @@ class Finder:
                     return None
         return None
 
-    def _search(self, value: str) -> Path | Missing:
-        """Search all files of the source: the name must be unique, or its folders must single one file out."""
+    def _search(self, value: str, base: Path) -> Path | Missing:
+        """Search all files of the source: the name must be unique, there or below `base`, or with its folders."""
         name = name_key(value.rsplit("/", 1)[-1])
         query = "SELECT path FROM files WHERE kind IN ('audio', 'special') AND {} = ? ORDER BY path LIMIT 100"
         found = list(self.source.store.select(query.format("name"), (name,)))
@@ -201,6 +201,9 @@ class Finder:
         if not found:
             return Missing(f"no such file: {value}")
         ending = [path for (path,) in found if f"/{name_key(path)}".endswith(f"/{name_key(value).lstrip('./')}")]
+        if len(found) > 1 and len(ending) != 1:
+            below = f"{self.source.name_of(base)}/"
+            ending = [path for path in ending or [path for (path,) in found] if path.startswith(below)]
         if len(found) > 1 and len(ending) != 1:
             more = ", ..." if found[2:] else ""
             return Missing(f"several files have this name: {found[0][0]}, {found[1][0]}{more}", "several")

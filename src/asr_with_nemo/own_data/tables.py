@@ -6,7 +6,6 @@ roles are detected from the file.
 """
 
 import codecs
-import csv
 import json
 import re
 from collections import Counter
@@ -16,8 +15,9 @@ from itertools import islice
 from pathlib import Path
 
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import channels, sheets, times
+from asr_with_nemo.own_data import channels, delimited, sheets, time_columns, times
 from asr_with_nemo.own_data.json_rows import Cells, TableRow, flat, is_list_of_rows, json_row, read_objects
+from asr_with_nemo.own_data.sources import split_of
 from asr_with_nemo.own_data.text_files import Lines, encoding_of, is_wide
 
 SUFFIXES = {".csv", ".tsv", ".psv", ".jsonl", ".ndjson", ".json", ".txt", ".lst", ".list", *sheets.SUFFIXES}
@@ -26,7 +26,8 @@ LISTS = {".txt", ".lst", ".list"}
 """Suffixes of tables that other text files have too."""
 _DELIMITERS = ("\t", "|", ";", ",")
 _SAMPLE = 200  # rows from which a table's form is detected
-_CELL = 10_000_000  # characters; a longer cell comes from a quote that was never closed
+_FEW = 6  # keys of an object with everything; one of more is of names
+_SHOWN = 8  # columns that aren't read, in a note
 ROLES: dict[str, tuple[str, ...]] = {
     "audio": (
         "audio_filepath audio_filename audio_path audio_file audiofile wav_filename wav_path wav_file file_name "
@@ -36,15 +37,18 @@ ROLES: dict[str, tuple[str, ...]] = {
     "text": (
         "normalized_text normalised_text normalized_transcription sentence text transcript transcription transcripts "
         "words utterance word label labels keyword command content caption prompt orthographic raw_text "
-        "raw_transcription"
+        "raw_transcription text_tn"
     ).split(),
-    "speaker": "speaker speaker_id speakerid speaker_name spk spk_id client_id user_id user reader voice actor".split(),
+    "speaker": (
+        "speaker speaker_id speakerid speaker_name spk spk_id client_id user_id user reader voice actor sprecher "
+        "sprecherin locuteur hablante falante parlante диктор спикер 说话人 話者"
+    ).split(),
     "split": "split subset set partition".split(),
     # Found by `times.time_roles`, since their names hold a unit, too.
     "start": "offset start".split(),
     "end": "end".split(),
     "seconds": "duration".split(),
-    "channel": "channel channel_id channel_number".split(),
+    "channel": "channel channel_id channel_number kanal canal canale канал 声道".split(),
 }
 """Role of a column → its usual names, the most reliable first."""
 _TIMES = ("start", "end", "seconds")
@@ -64,7 +68,9 @@ class Table:
         roles: "audio", "text", "speaker" ... → column.
         scales: "start", "end", "seconds" → seconds per unit of that column.
         first_channel: the number of the first channel.
+        notes: what the user should know of its columns.
         unread: columns whose names speak of times, but which were not understood.
+        is_object: whether it is one JSON object, name → transcript or name → object.
         inside: the key of the list with the rows, where a JSON object has them in one.
         sheet: the name of the sheet of a workbook; "" for other tables.
         others: the names of the sheets that aren't read.
@@ -79,20 +85,46 @@ class Table:
     roles: dict[str, str] = field(default_factory=dict)
     scales: dict[str, float] = field(default_factory=dict)
     first_channel: int = 1
+    notes: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+    is_object: bool = False
     inside: str = ""
     sheet: str = ""
     others: list[str] = field(default_factory=list)
 
+    def part_of(self, cells: Mapping[str, str]) -> tuple[float, float | None]:
+        """Return the start and the length of a row's part, in seconds; None for the rest of the recording.
+
+        Args:
+            cells: role → text.
+
+        Raises:
+            ValueError: a time can't be read.
+        """
+        written = {role: cells[role] for role in _TIMES if cells.get(role)}
+        known = {role: times.parse_time(text, self.scales.get(role, 1.0)) for role, text in written.items()}
+        start, end = known.get("start", 0.0), known.get("end")
+        if "start" not in self.roles:  # a duration is then that of the whole recording
+            return 0.0, None
+        return start, known.get("seconds") if end is None else end - start
+
     def __str__(self) -> str:
-        units = {role: " in ms" for role, scale in self.scales.items() if scale == 0.001}
-        named = ", ".join(f"{role}: {column}{units.get(role, '')}" for role, column in self.roles.items())
         kind = {"\t": "tabs", "": "JSON", " ": "name and text"}.get(self.delimiter, f"{self.delimiter!r}")
         kind += f", its list {self.inside!r}" if self.inside else ""
         if self.sheet:
             kind = f"sheet {self.sheet!r}"
             kind += f" of several, not read: {', '.join(map(repr, self.others))}" if self.others else ""
-        return f"{self.path.name} ({kind}, {'a' if self.has_header else 'no'} header; {named})"
+        header = "a header" if self.has_header else "no header"
+        return f"{self.path.name} ({kind}, {header}; {self.what_is_read()})"
+
+    def what_is_read(self) -> str:
+        """Return the columns with their roles, and the others, for the user."""
+        units = {role: f" in {times.UNITS[scale]}" for role, scale in self.scales.items() if scale in times.UNITS}
+        named = ", ".join(f"{role}: {column}{units.get(role, '')}" for role, column in self.roles.items())
+        rest = [column for column in self.columns if column not in (*self.roles.values(), *self.unread)]
+        more = " ..." if rest[_SHOWN:] else ""
+        others = f"; not read: {', '.join(rest[:_SHOWN])}{more}" if rest else ""
+        return f"{named}{others}"
 
 
 # --- Detecting the form -----------------------------------------------------------------------------------------------
@@ -136,7 +168,10 @@ def inspect(
         if b"\0" in file.read(4096) and not is_wide(table.encoding):
             raise InputError(f"{path}: not a text file; expected CSV, TSV or JSON")
     if path.suffix.lower() in (".jsonl", ".ndjson", ".json") or first in "{[":
-        table.columns = list(dict.fromkeys(key for row in islice(read(table), _SAMPLE) for key in row.cells))
+        rows = list(islice(read(table), _SAMPLE))
+        table.columns = list(dict.fromkeys(key for row in rows for key in row.cells))
+        if rows and all(row.doubt == "broken" for row in rows):
+            raise InputError(f"{path}, line {rows[0].line}: {rows[0].detail}")
     else:
         _find_delimiter(table, delimiter, is_audio)
     return _with_roles(table, is_audio, columns or {}, needs)
@@ -151,7 +186,7 @@ def _of_workbook(path: Path, is_audio: Callable[[str], bool]) -> Table:
         width = max(map(len, rows), default=0)
         if width > 1:
             leading = sum(any(map(is_audio, row)) for row in rows)
-            rows = [row for row in rows if not _is_remark(row, width)]
+            rows = [row for row in rows if not delimited.is_remark(row, width)]
             found.append((leading, name, [[*row, *[""] * (width - len(row))] for row in rows]))
     if not found:
         raise InputError(f"{path}: no sheet with two columns or more; expected rows of a path and a transcript")
@@ -159,18 +194,8 @@ def _of_workbook(path: Path, is_audio: Callable[[str], bool]) -> Table:
     first, *rest = rows
     table = Table(path, sheet=name, others=[one for one in names if one != name])
     table.has_header = _is_header(first, rest, is_audio)
-    table.columns = _unique(first) if table.has_header else [str(place) for place in range(1, len(first) + 1)]
+    table.columns = delimited.unique(first) if table.has_header else [str(place) for place in range(1, len(first) + 1)]
     return table
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    """Return the names of columns, each once: a repeated one with its number."""
-    seen: Counter[str] = Counter()
-    made = []
-    for name in names:
-        seen[name] += 1
-        made.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return made
 
 
 def _with_roles(
@@ -179,8 +204,16 @@ def _with_roles(
     """Set the roles of a table's columns; raise InputError if it lacks one that it needs."""
     path = table.path
     sample = [row.cells for row in islice(read(table), _SAMPLE) if row.doubt != "broken"]
+    if table.is_object and not any(is_audio(as_text(cell)) for row in sample for cell in row.values()):
+        raise InputError(
+            f"{path}: JSON that names no recording; expected name → transcript, or rows with a path and a transcript. "
+            f"The text of one recording belongs into a text file with its name, {path.stem}.txt"
+        )
     table.roles = named_roles(table, columns)
-    _find_times(table)
+    find_times(table)
+    texts = [{column: as_text(value) for column, value in row.items()} for row in sample]
+    time_columns.check(table, texts)
+    time_columns.find_samples(table, texts)
     for role in ROLES:
         if (
             role == "audio"
@@ -191,6 +224,7 @@ def _with_roles(
         if role not in table.roles and role not in _TIMES and (column := guess(role, table, sample, is_audio)):
             table.roles[role] = column
     _check_channels(table, sample)
+    table.notes += time_columns.notes(table, texts)
     for role, what in (("audio", "recordings"), ("text", "transcripts")):
         if role in needs and role not in table.roles:
             first = sample[0] if sample and not table.has_header else {}
@@ -214,7 +248,7 @@ def _find_delimiter(table: Table, given: str, is_audio: Callable[[str], bool]) -
     best, most, leading_most = (",", 1), (0.0, 0.0), 0
     for delimiter in [given] if given else _DELIMITERS:
         for quoted in (True, False):
-            rows = [row for row in _records(lines, delimiter, quoted) if any(row)]
+            rows = [row for row in delimited.records(lines, delimiter, quoted) if any(row)]
             widths = Counter(map(len, rows))
             width, count = max(widths.items(), key=lambda item: (item[0] > 1, item[1]), default=(1, 0))
             leading = sum(len(row) > 1 and any(map(is_audio, row)) for row in rows)
@@ -222,50 +256,28 @@ def _find_delimiter(table: Table, given: str, is_audio: Callable[[str], bool]) -
             if score > most:  # on a tie, the rarer character wins
                 best, most, leading_most = (delimiter, width), score, leading
     table.delimiter, width = best
-    names = [_name_and_text(line) for line in lines if line.strip()]
+    names = [delimited.name_and_text(line) for line in lines if line.strip()]
     named = sum(len(name) == 2 and is_audio(name[0]) for name in names)
     has_tabs = table.delimiter == "\t" and most[1] >= 0.9  # nearly all rows have the same number of columns
     if not given and not has_tabs and named > max(leading_most, len(names) / 2):
         table.delimiter, table.has_header, table.columns = " ", False, ["1", "2"]
         return
     table.quoted = _has_quotes(table, width)
-    rows = [row for row in _records(lines, table.delimiter, table.quoted) if any(row)]
-    first, *rest = [row for row in rows if not _is_remark(row, width)] or [[]]
+    rows = [row for row in delimited.records(lines, table.delimiter, table.quoted) if any(row)]
+    first, *rest = [row for row in rows if not delimited.is_remark(row, width)] or [[]]
     table.has_header = _is_header(first, rest, is_audio)
     if table.has_header:
-        table.columns = _unique(first)
+        table.columns = delimited.unique(first)
     else:
         table.columns = [str(number) for number in range(1, width + 1)]
-
-
-def _name_and_text(line: str) -> list[str]:
-    """Split a line into a file's name and the transcript: `a0001 the text`, `a0001: the text`."""
-    name, *text = line.split(maxsplit=1)
-    return [name.rstrip(":"), *text]
-
-
-def _is_remark(cells: Sequence[str], width: int) -> bool:
-    """Return whether a row is a remark above the table: of one cell, or Excel's `sep=;`."""
-    return (len(cells) == 1 < width) or (cells[0].casefold() in ("sep=", '"sep=') and not any(cells[1:]))
-
-
-def _records(lines: Iterator[str] | Sequence[str], delimiter: str, quoted: bool) -> Iterator[list[str]]:
-    csv.field_size_limit(_CELL)
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, skipinitialspace=delimiter != "\t")
-    while True:
-        try:
-            yield [cell.strip() for cell in next(reader)]
-        except StopIteration:
-            return
-        except csv.Error:  # a cell that never ends; go on with the next line
-            yield []
 
 
 def _has_quotes(table: Table, width: int) -> bool:
     """Return whether quotes enclose cells: more rows then have the right width. In Common Voice, they don't."""
     right = {
-        quoted: sum(len(row) == width for row in _records(Lines(table.path, table.encoding), table.delimiter, quoted))
+        quoted: sum(
+            len(row) == width for row in delimited.records(Lines(table.path, table.encoding), table.delimiter, quoted)
+        )
         for quoted in (True, False)
     }
     return right[True] >= right[False]
@@ -281,12 +293,13 @@ def _is_header(first: Sequence[str], rest: Sequence[Sequence[str]], is_audio: Ca
 
 
 def plain(name: str) -> str:
-    """Return a column's name for comparison: in lower case, with underscores for other characters.
+    """Return a column's name for comparison: in lower case, with underscores between its words.
 
     Example:
-        >>> plain("Audio File-Path")
-        'audio_file_path'
+        >>> plain("Audio File-Path"), plain("startMs"), plain("SpeakerID")
+        ('audio_file_path', 'start_ms', 'speaker_id')
     """
+    name = re.sub(r"(?<=[A-Z])(?=[A-Z][a-z])|(?<=[a-z0-9])(?=[A-Z])", "_", name)
     return re.sub(r"[\W_]+", "_", name.casefold()).strip("_")
 
 
@@ -328,6 +341,9 @@ def guess(role: str, table: Table, sample: Sequence[Cells], is_audio: Callable[[
     # Numbers alone are sizes, times or ids, never guessed to be transcripts; --text-column takes them all the same.
     others = [column for column in free if any(map(_letters, values[column]))]
     others = [column for column in others if sum(map(is_audio, values[column])) < len(values[column]) / 2]
+    # FLEURS has its texts letter by letter, too, and the speaker's sex; neither is read where there is anything else.
+    others = [column for column in others if not _is_spelled(values[column])] or others
+    others = [column for column in others if len(set(values[column])) > 1] or others
     letters = {column: sum(map(_letters, values[column])) / len(values[column]) for column in others}
     # With two columns of transcripts, as in LJSpeech, the later one has the numbers spelled out.
     longest = max(letters.values(), default=0)
@@ -339,10 +355,18 @@ def _names(column: str, table: Table) -> tuple[str, ...]:
     return (plain(column),) if table.delimiter or table.sheet else (plain(column), plain(column.rsplit(".", 1)[-1]))
 
 
-def _find_times(table: Table) -> None:
-    """Set the roles and units of the columns of times, and name those that aren't understood."""
+def find_times(table: Table) -> None:
+    """Set the roles and units of the columns of times of a table, and name those that aren't understood."""
     plain_names = [plain(column) for column in table.columns] if table.has_header else []
-    for role, (place, scale) in times.time_roles(plain_names).items():
+    found = times.time_roles(plain_names)
+    if "start" not in found and not table.delimiter and not table.sheet:  # of an object within another
+        for outer in dict.fromkeys(column.rpartition(".")[0] for column in table.columns if "." in column):
+            inner = [
+                plain(name) if head == outer else "" for head, _, name in (c.rpartition(".") for c in table.columns)
+            ]
+            of_outer = times.time_roles(inner)
+            found = of_outer if {"start", "end"} <= set(of_outer) or {"start", "seconds"} <= set(of_outer) else found
+    for role, (place, scale) in found.items():
         if role not in table.roles and table.columns[place] not in table.roles.values():
             table.roles[role], table.scales[role] = table.columns[place], scale
     used = set(table.roles.values())
@@ -361,6 +385,11 @@ def _check_channels(table: Table, sample: Sequence[Cells]) -> None:
             del table.roles["channel"]
         else:
             table.first_channel = first
+
+
+def _is_spelled(values: Sequence[str]) -> bool:
+    """Return whether texts are written letter by letter, with bars between the words."""
+    return sum("|" in value for value in values) > 0.5 * len(values)
 
 
 def _letters(value: str) -> int:
@@ -392,15 +421,27 @@ def read(table: Table) -> Iterator[TableRow]:
         return _read_sheet(table)
     if table.delimiter:
         return _read_columns(table)
-    return (replace(row, cells=flat(row.cells)) for row in read_json(table))
+    return (replace(row, cells=flat(cells)) for row in read_json(table) for cells in _parts(row.cells))
+
+
+def _parts(cells: Cells) -> Iterator[Cells]:
+    """Yield the segments of a recording, where an object has no text but a list of them, as GigaSpeech's; or itself."""
+    if not any(plain(name) in ROLES["text"] and as_text(value) for name, value in cells.items()):
+        for key, value in cells.items():
+            if is_list_of_rows(value) and "start" in times.time_roles([plain(name) for name in value[0]]):
+                names = [name for name in cells if name != key]
+                of_whole = {names[place] for place, _ in times.time_roles([plain(name) for name in names]).values()}
+                yield from ({name: cells[name] for name in names if name not in of_whole} | one for one in value)
+                return
+    yield cells
 
 
 def _read_columns(table: Table) -> Iterator[TableRow]:
     lines = Lines(table.path, table.encoding)
     if table.delimiter == " ":
-        records: Iterator[list[str]] = (_name_and_text(line) if line.strip() else [] for line in lines)
+        records: Iterator[list[str]] = (delimited.name_and_text(line) if line.strip() else [] for line in lines)
     else:
-        records = _records(iter(lines), table.delimiter, table.quoted)
+        records = delimited.records(iter(lines), table.delimiter, table.quoted)
     width, line = len(table.columns), 1
     is_text_last = table.roles.get("text") == table.columns[-1]
     skip = table.has_header
@@ -410,7 +451,7 @@ def _read_columns(table: Table) -> Iterator[TableRow]:
         if not any(cells):
             continue
         if skip:
-            skip = _is_remark(cells, width)
+            skip = delimited.is_remark(cells, width)
             continue
         cells = [cell.strip() for cell in cells]
         while len(cells) > width and not cells[-1]:
@@ -427,7 +468,7 @@ def _read_columns(table: Table) -> Iterator[TableRow]:
 def _read_sheet(table: Table) -> Iterator[TableRow]:
     width, skip = len(table.columns), table.has_header
     for number, cells in sheets.rows_of(table.path, table.sheet):
-        if _is_remark([as_text(cell) for cell in cells], width) and skip:
+        if delimited.is_remark([as_text(cell) for cell in cells], width) and skip:
             continue
         if not skip:
             cells = [*cells, *[""] * (width - len(cells))]
@@ -450,7 +491,7 @@ def read_json(table: Table) -> Iterator[TableRow]:
             if line.strip():
                 doubt = lines.doubt()
                 try:
-                    cells = json.loads(line)
+                    cells = json.loads(line.rstrip().rstrip(","))
                 except (ValueError, RecursionError) as error:
                     reason = "more than one object; write one object a line" if "Extra data" in str(error) else error
                     yield TableRow(lines.number, {}, "broken", f"not JSON ({reason}): {line.strip()[:80]}")
@@ -477,7 +518,19 @@ def _read_json_object(table: Table) -> Iterator[TableRow]:
         raise InputError(f"{table.path}: can't be read as JSON ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{table.path}: expected JSON objects, one per line, or a list of them")
-    lists = [key for key, value in content.items() if is_list_of_rows(value)]
+    within = content
+    if (
+        not any(map(is_list_of_rows, content.values()))
+        and len(content) < _FEW
+        and not any("." in key for key in content)
+    ):
+        within = flat(content)  # the list is in an object
+    lists = [key for key, value in within.items() if is_list_of_rows(value)]
+    if len(lists) > 1 and all(map(split_of, lists)):
+        table.inside = ", ".join(lists)
+        rows = ({"split": key} | cells for key in lists for cells in within[key])
+        yield from (json_row(number, cells) for number, cells in enumerate(rows, 1))
+        return
     if len(lists) > 1:
         raise InputError(
             f"{table.path}: has several lists of rows ({', '.join(map(repr, lists))}); save the one with the "
@@ -485,7 +538,8 @@ def _read_json_object(table: Table) -> Iterator[TableRow]:
         )
     if lists:
         table.inside = lists[0]
-        yield from (json_row(number, value) for number, value in enumerate(content[lists[0]], 1))
+        yield from (json_row(number, value) for number, value in enumerate(within[lists[0]], 1))
         return
+    table.is_object = True
     for number, (name, value) in enumerate(content.items(), 1):
         yield json_row(number, {"name": name} | (value if isinstance(value, dict) else {"text": value}))

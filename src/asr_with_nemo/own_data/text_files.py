@@ -6,11 +6,13 @@ from pathlib import Path
 
 
 def encoding_of(path: Path) -> str:
-    """Return a file's encoding by its byte order mark, or as UTF-16 by its zeros; else UTF-8."""
+    """Return a file's encoding by its byte order mark, or UTF-16 by its zeros; else UTF-8."""
     with open(path, "rb") as file:
         start = file.read(4096)
     if start.startswith(codecs.BOM_UTF8):
         return "utf-8-sig"
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):  # the former begins as UTF-16's does
+        return "utf-32"
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     # Without a mark: nearly every second byte of European text is zero.

@@ -1,23 +1,44 @@
+# ruff: noqa: SIM905 (lists of words read better as text)
 """Times in tables: which columns hold them, in which unit, and how they are written."""
 
 import math
 import re
 from collections.abc import Sequence
 
-_START = "onset start begin tmin xmin from offset".split()  # noqa: SIM905 (reads better as text)
-_END = "end stop tmax xmax to until".split()  # noqa: SIM905
-_LENGTH = "duration length dur".split()  # noqa: SIM905
+# In English, then in other languages.
+_START = (
+    "onset start begin tmin xmin from offset starts begins beginning beginn anfang von début debut "
+    "inicio início comienzo inizio начало 开始 开始时间 開始 開始時間 시작"
+).split()
+_END = (
+    "end stop tmax xmax to until ends finish stops ending ende bis fin fim fine конец окончание 结束 结束时间 結束 "
+    "終了 終了時間 끝 종료"
+).split()
+_LENGTH = "duration length dur dauer länge durée duree duración duracion duração durata длительность 时长 時長".split()
 _UNITS = {
-    **dict.fromkeys(("", "s", "sec", "secs", "second", "seconds", "ss_msec", "ss_ms", "hh_mm_ss_ms", "hh_mm_ss"), 1.0),
-    **dict.fromkeys(("ms", "msec", "msecs", "millis", "millisecond", "milliseconds"), 0.001),
+    **dict.fromkeys(
+        (
+            *("", "s", "sec", "secs", "second", "seconds", "ss_msec", "ss_ms", "hh_mm_ss_ms", "hh_mm_ss", "hms"),
+            *("sek", "sekunden", "secondes", "segundos", "secondi", "сек", "секунды", "秒"),
+        ),
+        1.0,
+    ),
+    **dict.fromkeys(("ms", "msec", "msecs", "millis", "millisecond", "milliseconds", "мс", "毫秒"), 0.001),
+    **dict.fromkeys(("us", "µs", "μs", "usec", "microsecond", "microseconds"), 1e-6),
+    **dict.fromkeys(("min", "mins", "minute", "minutes", "minuten"), 60.0),
 }
+UNITS = {0.001: "ms", 1e-6: "µs", 60.0: "minutes"}
+"""Seconds per unit → the name of the unit, but for seconds."""
 _COLUMN = re.compile(
-    rf"(?:time_|t_)?(?P<word>{'|'.join((*_START, *_END, *_LENGTH, 'seconds'))})(?:_time|_timestamp|_at)?"
+    rf"(?:time_|timestamp_|t_|segment_|utterance_)?(?P<word>{'|'.join((*_START, *_END, *_LENGTH, 'seconds'))})"
+    r"(?:_time|_timestamp|_at)?"
     rf"(?:_(?P<unit>{'|'.join(filter(None, _UNITS))}))?"
 )
 _CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,3}):(\d{1,2}(?:[.,]\d+)?)")
 _NUMBER = re.compile(r"([-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:e[-+]?\d+)?)\s*(s|sec|ms|msec)?", re.IGNORECASE)
-_SUSPECT = re.compile(r"(^|_)(time|start|begin|onset|offset|end|stop|tmin|tmax|xmin|xmax|from|to|dur|duration)(_|$)")
+_SUSPECT = re.compile(
+    rf"(^|_)(times?|timestamps?|timecodes?|tc|{'|'.join({*_START, *_END, *_LENGTH} - {'length'})})(_|$)"
+)
 
 
 def time_roles(plain_names: Sequence[str]) -> dict[str, tuple[int, float]]:

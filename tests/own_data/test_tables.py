@@ -1,0 +1,167 @@
+"""Columns of tables: times in any unit and language, what isn't read, tables of a corpus read alike, nested JSON."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.own_data import tables
+from tests.own_data.corpora import read, record, sentence, times, with_table
+
+
+def folder_with(folder: Path, count: int = 4, below: str = "") -> Path:
+    for number in range(count):
+        record(folder / below / f"r{number}.wav", 2.0)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "expected"),
+    [
+        ("audio startMs endMs text", "500 1500", (0.5, 1.0)),
+        ("audioPath startTime endTime transcriptText", "0.5 1.5", (0.5, 1.0)),
+        ("fichier début fin texte", "0,5 1,25", (0.5, 0.75)),
+        ("Datei Von Bis Satz", "00:00:00,500 00:00:01,500", (0.5, 1.0)),
+        ("文件 开始 结束 文本", "0.5 1.5", (0.5, 1.0)),
+        ("audio start_us end_us text", "500000 1500000", (0.5, 1.0)),
+        ("audio start_min end_min text", "0.01 0.02", (0.6, 0.6)),
+        ("audio begin finish text", "0.5 1.5", (0.5, 1.0)),
+    ],
+)
+def test_times_in_other_spellings(tmp_path, columns, cells, expected):
+    rows = [[f"r{n}.wav", *cells.split(), sentence(n)] for n in range(4)]
+    with_table(folder_with(tmp_path), [columns.split(), *rows], delimiter=";")
+    found, _ = read(tmp_path)
+    assert [(times(entry), entry.text) for entry in found] == [(expected, sentence(n)) for n in range(4)]
+
+
+def test_speakers_and_channels_in_another_language(tmp_path):
+    rows = [[f"r{n}.wav", "Anna", str(n % 2 + 1), sentence(n)] for n in range(4)]
+    with_table(folder_with(tmp_path), [["Datei", "Sprecher", "Kanal", "Satz"], *rows])
+    assert {(entry.speaker, entry.channel) for entry in read(tmp_path)[0]} == {("Anna", 0), ("Anna", 1)}
+
+
+def test_tarred_manifest_says_what_to_unpack(tmp_path):
+    row = {"audio_filepath": "a.wav", "duration": 1.0, "text": "yes", "shard_id": 0}
+    (tmp_path / "tarred_audio_manifest.json").write_text(json.dumps(row))
+    [entry], _ = read(tmp_path / "tarred_audio_manifest.json")
+    assert entry.problem == "no audio" and "unpack its .tar files" in entry.detail
+
+
+def test_unit_of_times_by_the_duration(tmp_path):
+    rows = [[f"u{n}", "0.5", f"r{n}.wav", "8000", "16000", sentence(n)] for n in range(4)]
+    with_table(folder_with(tmp_path), [["ID", "duration", "wav", "start", "stop", "wrd"], *rows])
+    found, said = read(tmp_path)
+    assert {times(entry) for entry in found} == {(0.5, 0.5)} and "1/16000 s" in said
+
+
+def test_columns_that_are_not_read_are_named(tmp_path):
+    rows = [[f"r{n}.wav", "clean", "0.5", "1.5", sentence(n)] for n in range(4)]
+    with_table(folder_with(tmp_path), [["path", "room", "ab", "cd", "text"], *rows])
+    _, said = read(tmp_path)
+    assert "not read: room, ab, cd" in said and "columns 'ab' and 'cd' of table.csv, start and end?" in said
+
+
+def test_start_without_an_end_is_said(tmp_path):
+    with_table(folder_with(tmp_path), [["path", "start", "text"], *([f"r{n}.wav", "1", sentence(n)] for n in range(4))])
+    assert "no column of ends" in read(tmp_path)[1]
+
+
+def test_tables_of_a_corpus_are_read_alike(tmp_path):
+    """As FLEURS has them: no header, the text as printed, normalised and spelled, and tables of one row."""
+    numbers = iter(range(10))
+    for split, count in (("train", 4), ("dev", 1), ("test", 1)):
+        rows = []
+        for number in (next(numbers) for _ in range(count)):
+            record(tmp_path / "audio" / split / f"{number}.wav")
+            words = sentence(number)
+            spelled = " | ".join(" ".join(word) for word in words.split())
+            rows.append([str(number), f"{number}.wav", f"{words[:9]}.", words, spelled, "32000", "MALE"])
+        with_table(tmp_path, rows, f"{split}.tsv", delimiter="\t")
+    found, said = read(tmp_path)
+    assert {entry.text for entry in found} == {sentence(n) for n in range(6)} and said.count("text: 4") == 3
+
+
+def test_table_below_a_file_that_is_none_and_names_in_two_folders(tmp_path):
+    """As the Multilingual LibriSpeech has them."""
+    for split in ("train", "dev"):
+        folder_with(tmp_path, 2, f"mls/{split}/audio/1")
+        rows = [[f"r{n}", f"{split} {sentence(n)}"] for n in range(2)]
+        with_table(tmp_path / "mls" / split, rows, "transcripts.txt", delimiter="\t")
+    (tmp_path / "mls" / "metainfo.txt").write_text("SPEAKER | GENDER\n 1 | M\n")
+    for source in (tmp_path, tmp_path / "mls"):
+        found, _ = read(source)
+        assert {(entry.split, entry.text.split()[0]) for entry in found} == {("train", "train"), ("dev", "dev")}
+
+
+def test_tables_beside_those_of_the_splits_are_named(tmp_path):
+    for number, name in enumerate(["train.tsv", "dev.tsv", "test.tsv", "other.tsv"]):
+        with_table(
+            folder_with(tmp_path), [["path", "sentence"], [f"r{number}.wav", sentence(number)]], name, delimiter="\t"
+        )
+    found, said = read(tmp_path)
+    assert len(found) == 3 and "not read: other.tsv" in said
+
+
+def test_segments_within_a_row(tmp_path):
+    folder_with(tmp_path, 2)
+    segments = [{"sid": "S1", "begin_time": 0.0, "end_time": 0.5, "text_tn": "ONE"}]
+    segments += [{"sid": "S2", "begin_time": 0.5, "end_time": 1.5, "text_tn": "TWO <COMMA> THREE"}]
+    audios = [{"aid": f"AUD{n}", "path": f"r{n}.wav", "duration": 2.0, "segments": segments} for n in range(2)]
+    (tmp_path / "corpus.json").write_text(json.dumps({"dataset": "x", "audios": audios}))
+    found, _ = read(tmp_path)
+    expected = [("ONE", (0, 0.5)), ("TWO <COMMA> THREE", (0.5, 1.0))]
+    assert [(entry.text, times(entry)) for entry in found] == 2 * expected
+
+
+def test_json_without_a_recording_is_no_table(tmp_path):
+    (folder_with(tmp_path) / "info.json").write_text('{"title": "an evening", "place": "town"}')
+    with pytest.raises(InputError, match=r"info\.json: JSON that names no recording"):
+        read(tmp_path / "info.json")
+
+
+def test_utf_32_has_right_lines(tmp_path):
+    rows = "path,text\n" + "".join(f"r{n}.wav,{sentence(n)}\n" for n in range(4))
+    (folder_with(tmp_path) / "t.csv").write_text(rows, "utf-32")
+    assert [entry.place for entry in read(tmp_path)[0]] == [f"t.csv, line {n}" for n in range(2, 6)]
+
+
+def test_names_of_columns_in_camel_case():
+    assert [tables.plain(name) for name in ("startMs", "WAVFile", "UttID")] == ["start_ms", "wav_file", "utt_id"]
+
+
+@pytest.mark.parametrize(
+    ("content", "splits"),
+    [
+        ({"data": {"items": [{"audio": "r0.wav", "text": "yes"}]}}, {""}),
+        (
+            {"train": [{"audio": "r0.wav", "text": "yes"}], "test": [{"audio": "r1.wav", "text": "yes"}]},
+            {"train", "test"},
+        ),
+        ({"r0.wav": {"text": "yes", "segments": [{"id": 1, "start": 0}]}}, {""}),
+    ],
+)
+def test_where_the_rows_of_json_are(tmp_path, content, splits):
+    (folder_with(tmp_path, 2) / "t.json").write_text(json.dumps(content))
+    found, _ = read(tmp_path)
+    assert {entry.split for entry in found} == splits and {entry.text for entry in found} == {"yes"}
+    assert not any(entry.problem for entry in found)
+
+
+def test_json_lines_with_commas_and_several_objects(tmp_path):
+    row = json.dumps({"audio": "r0.wav", "text": "yes"})
+    (folder_with(tmp_path, 1) / "t.jsonl").write_text(f"{row},\n{row},\n")
+    assert [entry.text for entry in read(tmp_path)[0]] == ["yes", "yes"]
+    (tmp_path / "t.jsonl").write_text(f"{row}{row}\n{row}{row}\n")
+    with pytest.raises(InputError, match=r"t\.jsonl, line 1: .*one object a line"):
+        read(tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize("cells", [("Ann", "Bob"), ("2024-01-01 10:00", "2024-01-01 11:00")])
+def test_columns_that_only_sound_like_times(tmp_path, cells):
+    with_table(
+        folder_with(tmp_path), [["path", "from", "to", "text"], *([f"r{n}.wav", *cells, "yes"] for n in range(4))]
+    )
+    found, said = read(tmp_path)
+    assert not any(entry.problem for entry in found) and "not understood: column 'from'" in said
