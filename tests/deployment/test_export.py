@@ -134,6 +134,14 @@ def test_what_would_not_be_the_model_is_not_written(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_rounding_of_very_large_values_is_rounding(tmp_path: Path, files: list[str]):
+    model = make(convolutional(NETWORKS["QuartzNet"]))
+    with torch.no_grad():
+        model.decoder.decoder_layers[0].weight.mul_(1e6)
+    assert np.abs(decoding.log_probs(model, files[:2])[0]).max() > 1e5
+    assert export.export(model, tmp_path / "model.onnx", files[:2]).holds
+
+
 def test_what_cant_be_exported_is_told_why(tmp_path: Path):
     local = CONFORMER | {"self_attention_model": "rel_pos_local_attn", "att_context_size": [16, 16]}
     with pytest.raises(InputError, match="ConformerEncoder.*rel_pos_local_attn"):
