@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,15 @@ def test_writing_the_same_again_leaves_the_file_untouched(tmp_path: Path):
     manifest.write_manifest(path, _utterances(5, 2))
     assert path.stat().st_mtime_ns == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_with_its_accents_stored_otherwise_is_told_from_one_that_is_missing(tmp_path: Path):
+    composed, decomposed = (unicodedata.normalize(form, "zoé.wav") for form in ("NFC", "NFD"))
+    (tmp_path / composed).touch()
+    row = {"audio_filepath": decomposed, "duration": 1.0, "text": "go"}
+    (tmp_path / "manifest.json").write_text(json.dumps(row))
+    with pytest.raises(InputError, match=r"line 1: .*zoe.\.wav is missing; a file is there whose name looks the same"):
+        manifest.read_manifest(tmp_path / "manifest.json")
 
 
 GOOD = '{"audio_filepath": "a.wav", "duration": 1.5, "text": "go"}'

@@ -8,6 +8,7 @@ import codecs
 import json
 import os
 import random
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -50,8 +51,16 @@ def each_utterance(path: str | os.PathLike, check_audio: bool = True) -> Iterato
         utterance = parse_line(path, number, line.data)
         audio = folder / utterance["audio_filepath"]  # an absolute path stays as it is
         if check_audio and not os.path.isfile(audio):
-            raise InputError(f"{path}, line {number}: the audio file {shortened(audio)} is missing")
+            raise InputError(f"{path}, line {number}: the audio file {shortened(audio)} is missing{_same_name(audio)}")
         yield utterance | {"audio_filepath": str(audio)}
+
+
+def _same_name(path: Path) -> str:
+    """Return, for an error, that a file has this name with its accents stored in another way; "" if there is none."""
+    names = {unicodedata.normalize(form, path.name) for form in ("NFC", "NFD")} - {path.name}
+    if any(path.with_name(name).is_file() for name in names):
+        return "; a file is there whose name looks the same, with its accents stored otherwise (NFC, NFD): rename it"
+    return ""
 
 
 class Line(NamedTuple):
