@@ -64,10 +64,11 @@ def main(
     nemo_file, model = model_path(model_name), load_model(model_name)
     decoder = decoding.check_decoder(model, decoder)
     with tempfile.TemporaryDirectory() as scratch:
-        onnx_file = model_path(model_name, suffix=".onnx")
+        onnx_file, equality, kind = model_path(model_name, suffix=".onnx"), "", ""
         if model_name not in BUILT_IN:
-            onnx_file = Path(scratch) / "model.onnx"
-            print(export.export(model, onnx_file, files, decoder=decoder), flush=True)
+            onnx_file, kind = Path(scratch) / "model.onnx", f", {type(model).__name__} by {decoder}"
+            equality = f" The export: {export.export(model, onnx_file, files, decoder=decoder)}."
+            print(equality.strip(), flush=True)
         starts = compare_starts(
             {
                 _RUNTIME: [str(ROOT / "scripts" / "transcribe.py"), str(onnx_file), files[0]],
@@ -90,7 +91,7 @@ def main(
     if output:
         about = (
             f"The first transcript from process start, and {len(files)} recordings ({duration:.0f} s) with the models "
-            f"loaded and warm, best of {turns} turns. All ways have the same cores; the texts are the same."
+            f"loaded and warm, best of {turns} turns. All ways have the same cores; the texts are the same.{equality}"
         )
         rows = [
             {
@@ -103,7 +104,7 @@ def main(
         ]
         command = f"python scripts/benchmarks/runtime.py {model_name} --turns={turns} --batch-sizes={batch_sizes}"
         command += f" --decoder={decoder}" if hasattr(model, "joint") else ""
-        save_measurement(output, "Recognition without NeMo, and with it", about, rows, command)
+        save_measurement(output, f"Recognition without NeMo, and with it{kind}", about, rows, command)
         typer.echo(f"results: {output}")
 
 
