@@ -231,9 +231,7 @@ class CacheListener:
             f"the model streams: each {streaming.chunk:g} s of audio are computed once, and words stay as they are; "
             f"its look-ahead is {streaming.look_ahead:g} s"
         )
-        encoder = streaming.model.encoder
-        self._caches = encoder.get_initial_cache_state(batch_size=1, device=streaming.model.device)
-        self._sizes = encoder.streaming_cfg
+        self._sizes = streaming.model.encoder.streaming_cfg
         self._features = _Features(streaming)
         self._buffer: torch.Tensor | None = None  # features that were not used yet, after those of the encoder's start
         self._kept = 0  # frames of the buffer that were used
@@ -241,8 +239,11 @@ class CacheListener:
         self._outputs = 0  # frames of output so far
         self._begin_utterance()
 
-    def _begin_utterance(self) -> None:
-        """Forget what was written; the caches stay."""
+    def _begin_utterance(self, after_pause: bool = True) -> None:
+        """Forget what was written and, after a pause, what was heard: a model has learned from single utterances."""
+        if after_pause:
+            model = self.streaming.model
+            self._caches = model.encoder.get_initial_cache_state(batch_size=1, device=model.device)
         self._first = self._outputs  # frame of output
         self._log_probs: list[np.ndarray] = []
         self._choices: list[Choice] = []
@@ -317,11 +318,12 @@ class CacheListener:
         # What is long ends between two words, what is very long anywhere: the text of an utterance is made anew with
         # each chunk.
         enough = self._pause if self._seconds < WHOLE else 2 * frame if self._seconds < 3 * WHOLE else -math.inf
-        if self._heard.words and self._seconds - self._heard.words[-1].end >= enough:
+        quiet = self._seconds - self._heard.words[-1].end if self._heard.words else 0.0
+        if self._heard.words and quiet >= enough:
             yield self._report(is_final=True)
-            self._begin_utterance()
+            self._begin_utterance(after_pause=quiet >= self._pause)
         elif not self._heard.words and self._seconds > self._pause + 10 * frame:
-            self._begin_utterance()  # nothing but silence is kept
+            self._begin_utterance(after_pause=False)  # nothing but silence is kept; a word may just begin
 
     @property
     def _seconds(self) -> float:
