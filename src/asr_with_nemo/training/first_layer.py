@@ -1,14 +1,16 @@
 """Where a network starts whose features aren't normalised."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from asr_with_nemo.base.values import is_number
 from asr_with_nemo.errors import InputError
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import ASRModel
 
 
-def standardise_input(model: "ASRModel", mean: float, std: float) -> None:
+def standardise_input(model: "ASRModel", moments: Mapping[str, object]) -> None:
     """Let an encoder's first convolution start as if its features were standardised.
 
     Who listens live can't normalise features over the recording (`normalize: NA`). As they come, logarithms of power
@@ -18,12 +20,16 @@ def standardise_input(model: "ASRModel", mean: float, std: float) -> None:
 
     Args:
         model: with random weights; changed in place.
-        mean, std: of the features, over all bands and frames of a corpus.
+        moments: `mean` and `std` of the features, over all bands and frames of a corpus.
 
     Raises:
-        InputError: the encoder doesn't begin with a convolution.
+        InputError: the encoder doesn't begin with a convolution, or a moment is missing or no number.
     """
     import torch
+
+    mean, std = moments.get("mean"), moments.get("std")
+    if set(moments) != {"mean", "std"} or not is_number(mean) or not is_number(std) or std <= 0:
+        raise InputError(f"model.standardise={dict(moments)}: expected mean, and std, which is above 0")
 
     layers = getattr(getattr(model.encoder, "pre_encode", None), "conv", None)
     first = layers[0] if layers else None
@@ -32,8 +38,6 @@ def standardise_input(model: "ASRModel", mean: float, std: float) -> None:
             f"model.standardise: the encoder {type(model.encoder).__name__} has no first convolution with a bias: "
             "leave it out, and set model.preprocessor.normalize"
         )
-    if not std > 0:
-        raise InputError(f"model.standardise.std={std:g}: expected a standard deviation above 0")
     with torch.no_grad():
         first.weight /= std
         first.bias -= mean * first.weight.sum((1, 2, 3))

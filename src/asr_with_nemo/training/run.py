@@ -326,7 +326,7 @@ def build_model(config: DictConfig, trainer: pl.Trainer | None = None):
         settings = (model.cfg.get("loss") or {}).get("tdt_kwargs" if frames else "warprnnt_numba_kwargs")
         tdt_loss.use(model.loss, frames or None, settings or {})
     if moments := section.get("standardise"):
-        first_layer.standardise_input(model, **moments)
+        first_layer.standardise_input(model, moments)
     augmentation.seed_cutout(model)
     augmentation.keep_in_memory(model)
     if config.model.train_ds.get("vocal_tract"):
