@@ -114,9 +114,14 @@ def instead(path: Path) -> str:
 
 
 def why_not(source: Source) -> str:
-    """Return what a table of a recording's texts lacks, for the error about a folder without transcripts; or ""."""
-    found = source.store.select("SELECT path FROM files WHERE kind = 'aligned' ORDER BY path LIMIT 1000")
-    tables_there = (path for (path,) in found if path.lower().endswith((".csv", ".tsv")))
+    """Return why a file with a recording's name isn't read, for the error about a folder without transcripts; or ""."""
+    found = [path for (path,) in source.store.select("SELECT path FROM files WHERE kind = 'aligned' LIMIT 1000")]
+    for path in [path for path in found if path.lower().endswith(".json")][:3]:
+        try:
+            segments.read_json(source.root / path, source.encoding)
+        except InputError as error:
+            return str(error)
+    tables_there = (path for path in found if path.lower().endswith((".csv", ".tsv")))
     named = next((path for path in tables_there if _recordings_of(source, source.root / path)), "")
     return named and f"{named}: for the texts of its recording, its first line must be their names: start, end, text"
 
