@@ -12,7 +12,7 @@ import soundfile
 
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import commands, layouts
-from asr_with_nemo.own_data.sources import Source
+from asr_with_nemo.own_data.sources import Finder, Source
 from asr_with_nemo.own_data.store import CorpusStore
 from tests.own_data.corpora import read, record, sentence, times
 
@@ -98,6 +98,16 @@ def test_a_supervision_that_two_cuts_share_is_read_once_and_whole(tmp_path):
     for order in (cuts, cuts[1:]):
         (tmp_path / "cuts.jsonl").write_text("\n".join(map(json.dumps, order)))
         assert [times(entry) for entry in read(tmp_path)[0]] == [(3.0, 4.0)]
+
+
+def test_the_recordings_of_all_cuts_have_one_finder(tmp_path, monkeypatch):
+    record(tmp_path / "a.wav", 4.0)
+    cut = {"start": 1.0, "supervisions": [], "type": "MonoCut", "recording": lhotse_recording("a.wav")}
+    (tmp_path / "cuts.jsonl").write_text("\n".join([json.dumps(cut)] * 5))
+    made = []
+    monkeypatch.setattr(layouts, "Finder", lambda source: made.append(Finder(source)) or made[-1])
+    read(tmp_path)
+    assert len(made) == 1
 
 
 def test_a_named_file_of_supervisions_is_refused_with_the_next_step(tmp_path):

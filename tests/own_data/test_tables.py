@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import tables
+from asr_with_nemo.own_data import formats, tables
+from asr_with_nemo.own_data.sources import Source
 from tests.own_data.corpora import read, record, sentence, times, with_table
 
 
@@ -102,6 +103,17 @@ def test_tables_beside_those_of_the_splits_are_named(tmp_path):
         )
     found, said = read(tmp_path)
     assert len(found) == 3 and "not read: other.tsv" in said
+
+
+def test_recordings_beside_a_table_are_not_sorted(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        formats, "sorted", lambda items, **more: seen.extend(made := sorted(items, **more)) or made, False
+    )
+    with_table(folder_with(tmp_path), [["path", "text"], *([f"r{n}.wav", sentence(n)] for n in range(4))], "t.csv")
+    source = Source(tmp_path, None)
+    formats._not_read(source, [tables.Table(tmp_path / "t.csv")], [])
+    assert seen == [tmp_path / "t.csv"]
 
 
 def test_segments_within_a_row(tmp_path):

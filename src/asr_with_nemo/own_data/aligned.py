@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -115,8 +116,10 @@ def instead(path: Path) -> str:
 
 def why_not(source: Source) -> str:
     """Return why a file with a recording's name isn't read, for the error about a folder without transcripts; or ""."""
-    found = [path for (path,) in source.store.select("SELECT path FROM files WHERE kind = 'aligned' LIMIT 1000")]
-    for path in [path for path in found if path.lower().endswith(".json")][:3]:
+    query = "SELECT path FROM files WHERE kind = 'aligned' ORDER BY path LIMIT 1000"
+    found = [path for (path,) in source.store.select(query)]
+    named = (path for path in found if path.lower().endswith(".json") and _recordings_of(source, source.root / path))
+    for path in islice(named, 3):
         try:
             segments.read_json(source.root / path, source.encoding)
         except InputError as error:

@@ -122,9 +122,8 @@ def _with_transcripts(tiers: Sequence[Tier]) -> list[Tier]:
     sure = [tier for tier in wanted if not _PERHAPS_OTHERS & set(_words(tier.name))]
     wanted = wanted if not sure and len(wanted) == len(filled) else sure
     free = [tier for tier in wanted if not tier.is_dependent]
-    if not any(map(_is_transcript, free)) and _are_numbers(
-        free
-    ):  # in a glossed text, the free tier only numbers the utterances
+    # In a glossed text, the free tier only numbers the utterances.
+    if not any(map(_is_transcript, free)) and _are_numbers(free):
         free = [tier for tier in wanted if _is_transcript(tier)] or free or wanted
     levels = [level for tier in free if (level := _level(tier.name)) is not None]
     return [tier for tier in free if _level(tier.name) == min(levels)] if levels else free

@@ -41,19 +41,9 @@ _CONVERTERS = {
     "wv": ("-q -y -r", "-o"),
 }
 _SOX_VALUES = {"-t", "-r", "-b", "-c", "-e", "-v", "--bits", "--encoding", "--rate", "--channels"}
-_FFMPEG_FLAGS = {
-    "-y",
-    "-n",
-    "-nostdin",
-    "-hide_banner",
-    "-vn",
-    "-sn",
-    "-dn",
-    "-nostats",
-    "-stats",
-    "-bitexact",
-    "-accurate_seek",
-}
+_FFMPEG_FLAGS = set(
+    "-y -n -nostdin -hide_banner -vn -sn -dn -nostats -stats -bitexact -accurate_seek".split()  # noqa: SIM905
+)
 _FFMPEG_VALUES = set("-f -ar -ac -acodec -c:a -codec:a -loglevel -v -sample_fmt -threads -b:a -ab -q:a -aq".split())  # noqa: SIM905
 
 
