@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr_with_nemo.own_data import timed_lines
+from asr_with_nemo.own_data import cues, timed_lines
 from tests.own_data.corpora import read, record, samples, times
 
 CAPTIONS = "00:00.500 --> 00:04.500\nSPEAKER 1: {0}\n\n00:05.000 --> 00:09.000\nSPEAKER 2: {1}"
@@ -140,7 +140,6 @@ def test_captions_in_a_text_file(tmp_path, content):
         ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", ".txt", "git lfs pull"),
         ("{\\rtf1\\ansi hello}", ".txt", "plain text"),
         ('{"text": "hello"}', ".txt", "suffix .json"),
-        ("00:00.500 --> 00:04.500\none\n" + "\n" * (65 << 20), ".txt", "too many"),
         ("signal a\ntype 0\n#\n0.5 121 one\n1.0 121 two\n", ".lab", "ESPS"),
     ],
 )
@@ -148,6 +147,17 @@ def test_what_is_no_transcript_is_refused(tmp_path, content, suffix, reason):
     [entry], _ = of_text(tmp_path, content, suffix)
     assert (entry.problem, entry.text) == ("unreadable text", "")
     assert reason in entry.detail
+
+
+def test_captions_of_a_text_file_that_is_too_large_are_a_problem_of_it_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(cues, "_MOST_BYTES", 10)
+    [entry], _ = of_text(tmp_path, "00:00.500 --> 00:04.500\none\n")
+    assert (entry.problem, entry.text) == ("unreadable text", "") and "too many" in entry.detail
+
+
+def test_captions_with_their_text_behind_the_times(tmp_path):
+    found, _ = of_text(tmp_path, "00:00.500 --> 00:04.500 one two\n00:05.000 --> 00:09.000 three\n")
+    assert [(one.text, times(one)) for one in found] == [("one two", (0.5, 4.0)), ("three", (5, 4.0))]
 
 
 def test_names_before_what_is_said_are_no_words(tmp_path):
