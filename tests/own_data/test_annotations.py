@@ -52,6 +52,30 @@ def test_glossed_text_of_elan(tmp_path):
     assert (cue.text, cue.start, cue.end) == ("one two", 0.5, 1.5)
 
 
+@pytest.mark.parametrize(
+    ("tiers", "expected"),
+    [
+        ({"S1 ID": "one two", "ID02": "three"}, {"one two", "three"}),
+        ({"Laut": "one two"}, {"one two"}),
+        ({"Note": "one two"}, {"one two"}),
+        ({"Laut": "w", "Ann": "one two"}, {"one two"}),
+        ({"ref": "ann.001", "Ann": "one two"}, {"one two"}),
+    ],
+)
+def test_names_of_tiers_that_may_hold_transcripts(tmp_path, tiers, expected):
+    reading = annotations.read_textgrid(text_grid(tmp_path / "a.TextGrid", **tiers))
+    assert {cue.text for cue in reading.cues} == expected
+
+
+@pytest.mark.parametrize("name", ["Ann text_en", "Ann-turn-type"])
+def test_tiers_of_speakers_are_read_beside_what_depends_on_them(name):
+    ann = annotations.Tier("Ann", [annotations.Cue("1", 0, 1, "one two"), annotations.Cue("2", 2, 3, "yes")])
+    bob = annotations.Tier("Bob", [annotations.Cue("3", 1, 2, "three")])
+    more = annotations.Tier(name, [annotations.Cue("4", 0, 1, "question")], is_dependent=True)
+    reading = annotations.chosen(Path("a.eaf"), [ann, bob, more], (), are_speakers=True)
+    assert {(cue.text, cue.speaker) for cue in reading.cues} == {("one two", "Ann"), ("yes", "Ann"), ("three", "Bob")}
+
+
 def test_unknown_tier_is_answered_with_those_that_there_are(tmp_path):
     record(tmp_path / "a.wav", 2.0)
     text_grid(tmp_path / "a.TextGrid", ann="one", bob="two")

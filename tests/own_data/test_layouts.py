@@ -10,7 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from asr_with_nemo.own_data import commands
+from asr_with_nemo.errors import InputError
+from asr_with_nemo.own_data import commands, layouts
+from asr_with_nemo.own_data.sources import Finder, Source
+from asr_with_nemo.own_data.store import CorpusStore
 from tests.own_data.corpora import read, record, sentence, times
 
 
@@ -31,10 +34,20 @@ def test_commands_that_do_more_are_not_understood(command):
     assert "quotation" not in str(caught.value)
 
 
-@pytest.mark.parametrize("command", ["flac -cds talk.flac |", "opusdec --rate 16000 --force-wav talk.opus - |"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "flac -cds talk.flac |",
+        "flac -c -d -F talk.flac |",
+        "opusdec --rate 16000 --force-wav talk.opus - |",
+        "wvunpack -q talk.wv -o - |",
+        "wv talk.wv |",
+        "ffmpeg -stats -i talk.wav -q:a 0 -f wav - |",
+    ],
+)
 def test_commands_that_convert(command):
     effect = commands.understand(command)
-    assert effect == commands.Effect(command.split()[-2 - ("- |" in command)])
+    assert effect == commands.Effect(next(word for word in command.split() if word.startswith("talk.")))
 
 
 def kaldi(folder: Path, files: dict[str, str]) -> Path:
@@ -75,6 +88,68 @@ def test_lhotse_cuts(tmp_path):
         found, said = read(source)
         assert (found[0].text, times(found[0]), found[0].channel, found[0].split) == ("yes", (1.5, 1.0), 0, "train")
         assert found[1].problem == "broken row" and "MixedCut" in found[1].detail and "cuts of Lhotse" in said
+
+
+def test_a_supervision_that_two_cuts_share_is_read_once_and_whole(tmp_path):
+    record(tmp_path / "a.wav", 10.0)
+    cut = {"id": "c", "duration": 5.0, "channel": 0, "type": "MonoCut", "recording": lhotse_recording("a.wav")}
+    said = [SAID[0] | {"start": start, "duration": 4.0} for start in (3.0, -2.0)]
+    cuts = [cut | {"start": start, "supervisions": [one]} for start, one in zip((0.0, 5.0), said, strict=True)]
+    for order in (cuts, cuts[1:]):
+        (tmp_path / "cuts.jsonl").write_text("\n".join(map(json.dumps, order)))
+        assert [times(entry) for entry in read(tmp_path)[0]] == [(3.0, 4.0)]
+
+
+def test_the_recordings_of_all_cuts_have_one_finder(tmp_path, monkeypatch):
+    record(tmp_path / "a.wav", 4.0)
+    cut = {"start": 1.0, "supervisions": [], "type": "MonoCut", "recording": lhotse_recording("a.wav")}
+    (tmp_path / "cuts.jsonl").write_text("\n".join([json.dumps(cut)] * 5))
+    made = []
+    monkeypatch.setattr(layouts, "Finder", lambda source: made.append(Finder(source)) or made[-1])
+    read(tmp_path)
+    assert len(made) == 1
+
+
+def test_a_named_file_of_supervisions_is_refused_with_the_next_step(tmp_path):
+    (tmp_path / "supervisions.jsonl").write_text(json.dumps(SAID[0]))
+    with CorpusStore(tmp_path / "corpus.sqlite") as store:
+        source = Source(tmp_path / "supervisions.jsonl", store)
+        with pytest.raises(InputError, match=r"supervisions\.jsonl: expected Lhotse's cuts; name the folder"):
+            list(layouts.read_lhotse(source))
+    record(tmp_path / "a.wav", 4.0)
+    cut = {"start": 1.0, "supervisions": SAID, "type": "MonoCut", "recording": lhotse_recording("a.wav")}
+    (tmp_path / "cuts.jsonl").write_text(f'{json.dumps(cut)}\n{{"id": 1}}')
+    assert [entry.detail for entry in read(tmp_path / "cuts.jsonl")[0]] == ["", "not a cut"]
+
+
+def test_a_recipe_for_a_file_reads_what_it_writes(tmp_path, monkeypatch):
+    record(tmp_path / "a.wav", 4.0)
+    (tmp_path / "corpus.xml").write_text("<corpus/>")
+
+    def written(source):
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made" / "x_recordings.jsonl").write_text(json.dumps(lhotse_recording(str(tmp_path / "a.wav"))))
+        (tmp_path / "made" / "x_supervisions.jsonl").write_text(json.dumps(SAID[0]))
+        return tmp_path / "made"
+
+    monkeypatch.setattr(layouts, "_run_recipe", written)
+    assert [entry.text for entry in read(tmp_path / "corpus.xml", recipe="x")[0]] == ["yes"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"channel": [0, 1]}, [((0, None), 0), ((0, None), 1)]),
+        ({"from": ["ann", "bob"]}, 2 * [((0, None), None)]),
+        ({"start_time": ["2024-01-02", "2024-01-03"]}, 2 * [((0, None), None)]),
+    ],
+)
+def test_columns_of_a_data_set_are_checked_as_those_of_a_table(tmp_path, columns, expected):
+    record(tmp_path / "a.wav", 4.0)
+    columns = {"path": ["a.wav", "a.wav"], "text": [sentence(1), sentence(2)]} | columns
+    pq.write_table(pa.table(columns), tmp_path / "data.parquet")
+    found, _ = read(tmp_path)
+    assert [(times(one), one.channel) for one in found] == expected and not any(one.problem for one in found)
 
 
 def test_lhotse_manifests_as_json(tmp_path):

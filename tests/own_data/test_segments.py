@@ -1,6 +1,7 @@
 """JSON of speech services and recognisers, STM and CTM, and tables of one recording's texts."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,73 @@ def test_milliseconds_in_json(tmp_path, name):
     (tmp_path / "a.json").write_text(json.dumps({name: items}))
     entries, said = read(tmp_path)
     assert [entry.start for entry in entries] == [0.5, 3.0] and "milliseconds" in said
+
+
+def test_utterances_in_whole_seconds_are_no_milliseconds(tmp_path):
+    record(tmp_path / "a.wav", 13.0)
+    said = [{"start": 0, "end": 4, "text": "one two"}, {"start": 5, "end": 9, "text": "three"}]
+    (tmp_path / "a.json").write_text(json.dumps({"utterances": said}))
+    assert [times(entry) for entry in read(tmp_path)[0]] == [(0, 4.0), (5, 4.0)]
+
+
+@pytest.mark.parametrize(("there", "expected"), [((1, 1), [None, None]), ((1, 2), [0, 1]), ((0, 1), [0, 1])])
+def test_channels_of_segments_are_counted_as_they_are_written(tmp_path, there, expected):
+    said = [{"start": n, "end": n + 1, "text": "yes", "channel": channel} for n, channel in enumerate(there)]
+    (tmp_path / "a.json").write_text(json.dumps({"segments": said}))
+    assert [cue.channel for cue in segments.read_json(tmp_path / "a.json").cues] == expected
+
+
+def cues_of(folder: Path, document: object) -> list[tuple]:
+    (folder / "a.json").write_text(json.dumps(document))
+    return [(cue.text, cue.start, cue.channel) for cue in segments.read_json(folder / "a.json").cues]
+
+
+def test_channels_of_services(tmp_path):
+    expected = [("yes", 0.5, 0), ("no", 0.5, 1)]
+    words = [("yes", 1), ("no", 2)]
+    google = [
+        {"alternatives": [{"words": [{"word": w, "start_time": "0.5s", "end_time": "1s"}]}], "channel_tag": n}
+        for w, n in words
+    ]
+    assert cues_of(tmp_path, {"results": google}) == expected
+    part = {"start_time": "0.5", "end_time": "1.0"}
+    aws = [part | {"transcript": w, "channel_label": f"ch_{n - 1}"} for w, n in words]
+    assert cues_of(tmp_path, {"results": {"audio_segments": aws}}) == expected
+    items = [{"id": n, "channel_label": f"ch_{n - 1}"} for _, n in words]
+    aws = [part | {"transcript": w, "items": [n]} for w, n in words]
+    assert cues_of(tmp_path, {"results": {"audio_segments": aws, "items": items}}) == expected
+    assembly = [{"text": w, "start": 500, "end": 1000, "channel": str(n)} for w, n in words]
+    assert cues_of(tmp_path, {"audio_url": "x", "utterances": assembly}) == expected
+
+
+def test_what_services_list_beside_words(tmp_path):
+    watson = [[w, s, e] for w, s, e in [("one", 0.5, 0.7), ("%HESITATION", 0.7, 0.8), ("two", 0.8, 1.0)]]
+    assert cues_of(tmp_path, {"results": [{"alternatives": [{"timestamps": watson}]}]}) == [("one two", 0.5, None)]
+    kinds = [("word", "on"), ("entity", "17 January"), ("punctuation", "."), ("speaker_change", "")]
+    results = [
+        {"type": kind, "start_time": n / 2, "end_time": n / 2 + 0.5} | ({"alternatives": [{"content": w}]} if w else {})
+        for n, (kind, w) in enumerate(kinds)
+    ]
+    assert cues_of(tmp_path, {"results": results}) == [("on 17 January.", 0.0, None)]
+
+
+def test_json_lines_with_any_character_and_a_bad_line(tmp_path):
+    row = '{"start": 0.5, "end": 1.5, "text": "yes\u2028no"}\n'
+    (tmp_path / "a.json").write_text(row * 2, encoding="utf-8")
+    assert [cue.text for cue in segments.read_json(tmp_path / "a.json").cues] == ["yes no"] * 2
+    record(tmp_path / "a.wav", 4.0)
+    (tmp_path / "a.json").write_text(row * 2 + '{"start": 1,', encoding="utf-8")
+    with pytest.raises(InputError, match=r"a\.json: not JSON, or truncated \(line 3"):
+        segments.read_json(tmp_path / "a.json")
+    with pytest.raises(InputError, match=r"without transcripts(?s:.)*not JSON, or truncated \(line 3"):
+        read(tmp_path)
+
+
+def test_a_line_of_stm_takes_no_time(tmp_path):
+    (tmp_path / "a.stm").write_text(f"a 1 s1 0.5 1.5 one {{{' ' * 10_000}two\n")
+    began = time.perf_counter()
+    assert segments.read_stm(tmp_path / "a.stm").cues[0].text == "one { two"
+    assert time.perf_counter() - began < 1
 
 
 def test_another_json_beside_a_recording_is_no_table(tmp_path):

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import tables
+from asr_with_nemo.own_data import formats, tables
+from asr_with_nemo.own_data.sources import Source
 from tests.own_data.corpora import read, record, sentence, times, with_table
 
 
@@ -57,7 +58,7 @@ def test_unit_of_times_by_the_duration(tmp_path):
 
 
 def test_columns_that_are_not_read_are_named(tmp_path):
-    rows = [[f"r{n}.wav", "clean", "0.5", "1.5", sentence(n)] for n in range(4)]
+    rows = [["r0.wav", "clean", f"{n}.5", f"{n}.9", sentence(n)] for n in range(4)]
     with_table(folder_with(tmp_path), [["path", "room", "ab", "cd", "text"], *rows])
     _, said = read(tmp_path)
     assert "not read: room, ab, cd" in said and "columns 'ab' and 'cd' of table.csv, start and end?" in said
@@ -102,6 +103,17 @@ def test_tables_beside_those_of_the_splits_are_named(tmp_path):
         )
     found, said = read(tmp_path)
     assert len(found) == 3 and "not read: other.tsv" in said
+
+
+def test_recordings_beside_a_table_are_not_sorted(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        formats, "sorted", lambda items, **more: seen.extend(made := sorted(items, **more)) or made, False
+    )
+    with_table(folder_with(tmp_path), [["path", "text"], *([f"r{n}.wav", sentence(n)] for n in range(4))], "t.csv")
+    source = Source(tmp_path, None)
+    formats._not_read(source, [tables.Table(tmp_path / "t.csv")], [])
+    assert seen == [tmp_path / "t.csv"]
 
 
 def test_segments_within_a_row(tmp_path):
@@ -158,10 +170,88 @@ def test_json_lines_with_commas_and_several_objects(tmp_path):
         read(tmp_path / "t.jsonl")
 
 
-@pytest.mark.parametrize("cells", [("Ann", "Bob"), ("2024-01-01 10:00", "2024-01-01 11:00")])
+@pytest.mark.parametrize("cells", [("user1", "user2"), ("Ann", "Bob"), ("2024-01-01 10:00", "2024-01-01 11:00")])
 def test_columns_that_only_sound_like_times(tmp_path, cells):
     with_table(
         folder_with(tmp_path), [["path", "from", "to", "text"], *([f"r{n}.wav", *cells, "yes"] for n in range(4))]
     )
     found, said = read(tmp_path)
     assert not any(entry.problem for entry in found) and "not understood: column 'from'" in said
+
+
+@pytest.mark.parametrize("start", [("0.1", "0.2"), ("48.2", "49.1")])
+def test_measures_are_not_taken_for_times(tmp_path, start):
+    rows = [[f"r{n % 2}.wav", start[n % 2], "60.5", sentence(n)] for n in range(4)]
+    rows = [[path, ab, "0.9" if ab < "1" else cd, text] for path, ab, cd, text in rows]
+    with_table(folder_with(tmp_path), [["path", "ab", "cd", "text"], *rows])
+    assert "start and end?" not in read(tmp_path)[1]
+
+
+def test_unit_of_times_though_a_duration_is_empty(tmp_path):
+    rows = [[f"u{n}", seconds, f"r{n}.wav", "8000", "16000", sentence(n)] for n, seconds in enumerate(["0.5", "", "0"])]
+    with_table(folder_with(tmp_path), [["ID", "duration", "wav", "start", "stop", "wrd"], *rows])
+    assert {times(entry) for entry in read(tmp_path)[0]} == {(0.5, 0.5)}
+
+
+@pytest.mark.parametrize("suffix", [".json", ".csv"])
+def test_many_files_beside_the_recordings_hide_no_table(tmp_path, suffix):
+    folder_with(tmp_path, 60)
+    content = '{"words": ["one"], "phones": ["w"]}' if suffix == ".json" else "time,f0\n0.1,120\n"
+    for number in range(60):
+        (tmp_path / f"r{number}{suffix}").write_text(content)
+    with_table(tmp_path, [["path", "text"], *([f"r{n}.wav", sentence(n)] for n in range(60))], "zz.csv")
+    assert [entry.text for entry in read(tmp_path)[0]] == [sentence(n) for n in range(60)]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"transcript": {"text": "hello there"}, "words": [{"word": "hello", "start": 0, "end": 1}]},
+        {"phrase": "hello there", "words": [{"word": "hello", "start": 0, "end": 1}]},
+        {"phrase": "hello there", "vad": [{"start": 0, "end": 1}, {"start": 1, "end": 2}]},
+    ],
+)
+def test_a_row_with_a_text_is_one_row(tmp_path, row):
+    rows = [json.dumps({"audio": f"r{n}.wav"} | row) for n in range(2)]
+    (folder_with(tmp_path, 2) / "t.jsonl").write_text("\n".join(rows))
+    assert [(entry.text, times(entry)) for entry in read(tmp_path)[0]] == 2 * [("hello there", (0, None))]
+
+
+def test_segments_behind_a_list_without_texts(tmp_path):
+    row = {"audio": "r0.wav", "vad": [{"start": 0, "end": 2}], "segments": [{"start": 0.5, "end": 1, "text": "one"}]}
+    (folder_with(tmp_path, 1) / "t.jsonl").write_text(json.dumps(row))
+    assert [(entry.text, times(entry)) for entry in read(tmp_path)[0]] == [("one", (0.5, 0.5))]
+
+
+def test_a_text_that_is_always_the_same(tmp_path):
+    rows = [[f"r{n}.wav", "hey computer", name] for n, name in enumerate(["ann", "bob", "eve", "dan"])]
+    for header in ([], [["path", "phrase", "city"]]):
+        with_table(folder_with(tmp_path), [*header, *rows])
+        assert {entry.text for entry in read(tmp_path)[0]} == {"hey computer"}
+
+
+def test_tables_without_a_header_keep_their_own_columns(tmp_path):
+    folder_with(tmp_path, 6)
+    with_table(tmp_path, [[f"r{n}.wav", "ann", sentence(n, 6)] for n in range(4)], "x.csv")
+    with_table(tmp_path, [[f"r{n}.wav", sentence(n), "bob"] for n in (4, 5)], "y.csv")
+    assert [entry.text for entry in read(tmp_path)[0]] == [
+        *(sentence(n, 6) for n in range(4)),
+        sentence(4),
+        sentence(5),
+    ]
+
+
+def test_units_and_channels_are_those_of_the_largest_table(tmp_path):
+    header = ["path", "start", "end", "duration", "channel", "text"]
+    rows = [["r0.wav", "8000", "16000", "0.5", n % 2, sentence(n)] for n in range(4)]
+    with_table(folder_with(tmp_path), [header, *rows], "x.csv")
+    with_table(tmp_path, [header, ["r1.wav", "16000", "24000", "", 1, sentence(5)]], "y.csv")
+    found, said = read(tmp_path)
+    assert (times(found[-1]), found[-1].channel) == ((1, 0.5), 1) and "not understood" not in said
+
+
+@pytest.mark.parametrize("names", [("r0", "r1"), ("r0",)])
+def test_small_json_by_names_without_a_suffix(tmp_path, names):
+    content = {name: {"text": f"this is {name}", "words": [{"word": "this", "start": 0, "end": 1}]} for name in names}
+    (folder_with(tmp_path, 2) / "t.json").write_text(json.dumps(content))
+    assert [entry.text for entry in read(tmp_path / "t.json")[0]] == [f"this is {name}" for name in names]

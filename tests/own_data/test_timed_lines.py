@@ -1,16 +1,21 @@
 """Text files beside recordings: times in any form are no words of the text, and what is no transcript is refused."""
 
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
-from asr_with_nemo.own_data import timed_lines
-from tests.own_data.corpora import read, record, times
+from asr_with_nemo.own_data import cues, timed_lines
+from tests.own_data.corpora import read, record, samples, times
+
+CAPTIONS = "00:00.500 --> 00:04.500\nSPEAKER 1: {0}\n\n00:05.000 --> 00:09.000\nSPEAKER 2: {1}"
 
 
 def found(content: str, rate: int = 16_000, whole: float | None = 13.4) -> list[tuple] | None:
     rows = [(number, row) for number, line in enumerate(content.splitlines(), 1) if (row := line.strip())]
-    made = timed_lines.cues_of(rows, lambda: (rate, whole))
+    made = timed_lines.cues_of(rows, lambda: timed_lines.Form(rate, whole, 1))
     return made and [(cue.start, cue.end, cue.text, cue.speaker) for cue in made[0] if not cue.problem]
 
 
@@ -43,6 +48,7 @@ def test_starts_and_ends(content):
         ("00:00 - one two\n00:05 - three", ("", "")),
         ("Speaker 1  0:00\none two\n\nSpeaker 2  0:05\nthree", ("Speaker 1", "Speaker 2")),
         ("Ann (00:00): one two\nBob (00:05): three", ("Ann", "Bob")),
+        ("00:00.000 --> 00:05.000 one two\n00:05.000 --> 00:13.400 three", ("", "")),
         ("A day out\n\nAnn Lee [0:00] one two\nBob [0:05] three", ("Ann Lee", "Bob")),
     ],
 )
@@ -58,14 +64,34 @@ def test_starts_alone(content, people):
         "we meet at 10:30\nand leave at 11:45 in the evening\nall of us",
         "at nine\n12:00\nand one more line\nof text\nand another\nand one",
         "20:15 the news\n19:30 the weather",
+        "12:30 we left\n12:45 we came back",
+        "3:16 For God so loved\n3:17 For God sent",
+        "0:05 a day\n20:15 the news",
+        "The train leaves at 0:03\nThe bus leaves at 0:05",
+        "1.5 - 2.5 percent rise expected",
+        "0.5 , 2.5, 3.0 were the values",
+        "1.5 - 22.5 percent\n2.5 - 13.5 percent",
+        "0:01 a\n0:04 b\n0:02 c\n0:01 d",
     ],
 )
 def test_numbers_that_are_no_times(content):
     assert found(content) is None
 
 
+def test_one_time_out_of_order_is_still_a_time(tmp_path):
+    found, _ = of_text(tmp_path, "[0:00] hello\n[0:05] there\n[0:04] yes\n[0:07] no\n")
+    assert [(one.text, one.start) for one in found] == [("hello", 0), ("there", 5), ("yes", 4), ("no", 7)]
+    assert [kind for one in found for kind, _ in one.doubts] == ["unsorted"]
+
+
+def test_a_line_of_digits_takes_no_time():
+    began = time.perf_counter()
+    assert found(f"#{'1' * 40_000}") is None
+    assert time.perf_counter() - began < 1
+
+
 def test_sides_of_a_call(tmp_path):
-    record(tmp_path / "fe_1.wav", 6.0)
+    soundfile.write(tmp_path / "fe_1.wav", np.stack([samples("left", 6.0), samples("right", 6.0)], axis=1), 16_000)
     (tmp_path / "fe_1.txt").write_text(
         "# fe_1.sph\n# Transcribed\n\n0.5 1.5 A: hello\n\n2.0 3.0 B: yes\n\n4.0 5.0 A: ok\n"
     )
@@ -73,6 +99,19 @@ def test_sides_of_a_call(tmp_path):
     sides = [("hello", "fe_1 A", 0, (0.5, 1.0)), ("yes", "fe_1 B", 1, (2, 1.0)), ("ok", "fe_1 A", 0, (4, 1.0))]
     assert [(one.text, one.speaker, one.channel, times(one)) for one in entries] == sides
     assert "two numbers" in said and "in seconds" in said
+
+
+def test_sides_of_one_channel_are_speakers(tmp_path):
+    found, _ = of_text(tmp_path, "0.5 1.5 A: hello\n2.0 3.0 B: yes\n")
+    assert [(one.text, one.speaker, one.channel) for one in found] == [("hello", "a A", None), ("yes", "a B", None)]
+    found, _ = of_text(tmp_path, "0.5 1.5 A: hello\n2.0 3.0 A: yes\n")
+    assert [(one.text, one.speaker) for one in found] == [("A: hello", ""), ("A: yes", "")]
+
+
+@pytest.mark.parametrize("form", ["Speaker 1  0:00\n{0}\n\nSpeaker 2  0:05\n{1}", CAPTIONS])
+def test_numbered_speakers_are_those_of_their_recording(tmp_path, form):
+    found, _ = of_text(tmp_path, form.format("one", "two"))
+    assert [(one.text, one.speaker.casefold()) for one in found] == [("one", "a speaker 1"), ("two", "a speaker 2")]
 
 
 def of_text(folder: Path, content: str, suffix: str = ".txt") -> tuple[list, str]:
@@ -110,7 +149,31 @@ def test_what_is_no_transcript_is_refused(tmp_path, content, suffix, reason):
     assert reason in entry.detail
 
 
+def test_captions_of_a_text_file_that_is_too_large_are_a_problem_of_it_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(cues, "_MOST_BYTES", 10)
+    [entry], _ = of_text(tmp_path, "00:00.500 --> 00:04.500\none\n")
+    assert (entry.problem, entry.text) == ("unreadable text", "") and "too many" in entry.detail
+
+
+def test_captions_with_their_text_behind_the_times(tmp_path):
+    found, _ = of_text(tmp_path, "00:00.500 --> 00:04.500 one two\n00:05.000 --> 00:09.000 three\n")
+    assert [(one.text, times(one)) for one in found] == [("one two", (0.5, 4.0)), ("three", (5, 4.0))]
+
+
 def test_names_before_what_is_said_are_no_words(tmp_path):
     [entry], said = of_text(tmp_path, "Ann: how are you\nBob: fine\nAnn: good\nBob: and you\n")
     assert entry.text == "how are you fine good and you" and entry.doubts == (("several speakers", "Ann, Bob"),)
     assert "not as words" in said
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "He said: yes\nHe said: no\nShe said: maybe\nHe said: good\n",
+        "Remember: one\nRemember: two\nRemember: three\nRemember: four\n",
+        "Chapter one: the dog\nChapter one: the cat\nChapter one: the cow\n",
+    ],
+)
+def test_words_before_a_colon_that_name_nobody_are_words(tmp_path, content):
+    [entry], said = of_text(tmp_path, content)
+    assert entry.text == " ".join(content.split()) and "not as words" not in said

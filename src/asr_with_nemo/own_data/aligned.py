@@ -9,13 +9,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
 from asr_with_nemo.data.sound import open_sound
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import annotations, beside, captions, channels, segments
-from asr_with_nemo.own_data.cues import Cue, Reading, checked, entries
+from asr_with_nemo.own_data.cues import Cue, Reading, checked, entries, is_numbered
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import ALIGNED, AUDIO, name_key
 
@@ -42,10 +43,6 @@ _MAYBE = (".json", ".tsv", ".csv")  # these hold texts with times, or anything e
 # Between a recording's name and the suffix of its captions: a language, or as in Zoom's talk.transcript.vtt.
 _LANGUAGE = re.compile(
     r"\.(?:transcript|captions?|subtitles?|subs?|auto|cc|(?P<code>[a-z]{2,3})(?:[-_][a-z0-9]+)*)", re.IGNORECASE
-)
-# Speakers that are numbered anew in each recording: SPEAKER_00, spk1, A.
-_NUMBERED = re.compile(
-    r"(?:speaker|spk|spkr|talker|participant|person|s|spch)?[\s_.-]*(?:\d{1,3}|[a-z])?", re.IGNORECASE
 )
 _UNKNOWN = (".ass", ".ssa", ".sbv", ".ttml", ".dfxp", ".lrc", ".trs", ".cha", ".sub", ".smi", ".sami", ".rttm", ".exb")
 _DOCUMENTS = (".docx", ".doc", ".odt", ".rtf", ".pdf", ".pages")
@@ -118,9 +115,16 @@ def instead(path: Path) -> str:
 
 
 def why_not(source: Source) -> str:
-    """Return what a table of a recording's texts lacks, for the error about a folder without transcripts; or ""."""
-    found = source.store.select("SELECT path FROM files WHERE kind = 'aligned' ORDER BY path LIMIT 1000")
-    tables_there = (path for (path,) in found if path.lower().endswith((".csv", ".tsv")))
+    """Return why a file with a recording's name isn't read, for the error about a folder without transcripts; or ""."""
+    query = "SELECT path FROM files WHERE kind = 'aligned' ORDER BY path LIMIT 1000"
+    found = [path for (path,) in source.store.select(query)]
+    named = (path for path in found if path.lower().endswith(".json") and _recordings_of(source, source.root / path))
+    for path in islice(named, 3):
+        try:
+            segments.read_json(source.root / path, source.encoding)
+        except InputError as error:
+            return str(error)
+    tables_there = (path for path in found if path.lower().endswith((".csv", ".tsv")))
     named = next((path for path in tables_there if _recordings_of(source, source.root / path)), "")
     return named and f"{named}: for the texts of its recording, its first line must be their names: start, end, text"
 
@@ -431,7 +435,7 @@ def _in_seconds(session: _Session, cues: list[Cue], base: Entry, name: str, suff
 
 def _of_recording_alone(session: _Session, speaker: str, audio: str, name: str, suffix: str) -> str:
     """Return a speaker's name, with the recording's before it if it is a number that means nobody elsewhere."""
-    if not speaker or not _NUMBERED.fullmatch(speaker):
+    if not is_numbered(speaker):
         return speaker
     session.say(suffix, "its speakers are numbered, so those of each recording are taken for other people", name)
     return f"{Path(audio).stem} {speaker}"

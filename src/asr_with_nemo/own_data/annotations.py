@@ -38,12 +38,14 @@ _LEVELS = (
 # Words in the names of tiers with something else.
 _OTHERS = frozenset(
     "phone phones phoneme phonemes phon phonetic phonetics segment segments seg mau kan syllable syllables syll tone "
-    "tones break breaks tobi pos lemma lemmas gloss glosses translation translations notes note comment comments "
-    "gesture gestures morph morphemes ipa ref refs reference id ids übersetzung glosse glossen anmerkung anmerkungen "
-    "kommentar kommentare notiz notizen laut laute silbe silben geste gesten traduction traducción tradução traduzione "
-    "glosa glosas commentaire commentaires comentario comentarios nota notas note syllabe syllabes sílaba sílabas "
+    "tones break breaks tobi pos lemma lemmas gloss glosses translation translations comment comments "
+    "gesture gestures morph morphemes ipa übersetzung glosse glossen anmerkung anmerkungen "
+    "kommentar kommentare notiz notizen silbe silben geste gesten traduction traducción tradução traduzione "
+    "glosa glosas commentaire commentaires comentario comentarios syllabe syllabes sílaba sílabas "
     "phonème phonèmes fonema fonemas перевод комментарий примечание фонема слог 翻译 注释".split()
 )
+_PERHAPS_OTHERS = frozenset("laut laute note notes nota notas".split())  # if there is any other tier
+_NUMBERS = frozenset("ref refs reference id ids".split())  # if they hold numbers
 _PAUSES = {"", "sil", "sp", "<p:>", "<p>", "<sil>", "<eps>", "pau", "silence", "#", "##", "_"}
 
 
@@ -116,11 +118,23 @@ def _named(tiers: Sequence[Tier]) -> str:
 def _with_transcripts(tiers: Sequence[Tier]) -> list[Tier]:
     filled = [tier for tier in tiers if any(any(map(str.isalpha, cue.text)) for cue in tier.cues)]
     wanted = [tier for tier in filled if not _is_other(tier.name)]
+    wanted = [tier for tier in wanted if not (_NUMBERS & set(_words(tier.name)) and _are_numbers([tier]))]
+    sure = [tier for tier in wanted if not _PERHAPS_OTHERS & set(_words(tier.name))]
+    wanted = wanted if not sure and len(wanted) == len(filled) else sure
     free = [tier for tier in wanted if not tier.is_dependent]
-    if not any(_is_transcript(tier) for tier in free):  # in a glossed text, the free tier only numbers the utterances
+    # In a glossed text, the free tier only numbers the utterances.
+    if not any(map(_is_transcript, free)) and _are_numbers(free):
         free = [tier for tier in wanted if _is_transcript(tier)] or free or wanted
     levels = [level for tier in free if (level := _level(tier.name)) is not None]
     return [tier for tier in free if _level(tier.name) == min(levels)] if levels else free
+
+
+def _are_numbers(tiers: Sequence[Tier]) -> bool:
+    """Return whether tiers hold nothing but single tokens, most of them with digits: ann.001."""
+    texts = [cue.text for tier in tiers for cue in tier.cues if cue.text]
+    return all(len(text.split()) == 1 for text in texts) and (
+        sum(any(map(str.isdigit, text)) for text in texts) >= len(texts) / 2
+    )
 
 
 def _is_transcript(tier: Tier) -> bool:

@@ -5,12 +5,13 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from asr_with_nemo.data.sound import open_sound
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import captions, text_files, timed_lines
-from asr_with_nemo.own_data.cues import checked, entries
+from asr_with_nemo.own_data.cues import Cue, checked, entries, is_numbered
 from asr_with_nemo.own_data.sources import Entry, Source
 from asr_with_nemo.own_data.store import NO_TRANSCRIPTS, clean_text, name_key
 
@@ -85,22 +86,33 @@ def read_text(source: Source, path: str, stem: str, text: Path) -> Iterator[Entr
     if reason := _no_transcript([row for _, row in rows]):
         yield replace(entry, text="", problem="unreadable text", detail=reason)
     elif captions.are_in(row for _, row in rows):
-        reading = captions.read(text, source.encoding)
+        try:
+            reading = captions.read(text, source.encoding)
+        except InputError as error:
+            yield replace(entry, text="", problem="unreadable text", detail=str(error).removeprefix(f"{text}: "))
+            return
         _say(source, "captions in a text file: read with their times", place)
-        yield from entries(checked(reading.cues), replace(entry, text=""), lambda cue: f"{place}, {cue.place}")
+        cues = _of_recording_alone(entry, reading.cues)
+        yield from entries(checked(cues), replace(entry, text=""), lambda cue: f"{place}, {cue.place}")
     else:
         yield from _with_times(source, entry, rows)
 
 
 def _of_speakers(source: Source, entry: Entry, rows: Sequence[str]) -> Entry:
     """Return the entry of a text without the names before what each person says, if its lines begin with some."""
-    if not captions.are_names(rows):
+    if not captions.are_names(rows) or not _are_people([name for name, _ in map(captions.without_name, rows)]):
         return entry
     _say(source, "nearly all lines begin with a name and a colon: read as who speaks, not as words", entry.place)
     names, said = zip(*map(captions.without_name, rows), strict=True)
     people = ", ".join(dict.fromkeys(filter(None, names)))
-    doubts = (*entry.doubts, ("several speakers", people)) if "," in people else entry.doubts
+    doubts = (*entry.doubts, ("several speakers", people))
     return replace(entry, text=clean_text(" ".join(said)), doubts=doubts)
+
+
+def _are_people(names: Sequence[str]) -> bool:
+    """Return whether names are those of two people or more, each word with a capital: no `He said:`, `Remember:`."""
+    people = set(filter(None, names))
+    return len(people) > 1 and not any(word[0].islower() for name in people for word in name.split())
 
 
 def _say(source: Source, note: str, place: str) -> None:
@@ -146,13 +158,11 @@ def _spoken(rows: Sequence[str]) -> Sequence[str]:
 
 def _with_times(source: Source, entry: Entry, rows: timed_lines.Rows) -> Iterator[Entry]:
     """Yield an entry for each text with its times; the entry itself if the lines have none."""
-    whole: float | None = None
 
-    def form() -> tuple[int, float | None]:
-        nonlocal whole
+    @cache
+    def form() -> timed_lines.Form:
         with open_sound(entry.audio) as sound:
-            whole = sound.seconds
-            return sound.rate, sound.seconds
+            return timed_lines.Form(sound.rate, sound.seconds, sound.channels)
 
     try:
         found = timed_lines.cues_of(rows, form)
@@ -164,8 +174,7 @@ def _with_times(source: Source, entry: Entry, rows: timed_lines.Rows) -> Iterato
         return
     cues, note = found
     _say(source, note, entry.place)
-    stem = Path(entry.name).stem
-    cues = [replace(cue, speaker=f"{stem} {cue.speaker}") if len(cue.speaker) == 1 else cue for cue in cues]
+    cues, whole = _of_recording_alone(entry, cues), form().seconds
     if len(cues) > 1:
         yield from entries(checked(cues), entry, lambda cue: f"{entry.place}, {cue.place}")
         return
@@ -173,3 +182,9 @@ def _with_times(source: Source, entry: Entry, rows: timed_lines.Rows) -> Iterato
         # TIMIT counts a few samples more than there are; one label for all is no cut.
         is_rest = not one.problem and one.start == 0 and whole is not None and abs(cues[0].end - whole) < 0.5
         yield replace(one, seconds=None) if is_rest else one
+
+
+def _of_recording_alone(entry: Entry, cues: Sequence[Cue]) -> list[Cue]:
+    """Return cues in which numbered speakers have the recording's name, since they are other people elsewhere."""
+    stem = Path(entry.name).stem
+    return [replace(cue, speaker=f"{stem} {cue.speaker}") if is_numbered(cue.speaker) else cue for cue in cues]

@@ -16,6 +16,8 @@ from asr_with_nemo.own_data.cues import Cue, Reading, lines_of
 
 _TIME = r"(?:(\d{1,4}):)?([0-5]?\d):([0-5]?\d)(?:[.,](\d{1,6}))?"
 _TIMING = re.compile(rf"\s*{_TIME}\s*-{{1,3}}>\s*{_TIME}(?:\s.*)?")
+_SETTING = r"(?:align|line|position|size|vertical|region|[XY][12]):\S+"
+_TIMING_ALONE = re.compile(rf"\s*{_TIME}\s*-{{1,3}}>\s*{_TIME}(?:\s+{_SETTING})*\s*")
 _READING = re.compile(r"<rt>.*?(?:</rt>|(?=<rt>|</ruby>)|$)", re.IGNORECASE)  # how a character is read, above it
 _TAG = re.compile(r"</?(?:i|b|u|s|c|v|font|lang|ruby|rt|br|span)(?:[.\s][^<>]*)?/?>|\{\\[^{}]*\}", re.IGNORECASE)
 _WORD_TIME = re.compile(r"<\d[\d:.,]*>")
@@ -84,8 +86,9 @@ def read(path: Path, encoding: str = "") -> Reading:
 
 
 def are_in(rows: Iterable[str]) -> bool:
-    """Return whether lines are captions: one of them has the times of SubRip or WebVTT, and nothing else."""
-    return any("-->" in row and _TIMING.fullmatch(row) for row in rows)
+    """Return whether lines are captions: some have the times of SubRip or WebVTT, and none a text behind them."""
+    timed = [row for row in rows if "-->" in row and _TIMING.fullmatch(row)]
+    return bool(timed) and all(map(_TIMING_ALONE.fullmatch, timed))
 
 
 def _blocks(path: Path, encoding: str) -> list[_Block]:

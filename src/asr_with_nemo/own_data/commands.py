@@ -30,17 +30,21 @@ class NotUnderstood(Exception):
 
 # Programs that write a recording in another format, their options without and with a value that leave its sound whole.
 _CONVERTERS = {
-    "flac": ("-c -d -s -f --decode --stdout --silent --force --totally-silent", "-o"),
+    "flac": ("-c -d -s -f -F --decode --stdout --silent --force --totally-silent", "-o"),
     "mpg123": ("-q -s -m --quiet --stdout --mono --wav", "-w -r -b"),
     "oggdec": ("-Q -q --quiet --raw", "-o -b -e -s"),
     "opusdec": ("--quiet --force-wav --float --no-dither", "--rate"),
     "cat": ("", ""),
     "shorten": ("-x", ""),
     "wavpack": ("", ""),
+    "wvunpack": ("-q -y -r", "-o"),
+    "wv": ("-q -y -r", "-o"),
 }
 _SOX_VALUES = {"-t", "-r", "-b", "-c", "-e", "-v", "--bits", "--encoding", "--rate", "--channels"}
-_FFMPEG_FLAGS = {"-y", "-n", "-nostdin", "-hide_banner", "-vn", "-sn", "-dn", "-nostats", "-bitexact", "-accurate_seek"}
-_FFMPEG_VALUES = set("-f -ar -ac -acodec -c:a -codec:a -loglevel -v -sample_fmt -threads -b:a -ab".split())  # noqa: SIM905
+_FFMPEG_FLAGS = set(
+    "-y -n -nostdin -hide_banner -vn -sn -dn -nostats -stats -bitexact -accurate_seek".split()  # noqa: SIM905
+)
+_FFMPEG_VALUES = set("-f -ar -ac -acodec -c:a -codec:a -loglevel -v -sample_fmt -threads -b:a -ab -q:a -aq".split())  # noqa: SIM905
 
 
 def understand(command: str) -> Effect:

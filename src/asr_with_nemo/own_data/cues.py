@@ -18,6 +18,10 @@ _END_OF_TIME = 1e6  # seconds, 11 days: no recording is that long
 _MOST_BYTES = 64 << 20  # of a file with times; an hour of captions has about 0.1 MB
 _CLOCK = re.compile(r"\d\d:\d\d[.,:]\d\d[.,]\d|-->")
 _NOTES = re.compile("[♪♫♬🎵🎶]")
+# Speakers that are numbered anew in each recording: SPEAKER_00, spk1, A.
+_NUMBERED = re.compile(
+    r"(?:speaker|spk|spkr|talker|participant|person|s|spch)?[\s_.-]*(?:\d{1,3}|[a-z])?", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,16 @@ def seconds_of(value: object) -> float | None:
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
+
+
+def is_numbered(speaker: str) -> bool:
+    """Return whether a speaker's name is a number or a letter, which means nobody in another recording.
+
+    Example:
+        >>> is_numbered("SPEAKER_00"), is_numbered("B"), is_numbered("Ann")
+        (True, True, False)
+    """
+    return bool(speaker and _NUMBERED.fullmatch(speaker))
 
 
 # --- Words ------------------------------------------------------------------------------------------------------------

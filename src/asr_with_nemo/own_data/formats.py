@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import re2
@@ -27,7 +28,7 @@ from asr_with_nemo.own_data import (
     text_files,
 )
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
-from asr_with_nemo.own_data.store import AUDIO, NO_TRANSCRIPTS, clean_text
+from asr_with_nemo.own_data.store import AUDIO, NO_TRANSCRIPTS, clean_text, name_key
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
@@ -50,7 +51,8 @@ def _read_table(source: Source) -> Iterator[Entry]:
 
 
 _TABLES = tables.SUFFIXES - tables.LISTS
-_MOST_UNUSABLE = 50  # tables at one depth, after which no further one is tried
+_MOST_UNUSABLE = (1_000, 50)  # tables at one depth, and those of one recording, after which no further one is tried
+_HANDFUL = 5  # rows; fewer may not tell a table's columns apart
 _SHOWN = 8  # names in a note
 _TEXT_BESIDE = ".txt"  # such files beside a list may be anything
 _NO_SPEAKER = {"n/a", "na", "none", "unknown", "-", "?", "null"}
@@ -65,9 +67,12 @@ def _usable_tables(
         for paths in [[source.path]] if source.path.is_file() else _tables_of(source, suffixes):
             paths = [path for path in paths if path not in tried]
             tried.update(paths)
-            for number, path in enumerate(paths):
-                if number == _MOST_UNUSABLE and not found:
-                    break
+            # One with a recording's name holds the texts, or the pitch, of that recording; so the others come first.
+            looked = [0, 0]
+            for is_own, path in sorted(((_is_of_one(source, path), path) for path in paths), key=lambda one: one[0]):
+                looked[is_own] += 1
+                if looked[is_own] > _MOST_UNUSABLE[is_own] and not found:
+                    continue
 
                 def is_audio(value: str, base: Path = path.parent) -> bool:
                     return finder.is_audio(value, base)
@@ -77,7 +82,8 @@ def _usable_tables(
                 except InputError as error:
                     reasons.append(str(error))
             if found:
-                return _alike(found), reasons
+                order = {path: place for place, path in enumerate(paths)}
+                return _alike(sorted(found, key=lambda table: order[table.path])), reasons
         if source.path.is_file():
             break
     return found, reasons
@@ -88,8 +94,29 @@ def _alike(found: list[tables.Table]) -> list[tables.Table]:
     sure: dict[tuple, tables.Table] = {}
     for table in sorted(found, key=lambda one: one.path.stat().st_size, reverse=True):
         key = (*table.columns, table.has_header, table.roles.get("audio"))
-        table.roles = dict(sure.setdefault(key, table).roles)
+        largest = sure.setdefault(key, table)
+        if table is largest or not (table.has_header or _is_unsure(table, largest)):
+            continue
+        table.roles, table.scales, table.unread = dict(largest.roles), dict(largest.scales), list(largest.unread)
+        table.first_channel = largest.first_channel
+        table.notes = []  # those of the largest are true of it, too
     return found
+
+
+def _is_unsure(table: tables.Table, largest: tables.Table) -> bool:
+    """Return whether a table without a header has a handful of rows, and another's column of texts may be its own."""
+    rows = [row.cells for row in islice(tables.read(table), _HANDFUL)]
+    own, other = (
+        sum(map(str.isalpha, "".join(tables.as_text(cells.get(one.roles["text"])) for cells in rows)))
+        for one in (table, largest)
+    )
+    return len(rows) < _HANDFUL and other > own / 2
+
+
+def _is_of_one(source: Source, path: Path) -> bool:
+    """Return whether a file has the name of a recording, up to a dot: a.f0.csv beside a.wav."""
+    names = (name_key(path.stem), name_key(path.name).partition(".")[0])
+    return bool(source.store.value("SELECT 1 FROM files WHERE kind = 'audio' AND stem IN (?, ?)", names))
 
 
 def _not_read(source: Source, found: Sequence[tables.Table], reasons: Sequence[str]) -> list[str]:
@@ -97,9 +124,10 @@ def _not_read(source: Source, found: Sequence[tables.Table], reasons: Sequence[s
     if source.path.is_file():
         return []
     read = {table.path for table in found}
-    beside = sorted(path for folder in {path.parent for path in read} for path in folder.iterdir())
     kinds = {path.suffix.lower() for path in read}
-    others = [path for path in beside if path.suffix.lower() in kinds and path not in read and path.is_file()]
+    beside = (path for folder in {path.parent for path in read} for path in folder.iterdir())
+    beside = sorted(path for path in beside if path.suffix.lower() in kinds)  # not of 100,000 recordings
+    others = [path for path in beside if path not in read and path.is_file()]
     others = [path for path in others if path.name[0] not in ".~" and path.stem.lower() not in NO_TRANSCRIPTS]
     others = [path for path in others if not any(reason.startswith(f"{path}:") for reason in reasons)]
     if not others or _TEXT_BESIDE in kinds:

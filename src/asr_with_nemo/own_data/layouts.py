@@ -14,16 +14,21 @@ import re
 import traceback
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
 
 from asr_with_nemo.base.values import is_whole
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import channels, commands, tables, text_files
+from asr_with_nemo.own_data import channels, commands, tables, text_files, time_columns
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import clean_text
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
 
 # --- LibriSpeech ------------------------------------------------------------------------------------------------------
 
@@ -148,8 +153,7 @@ def _pairs(source: Source, path: Path) -> Iterator[tuple[int, str, str, str]]:
 
 
 def _channel(line: str) -> int | None:
-    name = line.split()[-1].upper() if line else ""
-    return {"A": 0, "B": 1, "1": 0, "2": 1}.get(name)
+    return channels.number_of(line.split()[-1]) if line.strip() else None
 
 
 def _of_scp(written: str, finder: Finder, folder: Path) -> tuple[Path, commands.Effect] | Missing:
@@ -198,15 +202,24 @@ def read_lhotse(source: Source) -> Iterator[Entry]:
     folder = _run_recipe(source) if source.recipe else source.root
     recordings = sorted([*folder.glob("*recordings*.jsonl*"), *folder.glob("*recordings*.json")])
     supervisions = sorted([*folder.glob("*supervisions*.jsonl*"), *folder.glob("*supervisions*.json")])
-    cuts = [source.path] if source.path.is_file() else cuts_of(folder)
-    if source.path.is_dir() and recordings and supervisions:
+    is_named = source.path.is_file() and not source.recipe
+    if is_named and not are_cuts(source.path):
+        next(_json_lines(source.path), None)  # a file that can't be read is named so
+        raise InputError(
+            f"{source.path}: expected Lhotse's cuts; name the folder to read recordings and supervisions, or the table "
+            "itself with --format csv"
+        )
+    cuts = [source.path] if is_named else cuts_of(folder)
+    if not is_named and recordings and supervisions:
         source.notes += [f"not read: {path.name}, cuts beside supervisions" for path in cuts]
         yield from _of_supervisions(source, folder, recordings, supervisions)
     elif cuts:
+        finder = Finder(source)
+        source.store.db.execute("CREATE TEMP TABLE IF NOT EXISTS said (key TEXT PRIMARY KEY) WITHOUT ROWID")
         for path in cuts:
             source.notes.append(f"read {path.name}, cuts of Lhotse")
             for line, one in _json_lines(path):
-                yield from _of_cut(source, Finder(source), path, line, one)
+                yield from _of_cut(source, finder, path, line, one)
     else:
         raise InputError(
             f"{folder}: expected Lhotse's manifests, *recordings*.jsonl.gz and *supervisions*.jsonl.gz, or cuts"
@@ -229,19 +242,24 @@ def _of_supervisions(source: Source, folder: Path, recordings: list[Path], super
 
 
 def _of_cut(source: Source, finder: Finder, path: Path, line: int, cut: dict) -> Iterator[Entry]:
-    """Yield the entries of a cut, whose supervisions have times from its start."""
+    """Yield the entries of a cut, whose supervisions have times from its start; one in several cuts is read once."""
     place = f"{path.name}, line {line}"
     recording, said = cut.get("recording"), cut.get("supervisions")
     if not isinstance(recording, dict) or not isinstance(said, list):
-        yield Entry(place, name=str(cut.get("id", "")), problem="broken row", detail=f"a {cut.get('type')}, not read")
+        kind = f"a {cut['type']}, not read" if cut.get("type") else "not a cut"
+        yield Entry(place, name=str(cut.get("id", "")), problem="broken row", detail=kind)
         return
     for one in said:
         try:
-            start = float(cut.get("start") or 0) + max(0.0, float(one.get("start") or 0))
+            start = max(0.0, round(float(cut.get("start") or 0) + float(one.get("start") or 0), 6))
             one = {"channel": cut.get("channel"), **one, "start": start}
         except (TypeError, ValueError, AttributeError, OverflowError):
             yield Entry(place, name=str(cut.get("id", "")), problem="broken row", detail=f"not read: {str(one)[:80]}")
             continue
+        if one.get("id") is not None:
+            key = json.dumps([path.name, recording.get("id"), one["id"], round(start, 2), one["channel"]])
+            if not source.store.db.execute("INSERT OR IGNORE INTO temp.said VALUES (?)", (key,)).rowcount:
+                continue
         yield _of_supervision(source, finder, path, place, one, str(recording.get("id")), _sound_of(recording))
 
 
@@ -335,10 +353,14 @@ def read_hugging_face(source: Source) -> Iterator[Entry]:
     for name, files, features in parts:
         split = split_of(name) if len(parts) > 1 else ""
         number, said = 0, ""
+        of_columns: dict[tuple[str, ...], tables.Table] = {}
         for file in files:
             for batch, schema_features in _batches(file):
-                known = features or schema_features
-                table = _table(source, file, batch.schema.names, known)
+                known, columns = features or schema_features, tuple(batch.schema.names)
+                if columns not in of_columns:
+                    of_columns[columns] = _table(source, file, list(columns), known)
+                    _check(of_columns[columns], batch)
+                table = replace(of_columns[columns], path=file)
                 if table.what_is_read() != said:
                     said = table.what_is_read()
                     source.notes += [f"read {name} ({said})", *table.notes]
@@ -416,6 +438,17 @@ def _table(source: Source, file: Path, columns: list[str], features: dict) -> ta
             raise InputError(f"{file}: no column of {role} found among {', '.join(columns)}; give --{role}-column")
     tables.find_times(table)
     return table
+
+
+def _check(table: tables.Table, batch: "RecordBatch") -> None:
+    """Check the columns of times and channels by the first rows, as those of other tables."""
+    roles = [column for role, column in table.roles.items() if role in ("start", "end", "seconds", "channel")]
+    rows = batch.select(roles).to_pylist()
+    texts = [{column: tables.as_text(value) for column, value in row.items()} for row in rows]
+    time_columns.check(table, texts)
+    time_columns.find_samples(table, texts)
+    tables.check_channels(table, rows)
+    table.notes += [f"not understood: column {column!r}, a time?" for column in table.unread]
 
 
 def _kind(features: dict, column: str) -> str:

@@ -44,6 +44,7 @@ def read_json(path: Path, encoding: str = "") -> Reading | None:
     if segments is None:
         return None
     cues = [_of_segment(f"{key} {number}", one) for number, one in enumerate(segments, 1)]
+    cues = cues if of_service else _with_channels(cues)
     is_whole = not of_service and bool(segments) and all(_is_whole(one) for one in segments)
     if key == "word":
         notes.append(f"words with times: joined to utterances, up to {PAUSE:g} s of pause")
@@ -60,10 +61,16 @@ def _document(content: str) -> object:
     try:
         return json.loads(content)
     except ValueError as error:
-        lines = [line for line in content.splitlines() if line.strip()]
-        if "Extra data" not in str(error) or not lines[0].strip().endswith("}"):
+        lines = [(number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip()]
+        if "Extra data" not in str(error) or not lines[0][1].strip().endswith("}"):
             raise
-        return [json.loads(line) for line in lines]
+    found = []
+    for number, line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"line {number} of JSON lines: {error}") from error
+    return found
 
 
 def _is_whole(one: object) -> bool:
@@ -121,6 +128,15 @@ def _of_segment(place: str, one: object) -> Cue:
     return Cue(place, start, end, text, speaker, channel=channel if is_whole(channel) and channel >= 0 else None)
 
 
+def _with_channels(cues: list[Cue]) -> list[Cue]:
+    """Return cues with their channels counted from 0; with none, if they name only one."""
+    written = [str(cue.channel) for cue in cues if cue.channel is not None]
+    first = channels.numbering(written) if len(set(written)) > 1 else None
+    if first is None:
+        return [replace(cue, channel=None) for cue in cues]
+    return [cue if cue.channel is None else replace(cue, channel=cue.channel - first) for cue in cues]
+
+
 def _time(written: object) -> float | None:
     """Return seconds, written as a number, with a unit, or as a clock time; None for anything else."""
     if (seconds := seconds_of(written)) is not None or not isinstance(written, str):
@@ -138,7 +154,7 @@ _HESITATION = re.compile(r"\(?%hes(itation)?\)?", re.IGNORECASE)
 _NOBODY = {"", "<na>", "na", "null", "unknown"}
 _NO_WORDS = {"@", "<eps>", "<sil>", "sil", "sp"}
 _NOT_SPOKEN = {"noise", "non-speech", "non-lex", "misc"}  # types of words in the CTM of a rich transcription
-_OPTIONS = re.compile(r"\{\s*([^{}/]*?)\s*/[^{}]*\}")  # in STM, of which any may be said
+_OPTIONS = re.compile(r"\{([^{}/]*)/[^{}]*\}")  # in STM, of which any may be said
 
 
 def _channel(name: str) -> int | None:
@@ -168,7 +184,7 @@ def read_stm(path: Path, encoding: str = "") -> Reading:
             detail = f"expected recording, channel, speaker, start, end and text: {line[:80]}"
             cues.append(Cue(f"line {number}", problem="broken row", detail=detail, recording=fields[0]))
             continue
-        text = fields[5] if len(fields) > 5 else ""
+        text = " ".join(fields[5].split()) if len(fields) > 5 else ""
         text = re.sub(r"^<(?:[^<>]*,[^<>]*|NA)>\s*", "", text)
         text = re.sub(r"(?<=\w) '(?=(?:s|re|ve|ll|d|m|t)\b)", "'", text)  # TED-LIUM writes it 's
         ignored = "ignore_time_segment_in_scoring" in text.casefold()

@@ -4,7 +4,10 @@ AWS Transcribe, Google, Azure, Deepgram, AssemblyAI, Speechmatics, IBM Watson, R
 Each has its own shape, and no library reads them all.
 """
 
+import re
 from collections.abc import Callable, Iterator
+
+from asr_with_nemo.own_data import channels
 
 Items = list[dict]
 """Segments, or words, each with start, end (in seconds, as numbers or text), text, and speaker and channel if known."""
@@ -42,7 +45,14 @@ def _aws(document: dict) -> tuple[str, Items]:
     results = document["results"]
     if results.get("audio_segments"):
         of = ("start_time", "end_time", "transcript", "speaker_label")
-        return "segment", [_item(*(one.get(key) for key in of)) for one in results["audio_segments"]]
+        sides = {one.get("id"): one.get("channel_label") for one in results.get("items") or ()}
+        return "segment", [
+            _item(
+                *(one.get(key) for key in of),
+                _number(one.get("channel_label") or sides.get((one.get("items") or [None])[0])),
+            )
+            for one in results["audio_segments"]
+        ]
     results["transcripts"]
     words = (
         (
@@ -87,19 +97,28 @@ def _deepgram(document: dict) -> tuple[str, Items]:
 
 
 def _google(document: dict) -> tuple[str, Items]:
-    best = [one["alternatives"][0] for one in document["results"] if one.get("alternatives")]
-    runs = [one["words"] for one in best if one.get("words")]
-    if len(runs) > 1 and len(runs[-1]) >= sum(map(len, runs[:-1])) and "speakerTag" in runs[-1][0]:
+    results = [_camel(one) for one in document["results"]]
+    best = [(one["alternatives"][0], one.get("channelTag")) for one in results if one.get("alternatives")]
+    runs = [([_camel(word) for word in one["words"]], channel) for one, channel in best if one.get("words")]
+    sizes = [len(words) for words, _ in runs]
+    if len(runs) > 1 and sizes[-1] >= sum(sizes[:-1]) and "speakerTag" in runs[-1][0][0]:
         runs = runs[-1:]  # with speakers, the last result repeats all words
+    is_split = len({channel for _, channel in runs}) > 1
     return "word", [
         _item(
             *(_google_time(one.get(f"{edge}Time") or one.get(f"{edge}Offset") or "0s") for edge in ("start", "end")),
             one["word"],
             one.get("speakerTag") or one.get("speakerLabel"),
+            channels.number_of(str(channel), 1) if is_split else None,
         )
-        for run in runs
-        for one in run
+        for words, channel in runs
+        for one in words
     ]
+
+
+def _camel(fields: dict) -> dict:
+    """Return fields with the names of the REST interface, startTime; the library for Python writes start_time."""
+    return {re.sub("_([a-z])", lambda found: found[1].upper(), name): value for name, value in fields.items()}
 
 
 def _google_time(written: object) -> object:
@@ -110,13 +129,14 @@ def _google_time(written: object) -> object:
 
 def _watson(document: dict) -> tuple[str, Items]:
     best = [one["alternatives"][0] for one in document["results"]]
-    return "word", [_item(start, end, word) for one in best for word, start, end in one["timestamps"]]
+    words = (word for one in best for word in one["timestamps"])
+    return "word", [_item(start, end, word) for word, start, end in words if word.upper() != "%HESITATION"]
 
 
 def _speechmatics(document: dict) -> tuple[str, Items]:
     words = (
         (
-            one["type"] == "word",
+            one["type"] != "punctuation",
             _item(
                 one["start_time"],
                 one["end_time"],
@@ -125,6 +145,7 @@ def _speechmatics(document: dict) -> tuple[str, Items]:
             ),
         )
         for one in document["results"]
+        if one["type"] in ("word", "entity", "punctuation")  # not a change of the speaker
     )
     return "word", _with_punctuation(words)
 
@@ -155,13 +176,23 @@ def _azure(document: dict) -> tuple[str, Items]:
 
 
 def _assembly(document: dict) -> tuple[str, Items]:
-    if not {"audio_duration", "audio_url", "utterances", "acoustic_model"} & set(document):
+    if not {"audio_duration", "audio_url", "acoustic_model"} & set(document):
         raise KeyError("audio_duration")
     items = document.get("utterances") or document["words"]
     if not all(isinstance(one["start"], int) for one in items):
         raise ValueError("not milliseconds")
     kind = "segment" if document.get("utterances") else "word"
-    return kind, [_item(one["start"] / 1e3, one["end"] / 1e3, one["text"], one.get("speaker")) for one in items]
+    is_split = len({one.get("channel") for one in items}) > 1
+    return kind, [
+        _item(
+            one["start"] / 1e3,
+            one["end"] / 1e3,
+            one["text"],
+            one.get("speaker"),
+            channels.number_of(str(one.get("channel")), 1) if is_split else None,
+        )
+        for one in items
+    ]
 
 
 def _rev(document: dict) -> tuple[str, Items]:

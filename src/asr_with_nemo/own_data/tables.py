@@ -9,7 +9,7 @@ import codecs
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -51,6 +51,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     "channel": "channel channel_id channel_number kanal canal canale канал 声道".split(),
 }
 """Role of a column → its usual names, the most reliable first."""
+_TEXTS = frozenset(ROLES["text"])
+_WORDS = {"word", "words"}
 _TIMES = ("start", "end", "seconds")
 
 
@@ -223,7 +225,7 @@ def _with_roles(
             continue
         if role not in table.roles and role not in _TIMES and (column := guess(role, table, sample, is_audio)):
             table.roles[role] = column
-    _check_channels(table, sample)
+    check_channels(table, sample)
     table.notes += time_columns.notes(table, texts)
     for role, what in (("audio", "recordings"), ("text", "transcripts")):
         if role in needs and role not in table.roles:
@@ -341,9 +343,8 @@ def guess(role: str, table: Table, sample: Sequence[Cells], is_audio: Callable[[
     # Numbers alone are sizes, times or ids, never guessed to be transcripts; --text-column takes them all the same.
     others = [column for column in free if any(map(_letters, values[column]))]
     others = [column for column in others if sum(map(is_audio, values[column])) < len(values[column]) / 2]
-    # FLEURS has its texts letter by letter, too, and the speaker's sex; neither is read where there is anything else.
+    # FLEURS has its texts letter by letter, too.
     others = [column for column in others if not _is_spelled(values[column])] or others
-    others = [column for column in others if len(set(values[column])) > 1] or others
     letters = {column: sum(map(_letters, values[column])) / len(values[column]) for column in others}
     # With two columns of transcripts, as in LJSpeech, the later one has the numbers spelled out.
     longest = max(letters.values(), default=0)
@@ -377,7 +378,7 @@ def find_times(table: Table) -> None:
     ]
 
 
-def _check_channels(table: Table, sample: Sequence[Cells]) -> None:
+def check_channels(table: Table, sample: Sequence[Cells]) -> None:
     """Find out how a column numbers the channels; one with other values, such as a station's name, has no role."""
     if column := table.roles.get("channel"):
         first = channels.numbering([value for row in sample if (value := as_text(row.get(column)))])
@@ -425,15 +426,25 @@ def read(table: Table) -> Iterator[TableRow]:
 
 
 def _parts(cells: Cells) -> Iterator[Cells]:
-    """Yield the segments of a recording, where an object has no text but a list of them, as GigaSpeech's; or itself."""
-    if not any(plain(name) in ROLES["text"] and as_text(value) for name, value in cells.items()):
+    """Yield the segments of a recording, where an object has no text but a list of them, as GigaSpeech's; or itself.
+
+    A list of words isn't one of segments.
+    """
+    if any(map(is_list_of_rows, cells.values())) and not _has_text(flat(cells), _TEXTS):
         for key, value in cells.items():
-            if is_list_of_rows(value) and "start" in times.time_roles([plain(name) for name in value[0]]):
+            if not is_list_of_rows(value) or not any(_has_text(one, _TEXTS - _WORDS) for one in value):
+                continue
+            if plain(key) not in _WORDS and "start" in times.time_roles([plain(name) for name in value[0]]):
                 names = [name for name in cells if name != key]
                 of_whole = {names[place] for place, _ in times.time_roles([plain(name) for name in names]).values()}
                 yield from ({name: cells[name] for name in names if name not in of_whole} | one for one in value)
                 return
     yield cells
+
+
+def _has_text(cells: Cells, names: Set[str]) -> bool:
+    """Return whether an object has a text under one of these names, its own or that of an object within it."""
+    return any(plain(name.rsplit(".", 1)[-1]) in names and as_text(value) for name, value in cells.items())
 
 
 def _read_columns(table: Table) -> Iterator[TableRow]:
@@ -519,10 +530,13 @@ def _read_json_object(table: Table) -> Iterator[TableRow]:
     if not isinstance(content, dict):
         raise InputError(f"{table.path}: expected JSON objects, one per line, or a list of them")
     within = content
+    inner = [value for value in content.values() if isinstance(value, dict)]
+    are_texts = bool(inner) and all(_has_text(value, _TEXTS) for value in inner)  # by names, of which each has a text
     if (
         not any(map(is_list_of_rows, content.values()))
         and len(content) < _FEW
         and not any("." in key for key in content)
+        and not are_texts
     ):
         within = flat(content)  # the list is in an object
     lists = [key for key, value in within.items() if is_list_of_rows(value)]

@@ -5,6 +5,7 @@ from bisect import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import NamedTuple
 
 from asr_with_nemo.own_data import times
 from asr_with_nemo.own_data.cues import Cue
@@ -15,8 +16,9 @@ Rows = Sequence[tuple[int, str]]
 _LABEL = re.compile(r"(\d+(?:[.,]\d+)?)\s+(\d+(?:[.,]\d+)?)\s+(\S.*)")
 _DELIMITED = re.compile(r"(\d+\.\d+)\s*[;,–-]\s*(\d+\.\d+)\s*[\s;,:]\s*(\S.*)")
 _DECIMAL_COMMAS = re.compile(r"(\d+,\d+)\s*;\s*(\d+,\d+)\s*;\s*(\S.*)")
+_PUNCTUATED = (_DELIMITED, _DECIMAL_COMMAS)
 _WITHOUT_TEXT = re.compile(r"(\d+[.,]\d+)\t(\d+[.,]\d+)()")
-_REMARK = re.compile(r"(#|;;)(?!\S*\d+[.,]\d)")
+_REMARK = re.compile(r"(#|;;)(?!\S{0,40}?\d[.,]\d)")
 _SIDE = re.compile(r"([AB])\d?:\s*")  # of a telephone call, as in Fisher
 _NUMBERS = re.compile(r"[\d ]+")
 _MOST = 0.8  # share of the lines that are labels; the others are then damaged
@@ -28,35 +30,58 @@ _CLOCK_FIRST = re.compile(rf"[\[(]?\s*{_RANGE}\s*[\])]?(?:\s*[:;,|–-]\s+|\s+|$
 _NAME = r"(?P<speaker>[^\W\d_][^:\d\[\]()]{0,30}?(?: \d{1,2})?):?\s*"
 _NAME_FIRST = (re.compile(rf"{_NAME}[\[(]{_RANGE}[\])]:?(?P<text>\s.*)?"), re.compile(rf"{_NAME}\s{_RANGE}"))
 _CLOCKS = 0.2  # share of the lines with a clock time, from which they are the times of the lines
+_UNSORTED = 0.25  # share of the clock times that may come before the one above them, if nearly all lines have one
+_PAST = 1.0  # seconds that a time may lie behind the end of the recording
 
 
-def cues_of(rows: Rows, form: Callable[[], tuple[int, float | None]]) -> tuple[list[Cue], str] | None:
+class Form(NamedTuple):
+    """A recording's rate in Hz, its seconds (None if they are unknown), and how many channels it has."""
+
+    rate: int
+    seconds: float | None
+    channels: int
+
+
+def cues_of(rows: Rows, form: Callable[[], Form]) -> tuple[list[Cue], str] | None:
     """Return the texts of lines that begin with their times, and what the times are; None if they don't.
 
     Args:
         rows: of the file.
-        form: returns the recording's rate in Hz and its duration in seconds, None if it is unknown.
+        form: returns the form of the recording, which is opened only for lines that may have times.
     """
     said = [(number, row) for number, row in rows if not _REMARK.match(row)]
-    if _are_labels([row for _, row in said]):
-        return _of_labels(said, *form())
+    if _are_labels([row for _, row in said]) and _are_within([row for _, row in said], form()):
+        return _of_labels(said, form())
     clocks = [(number, row, _clock(row)) for number, row in rows]
     found = [clock for _, _, clock in clocks if clock]
     starts = [times.parse_time(clock["start"]) for clock in found]
     is_range = any(clock["end"] and "-->" in clock["line"] for clock in found)
-    if len(found) < (1 if is_range else 2) or len(found) < _CLOCKS * len(rows):
+    if len(found) < (1 if is_range else 2) or len(found) < _CLOCKS * len(rows) or _end_sentences(clocks):
         return None
-    if any(start > following for start, following in pairwise(starts)):
+    turns = sum(start > following for start, following in pairwise(starts))
+    if turns and (len(found) < _MOST * len(rows) or turns > _UNSORTED * len(found)):
         return None
-    return _of_clocks(clocks, form()[1])
+    whole = form().seconds
+    if whole is not None and max(starts) > whole + _PAST:  # times of day, verses, amounts
+        return None
+    return _of_clocks(clocks, whole)
 
 
 # --- Labels -----------------------------------------------------------------------------------------------------------
 
 
 def _label(row: str) -> tuple[str, str, str] | None:
-    found = (form.fullmatch(row) for form in (_LABEL, _DELIMITED, _DECIMAL_COMMAS, _WITHOUT_TEXT))
+    found = (form.fullmatch(row) for form in (_LABEL, *_PUNCTUATED, _WITHOUT_TEXT))
     return next((label.groups() for label in found if label), None)
+
+
+def _are_within(rows: Sequence[str], form: Form) -> bool:
+    """Return whether labels with marks between their numbers are some: two at least, all within the recording."""
+    marked = [label for row in rows if any(one.fullmatch(row) for one in _PUNCTUATED) and (label := _label(row))]
+    if not marked or any(_LABEL.fullmatch(row) for row in rows):
+        return True
+    latest = max(_time(end) for _, end, _ in marked)
+    return len(marked) > 1 and (form.seconds is None or latest <= form.seconds + _PAST)
 
 
 def _are_labels(rows: Sequence[str]) -> bool:
@@ -65,11 +90,12 @@ def _are_labels(rows: Sequence[str]) -> bool:
     return bool(labels) and len(labels) >= _MOST * len(rows) and not all(_NUMBERS.fullmatch(row) for row in labels)
 
 
-def _of_labels(rows: Rows, rate: int, whole: float | None) -> tuple[list[Cue], str]:
+def _of_labels(rows: Rows, form: Form) -> tuple[list[Cue], str]:
     labels = [(number, row, _label(row)) for number, row in rows]
     known = [label for _, _, label in labels if label]
-    per_second, unit = _unit(known, rate, whole)
-    is_call = all(_SIDE.match(text) for _, _, text in known)
+    per_second, unit = _unit(known, form.rate, form.seconds)
+    sides = {side and side[1] for _, _, text in known for side in [_SIDE.match(text)]}
+    is_call = None not in sides and (len(sides) > 1 or form.channels > 1)
     cues = []
     for number, row, label in labels:
         if label is None:
@@ -80,7 +106,8 @@ def _of_labels(rows: Rows, rate: int, whole: float | None) -> tuple[list[Cue], s
         cue = Cue(f"line {number}", start, end, label[2])
         if is_call:
             side = _SIDE.match(label[2])
-            cue = replace(cue, text=label[2][side.end() :], speaker=side[1], channel="AB".index(side[1]))
+            channel = "AB".index(side[1]) if form.channels > 1 else None
+            cue = replace(cue, text=label[2][side.end() :], speaker=side[1], channel=channel)
         cues.append(cue)
     return cues, f"lines that begin with two numbers: read as start, end and text, in {unit}"
 
@@ -116,6 +143,13 @@ def _clock(row: str) -> dict[str, str] | None:
         return None
     parts = {name: (value or "").strip() for name, value in found.groupdict().items()}
     return {"line": row, "speaker": "", "text": ""} | parts
+
+
+def _end_sentences(clocks: Sequence[tuple[int, str, dict | None]]) -> bool:
+    """Return whether lines that end in a time are sentences, "we left at 10:30": most have no text below them."""
+    followed = pairwise([*(clock for _, _, clock in clocks), {}])
+    texts = [below is None for clock, below in followed if clock and clock["speaker"] and not clock["text"]]
+    return sum(texts) < len(texts) / 2
 
 
 def _of_clocks(rows: Sequence[tuple[int, str, dict | None]], whole: float | None) -> tuple[list[Cue], str]:
