@@ -14,7 +14,7 @@ from asr_with_nemo.base.machine import quieten
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.deployment import export, runtime
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.models.loading import load_model
+from asr_with_nemo.models.loading import load_model, seconds_per_frame
 from asr_with_nemo.models.names import model_path
 from asr_with_nemo.recognition import decoding
 from asr_with_nemo.training import channels_last
@@ -143,6 +143,11 @@ def test_the_rounding_of_very_large_values_is_rounding(tmp_path: Path, files: li
 
 
 def test_what_cant_be_exported_is_told_why(tmp_path: Path):
+    blocks = [block(24, 9, stride=[2]), block(24, 5, stride=[2])]
+    parallel = make(convolutional(blocks, _target_="nemo.collections.asr.modules.ParallelConvASREncoder"))
+    assert seconds_per_frame(parallel) == 0.04  # though its encoder doesn't say it
+    with pytest.raises(InputError, match=r"ParallelConvASREncoder.*ConvASREncoder"):
+        export.export(parallel, tmp_path / "model.onnx")
     local = CONFORMER | {"self_attention_model": "rel_pos_local_attn", "att_context_size": [16, 16]}
     with pytest.raises(InputError, match="ConformerEncoder.*rel_pos_local_attn"):
         export.export(make(local), tmp_path / "model.onnx")

@@ -1,5 +1,6 @@
 """Load a model for inference, and read its alphabet, frame length and sample rate."""
 
+import math
 import os
 import re
 from typing import TYPE_CHECKING
@@ -52,7 +53,10 @@ def writes_letters(model: "ASRModel") -> bool:
 def seconds_per_frame(model: "ASRModel") -> float:
     """Return the stride of a model's outputs, in seconds per frame."""
     encoder = model.encoder
-    factor = encoder.subsampling_factor
+    factor = getattr(encoder, "subsampling_factor", None)
+    if factor is None:  # NeMo's CarneliNet doesn't say it
+        strides = (block.stride for block in model.cfg.encoder.jasper)
+        factor = math.prod(stride if isinstance(stride, int) else stride[0] for stride in strides)
     if getattr(encoder, "reduction_subsampling", None) is not None:  # a second one, between a Conformer's layers
         factor *= model.cfg.encoder.reduction_factor
     return float(model.cfg.preprocessor.get("window_stride", 0.01) * factor)
