@@ -81,15 +81,14 @@ def play(samples: np.ndarray, sample_rate: int) -> None:
 
 
 _PAGE = """\
-<iframe src="{address}" width="100%" height="{height}" allow="microphone" style="border: 0"></iframe>
+<iframe data-address="{address}" width="100%" height="{height}" allow="microphone" style="border: 0"></iframe>
 <p><a href="{address}" target="_blank">Open it in a tab of its own</a></p>
 <script>
 (() => {{
     // To a browser, localhost and 127.0.0.1 are two sites, and a page in the frame of another one gets no microphone.
     const own = window.location.hostname;
-    if (own !== "localhost") return;
-    for (const frame of document.querySelectorAll('iframe[src="{address}"]')) {{
-        frame.src = frame.src.replace("127.0.0.1", own);
+    for (const frame of document.querySelectorAll('iframe[data-address="{address}"]:not([src])')) {{
+        frame.src = own === "localhost" ? "{address}".replace("127.0.0.1", own) : "{address}";
     }}
 }})();
 </script>"""
