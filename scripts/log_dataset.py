@@ -11,7 +11,7 @@ import typer
 from asr_with_nemo.base.files import place_of, reason_of
 from asr_with_nemo.cli import run
 from asr_with_nemo.data import an4
-from asr_with_nemo.data.manifest import each_line
+from asr_with_nemo.data.manifest import count_rows
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.tracking.session import configure_wandb, describe_mode, ending, project_name
 
@@ -52,7 +52,7 @@ def main(
     started = time.perf_counter()
     table = explore.dataset_rows(manifests, pictures, most=rows)
     typer.echo(f"{len(table):,} recordings, pictures made in {time.perf_counter() - started:.1f} s")
-    if len(table) == rows and (count := sum(1 for path in manifests for _ in each_line(path))) > rows:
+    if len(table) == rows and (count := count_rows(manifests)) > rows:
         typer.echo(f"the table has {rows:,} of {count:,} utterances, drawn at random; --rows takes more")
     mode = configure_wandb()
     typer.echo(describe_mode(mode, project_name()))

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from asr_with_nemo.data.sound import open_sound
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import annotations, beside, captions, channels, segments
-from asr_with_nemo.own_data.cues import Cue, Reading, checked, entries, is_numbered
+from asr_with_nemo.own_data.cues import Cue, Reading, checked, entries, speaker_in
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import ALIGNED, AUDIO, name_key
 
@@ -99,7 +99,7 @@ def _holds_times(path: Path, source: Source) -> bool:
 def not_read(folder: Path) -> list[str]:
     """Return a line about each of a few files of a folder with texts in a form that isn't read here."""
     found = ((path, instead(path)) for depth in ("*", "*/*") for path in folder.glob(depth))
-    return [f"{path.name}: {line}" for (path, line), _ in zip((one for one in found if one[1]), range(3), strict=False)]
+    return [f"{path.name}: {line}" for path, line in islice((one for one in found if one[1]), 3)]
 
 
 def instead(path: Path) -> str:
@@ -435,10 +435,10 @@ def _in_seconds(session: _Session, cues: list[Cue], base: Entry, name: str, suff
 
 def _of_recording_alone(session: _Session, speaker: str, audio: str, name: str, suffix: str) -> str:
     """Return a speaker's name, with the recording's before it if it is a number that means nobody elsewhere."""
-    if not is_numbered(speaker):
-        return speaker
-    session.say(suffix, "its speakers are numbered, so those of each recording are taken for other people", name)
-    return f"{Path(audio).stem} {speaker}"
+    named = speaker_in(audio, speaker)
+    if named != speaker:
+        session.say(suffix, "its speakers are numbered, so those of each recording are taken for other people", name)
+    return named
 
 
 def _of_list(session: _Session, path: Path) -> Iterator[Entry]:

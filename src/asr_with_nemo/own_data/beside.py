@@ -11,7 +11,7 @@ from pathlib import Path
 from asr_with_nemo.data.sound import open_sound
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import captions, text_files, timed_lines
-from asr_with_nemo.own_data.cues import Cue, checked, entries, is_numbered
+from asr_with_nemo.own_data.cues import Cue, checked, entries, speaker_in
 from asr_with_nemo.own_data.sources import Entry, Source
 from asr_with_nemo.own_data.store import NO_TRANSCRIPTS, clean_text, name_key
 
@@ -185,6 +185,4 @@ def _with_times(source: Source, entry: Entry, rows: timed_lines.Rows) -> Iterato
 
 
 def _of_recording_alone(entry: Entry, cues: Sequence[Cue]) -> list[Cue]:
-    """Return cues in which numbered speakers have the recording's name, since they are other people elsewhere."""
-    stem = Path(entry.name).stem
-    return [replace(cue, speaker=f"{stem} {cue.speaker}") if is_numbered(cue.speaker) else cue for cue in cues]
+    return [replace(cue, speaker=speaker_in(entry.name, cue.speaker)) for cue in cues]

@@ -117,14 +117,14 @@ def seconds_of(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def is_numbered(speaker: str) -> bool:
-    """Return whether a speaker's name is a number or a letter, which means nobody in another recording.
+def speaker_in(recording: str, speaker: str) -> str:
+    """Return a speaker's name, with its recording's before it if it is a number or a letter: nobody elsewhere.
 
     Example:
-        >>> is_numbered("SPEAKER_00"), is_numbered("B"), is_numbered("Ann")
-        (True, True, False)
+        >>> speaker_in("calls/monday.wav", "SPEAKER_00"), speaker_in("monday.wav", "B"), speaker_in("monday.wav", "Ann")
+        ('monday SPEAKER_00', 'monday B', 'Ann')
     """
-    return bool(speaker and _NUMBERED.fullmatch(speaker))
+    return f"{Path(recording).stem} {speaker}" if speaker and _NUMBERED.fullmatch(speaker) else speaker
 
 
 # --- Words ------------------------------------------------------------------------------------------------------------

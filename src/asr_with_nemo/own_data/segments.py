@@ -45,15 +45,15 @@ def read_json(path: Path, encoding: str = "") -> Reading | None:
         return None
     cues = [_of_segment(f"{key} {number}", one) for number, one in enumerate(segments, 1)]
     cues = cues if of_service else _with_channels(cues)
-    is_whole = not of_service and bool(segments) and all(_is_whole(one) for one in segments)
+    are_whole = not of_service and bool(segments) and all(_has_whole_times(one) for one in segments)
     if key == "word":
         notes.append(f"words with times: joined to utterances, up to {PAUSE:g} s of pause")
-        if is_whole and median(cue.end - cue.start for cue in cues) > _LONG_WORD:
+        if are_whole and median(cue.end - cue.start for cue in cues) > _LONG_WORD:
             notes.append("words of many seconds: their times are read as milliseconds")
             cues = [replace(cue, start=cue.start / 1000, end=cue.end / 1000) for cue in cues]
         channels_there = dict.fromkeys(cue.channel for cue in cues)
         cues = [one for way in channels_there for one in utterances_of([cue for cue in cues if cue.channel == way])]
-    return Reading(cues, notes, is_unitless=is_whole and key != "word")
+    return Reading(cues, notes, is_unitless=are_whole and key != "word")
 
 
 def _document(content: str) -> object:
@@ -73,7 +73,7 @@ def _document(content: str) -> object:
     return found
 
 
-def _is_whole(one: object) -> bool:
+def _has_whole_times(one: object) -> bool:
     return isinstance(one, dict) and all(type(_first(one, names)) is int for names in (_STARTS, _ENDS))
 
 
@@ -253,13 +253,13 @@ def read_table(path: Path, encoding: str = "", delimiter: str = "") -> Reading |
         return None
     notes = [f"read {table}".replace(f"{path.name} ", "")]
     notes += table.notes
-    cues, is_whole = [], True
+    cues, are_whole = [], True
     for row in tables.read(table):
         cells = {role: tables.as_text(row.cells.get(column)) for role, column in roles.items()}
-        is_whole &= all(re.fullmatch(r"\d*(\.0*)?", cells.get(role, "")) for role in ("start", "end", "seconds"))
+        are_whole &= all(re.fullmatch(r"\d*(\.0*)?", cells.get(role, "")) for role in ("start", "end", "seconds"))
         cues.append(_of_row(row, cells, table))
     unnamed = all(table.scales.get(role, 1.0) == 1.0 for role in ("start", "end", "seconds"))
-    return Reading(cues, notes, is_unitless=is_whole and unnamed and bool(cues))
+    return Reading(cues, notes, is_unitless=are_whole and unnamed and bool(cues))
 
 
 def _is_audio(value: str) -> bool:

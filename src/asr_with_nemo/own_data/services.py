@@ -76,8 +76,8 @@ def _number(label: object) -> int | None:
 
 
 def _deepgram(document: dict) -> tuple[str, Items]:
-    channels = document["results"]["channels"]
-    is_split = len(channels) > 1
+    sides = document["results"]["channels"]
+    is_split = len(sides) > 1
     if said := document["results"].get("utterances"):
         return "segment", [
             _item(one["start"], one["end"], one["transcript"], one.get("speaker"), one["channel"] if is_split else None)
@@ -91,7 +91,7 @@ def _deepgram(document: dict) -> tuple[str, Items]:
             one.get("speaker"),
             number if is_split else None,
         )
-        for number, channel in enumerate(channels)
+        for number, channel in enumerate(sides)
         for one in channel["alternatives"][0]["words"]
     ]
 

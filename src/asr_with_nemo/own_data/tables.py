@@ -215,7 +215,6 @@ def _with_roles(
     find_times(table)
     texts = [{column: as_text(value) for column, value in row.items()} for row in sample]
     time_columns.check(table, texts)
-    time_columns.find_samples(table, texts)
     for role in ROLES:
         if (
             role == "audio"

@@ -17,7 +17,7 @@ _RATES = (1_000, 8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000) 
 
 
 def check(table: "Table", texts: Texts) -> None:
-    """Take the roles of times from columns that hold none: people, from whom to whom, or dates."""
+    """Take the roles of times from columns that hold none (people, from whom to whom, or dates), and find the unit."""
     for role in _ROLES:
         column = table.roles.get(role)
         cells = [cell for row in texts if column and (cell := row.get(column, ""))]
@@ -25,6 +25,7 @@ def check(table: "Table", texts: Texts) -> None:
             del table.roles[role]
             table.scales.pop(role, None)
             table.unread.append(column)
+    _find_samples(table, texts)
 
 
 def _is_time(written: str) -> bool:
@@ -35,7 +36,7 @@ def _is_time(written: str) -> bool:
     return True
 
 
-def find_samples(table: "Table", texts: Texts) -> None:
+def _find_samples(table: "Table", texts: Texts) -> None:
     """Set the unit of start and end to that in which they differ by the duration: samples, as in SpeechBrain, or ms."""
     if not {"start", "end", "seconds"} <= set(table.roles) or any(scale != 1.0 for scale in table.scales.values()):
         return

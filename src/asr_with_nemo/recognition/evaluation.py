@@ -243,10 +243,8 @@ def measure(
 
     files = mapped(utterances, sound_of)
     transcripts.all_of(way.transcribe_each(files[:batch_size], False))
-    heard = Spool()
     started = time.perf_counter()
-    for result in way.transcribe_each(files, progress):
-        heard.extend(transcripts.all_of([result]))
+    heard = Spool(transcripts.without_errors(way.transcribe_each(files, progress)))
     seconds = time.perf_counter() - started
     rows = make_rows(manifest_path, utterances, mapped(heard, operator.attrgetter("text")))
     letters: set[str] = set()

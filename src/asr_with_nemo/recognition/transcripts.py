@@ -404,12 +404,19 @@ def all_of(results: Iterable[Transcript | InputError]) -> list[Transcript]:
     Raises:
         InputError: the first error among them.
     """
-    transcripts = []
+    return list(without_errors(results))
+
+
+def without_errors(results: Iterable[Transcript | InputError]) -> Iterator[Transcript]:
+    """Yield the results of `transcribe_each`.
+
+    Raises:
+        InputError: the first error among them, when it is reached.
+    """
     for result in results:
         if isinstance(result, InputError):
             raise result
-        transcripts.append(result)
-    return transcripts
+        yield result
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def _drawn(manifests: Sequence[Path], most: int | None) -> Iterator[tuple[Path, 
     """Yield the utterances of manifests, each with its manifest: all of them, or so many at random, in order."""
     numbers = None
     if most is not None:
-        count = sum(1 for path in manifests for _ in manifest.each_line(path))
+        count = manifest.count_rows(manifests)
         numbers = set(random.Random(0).sample(range(count), most)) if count > most else None
     every = ((path, utterance) for path in manifests for utterance in manifest.each_utterance(path))
     yield from (one for number, one in enumerate(every) if numbers is None or number in numbers)
