@@ -153,6 +153,20 @@ def row_of(
     return row
 
 
+def without_kills(folder: Path, place: Path, plain: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Transcribe into shards by one process, then on two nodes."""
+    process = command(folder, "--shards", place / "local", "--workers", "1")
+    clock = Clock(psutil.Process(process.pid))
+    until_it_ends(process, clock)
+    yield row_of(_SHARDS, texts_of(place / "local"), plain, clock, "")
+    clock = Clock(psutil.Process())
+    with two_nodes() as (address, _, _, failed):
+        ready = clock.seconds
+        said = until_it_ends(command(folder, "--shards", place / "ray", "--ray", address), clock)
+    note = f"the cluster started in {ready:.0f} s ({failed} starts failed); {said.split('(')[1].split(')')[0]}"
+    yield row_of(_RAY, texts_of(place / "ray"), plain, clock, note)
+
+
 def with_kills(folder: Path, place: Path, plain: dict[str, str]) -> dict[str, str]:
     """Transcribe on two nodes; kill one, then the command, and start that again."""
     with two_nodes() as (address, cluster, second, _):
@@ -175,6 +189,9 @@ def main(
         "data/an4/test_manifest.json"
     ),
     files: Annotated[int, typer.Option(min=100, help="How many files.", metavar="N")] = 3_000,
+    kills_only: Annotated[
+        bool, typer.Option("--kills-only", help="Leave out the runs without kills, for many files.")
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="Write the results to this .json file.")] = None,
 ) -> None:
     """Measure bulk transcription on Ray: two nodes of which one is killed, then the command; and what Ray costs.
@@ -206,26 +223,21 @@ def main(
         lines = (place / "plain.tsv").read_text(encoding="utf-8").splitlines()
         plain = dict(line.split("\t") for line in lines)
         rows = [row_of(_PLAIN, plain.items(), plain, clock, "")]
-        process = command(folder, "--shards", place / "local", "--workers", "1")
-        clock = Clock(psutil.Process(process.pid))
-        until_it_ends(process, clock)
-        rows.append(row_of(_SHARDS, texts_of(place / "local"), plain, clock, ""))
-        clock = Clock(psutil.Process())
-        with two_nodes() as (address, _, _, failed):
-            ready = clock.seconds
-            said = until_it_ends(command(folder, "--shards", place / "ray", "--ray", address), clock)
-        note = f"the cluster started in {ready:.0f} s ({failed} starts failed); {said.split('(')[1].split(')')[0]}"
-        rows.append(row_of(_RAY, texts_of(place / "ray"), plain, clock, note))
+        if not kills_only:
+            rows += without_kills(folder, place, plain)
         rows.append(with_kills(folder, place / "killed", plain))
     if output:
+        ways = "by the plain command, " + ("" if kills_only else "into shards by one process, ")
         about = (
             f"{files:,} links to {corpus.parent.name}'s test recordings, {hours:.1f} hours of sound, transcribed by "
-            "the model an4: by the plain command, into shards by one process, and on Ray clusters of two nodes of one "
-            "core, both on this machine; in the last row, one node is killed, then the command, and that is started "
-            "again. CPU seconds are those of all processes, Ray's own included; other work ran on the cores."
+            f"the model an4: {ways}and on Ray clusters of two nodes of one core, both on this machine; in the last "
+            "row, one node is killed, then the command, and that is started again. CPU seconds are those of all "
+            "processes, Ray's own included; other work ran on the cores."
         )
-        run_again = f"python scripts/benchmarks/ray_bulk.py --files {files} --output results/ray.json"
-        save_measurement(output, "Bulk work on Ray", about, rows, run_again, hours=round(hours, 3))
+        run_again = f"python scripts/benchmarks/ray_bulk.py --files {files}{' --kills-only' if kills_only else ''}"
+        title = f"Bulk work on Ray, {files:,} files" if kills_only else "Bulk work on Ray"
+        save_measurement(output, title, about, rows, f"{run_again} --output {output}", hours=round(hours, 3))
+        typer.echo(f"results: {output}")
 
 
 if __name__ == "__main__":
