@@ -4,6 +4,7 @@
 import contextlib
 import functools
 import json
+import math
 import re
 import shlex
 import sys
@@ -150,7 +151,7 @@ def keep_epochs(model: str, target: Path, name: str, seed: int) -> None:
         {"run": name, "seed": seed, "epoch": int(row["epoch"]) + 1}
         | {key: round(row[key], 6) for key in ("val_wer", "val_loss")}
         for row in log
-        if row["val_wer"] == row["val_wer"]  # not of an epoch without a look at dev
+        if not math.isnan(row.get("val_wer", math.nan))  # an epoch with a look at dev; with final=true, there is none
     ]
     if scores:
         write_if_changed(target, pandas.DataFrame(scores).to_csv(index=False))
