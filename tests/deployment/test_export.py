@@ -34,6 +34,7 @@ CONFORMER = {
     "n_heads": 4,
     "conv_kernel_size": 15,
 }
+LOCAL = {"self_attention_model": "rel_pos_local_attn", "att_context_size": [8, 8]}
 
 
 def make(encoder: dict, **preprocessor: object) -> EncDecCTCModel:
@@ -83,6 +84,8 @@ FAMILIES = {name: convolutional(blocks) for name, blocks in NETWORKS.items() if 
     "heads and group norm": convolutional([block(24, 9), block(24, 5, heads=4, normalization="group", norm_groups=4)]),
     "Conformer": CONFORMER,
     "Conformer, eight frames at a time": CONFORMER | {"subsampling": "dw_striding", "subsampling_factor": 8},
+    "Conformer, local attention": CONFORMER | LOCAL,
+    "Conformer, local attention, a first frame that all see": CONFORMER | LOCAL | {"global_tokens": 1},
 }
 
 
@@ -148,9 +151,9 @@ def test_what_cant_be_exported_is_told_why(tmp_path: Path):
     assert seconds_per_frame(parallel) == 0.04  # though its encoder doesn't say it
     with pytest.raises(InputError, match=r"ParallelConvASREncoder.*ConvASREncoder"):
         export.export(parallel, tmp_path / "model.onnx")
-    local = CONFORMER | {"self_attention_model": "rel_pos_local_attn", "att_context_size": [16, 16]}
-    with pytest.raises(InputError, match="ConformerEncoder.*rel_pos_local_attn"):
-        export.export(make(local), tmp_path / "model.onnx")
+    for more in ({"att_context_size": [8, 4]}, {"global_tokens": 2}, {"self_attention_model": "abs_pos"}):
+        with pytest.raises(InputError, match="ConformerEncoder with (rel_pos_local_attn|abs_pos) attention"):
+            export.export(make(CONFORMER | LOCAL | more), tmp_path / "model.onnx")
     small = make(SMALLEST, exact_pad=True)
     with pytest.raises(InputError, match="exact_pad"):
         export.export(small, tmp_path / "model.onnx")

@@ -26,7 +26,12 @@ from nemo.collections.asr.modules import (
 )
 from nemo.collections.asr.parts.preprocessing.features import FilterbankFeatures
 from nemo.collections.asr.parts.submodules.jasper import GroupShuffle, MaskedConv1d, SqueezeExcite
-from nemo.collections.asr.parts.submodules.multi_head_attention import RelPositionalEncoding
+from nemo.collections.asr.parts.submodules.multi_head_attention import (
+    INF_VAL,
+    LocalAttRelPositionalEncoding,
+    RelPositionalEncoding,
+    RelPositionMultiHeadAttentionLongformer,
+)
 from nemo.collections.common.parts.rnn import LSTMDropout
 from nemo.core.classes.mixins import AdapterModuleMixin
 from torch import Tensor, nn
@@ -210,6 +215,52 @@ def _relative_positions(self: RelPositionalEncoding, x: Tensor, cache_len: int =
     return x, torch.stack((turns.sin(), turns.cos()), 2).flatten(1)[None]
 
 
+def _local_attention(
+    self: RelPositionMultiHeadAttentionLongformer,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pad_mask: Tensor,
+    pos_emb: Tensor,
+    cache: None = None,
+) -> Tensor:
+    """As NeMo's, for the frames within a distance and a first one that all see, but by a mask and not in chunks.
+
+    So its memory grows with the square of the frames, as that of attention to all of them does.
+    """
+    q, k, v = self.forward_qkv(query, key, value)  # (B, H, T, D)
+    frames = torch.arange(query.shape[1], device=query.device)
+    outside = (frames[:, None] - frames).abs() > self.att_context_size[0]
+    places = self.linear_pos(pos_emb).unflatten(2, (self.h, self.d_k)).transpose(1, 2)  # (1, H, 2T - 1, D)
+    shifts = self.rel_shift((q + self.pos_bias_v[:, None]) @ places.mT)[:, :, :, : k.shape[2]]
+    scores = ((q + self.pos_bias_u[:, None]) @ k.mT + shifts) / self.s_d_k
+    scores = scores.masked_fill(outside | pad_mask[:, None, None], -INF_VAL)
+    if self.global_tokens:
+        ours, theirs, given = q, k, v
+        if self.global_attn_separate:
+            ours, theirs, given = (
+                layer(x).unflatten(2, (self.h, self.d_k)).transpose(1, 2)
+                for layer, x in ((self.global_q, query), (self.global_k, key), (self.global_v, value))
+            )
+        scores = torch.cat([ours @ theirs[:, :, :1].mT / self.s_d_k, scores], 3)
+        of_first = (ours[:, :, :1] @ theirs.mT / self.s_d_k).masked_fill(pad_mask[:, None, None], -INF_VAL)
+        first = of_first.softmax(3) @ given
+        v = torch.cat([v[:, :, :1], v], 2)
+    heard = scores.softmax(3).masked_fill(pad_mask[:, None, :, None], 0.0) @ v
+    if self.global_tokens:
+        heard = torch.cat([first, heard[:, :, 1:]], 2)
+    return self.linear_out(heard.transpose(1, 2).flatten(2))
+
+
+def _is_local(encoder: ConformerEncoder) -> bool:
+    """Return whether `_local_attention` computes what an encoder's attention does.
+
+    With other contexts on both sides, or several frames that all see, NeMo's mixes up positions, or recordings.
+    """
+    left, right = encoder.att_context_size
+    return type(encoder.pos_enc) is LocalAttRelPositionalEncoding and left == right and encoder.global_tokens <= 1
+
+
 def _adapted(given: Tensor | dict, layers: list[nn.Module]) -> Tensor | dict:
     """Apply the linear adapters of a block to (B, T, C); or to (B, 1, C, T), as a convolutional block has it here.
 
@@ -241,16 +292,20 @@ def _exportable(model: "ASRModel") -> Iterator[None]:
         for layer in encoder.modules():
             if type(layer) in _CONVOLUTIONAL:
                 replace(layer, "forward", _CONVOLUTIONAL[type(layer)])
-    elif type(encoder) in _CONFORMERS and type(encoder.pos_enc) is RelPositionalEncoding:
+    elif type(encoder) in _CONFORMERS and (type(encoder.pos_enc) is RelPositionalEncoding or _is_local(encoder)):
         replace(encoder, "update_max_seq_length", lambda self, **lengths: None)
         replace(encoder.pos_enc, "forward", _relative_positions)
+        for layer in encoder.modules():
+            if type(layer) is RelPositionMultiHeadAttentionLongformer:
+                replace(layer, "forward", _local_attention)
     else:
         what = type(encoder).__name__
         if isinstance(encoder, ConformerEncoder):
             what += f" with {encoder.self_attention_model} attention"
         raise InputError(
             f"export doesn't support a model with a {what}; it supports those with a ConvASREncoder (Jasper, "
-            "QuartzNet, Citrinet) or a ConformerEncoder with rel_pos attention"
+            "QuartzNet, Citrinet) or a ConformerEncoder with rel_pos attention, or rel_pos_local_attn with equal "
+            "contexts and one global token at most. transcribe.py, evaluate.py and serve.py take the model as it is"
         )
     for block in encoder.modules():
         if isinstance(block, AdapterModuleMixin) and hasattr(block, "adapter_layer"):

@@ -52,13 +52,15 @@ def writes_letters(model: "ASRModel") -> bool:
 
 def seconds_per_frame(model: "ASRModel") -> float:
     """Return the stride of a model's outputs, in seconds per frame."""
-    encoder = model.encoder
+    encoder, settings = model.encoder, model.cfg.encoder
     factor = getattr(encoder, "subsampling_factor", None)
-    if factor is None:  # NeMo's CarneliNet doesn't say it
-        strides = (block.stride for block in model.cfg.encoder.jasper)
+    if factor is None and settings.get("jasper"):  # NeMo's CarneliNet doesn't say it
+        strides = (block.stride for block in settings.jasper)
         factor = math.prod(stride if isinstance(stride, int) else stride[0] for stride in strides)
+    elif factor is None:  # nor does its RNNEncoder, whose default is 4
+        factor = settings.get("subsampling_factor", 4) if settings.get("subsampling", "striding") else 1
     if getattr(encoder, "reduction_subsampling", None) is not None:  # a second one, between a Conformer's layers
-        factor *= model.cfg.encoder.reduction_factor
+        factor *= settings.reduction_factor
     return float(model.cfg.preprocessor.get("window_stride", 0.01) * factor)
 
 
