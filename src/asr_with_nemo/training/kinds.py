@@ -31,7 +31,7 @@ def check(model: DictConfig, file: Path) -> None:
             doesn't have.
     """
     if "transf_decoder" in model:
-        if "prompt_format" in model:
+        if "prompt_format" in {*model}:  # also where its value is missing
             what = "an attention encoder-decoder (EncDecMultiTaskModel, such as Canary)"
             how = (
                 "examples/asr/speech_multitask/speech_to_text_aed.py does. transcribe.py and evaluate.py take what it "
