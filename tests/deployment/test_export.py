@@ -35,6 +35,15 @@ CONFORMER = {
     "conv_kernel_size": 15,
 }
 LOCAL = {"self_attention_model": "rel_pos_local_attn", "att_context_size": [8, 8]}
+LSTM = {
+    "_target_": "nemo.collections.asr.modules.RNNEncoder",
+    "feat_in": 64,
+    "n_layers": 2,
+    "d_model": 24,
+    "proj_size": 16,
+    "subsampling": "stacking",
+    "subsampling_factor": 4,
+}
 
 
 def make(encoder: dict, **preprocessor: object) -> EncDecCTCModel:
@@ -43,7 +52,7 @@ def make(encoder: dict, **preprocessor: object) -> EncDecCTCModel:
     torch.manual_seed(0)
     features = {"sample_rate": 16_000, "window_size": 0.02, "window_stride": 0.01, "features": 64, "n_fft": 512}
     target = "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor"
-    width = encoder["d_model"] if "d_model" in encoder else encoder["jasper"][-1]["filters"]
+    width = encoder["jasper"][-1]["filters"] if "jasper" in encoder else None  # NeMo takes a Conformer's itself
     config = {
         "sample_rate": 16_000,
         "labels": LABELS,
@@ -86,6 +95,9 @@ FAMILIES = {name: convolutional(blocks) for name, blocks in NETWORKS.items() if 
     "Conformer, eight frames at a time": CONFORMER | {"subsampling": "dw_striding", "subsampling_factor": 8},
     "Conformer, local attention": CONFORMER | LOCAL,
     "Conformer, local attention, a first frame that all see": CONFORMER | LOCAL | {"global_tokens": 1},
+    "LSTMs in both directions, four frames as one": LSTM,
+    "LSTMs, convolutions before them": LSTM | {"bidirectional": False, "subsampling": "striding"},
+    "LSTMs in both directions, convolutions before them": LSTM | {"subsampling": "striding"},
 }
 
 
