@@ -41,9 +41,8 @@ def test_another_model_is_named(other: str, tmp_path: Path):
     [
         (
             ["~model.encoder", "~model.decoder"],
-            "like one for fine-tuning.*finetune.py MODEL --manifest TRAIN --dev DEV --c",
+            "like one for fine-tuning or adapters.*finetune.py MODEL --manifest TRAIN --dev DEV --c",
         ),
-        (["~model.encoder", "~model.decoder", "+model.adapter={linear: 32}"], "finetune.py MODEL.* --adapter 32 "),
         (["model.decoder=null"], r"not of a recogniser: it has no model\.decoder"),
         (
             ["model.tokenizer.type=agg"],

@@ -87,8 +87,7 @@ def check_is_whole(model: Mapping) -> None:
         return
     if model.get("encoder"):
         raise InputError("the config is not of a recogniser: it has no model.decoder")
-    how = " --adapter 32" if model.get("adapter") else ""
     raise InputError(
-        "the config has neither model.encoder nor model.decoder, like one for fine-tuning, which takes them from a "
-        f"model: scripts/finetune.py MODEL --manifest TRAIN --dev DEV{how} --config-path ... --config-name ..."
+        "the config has neither model.encoder nor model.decoder, like one for fine-tuning or adapters, which takes "
+        "them from a model: scripts/finetune.py MODEL --manifest TRAIN --dev DEV --config-path ... --config-name ..."
     )
