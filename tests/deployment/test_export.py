@@ -34,6 +34,16 @@ CONFORMER = {
     "n_heads": 4,
     "conv_kernel_size": 15,
 }
+LOCAL = {"self_attention_model": "rel_pos_local_attn", "att_context_size": [8, 8]}
+LSTM = {
+    "_target_": "nemo.collections.asr.modules.RNNEncoder",
+    "feat_in": 64,
+    "n_layers": 2,
+    "d_model": 24,
+    "proj_size": 16,
+    "subsampling": "stacking",
+    "subsampling_factor": 4,
+}
 
 
 def make(encoder: dict, **preprocessor: object) -> EncDecCTCModel:
@@ -42,7 +52,7 @@ def make(encoder: dict, **preprocessor: object) -> EncDecCTCModel:
     torch.manual_seed(0)
     features = {"sample_rate": 16_000, "window_size": 0.02, "window_stride": 0.01, "features": 64, "n_fft": 512}
     target = "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor"
-    width = encoder["d_model"] if "d_model" in encoder else encoder["jasper"][-1]["filters"]
+    width = encoder["jasper"][-1]["filters"] if "jasper" in encoder else None  # NeMo takes a Conformer's itself
     config = {
         "sample_rate": 16_000,
         "labels": LABELS,
@@ -83,6 +93,11 @@ FAMILIES = {name: convolutional(blocks) for name, blocks in NETWORKS.items() if 
     "heads and group norm": convolutional([block(24, 9), block(24, 5, heads=4, normalization="group", norm_groups=4)]),
     "Conformer": CONFORMER,
     "Conformer, eight frames at a time": CONFORMER | {"subsampling": "dw_striding", "subsampling_factor": 8},
+    "Conformer, local attention": CONFORMER | LOCAL,
+    "Conformer, local attention, a first frame that all see": CONFORMER | LOCAL | {"global_tokens": 1},
+    "LSTMs in both directions, four frames as one": LSTM,
+    "LSTMs, convolutions before them": LSTM | {"bidirectional": False, "subsampling": "striding"},
+    "LSTMs in both directions, convolutions before them": LSTM | {"subsampling": "striding"},
 }
 
 
@@ -148,9 +163,9 @@ def test_what_cant_be_exported_is_told_why(tmp_path: Path):
     assert seconds_per_frame(parallel) == 0.04  # though its encoder doesn't say it
     with pytest.raises(InputError, match=r"ParallelConvASREncoder.*ConvASREncoder"):
         export.export(parallel, tmp_path / "model.onnx")
-    local = CONFORMER | {"self_attention_model": "rel_pos_local_attn", "att_context_size": [16, 16]}
-    with pytest.raises(InputError, match="ConformerEncoder.*rel_pos_local_attn"):
-        export.export(make(local), tmp_path / "model.onnx")
+    for more in ({"att_context_size": [8, 4]}, {"global_tokens": 2}, {"self_attention_model": "abs_pos"}):
+        with pytest.raises(InputError, match="ConformerEncoder with (rel_pos_local_attn|abs_pos) attention"):
+            export.export(make(CONFORMER | LOCAL | more), tmp_path / "model.onnx")
     small = make(SMALLEST, exact_pad=True)
     with pytest.raises(InputError, match="exact_pad"):
         export.export(small, tmp_path / "model.onnx")

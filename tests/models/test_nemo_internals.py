@@ -111,3 +111,11 @@ def test_yaml_is_read_with_numbers_and_without_objects():
     assert yaml.load("dither: 1e-5", Loader=loader) == {"dither": 1e-5}
     with pytest.raises(yaml.YAMLError, match="python/object"):
         yaml.load("!!python/object/apply:os.getcwd []", Loader=loader)
+
+
+def test_a_loop_adds_up_its_rows():
+    def step(state: list[torch.Tensor], row: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        return [state[0] + row], state[0] * 2
+
+    found = nemo_internals.scan(step, [torch.zeros(2)], torch.arange(6.0).view(3, 2))
+    assert found.tolist() == [[0, 0], [0, 2], [4, 8]]

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from asr_with_nemo.models import model_file
+from asr_with_nemo.models.loading import seconds_per_frame
 from asr_with_nemo.models.parts import ALLOWED, ATTENTION, DecoderSizes
 from tests.conftest import pack_nemo
 
@@ -203,7 +204,8 @@ def test_the_encoders_of_nemos_published_configs_load(kind: str, tmp_path: Path)
     model = model_file.load(pack_nemo(tmp_path / "model.nemo", contents))
     sound = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(0))
     for one in (built, model):
-        one.preprocessor.featurizer.dither = 0.0
+        one.preprocessor.featurizer.dither, one.preprocessor.featurizer.pad_to = 0.0, 0
     with torch.inference_mode():
         here, there = (one(input_signal=sound, input_signal_length=torch.tensor([16_000]))[0] for one in (built, model))
     assert torch.equal(here, there)
+    assert seconds_per_frame(model) * here.shape[1] == pytest.approx(1, abs=0.13)

@@ -12,7 +12,7 @@ from asr_with_nemo.models.loading import load_model
 from asr_with_nemo.models.recognizer import decoders
 from asr_with_nemo.recognition import beam, decoding, evaluation
 from tests.conftest import run_script
-from tests.recognizers import FAMILIES, LETTERS
+from tests.recognizers import FAMILIES, LETTERS, MODULES, config_of
 
 TRANSDUCERS = [family for family in FAMILIES if not family.startswith("ctc")]
 
@@ -55,6 +55,25 @@ def test_texts_are_nemos_and_words_have_times_and_confidence(
         assert all(0 <= word.confidence <= 1 for word in transcript.words)
     said = capfd.readouterr()
     assert "warn" not in (said.out + said.err).lower()
+
+
+@pytest.mark.slow
+def test_lstms_write_the_same_alone_and_beside_longer_recordings(tmp_path: Path, files: list[str]):
+    """As in NeMo's lstm_transducer_bpe: NeMo trains its prediction network, but can't decode with it."""
+    from nemo.collections.asr.models import EncDecRNNTModel
+    from omegaconf import OmegaConf
+
+    config = config_of("rnnt of letters", tmp_path)
+    config["encoder"] = {"_target_": f"{MODULES}.RNNEncoder", "feat_in": 80, "n_layers": 2, "d_model": 24}
+    config["encoder"] |= {"proj_size": 16, "bidirectional": True, "subsampling": "stacking", "subsampling_factor": 4}
+    config["decoder"]["prednet"]["rnn_hidden_size"] = 20
+    torch.manual_seed(0)
+    EncDecRNNTModel(cfg=OmegaConf.create(config)).save_to(str(tmp_path / "lstm.nemo"))
+    model = taught(tmp_path / "lstm.nemo")
+    alone = [decoding.transcribe(model, [file], progress=False)[0].text for file in files]
+    assert [found.text for found in decoding.transcribe(model, files, progress=False)] == alone
+    assert [found.text for found in model.transcribe(files, batch_size=1, verbose=False)] == alone
+    assert sum(map(len, alone)) > 40
 
 
 @pytest.mark.slow

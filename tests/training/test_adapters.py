@@ -1,5 +1,6 @@
 """Adapters alone are trained; the model around them stays as it is, and the new one loads everywhere."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,26 @@ def config_of(model: Path | str, data: Path, folder: Path, *overrides: str, **se
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
     return {name for name, tensor in after.items() if name not in before or not torch.equal(tensor, before[name])}
+
+
+# --- What is asked for ------------------------------------------------------------------------------------------------
+
+
+def test_nemos_own_config_for_adapters_says_their_width(data: Path, tmp_path: Path):
+    linear = {"_target_": adapters.ADAPTER, "in_features": "???", "dim": 16}
+    published = {"adapter": {"adapter_name": "???", "adapter_type": "linear", "linear": linear}, "train_ds": {}}
+    config = {"model": published | {"validation_ds": {}}, "trainer": {"max_steps": 2}, "exp_manager": {}}
+    (tmp_path / "published.yaml").write_text(json.dumps(config))
+    manifests = [data / f"{split}_manifest.json" for split in ("train", "dev")]
+
+    def read(settings: dict, *overrides: str):
+        found = finetuning.load_config(*manifests, settings, overrides, tmp_path, "published")
+        assert "adapter" not in found.model
+        return found.finetuning.adapter
+
+    assert read({"model": "an4"}) == 16 and read({"model": "an4", "adapter": 4}) == 4
+    with pytest.raises(InputError, match=r"adapter_type=tiny_attn.*linear"):
+        read({"model": "an4"}, "model.adapter.adapter_type=tiny_attn")
 
 
 # --- What is trained --------------------------------------------------------------------------------------------------

@@ -70,6 +70,17 @@ def test_a_wrong_override_is_explained(override: str, words: str):
         load_config(CONFIGS, "config", [override])
 
 
+def test_what_is_removed_may_come_in_any_order():
+    """The labels of the data sets refer to those of the model."""
+    removed = ["~model.labels", "~model.train_ds.labels", "~model.validation_ds.labels"]
+    one, other = (
+        load_config(CONFIGS, "config", [*order, "model.decoder.vocabulary=[a,b]"]) for order in (removed, removed[::-1])
+    )
+    assert one == other and "labels" not in {*one.model, *one.model.train_ds}
+    with pytest.raises(InputError, match=r"config\.yaml: model\.train_ds\.labels refers to .*~model\.train_ds\.labels"):
+        load_config(CONFIGS, "config", ["~model.labels"])
+
+
 def test_a_config_that_is_not_there_or_is_none(tmp_path: Path):
     with pytest.raises(InputError, match=r"nope.yaml: .* config.yaml, finetune.yaml"):
         load_config(CONFIGS, "nope")
@@ -152,6 +163,16 @@ def test_letters_outside_the_alphabet_are_named_before_training(config, tmp_path
     (tmp_path / "train.json").write_text(json.dumps(row))
     config.model.train_ds.manifest_filepath = str(tmp_path / "train.json")
     with pytest.raises(InputError, match=r"train.json, utterance 1: .*'2' '4'"):
+        complete_config(config)
+
+
+def test_a_ctc_decoder_without_letters_gets_those_of_the_model(config):
+    """As in NeMo's fastconformer_ctc_char_streaming, with which a decoder of no letters would be trained."""
+    config.model.decoder.vocabulary, config.model.decoder.num_classes = [], -1
+    decoder = complete_config(config).model.decoder
+    assert decoder.vocabulary == config.model.labels and decoder.num_classes == len(config.model.labels) == 28
+    config.model.decoder.vocabulary = ["a", "b"]
+    with pytest.raises(InputError, match=r"model\.decoder\.vocabulary=.*model\.labels=.*vocabulary=\[\]"):
         complete_config(config)
 
 

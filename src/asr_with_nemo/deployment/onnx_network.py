@@ -15,22 +15,13 @@ from typing import TYPE_CHECKING
 import onnx
 import torch
 import torch.nn.functional as F
-from nemo.collections.asr.modules import (
-    ConformerEncoder,
-    ConformerEncoderAdapter,
-    ConvASREncoder,
-    ConvASREncoderAdapter,
-    RNNTDecoder,
-    RNNTJoint,
-    StatelessTransducerDecoder,
-)
+from nemo.collections.asr.modules import RNNTDecoder, RNNTJoint, StatelessTransducerDecoder
 from nemo.collections.asr.parts.preprocessing.features import FilterbankFeatures
-from nemo.collections.asr.parts.submodules.jasper import GroupShuffle, MaskedConv1d, SqueezeExcite
-from nemo.collections.asr.parts.submodules.multi_head_attention import RelPositionalEncoding
 from nemo.collections.common.parts.rnn import LSTMDropout
 from nemo.core.classes.mixins import AdapterModuleMixin
 from torch import Tensor, nn
 
+from asr_with_nemo.deployment import onnx_layers
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import sample_rate
 from asr_with_nemo.models.recognizer import ctc_decoder, durations
@@ -125,7 +116,7 @@ class _SoundToOutput(nn.Module):
 
     def forward(self, sound: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         features, frames = self.features(sound, lengths)
-        if type(self.encoder) in _CONVOLUTIONAL_ENCODERS:
+        if onnx_layers.is_convolutional(self.encoder):
             # For images of height 1, (B, C, 1, T), onnxruntime computes convolutions in blocks of channels: on a CPU
             # with AVX-512, a QuartzNet took three quarters of the time.
             (*_, encoded), frames = self.encoder.encoder(([features.unsqueeze(2)], frames))
@@ -135,92 +126,6 @@ class _SoundToOutput(nn.Module):
         if self.projection is not None:
             return self.projection(encoded.transpose(1, 2)), frames
         return self.decoder(encoder_output=encoded), frames
-
-
-def _masked(x: Tensor, lengths: Tensor) -> Tensor:
-    """Set the padding of x, (B, C, 1, T), to zero."""
-    inside = torch.arange(x.shape[3], device=x.device) < lengths[:, None]
-    # As a convolution, the mask has x's blocks of channels, which avoids a change of layout.
-    return x * F.conv2d(inside[:, None, None].to(x.dtype), x.new_ones(x.shape[1], 1, 1, 1))
-
-
-def _masked_conv(self: MaskedConv1d, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
-    layer = self.conv
-    if self.use_mask and layer.kernel_size[0] > 1:  # a kernel of 1 doesn't see its neighbours
-        x = _masked(x, lens)
-    if self.pad_layer is not None:
-        x = F.pad(x, self.pad_layer.padding)
-    weight, bias, groups = layer.weight, layer.bias, layer.groups
-    if self.heads != -1:  # channels share the kernels of a head
-        groups = x.shape[1]
-        weight = weight.repeat(groups // self.heads, 1, 1)
-        bias = None if bias is None else bias.repeat(groups // self.heads)
-    stride, padding, dilation = (1, *layer.stride), (0, *layer.padding), (1, *layer.dilation)
-    return F.conv2d(x, weight.unsqueeze(2), bias, stride, padding, dilation, groups), _new_lengths(self, lens)
-
-
-def _new_lengths(self: MaskedConv1d, lens: Tensor) -> Tensor:
-    if self.same_padding or self.same_padding_asymmetric:
-        return lens
-    layer = self.conv
-    padding = 2 * layer.padding[0] if self.pad_layer is None else sum(self._padding)
-    left = lens + padding - layer.dilation[0] * (layer.kernel_size[0] - 1) - 1
-    return torch.div(left, layer.stride[0], rounding_mode="trunc") + 1
-
-
-def _batch_norm(self: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-
-
-def _group_shuffle(self: GroupShuffle, x: Tensor) -> Tensor:
-    return x.unflatten(1, (self.groups, self.channels_per_group)).transpose(1, 2).flatten(1, 2)
-
-
-def _squeeze_excite(self: SqueezeExcite, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    if self.context_window >= 0:
-        raise InputError("export doesn't support squeeze-and-excite over a part of the utterance (context_window)")
-    x = _masked(x, lengths)
-    mean = x.sum((2, 3)) / lengths.clamp(min=1)[:, None].to(x.dtype)  # (B, C)
-    return x * torch.sigmoid(self.fc(mean))[:, :, None, None], lengths
-
-
-def _activation(self: nn.ReLU, x: Tensor) -> Tensor:
-    return F.relu(x)  # not in place
-
-
-_CONVOLUTIONAL_ENCODERS = (ConvASREncoder, ConvASREncoderAdapter)
-_CONFORMERS = (ConformerEncoder, ConformerEncoderAdapter)
-_CONVOLUTIONAL: dict[type[nn.Module], Callable] = {
-    MaskedConv1d: _masked_conv,
-    nn.BatchNorm1d: _batch_norm,
-    GroupShuffle: _group_shuffle,
-    SqueezeExcite: _squeeze_excite,
-    nn.ReLU: _activation,
-}
-
-
-def _relative_positions(self: RelPositionalEncoding, x: Tensor, cache_len: int = 0) -> tuple[Tensor, Tensor]:
-    """As NeMo's, but computed for the actual number of frames: its table would limit the length of recordings."""
-    if self.xscale:
-        x = x * self.xscale
-    frames = x.shape[1]
-    positions = torch.arange(frames - 1, -frames, -1, device=x.device, dtype=x.dtype)[:, None]
-    rates = torch.exp(torch.arange(0, self.d_model, 2, device=x.device) * -(math.log(10_000.0) / self.d_model))
-    turns = positions * rates
-    return x, torch.stack((turns.sin(), turns.cos()), 2).flatten(1)[None]
-
-
-def _adapted(given: Tensor | dict, layers: list[nn.Module]) -> Tensor | dict:
-    """Apply the linear adapters of a block to (B, T, C); or to (B, 1, C, T), as a convolutional block has it here.
-
-    A Conformer's block gives a dictionary, once where adapters of its attention would be (`mha`), and once behind it.
-    """
-    if isinstance(given, dict):
-        return given if given["loc"] == "mha" else given | {"x": _adapted(given["x"], layers)}
-    x = given.transpose(2, 3) if given.dim() == 4 else given
-    for layer in layers:
-        x = x + layer(x)
-    return x.transpose(2, 3) if given.dim() == 4 else x
 
 
 @contextlib.contextmanager
@@ -236,27 +141,9 @@ def _exportable(model: "ASRModel") -> Iterator[None]:
         replaced.append((module, name, module.__dict__.get(name)))
         module.__dict__[name] = MethodType(function, module)
 
-    encoder, was_training = model.encoder, model.training
-    if type(encoder) in _CONVOLUTIONAL_ENCODERS:
-        for layer in encoder.modules():
-            if type(layer) in _CONVOLUTIONAL:
-                replace(layer, "forward", _CONVOLUTIONAL[type(layer)])
-    elif type(encoder) in _CONFORMERS and type(encoder.pos_enc) is RelPositionalEncoding:
-        replace(encoder, "update_max_seq_length", lambda self, **lengths: None)
-        replace(encoder.pos_enc, "forward", _relative_positions)
-    else:
-        what = type(encoder).__name__
-        if isinstance(encoder, ConformerEncoder):
-            what += f" with {encoder.self_attention_model} attention"
-        raise InputError(
-            f"export doesn't support a model with a {what}; it supports those with a ConvASREncoder (Jasper, "
-            "QuartzNet, Citrinet) or a ConformerEncoder with rel_pos attention"
-        )
-    for block in encoder.modules():
-        if isinstance(block, AdapterModuleMixin) and hasattr(block, "adapter_layer"):
-            layers = [block.adapter_layer[name] for name in block.get_enabled_adapters()]
-            replace(block, "get_enabled_adapters", lambda self, names=block.get_enabled_adapters(): names)
-            replace(block, "forward_enabled_adapters", lambda self, x, layers=layers: _adapted(x, layers))
+    for layer in onnx_layers.replacements(model.encoder):
+        replace(*layer)
+    was_training = model.training
     try:
         with torch.no_grad():
             yield model.eval()

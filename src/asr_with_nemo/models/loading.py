@@ -3,13 +3,16 @@
 import math
 import os
 import re
+from types import MethodType
 from typing import TYPE_CHECKING
 
 from asr_with_nemo.models import model_file
 from asr_with_nemo.models.names import model_path
 
 if TYPE_CHECKING:
+    import torch
     from nemo.collections.asr.models import ASRModel
+    from nemo.collections.asr.modules import RNNTDecoder
 
 SPECIAL = r"<\|[^|]*\|>|<(pad|unk)>"
 """Pattern of an attention decoder's special tokens, such as <|en|>."""
@@ -26,7 +29,27 @@ def load_model(model: str | os.PathLike) -> "ASRModel":
     Raises:
         InputError: unknown model, the download failed, or the file is damaged, unsafe or of another kind of model.
     """
-    return model_file.load(model_path(model))
+    return able_to_decode(model_file.load(model_path(model)))
+
+
+def able_to_decode(model: "ASRModel") -> "ASRModel":
+    """Give a transducer's LSTM with a projection (`rnn_hidden_size`) a first state that fits, and return the model.
+
+    NeMo's own has the projection's width in the cells too, so that it can train such a model, but not decode.
+    """
+    from nemo.collections.asr.modules import RNNTDecoder
+
+    decoder = getattr(model, "decoder", None)
+    lstm = getattr(decoder.prediction["dec_rnn"], "lstm", None) if type(decoder) is RNNTDecoder else None
+    if getattr(lstm, "proj_size", 0):
+        decoder.initialize_state = MethodType(_first_state, decoder)
+    return model
+
+
+def _first_state(decoder: "RNNTDecoder", y: "torch.Tensor") -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Return the outputs (L, B, P) and cells (L, B, H) of a prediction network before the first label, for y of B."""
+    lstm = decoder.prediction["dec_rnn"].lstm
+    return tuple(y.new_zeros(lstm.num_layers, len(y), width) for width in (lstm.proj_size, lstm.hidden_size))
 
 
 def alphabet(model: "ASRModel") -> list[str]:
@@ -52,13 +75,15 @@ def writes_letters(model: "ASRModel") -> bool:
 
 def seconds_per_frame(model: "ASRModel") -> float:
     """Return the stride of a model's outputs, in seconds per frame."""
-    encoder = model.encoder
+    encoder, settings = model.encoder, model.cfg.encoder
     factor = getattr(encoder, "subsampling_factor", None)
-    if factor is None:  # NeMo's CarneliNet doesn't say it
-        strides = (block.stride for block in model.cfg.encoder.jasper)
+    if factor is None and settings.get("jasper"):  # NeMo's CarneliNet doesn't say it
+        strides = (block.stride for block in settings.jasper)
         factor = math.prod(stride if isinstance(stride, int) else stride[0] for stride in strides)
+    elif factor is None:  # nor does its RNNEncoder, whose default is 4
+        factor = settings.get("subsampling_factor", 4) if settings.get("subsampling", "striding") else 1
     if getattr(encoder, "reduction_subsampling", None) is not None:  # a second one, between a Conformer's layers
-        factor *= model.cfg.encoder.reduction_factor
+        factor *= settings.reduction_factor
     return float(model.cfg.preprocessor.get("window_stride", 0.01) * factor)
 
 

@@ -5,7 +5,7 @@ each name still exists and has the same effect, so that an upgrade which changes
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,6 +93,23 @@ def interpolate(tensors: "Sequence[torch.Tensor]", ends: "Sequence[torch.Tensor]
     import torch
 
     torch._foreach_lerp_(list(tensors), list(ends), weight)
+
+
+def scan(
+    step: "Callable[[list[torch.Tensor], torch.Tensor], tuple[list[torch.Tensor], torch.Tensor]]",
+    first: "list[torch.Tensor]",
+    rows: "torch.Tensor",
+) -> "torch.Tensor":
+    """Return the outputs of `step`, a loop over the rows (T, ...) that torch.export and ONNX keep as one.
+
+    Args:
+        step: from the state and a row to the next state and an output.
+        first: the first state.
+        rows: one or more.
+    """
+    from torch._higher_order_ops.scan import scan as torchs
+
+    return torchs(step, first, rows)[1]
 
 
 def is_batch_norm(module: "torch.nn.Module") -> bool:

@@ -181,10 +181,16 @@ def inference(model: "ASRModel") -> Iterator[None]:
 def encode(model: "ASRModel", batch: Sequence[np.ndarray]) -> tuple["torch.Tensor", "torch.Tensor"]:
     """Run a batch of recordings, (t,) each; return the model's output and the number of frames of each, (B,).
 
-    The output is log-probs (B, T, V) of a CTC model, and the encoder's output (B, D, T) of others.
+    The output is log-probs (B, T, V) of a CTC model, and the encoder's output (B, D, T) of others. A network that reads
+    backwards too (bidirectional LSTMs) would read the padding first, so it gets its recordings one by one.
     """
     import torch
 
+    if len(batch) > 1 and any(getattr(layer, "bidirectional", False) for layer in model.modules()):
+        outputs, frames = zip(*(encode(model, [samples]) for samples in batch), strict=True)
+        place = 2 if hasattr(model, "joint") else 1  # of the frames
+        rows = [output[0].movedim(place - 1, 0) for output in outputs]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).movedim(1, place), torch.cat(frames)
     signals = [torch.from_numpy(samples) for samples in batch]
     padded = torch.nn.utils.rnn.pad_sequence(signals, batch_first=True)  # (B, t)
     lengths = torch.tensor([len(samples) for samples in batch])

@@ -6,6 +6,7 @@ adapters it has, so that NeMo builds them again. Source: N. Houlsby et al., "Par
 NLP", ICML 2019.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from asr_with_nemo.base.values import is_whole
@@ -33,6 +34,18 @@ def dim_of(given: object) -> int | None:
     if dim is not None and (not is_whole(dim) or not 1 <= dim <= _MOST):
         raise InputError(f"finetuning.adapter={given}: expected the width of the adapters, 1 to {_MOST}, such as 32")
     return dim
+
+
+def width_of(section: Mapping) -> int | None:
+    """Return the width of the adapters that a config of NeMo's for adapters (`model.adapter`) asks for.
+
+    Raises:
+        InputError: it asks for others than linear ones.
+    """
+    kind = section.get("adapter_type", "linear")
+    if kind != "linear":
+        raise InputError(f"model.adapter.adapter_type={kind}: expected linear")
+    return dim_of((section.get("linear") or {}).get("dim"))
 
 
 def add(network: dict[str, object], dim: int) -> str:

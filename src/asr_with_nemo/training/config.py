@@ -14,7 +14,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from asr_with_nemo.base.machine import has_working_gpu, instruction_sets, usable_cores
 from asr_with_nemo.base.values import is_number, is_whole
@@ -22,10 +22,10 @@ from asr_with_nemo.data import manifest, sizes
 from asr_with_nemo.data.shards import is_place
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.training import shards, tokenizers
+from asr_with_nemo.training import kinds, shards, tokenizers
 from asr_with_nemo.training.launch import Launch, check_strategy, launched
 
-_LOSSES = ("default", "warprnnt_numba", "pytorch", "tdt")  # of transducers: the first three are of RNN-T
+_NO_MODEL = "has no `model:` section, so it isn't a NeMo training config"
 DATASETS = ("train_ds", "validation_ds", "test_ds")
 _OF_SHARDS = {
     "train_ds": "give model.train_ds.shar_path",
@@ -78,8 +78,9 @@ def load_config(
         with initialize_config_dir(str(folder), version_base=None):
             name = config_name.removesuffix(".yaml")
             given = [f"++{item}" if item.split("=")[0] in _ALWAYS_ALLOWED else item for item in overrides]
-            config = compose(name, overrides=given)
-        _check_kind(config, file)
+            config = compose(name, overrides=_references_first(name, given))
+        if isinstance(config.get("model"), DictConfig):
+            kinds.check(config.model, file)
         OmegaConf.to_container(config, resolve=True)  # finds references to missing keys
     except InputError:
         raise
@@ -90,7 +91,7 @@ def load_config(
     except Exception as error:  # the YAML parser's errors differ between versions
         raise InputError(f"{file}: can't be read as YAML: {error}") from error
     if not isinstance(config.get("model"), DictConfig):
-        raise InputError(f"{file}: has no `model:` section, so it isn't a NeMo training config")
+        raise InputError(f"{file}: {_NO_MODEL}")
     if not isinstance(config.get("seed", 0), int):
         raise InputError(f"seed={config.seed}: expected a whole number")
     if not isinstance(config.get("final", False), bool):
@@ -104,14 +105,21 @@ def load_config(
     return config
 
 
-def _check_kind(config: DictConfig, file: Path) -> None:
-    """Refuse a config of a model that isn't trained here."""
-    if isinstance(config.get("model"), DictConfig) and "transf_decoder" in config.model:
-        raise InputError(
-            f"{file}: describes an attention encoder-decoder (EncDecMultiTaskModel, such as Canary), which train.py "
-            "doesn't train; NeMo's examples/asr/speech_multitask/speech_to_text_aed.py does. transcribe.py and "
-            "evaluate.py take what it writes"
-        )
+def _references_first(name: str, overrides: Sequence[str]) -> list[str]:
+    """Return overrides with the removals of references (`~key`) first: Hydra can't remove one that leads nowhere."""
+    from hydra import compose
+
+    removed = [item for item in overrides if item.startswith("~")]
+    if len(removed) < 2:
+        return list(overrides)
+    config = compose(name)
+
+    def refers(item: str) -> bool:
+        section, _, key = item.removeprefix("~").partition("=")[0].rpartition(".")
+        parent = OmegaConf.select(config, section) if section else config
+        return isinstance(parent, DictConfig) and key in parent and OmegaConf.is_interpolation(parent, key)
+
+    return sorted(overrides, key=lambda item: not (item in removed and refers(item)))
 
 
 def _input_error(error: BaseException | None) -> InputError | None:
@@ -122,15 +130,23 @@ def _input_error(error: BaseException | None) -> InputError | None:
 
 
 def _explain(error: Exception, file: Path) -> str:
-    """Return Hydra's message about an override, with the most similar keys of the config."""
+    """Return Hydra's message about an override, with its cause, or with the most similar keys of the config."""
     message = str(error).splitlines()[0]
+    if message.startswith("Error merging override") and isinstance(error.__cause__, OmegaConfBaseException):
+        return f"{file}: {message} ({str(error.__cause__).splitlines()[0]})"
+    if isinstance(error, InterpolationKeyError):
+        key = re.sub(r"\[(\d+)\]", r".\1", error.full_key)  # as an override names an item of a list
+        return f"{file}: {key} refers to a missing key ({message}); give {key} a value, or remove it with ~{key}"
     wrong = re.search(r"Could not override '([^']+)'", message)
     if not wrong:
         return f"{file}: {error}"
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(str(file.parent), version_base=None):
-        near = difflib.get_close_matches(wrong[1], all_keys(compose(file.stem)), n=3)
+        config = compose(file.stem)
+    if "model" not in config:
+        return f"{file}: {_NO_MODEL}"
+    near = difflib.get_close_matches(wrong[1], all_keys(config), n=3)
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     return f"{file} has no key {wrong[1]!r}{hint} (to add a new key, write +{wrong[1]}=...)"
 
@@ -310,14 +326,13 @@ def complete_config(config: DictConfig, data: TrainingData | None = None) -> Dic
         epochs, every = (config.get("trainer", {}).get(key) for key in ("max_epochs", "check_val_every_n_epoch"))
         if every and 0 < (epochs or 0) < every:
             config.trainer.check_val_every_n_epoch = epochs  # a short training is validated at its end
-        if not model.get("decoder"):
-            raise InputError("the config is not of a recogniser: it has no model.decoder")
+        kinds.check_is_whole(model)
         preprocessor = model.get("preprocessor") or {}
         model.sample_rate = model.get("sample_rate") or preprocessor.get("sample_rate")
         if not preprocessor or not model.sample_rate:
             raise InputError("the config has no model.preprocessor with a sample_rate")
         labels = None if model.get("tokenizer") else _set_letters(config)
-        _check_loss(config)
+        kinds.check_loss(model)
         place = shards.place_of(config)
         for name in DATASETS[:2]:
             dataset = model.get(name)
@@ -349,7 +364,7 @@ def _set_letters(config: DictConfig) -> ListConfig:
     """Put the alphabet of a config where NeMo 3 expects it, and return it.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or the CTC decoder has another.
     """
     model = config.model
     labels = model.get("labels") or config.get("labels") or model.decoder.get("vocabulary")
@@ -359,18 +374,17 @@ def _set_letters(config: DictConfig) -> ListConfig:
             "model.tokenizer"
         )
     model.labels = labels
+    # A transducer's networks take the letters from model.labels; a CTC decoder has its own list of them.
+    name = "model.aux_ctc.decoder" if model.get("joint") else "model.decoder"
+    decoder = OmegaConf.select(config, name)
+    if decoder is not None and not decoder.get("vocabulary"):
+        decoder.vocabulary, decoder.num_classes = labels, len(labels)
+    elif decoder is not None and list(decoder.vocabulary) != list(labels):
+        raise InputError(
+            f"{name}.vocabulary={decoder.vocabulary} differs from model.labels={list(labels)}; give both the same "
+            f"letters, or {name}.vocabulary=[] for those of model.labels"
+        )
     return model.labels
-
-
-def _check_loss(config: DictConfig) -> None:
-    """Make sure that a transducer's loss is of a kind whose models this package loads again.
-
-    Raises:
-        InputError: it is another.
-    """
-    loss = (config.model.get("loss") or {}).get("loss_name", "default")
-    if config.model.get("joint") and loss not in _LOSSES:
-        raise InputError(f"model.loss.loss_name={loss}: expected one of {', '.join(_LOSSES)}")
 
 
 def _make_final(config: DictConfig) -> None:

@@ -85,6 +85,8 @@ def load_config(
     with open_dict(config):
         config.finetuning = config.get("finetuning") or {}
         config.finetuning.update({key: value for key, value in settings.items() if value is not None})
+        if section := config.model.pop("adapter", None):  # of NeMo's configs for its train_asr_adapter.py
+            config.finetuning.adapter = config.finetuning.get("adapter") or adapters.width_of(section)
         key = "shar_path" if is_place(str(train_manifest)) else "manifest_filepath"
         config.model.train_ds[key] = str(train_manifest)
         config.model.validation_ds.manifest_filepath = str(dev_manifest)

@@ -21,13 +21,14 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProg
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf, open_dict
 
 from asr_with_nemo.base.files import alone_in, reason_of, replacing, write_if_changed
 from asr_with_nemo.base.machine import idle_cores, quieten, usable_cores
 from asr_with_nemo.data.archives import sha256_of
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.models.loading import able_to_decode
 from asr_with_nemo.models.model_config import class_of
 from asr_with_nemo.models.model_file import check_nemo
 from asr_with_nemo.models.names import SUMMARY
@@ -317,9 +318,15 @@ def build_model(config: DictConfig, trainer: pl.Trainer | None = None):
         if ctc is not None and not ctc.get("decoding"):
             ctc.decoding = {"strategy": "greedy_batch"}  # NeMo's default, whose class a checkpoint would have to name
     try:
-        model = getattr(models, class_of(section))(cfg=section, trainer=trainer)
+        model = able_to_decode(getattr(models, class_of(section))(cfg=section, trainer=trainer))
     except Exception as error:  # NeMo, Hydra and torch raise errors of any type for an invalid setting
-        reason = str(error.__cause__ or error).strip()
+        cause = error.__cause__ or error
+        if isinstance(cause, MissingMandatoryValue):
+            key = f"model.{cause.full_key}"
+            raise InputError(
+                f"{key}: has no value (???); give one, or remove its section: ~{key.rpartition('.')[0]}"
+            ) from error
+        reason = str(cause).strip()
         raise InputError(f"NeMo can't build this model: {reason}\nLook at the model: section of the config.") from error
     if hasattr(model, "joint"):
         frames = durations(model)

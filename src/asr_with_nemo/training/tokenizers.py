@@ -262,6 +262,12 @@ def prepare(config: DictConfig, texts: Mapping[str, Sequence[str]]) -> None:
     section = config.model.tokenizer
     if section.get("dir") == AUTO and OmegaConf.is_missing(section, "type"):
         section.type = "bpe"  # the kind that is made
+    if section.get("type") == "agg":
+        raise InputError(
+            "model.tokenizer.type=agg: a tokenizer for each language; expected bpe (SentencePiece), one for all. "
+            f"model.tokenizer.type=bpe +model.tokenizer.dir={AUTO} ~model.tokenizer.langs makes it of the training "
+            "texts"
+        )
     if section.get("type") != "bpe":
         raise InputError(f"model.tokenizer.type={section.get('type')}: expected bpe (SentencePiece)")
     if OmegaConf.is_missing(section, "dir") or not section.get("dir"):
