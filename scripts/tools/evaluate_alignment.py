@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from bisect import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -90,7 +90,8 @@ def about(model: str) -> str:
         f"`prepare_corpus.py --align {model}` on AN4's test set (its speakers are not in the model's training), joined "
         f"to a long recording with pauses of 0.2 to 1.5 s. Times are off by up to {OFF:g} s each. A word is right if "
         "it is in an utterance whose text is exactly what is said between its cuts, by the times of the recordings "
-        "and, within them, of their forced alignment. Memory is the peak of the process, time that of the whole "
+        "and, within them, of their forced alignment. The words of captions with another's text can hardly be right; "
+        "the share of the words of all others is given too. Memory is the peak of the process, time that of the whole "
         "command, with other work beside it."
     )
 
@@ -171,30 +172,61 @@ def measure(folder: Path, texts: Sequence[str], spoken: Sequence[Spoken], timed:
     for path in (captions, text):
         path.unlink(missing_ok=True)
     kept = [row for row in rows if row["fate"] == "kept"]
-    exact = {id(row): is_exact(row, spoken) for row in kept}
-    right = sum(len(row["text"].split()) for row in kept if exact[id(row)])
-    words = sum(len(one.words) for one in spoken)
+    exact = [row for row in kept if is_exact(row, spoken)]
     found = {
-        "words in exact utterances": f"{right / words:.1%} ({right:,} of {words:,})",
+        "words in exact utterances": share(words_of(exact), sum(len(one.words) for one in spoken)),
+        "of captions not swapped": "",
         "utterances kept": f"{len(kept):,}",
-        "of these exact": f"{sum(exact.values()) / len(kept):.1%}",
+        "of these exact": f"{len(exact) / len(kept):.1%}",
         "wrong texts found": "",
         "right ones dropped": "",
         "memory": f"{memory / 1024:,.0f} MB",
         "seconds": f"{seconds:,.0f}",
     }
-    bad = [number for number, (text, one) in enumerate(zip(texts, spoken, strict=True)) if text != one.text]
-    if timed:
-        by_line = {int(row["place"].rsplit(" ", 1)[-1]): row for row in rows if row["place"]}
-        assert len(by_line) == len(texts)
-        fates = [row for _, row in sorted(by_line.items())]
+    return found | of_captions(rows, exact, texts, spoken) if timed else found
+
+
+def of_captions(
+    rows: Sequence[dict], exact: Sequence[dict], texts: Sequence[str], spoken: Sequence[Spoken]
+) -> dict[str, str]:
+    """Return the figures of captions with their own text, and of those with another's.
+
+    Args:
+        rows: of the corpus.
+        exact: those whose text is exact.
+        texts: of the captions.
+        spoken: what is said where the captions should be.
+    """
+    are_exact = {id(row) for row in exact}
+    by_line = {int(row["place"].rsplit(" ", 1)[-1]): row for row in rows if row["place"]}
+    assert len(by_line) == len(texts)
+    fates = [row for _, row in sorted(by_line.items())]
+    wrong = [text != one.text for text, one in zip(texts, spoken, strict=True)]
+    bad = [row for row, is_wrong in zip(fates, wrong, strict=True) if is_wrong]
+    good = [row for row, is_wrong in zip(fates, wrong, strict=True) if not is_wrong]
+    found = {"right ones dropped": share(sum(row["fate"] != "kept" for row in good), len(good))}
+    if bad:
+        said = sum(len(one.words) for one, is_wrong in zip(spoken, wrong, strict=True) if not is_wrong)
+        found["of captions not swapped"] = share(words_of(row for row in good if id(row) in are_exact), said)
         # A wrong text that was moved to where it is spoken is right again.
-        caught = sum(fates[number]["fate"] != "kept" or exact[id(fates[number])] for number in bad)
-        dropped = sum(row["fate"] != "kept" for row in fates) - sum(fates[number]["fate"] != "kept" for number in bad)
-        found["wrong texts found"] = f"{caught / len(bad):.1%} ({caught} of {len(bad)})" if bad else ""
-        good = len(texts) - len(bad)
-        found["right ones dropped"] = f"{dropped / good:.1%} ({dropped:,} of {good:,})"
+        caught = sum(row["fate"] != "kept" or id(row) in are_exact for row in bad)
+        found["wrong texts found"] = share(caught, len(bad))
     return found
+
+
+def words_of(rows: Iterable[dict]) -> int:
+    """Return the number of words of some rows."""
+    return sum(len(row["text"].split()) for row in rows)
+
+
+def share(part: int, whole: int) -> str:
+    """Return a share as it is written in the table.
+
+    Example:
+        >>> share(1, 8)
+        '12.5% (1 of 8)'
+    """
+    return f"{part / whole:.1%} ({part:,} of {whole:,})"
 
 
 def prepare(folder: Path, out: Path, model: str) -> tuple[float, float]:
