@@ -307,6 +307,7 @@ def _write_shards(
     from asr_with_nemo.base.machine import usable_cores
     from asr_with_nemo.data.object_storage import is_remote
     from asr_with_nemo.recognition import bulk, destinations
+    from asr_with_nemo.recognition.text_shards import Shards
 
     log = partial(typer.echo, err=True)
     with contextlib.ExitStack() as stack:
@@ -319,7 +320,7 @@ def _write_shards(
             workers = workers or (1 if needs_nemo else usable_cores())
             engine = bulk.local_engine(workers)
         stack.enter_context(destinations.alone(None, None if is_remote(place) else Path(place), log))
-        tally = bulk.transcribe(recordings, bulk.Shards(place, settings), engine, load, workers, log)
+        tally = bulk.transcribe(recordings, Shards(place, settings), engine, load, workers, log)
     hours, done = tally.seconds / 3600, tally.recordings - tally.failed
     typer.echo(f"{place}: {done:,} recordings, {hours:,.2f} hours of sound", err=True)
     if tally.failed:

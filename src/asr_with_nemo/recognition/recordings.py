@@ -19,7 +19,6 @@ from asr_with_nemo.data.sound import open_sound, two_talkers
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.ngrams import is_language_model
 
-_SAMPLED = 200  # recordings of whose sizes the length of all is estimated
 _BYTES_A_SECOND = 32_000  # of a 16-bit WAV; compressed files are longer
 SUFFIXES = frozenset(
     [
@@ -344,9 +343,9 @@ def clip_of(recording: Recording) -> list:
 
 
 def mean_seconds(recordings: Sequence[Recording]) -> float:
-    """Estimate the mean length of recordings by the sizes of a few; 0 if none can be looked at."""
+    """Estimate the mean length of recordings by their sizes; 0 if none can be looked at."""
     seconds = []
-    for recording in recordings[:: max(1, len(recordings) // _SAMPLED)]:
+    for recording in recordings:
         path, _, duration, _ = clip_of(recording)
         with contextlib.suppress(OSError, InputError):
             if duration is None:
