@@ -27,7 +27,11 @@ def main(
         int, typer.Option(min=1, help="Most rows of the table; of more utterances, so many are drawn at random.")
     ] = 10_000,
     artifacts: Annotated[
-        bool, typer.Option(help="Also log the corpus as artifacts: recordings, and the manifests made of them.")
+        bool,
+        typer.Option(
+            help="Also log the corpus as artifacts, recordings and the manifests made of them. All rows are then in "
+            "memory, and each recording is read once, for its digest."
+        ),
     ] = True,
 ) -> None:
     """Log manifests as a table with audio and spectrograms to Weights & Biases, offline without an API key.

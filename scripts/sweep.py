@@ -85,7 +85,8 @@ def main(
     machine that sees the folder or the database, run the same command with --resume.
 
     The results are in the store (with an account, in runs/sweeps/ID): best.yaml, the best trial's config; trials.csv,
-    a table; and plots.
+    a table; and plots. Optuna's own dashboard (pip install optuna-dashboard) shows a sweep without an account while it
+    runs. It opens trials.journal of the store's folder, or the URL of --storage, MySQL's with its driver.
 
     With --objective, a trial calls your function instead, with its config (a dict) and report(metrics, step), to be
     called after each epoch or so; it may return the final metrics as a dict.
@@ -99,6 +100,10 @@ def main(
         python scripts/sweep.py configs/sweep_bayes.yaml --count 40 --resume data_dir=data/synthetic
 
         python scripts/sweep.py configs/sweep_bayes.yaml --count 40 --resume --storage postgresql://me@db/sweeps
+
+        optuna-dashboard runs/sweeps/sweep_bayes/trials.journal
+
+        optuna-dashboard mysql+pymysql://me@db/sweeps
 
         python scripts/sweep.py configs/sweep.yaml --count 5 --join ENTITY/PROJECT/ID
 

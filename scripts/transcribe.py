@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -190,6 +191,7 @@ def main(
     with their length; quiet ones are raised; silence has no text. If a file can't be read, an error names it, the
     others are transcribed, and the exit status is 1.
     """
+    from asr_with_nemo.base.spool import Spool
     from asr_with_nemo.data.object_storage import is_remote
     from asr_with_nemo.deployment import transcriber
     from asr_with_nemo.models.names import model_path
@@ -224,7 +226,7 @@ def main(
     if channels == Channels.split:
         if any(is_remote(getattr(one.sound, "path", one.sound)) for one in recordings):
             raise InputError("--channels split: is for files of this machine; copy those of the storage here first")
-        recordings = split_channels(recordings)
+        recordings = Spool(split_channels(recordings))
     known = _by_content if shards else _by_date
     settings = {"format": str(form), "model": known(path), "lm": known(arpa) if arpa else None}
     settings |= {"decoder": decoder} if decoder else {}
@@ -279,10 +281,11 @@ def _by_content(path: Path) -> str:
 
 def _transcribe(each: Callable, place: "Terminal") -> int:
     """Transcribe what is pending; return how many recordings couldn't be read."""
+    from asr_with_nemo.base.spool import mapped
     from asr_with_nemo.recognition.recordings import Survey
 
-    failed, survey = 0, Survey()
-    for recording, result in zip(place.pending, each([one.sound for one in place.pending]), strict=True):
+    failed, survey, sounds = 0, Survey(), mapped(place.pending, attrgetter("sound"))
+    for recording, result in zip(place.pending, each(sounds), strict=True):
         if isinstance(result, InputError):
             typer.echo(f"error: {result}", err=True)
             failed += 1
@@ -307,6 +310,7 @@ def _write_shards(
     from asr_with_nemo.base.machine import usable_cores
     from asr_with_nemo.data.object_storage import is_remote
     from asr_with_nemo.recognition import bulk, destinations
+    from asr_with_nemo.recognition.text_shards import Shards
 
     log = partial(typer.echo, err=True)
     with contextlib.ExitStack() as stack:
@@ -319,7 +323,7 @@ def _write_shards(
             workers = workers or (1 if needs_nemo else usable_cores())
             engine = bulk.local_engine(workers)
         stack.enter_context(destinations.alone(None, None if is_remote(place) else Path(place), log))
-        tally = bulk.transcribe(recordings, bulk.Shards(place, settings), engine, load, workers, log)
+        tally = bulk.transcribe(recordings, Shards(place, settings), engine, load, workers, log)
     hours, done = tally.seconds / 3600, tally.recordings - tally.failed
     typer.echo(f"{place}: {done:,} recordings, {hours:,.2f} hours of sound", err=True)
     if tally.failed:

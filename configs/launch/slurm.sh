@@ -25,6 +25,9 @@ again() {
 }
 trap again USR1
 
+# Since Slurm 22.05, srun doesn't take --cpus-per-task from sbatch.
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
+
 srun --kill-on-bad-exit=1 --wait=60 .venv/bin/python "${SCRIPT:-scripts/train.py}" "$@" &
 training=$!
 wait "$training"

@@ -3,6 +3,8 @@
 
 import json
 import os
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -25,6 +27,39 @@ START, END = "<!-- made by scripts/tools/make_results.py -->", "<!-- until here 
 """Around the table in README.md."""
 GPU = "gpu"
 """The folder of results/ with what scripts/tools/check_gpu.py found."""
+
+
+GPU_HEAD = """## Checks on a GPU: what failed
+
+The sections below have what each check measured, at its own commit. This table has every part of them that failed or
+wasn't finished in one, and where it was measured otherwise; what was measured nowhere hasn't run on a GPU to its end.
+"""
+
+
+def gpu_failures(paths: Sequence[Path]) -> str:
+    """Format as Markdown what failed on a GPU, and whether another check measured it."""
+    measured: dict[str, list[str]] = defaultdict(list)
+    failed: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        found, name = json.loads(path.read_text(encoding="utf-8")), path.stem.replace("_", " ")
+        for part, about in found.items():
+            said = part.replace("_", " ")
+            if part == "epochs" and isinstance(about, list):
+                failed["recipe"].append(f"{name} (cut off after epoch {about[-1]['epoch']})")
+            elif isinstance(about, dict) and part != "machine":
+                whole = "failed" in about
+                (failed if whole else measured)[said].append(name)
+                for key, entry in ({} if whole else about).items():
+                    if isinstance(entry, dict):
+                        has_failed = "failed" in entry or any(
+                            "failed" in one for one in (entry.get("batches") or {}).values()
+                        )
+                        (failed if has_failed else measured)[f"{said}: {key}"].append(name)
+    rows = [
+        {"": part, "failed in": "; ".join(names), "measured in": "; ".join(measured[part]) or "nowhere"}
+        for part, names in failed.items()
+    ]
+    return f"{GPU_HEAD}\n{markdown_table(rows)}\n"
 
 
 def gpu_markdown(path: Path) -> str:
@@ -77,7 +112,8 @@ def main() -> None:
     studies = sorted(path.name for path in (ROOT / "results").iterdir() if path.is_dir() and path.name != GPU)
     parts = [HEAD, *(study_markdown(study, ROOT / "results") for study in studies)]
     parts += [measurement_markdown(path) for path in sorted((ROOT / "results").glob("*.json"))]
-    parts += [gpu_markdown(path) for path in sorted((ROOT / "results" / GPU).glob("*.json"))]
+    of_gpus = sorted((ROOT / "results" / GPU).glob("*.json"))
+    parts += [gpu_failures(of_gpus), *map(gpu_markdown, of_gpus)]
     write_if_changed(ROOT / "RESULTS.md", "\n".join(parts))
     typer.echo(f"RESULTS.md: {', '.join(studies)}")
     if "final" in studies:

@@ -112,6 +112,10 @@ def test_what_cannot_be_shards_is_said(small_corpus, tmp_path: Path):
         sharding.make(path, folder, 5, progress=False)
     with pytest.raises(InputError, match="has other files than shards"):
         sharding.make(path, tmp_path, 1, progress=False)
+    for url in ("s3://speech/train", Path("s3://speech/train"), "file:///shards"):
+        with pytest.raises(InputError, match="is a URL, and shards are written into a folder of this machine"):
+            sharding.make(path, url, 1, progress=False)
+    assert not Path("s3:").exists()
     with pytest.raises(InputError, match="no such manifest"):
         sharding.make(tmp_path / "none.json", folder, 1, progress=False)
     stereo, slow = tmp_path / "stereo.wav", tmp_path / "slow.wav"

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,6 +23,7 @@ from asr_with_nemo.own_data.recordings import Form, MeasureJob, convert_all
 from asr_with_nemo.places import ray_cluster
 from asr_with_nemo.recognition import bulk
 from asr_with_nemo.recognition.recordings import find
+from asr_with_nemo.recognition.text_shards import Shards, Tally
 from tests.conftest import ROOT, free_port, run_script
 from tests.own_data.test_preparation import Deadly
 from tests.recognition.in_process import error_of
@@ -152,11 +154,16 @@ def test_an_address_where_no_ray_answers_is_named_in_time(monkeypatch: pytest.Mo
         silent.listen()
         for address, said in (
             ("cluster", "expected local, auto or HOST:PORT"),
+            ("ray://10.0.0.1:10001", "has to run on a machine of the cluster"),
+            (f"[::1]:{free_port()}", "can't be reached .*(refused|assign|Address family)"),
             (f"127.0.0.1:{free_port()}", "can't be reached"),
             ("no.such.host.invalid:6379", "can't be reached"),
             (f"127.0.0.1:{silent.getsockname()[1]}", "doesn't answer as Ray does|isn't a Ray cluster"),
         ):
-            with pytest.raises(InputError, match=f"--ray {address}: .*({said})"), ray_cluster.connected(address):
+            with (
+                pytest.raises(InputError, match=f"--ray {re.escape(address)}: .*({said})"),
+                ray_cluster.connected(address),
+            ):
                 pass
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
     said = f"{os.environ['RAY_ADDRESS']}: can't be reached"
@@ -185,10 +192,10 @@ def test_a_ray_that_does_not_start_is_tried_again_and_then_explained(monkeypatch
     assert tries == ["local", "local", "local", "auto"]
 
 
-def bulk_of(recordings: Path, place: Path, cluster: ray_cluster.Cluster) -> bulk.Tally:
+def bulk_of(recordings: Path, place: Path, cluster: ray_cluster.Cluster) -> Tally:
     """Transcribe with a decoder that one recording kills."""
     found = find([str(path) for path in sorted(recordings.glob("0-0*.wav"))])
-    arguments = (bulk.Shards(place, {}), cluster.run, load_deadly, 1, str)
+    arguments = (Shards(place, {}), cluster.run, load_deadly, 1, str)
     return bulk.transcribe(found, *arguments, progress=False)
 
 

@@ -19,7 +19,8 @@ from asr_with_nemo.deployment import transcriber
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.names import model_path
 from asr_with_nemo.recognition import bulk
-from asr_with_nemo.recognition.recordings import find, id_of
+from asr_with_nemo.recognition.recordings import find
+from asr_with_nemo.recognition.text_shards import Shards, Tally
 from tests.conftest import ROOT, run_script
 from tests.recognition.in_process import error_of
 from tests.storage_server import storage
@@ -97,7 +98,7 @@ def test_a_command_that_is_killed_goes_on_and_nothing_is_done_twice(recordings: 
     (out / "all.jsonl").write_text("the user's own\n")
     done = run_script("transcribe.py", "an4", tmp_path / "in", "--shards", "out", cwd=tmp_path)  # by another name
     assert "of 225 recordings were done before" in done.stderr
-    assert "out: 1 shards were missing or empty" in done.stderr
+    assert "out: 1 shards were missing or cut short" in done.stderr
     assert (out / "all.jsonl").read_text() == "the user's own\n"
     (out / "all.jsonl").unlink()
     texts = texts_of(out)
@@ -105,8 +106,8 @@ def test_a_command_that_is_killed_goes_on_and_nothing_is_done_twice(recordings: 
 
 
 def test_a_command_that_another_has_replaced_writes_nothing_more(recordings: Path, tmp_path: Path):
-    first = bulk.Shards(tmp_path / "out", {})
-    bulk.Shards(tmp_path / "out", {})
+    first = Shards(tmp_path / "out", {})
+    Shards(tmp_path / "out", {})
     with pytest.raises(InputError, match="another command has begun to write here"):
         first.write(0, ["a"], ['{"id": "a"}'])
     assert not list((tmp_path / "out").glob("*.jsonl"))
@@ -126,7 +127,7 @@ def load_deadly():
 
 def test_a_recording_that_kills_its_worker_is_named_and_the_others_are_done(recordings: Path, tmp_path: Path):
     said: list[str] = []
-    shards = bulk.Shards(tmp_path / "out", {})
+    shards = Shards(tmp_path / "out", {})
     tally = bulk.transcribe(
         find([str(recordings)]), shards, bulk.local_engine(1), load_deadly, 1, said.append, progress=False
     )
@@ -136,9 +137,10 @@ def test_a_recording_that_kills_its_worker_is_named_and_the_others_are_done(reco
     assert all("text" in row for name, row in rows.items() if name not in ("07.wav", "bad.wav"))
 
 
-def rows_in(recordings: Path, shards: bulk.Shards) -> list[dict[str, str]]:
+def rows_in(recordings: Path, shards: Shards) -> list[dict[str, str]]:
     """Return the rows of a list of all recordings."""
-    (path,) = shards.write_lists({id_of(one): one for one in find([str(recordings)])}, workers=1)[:1]
+    found = find([str(recordings)])
+    (path,) = shards.write_lists(found, shards.pending(found)[0], workers=1)[:1]
     return shards.read_list(path)
 
 
@@ -156,7 +158,7 @@ def test_what_passes_is_no_fault_of_a_recording(recordings: Path, tmp_path: Path
     def each(_):
         raise failure
 
-    shards = bulk.Shards(tmp_path / "out", {})
+    shards = Shards(tmp_path / "out", {})
     with pytest.raises(InputError, match=said) as raised:
         bulk.Worker(lambda: each, shards).lines(rows_in(recordings, shards))
     assert "the same command goes on" in str(raised.value)
@@ -168,7 +170,7 @@ def test_what_a_decoder_fails_over_is_a_line_and_the_others_are_done(recordings:
             raise RuntimeError("a shape that nobody expected")
         return load()(sounds)
 
-    shards = bulk.Shards(tmp_path / "out", {})
+    shards = Shards(tmp_path / "out", {})
     rows = rows_in(recordings, shards)
     rows = [json.loads(line) for line in bulk.Worker(lambda: each, shards).lines(rows)]
     failed = [row for row in rows if "error" in row]
@@ -182,7 +184,7 @@ def load_nothing():
 
 
 def test_processes_that_die_while_they_load_end_the_command(recordings: Path, tmp_path: Path):
-    shards = bulk.Shards(tmp_path / "out", {})
+    shards = Shards(tmp_path / "out", {})
     with pytest.raises(
         InputError, match=r"a worker died while it loaded the model|workers have died \d+ times"
     ) as said:
@@ -192,8 +194,8 @@ def test_processes_that_die_while_they_load_end_the_command(recordings: Path, tm
 
 
 def test_a_damaged_note_is_named_and_without_it_its_recordings_are_done_again(recordings: Path, tmp_path: Path):
-    def done() -> bulk.Tally:
-        shards = bulk.Shards(tmp_path / "out", {})
+    def done() -> Tally:
+        shards = Shards(tmp_path / "out", {})
         found = find([str(recordings)])
         return bulk.transcribe(found, shards, bulk.local_engine(1), load, 1, print, progress=False)
 
@@ -211,6 +213,60 @@ def test_a_damaged_note_is_named_and_without_it_its_recordings_are_done_again(re
     min((tmp_path / "out").glob("*.jsonl")).unlink()  # to try its recordings again
     assert done().recordings == 25
     assert texts_of(tmp_path / "out") == texts
+
+
+def written(place: Path) -> Shards:
+    """Write two shards of two recordings each, one of which failed."""
+    shards = Shards(place, {})
+    for number in range(2):
+        ids = [f"{number}{letter}" for letter in "ab"]
+        lines = [json.dumps({"id": ids[0], "duration": 1.5}), json.dumps({"id": ids[1], "error": f"{ids[1]}: bad"})]
+        shards.write(number, ids, lines)
+    return shards
+
+
+def test_a_shard_that_was_cut_short_later_is_done_again(tmp_path: Path):
+    written(tmp_path)
+    shard = min(tmp_path.glob("*.jsonl"))
+    os.truncate(shard, 30)
+    again = Shards(tmp_path, {})
+    assert again.lost == 1 and again.done.tolist() == [b"1a", b"1b"]
+    assert again.tally.recordings == 2 and not shard.exists()
+
+
+def test_without_the_facts_the_shards_are_counted_again(tmp_path: Path):
+    written(tmp_path)
+    for facts in (tmp_path / ".progress" / "facts").iterdir():
+        facts.unlink()
+    shutil.copy(max(tmp_path.glob("*.jsonl")), tmp_path / "kept")
+    os.truncate(max(tmp_path.glob("*.jsonl")), 60)  # in its second line
+    again = Shards(tmp_path, {})
+    assert again.tally == Tally(2, 1.5, 1, ["0b: bad"], (tmp_path / "kept").stat().st_size) and again.lost == 1
+    assert Shards(tmp_path, {}).tally == again.tally
+    assert len(list((tmp_path / ".progress" / "facts").iterdir())) == 1
+
+
+def test_the_settings_of_a_folder_that_a_crash_emptied(tmp_path: Path):
+    note = tmp_path / ".progress" / "settings.json"
+    Shards(tmp_path, {"model": "a"})
+    note.write_text("")  # before anything was written
+    Shards(tmp_path, {"model": "b"}).write(0, ["a"], ['{"id": "a"}'])
+    note.write_text("")
+    with pytest.raises(InputError, match=r"settings.json: is damaged; delete this file if"):
+        Shards(tmp_path, {"model": "b"})
+    note.unlink()
+    assert Shards(tmp_path, {"model": "b"}).done.tolist() == [b"a"]
+    with pytest.raises(InputError, match="made with another model"):
+        Shards(tmp_path, {"model": "a"})
+
+
+def test_what_was_done_before_is_counted_among_the_recordings_that_are_named(recordings: Path, tmp_path: Path):
+    said: list[str] = []
+    for names in ("0?.wav", "00.wav"):
+        found = find([str(path) for path in sorted(recordings.glob(names))])
+        shards = Shards(tmp_path / "out", {})
+        bulk.transcribe(found * 2, shards, bulk.local_engine(1), load, 1, said.append, progress=False)
+    assert len(said) == 1 and said[0].startswith("1 of 1 recordings were done before, and 9 others (")
 
 
 @pytest.fixture
@@ -293,3 +349,24 @@ def test_channels_of_what_lies_in_an_object_storage(bucket: str, tmp_path: Path)
     options = ("--shards", "out", "--channels", "split")
     done = run_script("transcribe.py", "an4", f"{bucket}/calls", *options, cwd=tmp_path)
     assert done.returncode == 1 and "--channels split: is for files of this machine" in done.stderr
+
+
+def refuse(*keys: str) -> None:
+    """Let no one read objects of the bucket."""
+    whose = {"Effect": "Deny", "Principal": "*", "Action": "s3:GetObject"}
+    rules = [whose | {"Resource": f"arn:aws:s3:::speech/{key}"} for key in keys]
+    boto3.client("s3").put_bucket_policy(Bucket="speech", Policy=json.dumps({"Statement": rules}))
+
+
+def test_one_object_that_may_not_be_read_costs_no_other(bucket: str, tmp_path: Path):
+    refuse("calls/03.wav")
+    found, shards = find([f"{bucket}/calls"]), Shards(tmp_path / "out", {})
+    five = [row for path in shards.write_lists(found, range(5), 1) for row in shards.read_list(path)]
+    alone, worker = [five[3]], bulk.Worker(load, shards)
+    (failed,) = [line for line in map(json.loads, worker.lines(five)) if "error" in line]
+    assert failed["file"] == f"{bucket}/calls/03.wav" and "may also not be there" in failed["error"]
+    assert "error" in worker.lines(alone)[0]
+    refuse("calls/*")  # as when credentials have ended
+    for other in (worker, bulk.Worker(load, shards)):
+        with pytest.raises(InputError, match="credentials"):
+            other.lines(alone)

@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,8 @@ from types import SimpleNamespace
 
 import pytest
 import sqlalchemy
+from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from asr_with_nemo.errors import InputError
@@ -141,6 +145,21 @@ def test_the_same_trials_as_in_a_folder(database: str, sweep_file, objective):
     assert {path.name for path in Path("database").iterdir()} >= {"best.yaml", "trials.csv"}
 
 
+def test_optunas_dashboard_opens_a_folder_and_a_database(database: str, sweep_file, objective):
+    sweep, name = load_sweep(sweep_file()), f"{objective(STRAIGHT)}:score"
+    folder, storage_url = SweepJob(sweep, Path("folder"), name), SweepJob(sweep, Path("db"), name, database=database)
+    for job in (folder, storage_url):
+        run_sweep(job, 2)
+    # As its `_storage_url.py` opens them, in optuna-dashboard 0.21.0.
+    opened = (
+        JournalStorage(JournalFileBackend("folder/trials.journal")),
+        RDBStorage(database, skip_compatibility_check=True, skip_table_creation=True),
+    )
+    for there in opened:
+        (study,) = there.get_all_studies()
+        assert [trial.state for trial in there.get_all_trials(study._study_id)] == [TrialState.COMPLETE] * 2
+
+
 def test_a_worker_of_another_machine_counts_as_gone_when_it_shows_no_life(
     database: str, tmp_path: Path, sweep_file, objective, monkeypatch: pytest.MonkeyPatch
 ):
@@ -213,6 +232,10 @@ def test_a_server_that_goes_away_costs_the_running_trial(
         ("sweeps.db", "isn't the URL of a database.*sqlite:///FILE"),
         ("nosuch://host/name", "no driver for it.*databases"),
         ("oracle://me:secret@host/name", r"oracle://me:\*\*\*@host/name: no driver for it"),
+        ("postgres://me:secret@127.0.0.1:PORT/x", r"postgresql\+psycopg://me:\*\*\*@127.*can't be used .*refused.*%40"),
+        ("postgresql://me:sec@ret@host/x", "several @.*%40"),
+        ("postgresql://me:se@secret:word@host/x", "isn't the URL.*%40"),
+        ("postgresql://127.0.0.1:PORT/x?user=me&password=secret", r"x.password=\*\*\*&user=me: can't be used"),
         ("sqlite:////no/such/folder/x.db", "can't be used .unable to open database file"),
         ("postgresql+psycopg://me:secret@127.0.0.1:PORT/x", r"me:\*\*\*@.*can't be used .*refused"),
     ],
@@ -223,7 +246,37 @@ def test_a_database_that_cannot_be_used(url: str, words: str, sweep_file: Callab
     said = invoke(sweep_file(), "--count", "1", "--objective", name, "--storage", url, "--store", "store")
     assert isinstance(said.exception, InputError)
     assert re.search(words, str(said.exception))
-    assert "secret" not in str(said.exception)
+    assert not re.search("secret|sec@|ret@|word", str(said.exception).replace("password", ""))
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mysql"])
+def test_a_server_that_accepts_and_then_is_silent(
+    database: str, monkeypatch: pytest.MonkeyPatch, sweep_file: Callable, objective: Callable
+):
+    if database == "mysql":
+        pytest.importorskip("pymysql", reason="pip install -e '.[databases]'")
+    monkeypatch.setattr(storage, "_CONNECTS_WITHIN", 2)
+    monkeypatch.setattr(storage, "_ANSWERS_WITHIN", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"{database}://me:secret@127.0.0.1:{silent.getsockname()[1]}/x"
+        name = f"{objective(STRAIGHT)}:score"
+        said = invoke(sweep_file(), "--count", "1", "--objective", name, "--storage", url, "--store", "store")
+    assert re.search(r"me:\*\*\*@127.*can't be used .*tim.*is the server up", str(said.exception))
+
+
+def test_mysql_is_asked_by_the_driver_that_the_extra_installs(monkeypatch: pytest.MonkeyPatch):
+    settings = []
+
+    def connect(**given: object) -> None:
+        settings.append(given)
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    errors = type("Error", (Exception,), {})
+    asked = SimpleNamespace(paramstyle="format", Error=errors, VERSION=(1, 2, 0), connect=connect)
+    monkeypatch.setitem(sys.modules, "pymysql", asked)
+    with pytest.raises(InputError, match=r"mysql\+pymysql://me:\*\*\*@db/x: can't be used .*refused"):
+        Database("mysql://me:p%40ss@db/x", "x")
+    assert settings[0]["password"] == "p@ss" and settings[0]["host"] == "db" and settings[0]["read_timeout"] == 30
 
 
 def test_another_sweep_of_that_name(database: str, sweep_file, objective):

@@ -31,12 +31,12 @@ def seen(said: str) -> list[dict[str, str]]:
 
 def ran_on_machines(commands: list[list[str]], folder: Path, environments: list[dict[str, str]]) -> str:
     """Run a command for each machine at once; return what all of them printed."""
-    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    bare = os.environ | {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}  # no environment is active in an image
     processes = [
         subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | path | own,
+            env=bare | own,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -64,6 +64,11 @@ def test_kubernetes_starts_a_process_for_each_gpu_on_each_machine(tmp_path: Path
     assert volume["metadata"]["name"] == pod["volumes"][0]["persistentVolumeClaim"]["claimName"]
     assert volume["spec"]["accessModes"] == ["ReadWriteMany"]
 
+    image = (ROOT / "docker/Dockerfile").read_text()
+    python, *starts = container["command"]
+    assert python == re.search(r" VENV=(\S+)", image)[1] + "/bin/python"
+    assert f"USER {pod['securityContext']['fsGroup']}:" in image
+
     script, port = put(tmp_path / "looks.py", LOOKS), free_port()
     commands = []
     for machine in ("0", "1"):
@@ -72,7 +77,7 @@ def test_kubernetes_starts_a_process_for_each_gpu_on_each_machine(tmp_path: Path
         end = words.index("scripts/train.py")
         words = [word for word in words[:end] if not word.startswith("--master")]
         commands.append(
-            [*container["command"], *words, "--master-addr=127.0.0.1", f"--master-port={port}", str(script)]
+            [sys.executable, *starts, *words, "--master-addr=127.0.0.1", f"--master-port={port}", str(script)]
         )
     found = seen(ran_on_machines(commands, tmp_path, [{}, {}]))
     assert sorted(one["RANK"] for one in found) == ["0", "1", "2", "3"]
@@ -127,6 +132,10 @@ def test_slurms_script_starts_the_training_with_srun_and_ends_as_it_does(tmp_pat
     put(tmp_path / "scripts/train.py", "raise SystemExit(3)")
     assert subprocess.run(command, cwd=tmp_path, env=environment).returncode == 3
     text = (FILES / "slurm.sh").read_text()
+    looks = "import os\nprint('cores', os.environ['SRUN_CPUS_PER_TASK'])"
+    put(tmp_path / "scripts/train.py", looks)
+    cores = {"SLURM_CPUS_PER_TASK": "8"}  # as sbatch sets it, which srun doesn't read
+    assert subprocess.check_output(command, cwd=tmp_path, env=environment | cores, text=True) == "cores 8\n"
     tasks, gpus = (re.search(rf"#SBATCH --{name}-per-node=(\d+)", text)[1] for name in ("ntasks", "gpus"))
     assert tasks == gpus  # a process for each GPU
 

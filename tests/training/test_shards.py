@@ -220,6 +220,10 @@ def test_a_damaged_shard_is_named_in_the_middle_of_a_training(corpus: Path, tmp_
         ("model.train_ds.epoch_hours=0", "epoch_hours=0: expected a number above 0"),
         ("model.train_ds.batch_duration=long", "batch_duration=long: expected a number above 0"),
         ("model.train_ds.num_buckets=1.5", "num_buckets=1.5: expected a whole number"),
+        ("model.train_ds.bucket_duration_bins=3", r"bucket_duration_bins=3: expected the seconds .*\[2.5,5,10\]"),
+        ("model.train_ds.bucket_duration_bins=[4,2]", r"bucket_duration_bins=\[4, 2\]: expected .* each above"),
+        ("+trainer.val_check_interval=0.5", "val_check_interval=0.5: .*epoch_hours"),
+        ("+model.train_ds.max_duration=0.01", "all 24 utterances are left out .*max_duration=0.01"),
         ("+trainer.limit_train_batches=10", "limit_train_batches=10.*epoch_hours"),
         ("model.train_ds.shar_path=[a,b]", "expected one folder of shards"),
         ("model.train_ds.shar_path=nowhere", "nowhere: expected a folder of shards"),
@@ -229,6 +233,23 @@ def test_a_damaged_shard_is_named_in_the_middle_of_a_training(corpus: Path, tmp_
 def test_settings_that_cannot_be_are_named(corpus: Path, tmp_path: Path, override: str, said: str):
     with pytest.raises(InputError, match=said):
         trained(settings(corpus, tmp_path, override))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.train_ds.batch_duration=60", "batch_duration=60: is for a training from shards.*shar_path"),
+        ("model.train_ds.epoch_hours=0.1", "epoch_hours=0.1: is for a training from shards"),
+        ("+model.train_ds.use_lhotse=true", r"use_lhotse=True: .*leave it out .*make_shards.py"),
+        (
+            "+model.train_ds.max_duration=0.01",
+            "train_manifest.json: all 24 utterances are left out .*max_duration=0.01",
+        ),
+    ],
+)
+def test_settings_that_a_manifest_does_not_have_are_named(corpus: Path, tmp_path: Path, override: str, said: str):
+    with pytest.raises(InputError, match=said):
+        trained(settings(corpus, tmp_path, "model.train_ds.shar_path=null", override))
 
 
 def test_shards_and_manifests_that_changed_places_are_named(corpus: Path, tmp_path: Path):

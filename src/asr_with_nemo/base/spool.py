@@ -1,6 +1,8 @@
-"""Lists that may be larger than memory."""
+"""Lists and tables that may be larger than memory."""
 
+import hashlib
 import pickle
+import sqlite3
 import tempfile
 import threading
 from array import array
@@ -115,3 +117,36 @@ class _Mapped(Sequence[Other]):
 
     def __iter__(self) -> Iterator[Other]:
         return map(self._function, self._items)
+
+
+class Numbers:
+    """A table of texts with a number each, in a temporary database of SQLite that is deleted with it.
+
+    The keys are kept as digests of 16 bytes, and but for some megabytes not in memory.
+
+    Example:
+        >>> numbers = Numbers()
+        >>> numbers["one"] = 1
+        >>> numbers.get("one"), numbers.get("two"), "one" in numbers
+        (1, None, True)
+    """
+
+    def __init__(self):
+        self._table = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._table.execute("CREATE TABLE numbers (key BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID")
+        self._table.execute("BEGIN")  # for good: nobody else reads it
+
+    def __setitem__(self, key: str, number: int) -> None:
+        self._table.execute("REPLACE INTO numbers VALUES (?, ?)", (_digest(key), number))
+
+    def get(self, key: str) -> int | None:
+        """Return the number of a text; None if it has none."""
+        found = self._table.execute("SELECT number FROM numbers WHERE key = ?", (_digest(key),)).fetchone()
+        return found[0] if found else None
+
+    def __contains__(self, key: str) -> bool:
+        return self.get(key) is not None
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=16).digest()

@@ -5,6 +5,7 @@ Credentials and region are found as by every client of AWS: in the environment, 
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +17,24 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 SCHEME = "s3://"
+_REFUSED = ("403", "AccessDenied")
 
 
 def is_remote(place: str | os.PathLike) -> bool:
     """Return whether a place is in an object storage."""
     return str(place).startswith(SCHEME)
+
+
+def check_place(place: str | os.PathLike) -> None:
+    """Make sure that a place is a folder or in an object storage, and no other URL, which would be made a folder.
+
+    Raises:
+        InputError: it is one.
+    """
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(place))
+    if scheme and not is_remote(place):
+        what = "a folder has its path alone" if scheme[1] == "file" else f"expected a folder, or {SCHEME}BUCKET/FOLDER"
+        raise InputError(f"{place}: is a URL of {scheme[1]}; {what}; copy what is elsewhere to one of them")
 
 
 def files_in(folder: str) -> dict[str, int]:
@@ -53,10 +67,11 @@ def filesystem(place: str | os.PathLike) -> "tuple[FileSystem, str]":
     """Return pyarrow's file system for a folder of this machine or an object storage, and the folder's path in it.
 
     Raises:
-        InputError: the URL has no bucket.
+        InputError: the URL has no bucket, or is of another storage.
     """
     from pyarrow import fs
 
+    check_place(place)
     if not is_remote(place):
         return fs.LocalFileSystem(), os.path.abspath(place)
     bucket, key = _split(str(place))
@@ -80,8 +95,30 @@ def download(url: str, path: Path) -> None:
 
 def is_missing(error: InputError) -> bool:
     """Return whether an error of `download` says that there is no such object, rather than that it can't be had now."""
-    response = getattr(error.__cause__, "response", None) or {}
-    return response.get("Error", {}).get("Code") in ("404", "NoSuchKey")
+    return _code(error.__cause__) in ("404", "NoSuchKey")
+
+
+def is_refused(error: InputError) -> bool:
+    """Return whether an error of `download` says that the object may not be read: this one, or any any more.
+
+    S3 also answers so for an object that isn't there, if the bucket may not be listed.
+    """
+    return _code(error.__cause__) in _REFUSED
+
+
+def is_readable(url: str) -> bool:
+    """Return whether an object is there and may be read now."""
+    from botocore.exceptions import ClientError
+
+    bucket, key = _split(url)
+    with _explained(url), contextlib.suppress(ClientError):
+        _client().get_object(Bucket=bucket, Key=key)["Body"].close()
+        return True
+    return False
+
+
+def _code(error: BaseException | None) -> str | None:
+    return (getattr(error, "response", None) or {}).get("Error", {}).get("Code")
 
 
 def _split(url: str) -> tuple[str, str]:
@@ -131,6 +168,8 @@ def explain(url: str, error: Exception) -> InputError:
     """Return the error of a storage's client as one that says what to look at."""
     endpoint = _endpoint()
     where = f"AWS_ENDPOINT_URL={endpoint}" if endpoint else "AWS_ENDPOINT_URL isn't set, so AWS's own storage was asked"
+    if _code(error) in _REFUSED:
+        where += ". It may also not be there: S3 refuses so what is missing, if the bucket may not be listed"
     return InputError(
         f"{url}: can't be used ({error}); look at the bucket's name, the credentials (AWS_ACCESS_KEY_ID, "
         f"AWS_SECRET_ACCESS_KEY or ~/.aws) and the network; {where}"

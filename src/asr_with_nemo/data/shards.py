@@ -101,6 +101,7 @@ class Shards:
     def __init__(self, place: str | os.PathLike):
         self.place = str(place) if str(place) in ("/", object_storage.SCHEME) else str(place).rstrip("/")
         self._copies: tempfile.TemporaryDirectory | None = None
+        object_storage.check_place(self.place)
         if not object_storage.is_remote(self.place) and not os.path.isdir(self.place):
             what = "it is a file" if os.path.exists(self.place) else "there is no such folder"
             raise InputError(

@@ -20,6 +20,7 @@ from types import ModuleType
 from asr_with_nemo.base.machine import usable_cores
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition import bulk
+from asr_with_nemo.recognition.text_shards import ID, Shards, as_bytes
 
 _TRIES = 3
 _REACHED_WITHIN, _ANSWERS_WITHIN = 10, 60
@@ -43,7 +44,7 @@ class Cluster:
     workers: int
     gpus: bool
 
-    def run(self, shards: bulk.Shards, lists: Sequence[str], load: bulk.Load) -> None:
+    def run(self, shards: Shards, lists: Sequence[str], load: bulk.Load) -> None:
         """Transcribe the recordings of lists, each a shard: an engine of `bulk.transcribe`.
 
         Raises:
@@ -248,10 +249,15 @@ def _join(ray: ModuleType, address: str) -> None:
 def _check_address(address: str) -> None:
     """Make sure that Ray answers at an address; its own client would wait for minutes."""
     host, _, port = address.rpartition(":")
+    if "://" in address:
+        raise InputError(
+            f"--ray {address}: a URL of Ray's client isn't taken, since this command has to run on a machine of the "
+            "cluster; give HOST:PORT of `ray start --head`, 6379 by default, or auto"
+        )
     if not host or not port.isdecimal():
         raise InputError(f"--ray {address}: expected {_LOCAL}, {_AUTO} or HOST:PORT, such as 10.0.0.1:6379")
     try:
-        socket.create_connection((host, int(port)), _REACHED_WITHIN).close()
+        socket.create_connection((host.removeprefix("[").removesuffix("]"), int(port)), _REACHED_WITHIN).close()
     except (OSError, OverflowError) as error:
         raise InputError(
             f"--ray {address}: can't be reached ({error}); name the machine and port of `ray start --head`, 6379 by "
@@ -296,7 +302,7 @@ def _explained() -> Iterator[None]:
 # --- What Ray Data is given -------------------------------------------------------------------------------------------
 
 
-def _checkpoint(shards: bulk.Shards):
+def _checkpoint(shards: Shards):
     """Return the checkpoint by which Ray commits shards; what is done is left out of the lists, so it loads nothing."""
     from ray.data.checkpoint import CheckpointConfig, CheckpointManager
 
@@ -305,7 +311,7 @@ def _checkpoint(shards: bulk.Shards):
             return None, 0
 
     return CheckpointConfig(
-        bulk.ID,
+        ID,
         shards.ids,
         delete_checkpoint_on_success=False,
         override_filesystem=shards.filesystem,
@@ -317,18 +323,18 @@ def _actor() -> type:
     class Transcriber:
         """A worker of the cluster: a list in, the lines of a shard out."""
 
-        def __init__(self, load: bulk.Load, shards: bulk.Shards):
+        def __init__(self, load: bulk.Load, shards: Shards):
             self._worker = bulk.Worker(load, shards)
 
         def __call__(self, batch: dict) -> dict:
-            ids, described = batch[bulk.ID].tolist(), batch["recording"].tolist()
-            rows = [{bulk.ID: key, "recording": one} for key, one in zip(ids, described, strict=True)]
-            return {bulk.ID: ids, "line": self._worker.lines(rows)}
+            ids, described = batch[ID].tolist(), batch["recording"].tolist()
+            rows = [{ID: key, "recording": one} for key, one in zip(ids, described, strict=True)]
+            return {ID: ids, "line": self._worker.lines(rows)}
 
     return Transcriber
 
 
-def _sink(shards: bulk.Shards):
+def _sink(shards: Shards):
     from ray.data.datasource import BlockBasedFileDatasink, FilenameProvider
 
     class Names(FilenameProvider):
@@ -340,11 +346,12 @@ def _sink(shards: bulk.Shards):
 
         def write_block_to_file(self, block, file) -> None:
             shards.check_run()
-            file.write(bulk.as_bytes(block.to_arrow()["line"].to_pylist()))
+            file.write(as_bytes(block.to_arrow()["line"].to_pylist()))
 
         def write_block(self, block, block_index: int, ctx) -> None:
             super().write_block(block, block_index, ctx)
             name = self.filename_provider.get_filename_for_task("", ctx.task_idx).removesuffix(".jsonl")
-            shards.write_facts(name, block.to_arrow()["line"].to_pylist())
+            shards.sync(name)
+            shards.write_facts(name, as_bytes(block.to_arrow()["line"].to_pylist()))
 
     return Sink(shards.root, filesystem=shards.filesystem, filename_provider=Names())

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from asr_with_nemo.base.files import alone_in, reason_of, replacing
+from asr_with_nemo.base.spool import Numbers, Spool
 from asr_with_nemo.data import audio
 from asr_with_nemo.data.manifest import Utterance, write_manifest
 from asr_with_nemo.errors import InputError
@@ -29,7 +30,7 @@ class Terminal:
     """
 
     def __init__(self, form: Format, recordings: Sequence[Recording]):
-        self.pending, self._form, self._several = list(recordings), form, len(recordings) > 1
+        self.pending, self._form, self._several = recordings, form, len(recordings) > 1
         if self._several and not form.several:
             raise InputError(
                 f"{form.suffix.removeprefix('.')} holds one recording, and these are {len(recordings)}; write a file "
@@ -58,7 +59,8 @@ class OneFile(Terminal):
         super().__init__(form, recordings)
         self._path, self._all = path, recordings
         self._notes = _Notes(path.with_name(f".{path.name}.progress"), settings)
-        self.pending = [recording for recording in recordings if _key(recording) not in self._notes.places]
+        if self._notes.any:
+            self.pending = Spool(recording for recording in recordings if _key(recording) not in self._notes.places)
 
     def add(self, recording: Recording, heard: Transcript) -> None:
         """Keep a transcript."""
@@ -219,7 +221,7 @@ class _Notes:
     """The notes of what is done: the settings, then a line a recording, with its transcript if it is kept here."""
 
     def __init__(self, path: Path, settings: Mapping):
-        self._path, self.places = path, {}  # key → where its line begins
+        self._path, self.places, self.any = path, Numbers(), False  # key → where its line begins
         head = json.dumps({"settings": settings}, sort_keys=True) + "\n"
         try:
             end = self._read(head.encode())
@@ -246,7 +248,7 @@ class _Notes:
                     key = None
                 if not isinstance(key, str):
                     break
-                self.places[key] = end
+                self.places[key], self.any = end, True
                 end += len(line)
             return end
 
@@ -257,10 +259,11 @@ class _Notes:
         self._file.flush()
 
     def heard(self, key: str) -> Transcript | None:
-        if key not in self.places:
+        place = self.places.get(key)
+        if place is None:
             return None
         with open(self._path, "rb") as file:
-            file.seek(self.places[key])
+            file.seek(place)
             heard = json.loads(file.readline())["heard"]
         return Transcript(**heard | {"words": [Word(**word) for word in heard["words"]]})
 

@@ -7,12 +7,13 @@ JSON file of the same name next to it, the notes, has its source and the tuned w
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 from asr_with_nemo.base.files import read_text, write_if_changed
+from asr_with_nemo.base.spool import Spool, mapped
 from asr_with_nemo.data import archives, manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.ngrams import (
@@ -114,8 +115,10 @@ def note_weights(arpa: str | os.PathLike, weights: Weights, **how: object) -> No
     _write_notes(arpa, read_notes(arpa) | {"weights": asdict(weights), "tuning": how})
 
 
-def read_texts(path: str | os.PathLike, final: bool = False) -> tuple[list[str], bool]:
+def read_texts(path: str | os.PathLike, final: bool = False) -> tuple[Spool[str], bool]:
     """Read the texts for a language model from a manifest, or from a text file with one utterance per line.
+
+    Of very many texts, most are kept in a temporary file.
 
     Args:
         path: the file.
@@ -142,19 +145,31 @@ def read_texts(path: str | os.PathLike, final: bool = False) -> tuple[list[str],
                 f"{path}: has recordings or speakers of the dev set, on which weights are tuned; use the train "
                 "manifest, or add --final for use with an acoustic model trained on train and dev"
             )
-        lines = [row["text"] for row in manifest.each_utterance(path, check_audio=False)]
+        lines = (row["text"] for row in manifest.each_utterance(path, check_audio=False))
     else:
-        missing = "no such text; expected a manifest, or a text file with one utterance per line"
-        lines = read_text(path, "text", missing).splitlines()
-        if any(re.search(r"\([\w-]+\)\s*$", line) for line in lines):
-            raise InputError(
-                f"{path}: its lines end with an id in brackets; use the manifest, which separates training texts from "
-                "held-out ones"
-            )
-    texts = [text for text in (" ".join(line.split()) for line in lines) if text]
+        lines = _lines(path)
+    texts = Spool(text for text in (" ".join(line.split()) for line in lines) if text)
     if not texts:
         raise InputError(f"{path}: has no words for a language model; expected one utterance per line")
     return texts, "dev" in held
+
+
+def _lines(path: str | os.PathLike) -> Iterator[str]:
+    """Yield the lines of a text file."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for line in file:
+                if re.search(r"\([\w-]+\)\s*$", line):
+                    raise InputError(
+                        f"{path}: its lines end with an id in brackets; use the manifest, which separates training "
+                        "texts from held-out ones"
+                    )
+                yield from line.splitlines()
+    except FileNotFoundError:
+        said = "no such text; expected a manifest, or a text file with one utterance per line"
+        raise InputError(f"{path}: {said}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: can't be read as text ({error})") from error
 
 
 def _starts_as_a_manifest(path: str | os.PathLike) -> bool:
@@ -278,9 +293,9 @@ def make(
         cut = partial(to_tokens, labels=labels)
         if columns:
             cut = lambda line: [token_of(column) for column in columns(line)]  # noqa: E731
-        utterances, known = [cut(line) for line in texts], [token_of(column) for column in range(len(labels))]
+        utterances, known = mapped(texts, cut), [token_of(column) for column in range(len(labels))]
     else:
-        utterances = [line.split() for line in texts]
+        utterances = mapped(texts, str.split)
         known = _read_lexicon(lexicon) if lexicon else []
     model = build_ngrams(utterances, order, known)
     notes = {

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from asr_with_nemo.base.files import read_text
+from asr_with_nemo.base.spool import Numbers, Spool
 from asr_with_nemo.data import audio, object_storage
-from asr_with_nemo.data.manifest import shortened
+from asr_with_nemo.data.manifest import each_line, shortened
 from asr_with_nemo.data.sound import open_sound, two_talkers
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.ngrams import is_language_model
 
-_SAMPLED = 200  # recordings of whose sizes the length of all is estimated
 _BYTES_A_SECOND = 32_000  # of a 16-bit WAV; compressed files are longer
 SUFFIXES = frozenset(
     [
@@ -70,8 +70,8 @@ class Recording:
     output: Path
 
 
-def find(inputs: Iterable[str], log: Callable[[str], object] = lambda text: None) -> list[Recording]:
-    """Find the recordings that a command's arguments name.
+def find(inputs: Iterable[str], log: Callable[[str], object] = lambda text: None) -> Spool[Recording]:
+    """Find the recordings that a command's arguments name; of very many, most are kept in a temporary file.
 
     A folder is searched for files with a recording's ending, except hidden ones, such as the ._NAME files of Macs. A
     list has a path a line, from its own folder or the current one; a manifest a JSON object a line with
@@ -85,13 +85,13 @@ def find(inputs: Iterable[str], log: Callable[[str], object] = lambda text: None
     Raises:
         InputError: a folder, list or manifest has no recordings or can't be read, or an input is a language model.
     """
-    found: list[Recording] = []
+    found: Spool[Recording] = Spool()
     for name in inputs:
-        found += _expanded(name, log)
+        found.extend(_expanded(name, log))
     return found
 
 
-def _expanded(name: str, log: Callable[[str], object]) -> list[Recording]:
+def _expanded(name: str, log: Callable[[str], object]) -> Iterable[Recording]:
     path = Path(name)
     if name == "-":
         return _listed(_standard_input(), "standard input", Path())
@@ -173,14 +173,11 @@ def _listed(text: str, name: str, folder: Path) -> list[Recording]:
     return found
 
 
-def _in_manifest(path: Path, log: Callable[[str], object]) -> list[Recording]:
-    """Read a manifest, whose texts don't matter here."""
-    text = read_text(path, "a manifest", "no such manifest")
-    found, cut = [], []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        row = _row(line, f"{path}, line {number}")
+def _in_manifest(path: Path, log: Callable[[str], object]) -> Iterator[Recording]:
+    """Read a manifest row by row; its texts don't matter here."""
+    cut, first = 0, ""
+    for number, line in each_line(path):
+        row = _row(line.data, f"{path}, line {number}")
         file = row["audio_filepath"]
         if not object_storage.is_remote(file):
             file = os.path.normpath(path.parent / file)
@@ -191,21 +188,20 @@ def _in_manifest(path: Path, log: Callable[[str], object]) -> list[Recording]:
             until = "end" if sound.duration is None else f"{sound.offset + sound.duration:.2f}"
             output = output.with_name(f"{output.name}_{sound.offset:.2f}-{until}")
             if not row.get("offset") and (audio.minutes_of(file) or 0) * 60 > (sound.duration or 0):
-                cut.append(str(sound))
-        found.append(Recording(str(sound) if isinstance(sound, audio.Clip) else file, sound, output))
-    if not found:
-        raise InputError(f"{path}: the manifest is empty; expected a JSON object per utterance, one a line")
+                cut, first = cut + 1, first or str(sound)
+        yield Recording(str(sound) if isinstance(sound, audio.Clip) else file, sound, output)
     if cut:
         log(
-            f"warning: {path}: {len(cut)} recordings are longer than their duration says; only that much is heard, as "
-            f"NeMo does (first: {cut[0]})"
+            f"warning: {path}: {cut} recordings are longer than their duration says; only that much is heard, as "
+            f"NeMo does (first: {first})"
         )
-    return found
 
 
-def _row(line: str, where: str) -> dict:
+def _row(line: bytes, where: str) -> dict:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: can't be read as a manifest ({error})") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({shortened(error)}); a manifest has an object a line") from error
     if isinstance(row, list):
@@ -223,24 +219,24 @@ def _row(line: str, where: str) -> dict:
 # --- Channels, and what else a header says ----------------------------------------------------------------------------
 
 
-def split_channels(recordings: Iterable[Recording]) -> list[Recording]:
-    """Return each channel of recordings of several as a recording of its own; others, and unreadable ones, unchanged.
+def split_channels(recordings: Iterable[Recording]) -> Iterator[Recording]:
+    """Yield each channel of recordings of several as a recording of its own; others, and unreadable ones, unchanged.
 
     In a folder of outputs, the channels of call.wav are call_channel1 and call_channel2.
     """
-    found, channels = [], {}
+    channels = Numbers()
     for recording in recordings:
         whole = recording.sound if isinstance(recording.sound, audio.Clip) else audio.Clip(recording.sound)
-        if whole.path not in channels:
-            channels[whole.path] = _facts(whole.path)[0]
-        if channels[whole.path] < 2:
-            found.append(recording)
+        count = channels.get(whole.path)
+        if count is None:
+            channels[whole.path] = count = _facts(whole.path)[0]
+        if count < 2:
+            yield recording
             continue
-        for channel in range(channels[whole.path]):
+        for channel in range(count):
             output = recording.output.with_name(f"{recording.output.name}_channel{channel + 1}")
             clip = replace(whole, channel=channel)
-            found.append(Recording(f"{recording.name} channel {channel + 1}", clip, output))
-    return found
+            yield Recording(f"{recording.name} channel {channel + 1}", clip, output)
 
 
 def _facts(path: str) -> tuple[int, str]:
@@ -264,7 +260,7 @@ class Survey:
     """
 
     def __init__(self) -> None:
-        self._seen: set[str] = set()
+        self._seen = Numbers()
         self._mixed: list[str] = []
         self._talkers: list[str] = []
         self._wrong: dict[str, list[str]] = {}
@@ -274,7 +270,7 @@ class Survey:
         path, channel = (sound.path, sound.channel) if isinstance(sound, audio.Clip) else (sound, None)
         if path in self._seen:
             return
-        self._seen.add(path)
+        self._seen[path] = 1
         channels, wrong = _facts(path)
         if wrong:
             self._wrong.setdefault(wrong, []).append(path)
@@ -344,9 +340,9 @@ def clip_of(recording: Recording) -> list:
 
 
 def mean_seconds(recordings: Sequence[Recording]) -> float:
-    """Estimate the mean length of recordings by the sizes of a few; 0 if none can be looked at."""
+    """Estimate the mean length of recordings by their sizes; 0 if none can be looked at."""
     seconds = []
-    for recording in recordings[:: max(1, len(recordings) // _SAMPLED)]:
+    for recording in recordings:
         path, _, duration, _ = clip_of(recording)
         with contextlib.suppress(OSError, InputError):
             if duration is None:

@@ -222,6 +222,10 @@ _WORKERS = Table(
     Column("beat", BigInteger, nullable=False),
 )
 _TRIES = 5  # of two workers that create the tables at once, one may have to try again
+_CONNECTS_WITHIN, _ANSWERS_WITHIN = 10, 30  # seconds
+_DRIVERS = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql", "postgres": "postgresql+psycopg"}
+"""Names of databases as they are often written → those with the drivers of the extra `databases`."""
+_ESCAPES = "In a user's name or a password, write @ as %40, : as %3A, / as %2F and % as %25"
 
 
 class Database(Storage):
@@ -243,25 +247,19 @@ class Database(Storage):
             InputError: the URL isn't one, its driver isn't installed, or the database can't be reached.
         """
         self._name = name
-        try:
-            parsed = sqlalchemy.make_url(url)
-        except SQLAlchemyError:
-            example = "postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:///FILE"
-            raise InputError(f"--storage: isn't the URL of a database; expected one such as {example}") from None
-        shown = parsed.render_as_string(hide_password=True)
+        parsed = _parsed(url)
+        shown = _shown(parsed)
         self.place = self.description = self.record = f"{shown}, study {name}"
-        settings: dict[str, Any] = {"pool_pre_ping": True}
-        if parsed.get_backend_name() == "sqlite":
-            settings["connect_args"] = {"timeout": 60}
         try:
-            self._trials = _opened(url, settings)
+            self._trials = _opened(parsed)
         except (ImportError, sqlalchemy.exc.NoSuchModuleError) as error:
             why = str(error).splitlines()[0]
             hint = "PostgreSQL and MySQL: pip install '.[databases]'"
             raise InputError(f"--storage: {shown}: no driver for it ({why}); for {hint}") from error
         except FAILURES as error:
             raise InputError(
-                f"--storage: {shown}: can't be used ({reason(error)}); is the server up, and is its name right?"
+                f"--storage: {shown}: can't be used ({reason(error)}); is the server up, and are its name, the user "
+                f"and the password right? {_ESCAPES}"
             ) from error
         self._engine = self._trials.engine
         self._row = _SWEEPS.c.name == name
@@ -330,12 +328,51 @@ class Database(Storage):
         return found and Life(json.loads(found.worker), found.beat)
 
 
-def _opened(url: str, settings: dict[str, Any]) -> RDBStorage:
+def _parsed(url: str) -> sqlalchemy.URL:
+    """Parse the URL of a database, with the driver that the course installs if it names none.
+
+    Raises:
+        InputError: it isn't a URL, or can be read in two ways. The message has nothing of it: there may be a password.
+    """
+    example = "postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:///FILE"
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except (SQLAlchemyError, ValueError):  # ValueError: the port is no number
+        raise InputError(
+            f"--storage: isn't the URL of a database; expected one such as {example}. {_ESCAPES}"
+        ) from None
+    if parsed.get_backend_name() != "sqlite" and url.count("@") > 1:
+        raise InputError(f"--storage: has several @, so that it isn't clear where the host begins. {_ESCAPES}")
+    return parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+
+
+def _shown(parsed: sqlalchemy.URL) -> str:
+    """Return a URL as messages name it, without its passwords."""
+    stars = {key: "***" for key in parsed.query if "pass" in key.lower()}
+    return parsed.update_query_dict(stars).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
+
+
+def _settings(parsed: sqlalchemy.URL) -> dict[str, Any]:
+    """Return how a driver is to wait: a server that accepts a connection and then is silent is an error in time."""
+    waits = {
+        "sqlite": {"timeout": 60},
+        "postgresql": {"connect_timeout": _CONNECTS_WITHIN},
+        "mysql": {"connect_timeout": _CONNECTS_WITHIN, "read_timeout": _ANSWERS_WITHIN},
+    }
+    waits["mariadb"] = waits["mysql"]
+    chosen = {key: s for key, s in waits.get(parsed.get_backend_name(), {}).items() if key not in parsed.query}
+    return {"pool_pre_ping": True, "connect_args": chosen}
+
+
+def _opened(parsed: sqlalchemy.URL) -> RDBStorage:
     """Open Optuna's storage and create all tables."""
-    tries = 0
+    settings, tries = _settings(parsed), 0
+    engine = sqlalchemy.create_engine(parsed, **settings)
+    engine.connect().close()  # one that can't be reached needs no second try
+    engine.dispose()
     while True:
         try:
-            storage = RDBStorage(url, engine_kwargs=settings)
+            storage = RDBStorage(parsed.render_as_string(hide_password=False), engine_kwargs=settings)
             with storage.engine.begin() as connection:
                 for table in _TABLES.sorted_tables:
                     connection.execute(CreateTable(table, if_not_exists=True))

@@ -115,16 +115,22 @@ class TrialStore:
             self.place = self._storage.place
             code = self._register(objective, resume, code or secrets.token_hex(4))
             self.id = f"{sweep.name}-{code}"
-            with self.locked():
-                self.study = optuna.create_study(
-                    storage=self._storage.trials(),
-                    study_name=self.folder.name if database else code,
-                    direction=sweep.metric.goal if sweep.metric else "minimize",
-                    pruner=sweep.hyperband or optuna.pruners.NopPruner(),
-                    load_if_exists=True,
-                )
+            self.study = self._study(self.folder.name if database else code)
         except FAILURES as error:
             raise InputError(f"{folder}: can't be used as a store ({reason(error)}); give another --store") from error
+
+    def _study(self, name: str) -> optuna.Study:
+        """Create or load the study with the trials."""
+        metric = self.sweep.metric
+        try:
+            with self.locked():
+                return optuna.create_study(
+                    storage=self._storage.trials(),
+                    study_name=name,
+                    direction=metric.goal if metric else "minimize",
+                    pruner=self.sweep.hyperband or optuna.pruners.NopPruner(),
+                    load_if_exists=True,
+                )
         except (ValueError, KeyError, AssertionError) as error:
             raise InputError(
                 f"{self._storage.record}: Optuna can't read the trials ({error}); give another --store"

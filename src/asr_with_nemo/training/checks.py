@@ -9,10 +9,11 @@ import torch
 
 from asr_with_nemo.data import audio, manifest
 from asr_with_nemo.data.shards import ROWS, Shards
-from asr_with_nemo.errors import Diverged
+from asr_with_nemo.errors import Diverged, InputError
 from asr_with_nemo.models.loading import sample_rate, seconds_per_frame
 from asr_with_nemo.models.recognizer import decoders
 from asr_with_nemo.own_data.quality import frames_needed
+from asr_with_nemo.training import shards
 
 _LONG = 60.0
 """Seconds of an utterance from which on its memory is worth a warning."""
@@ -88,11 +89,16 @@ def say_what_cannot_be_learned(model: pl.LightningModule, rows: int, say: Callab
         model: NeMo's, with its training set.
         rows: utterances in the training manifest; NeMo leaves out those that are too short or too long.
         say: called with each line.
+
+    Raises:
+        InputError: all of them are left out.
     """
     collection = getattr(getattr(model._train_dl.dataset, "manifest_processor", None), "collection", None)
     if collection is None:
         return
     settings = model.cfg.train_ds
+    if not collection.data:
+        raise InputError(shards.nothing_left(settings.manifest_filepath, rows, settings))
     if len(collection.data) < rows:
         limits = f"min_duration={settings.get('min_duration')} and max_duration={settings.get('max_duration')} s"
         say(f"warning: {rows - len(collection.data)} of {rows} utterances are left out by model.train_ds's {limits}")

@@ -353,6 +353,8 @@ def complete_config(config: DictConfig, data: TrainingData | None = None) -> Dic
         if place:
             _check_held_out(config, data)
             shards.complete(config)
+        else:
+            shards.check_without(config)
         if labels is None:
             tokenizers.prepare(config, texts_of(config, data))
         if not place:

@@ -23,12 +23,12 @@ import lightning.pytorch as pl
 import numpy as np
 import soundfile
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from asr_with_nemo.base.values import is_number
 from asr_with_nemo.data import object_storage
-from asr_with_nemo.data.shards import Shard, Shards
+from asr_with_nemo.data.shards import ROWS, Shard, Shards
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models import nemo_internals
 
@@ -70,6 +70,19 @@ def complete(config: DictConfig) -> None:
         value = dataset.get(key)
         if value is not None and not (isinstance(value, int) and value > 0):
             raise InputError(f"model.train_ds.{key}={value}: expected a whole number above 0")
+    bins = dataset.get("bucket_duration_bins")
+    if bins is not None:
+        bounds = list(bins) if isinstance(bins, ListConfig | list) else [None]
+        if not all(is_number(bound) and bound > 0 for bound in bounds) or sorted(set(bounds)) != bounds:
+            raise InputError(
+                f"model.train_ds.bucket_duration_bins={bins}: expected the seconds between buckets, each above the one "
+                "before, such as [2.5,5,10]; or leave it out: they are then chosen by the notes of the shards"
+            )
+    if isinstance(every := trainer.get("val_check_interval"), float) and every != 1.0:
+        raise InputError(
+            f"trainer.val_check_interval={every}: a part of an epoch can't be told while shards are read; shorter "
+            "epochs are validated more often: model.train_ds.epoch_hours=HOURS, or give a number of batches"
+        )
     if trainer.get("limit_train_batches", 1.0) != 1.0:
         raise InputError(
             f"trainer.limit_train_batches={trainer.limit_train_batches}: would leave out the end of each epoch's "
@@ -84,6 +97,23 @@ def complete(config: DictConfig) -> None:
             dataset.batch_size = None
         for key, value in DEFAULTS.items():
             dataset[key] = dataset.get(key, value)
+
+
+def check_without(config: DictConfig) -> None:
+    """Make sure that a training from a manifest has no setting that only one from shards heeds.
+
+    Raises:
+        InputError: it has one.
+    """
+    dataset = config.model.train_ds
+    given = [key for key in OWN if dataset.get(key) is not None]
+    given += ["use_lhotse"] if dataset.get("use_lhotse") else []
+    if given:
+        raise InputError(
+            f"model.train_ds.{given[0]}={dataset[given[0]]}: is for a training from shards, and this one is from a "
+            f"manifest, {dataset.manifest_filepath}; leave it out (model.train_ds.{given[0]}=null), or make shards: "
+            "python scripts/make_shards.py MANIFEST, then model.train_ds.shar_path=DIR"
+        )
 
 
 def batch_of(config: DictConfig) -> tuple[float, str]:
@@ -205,6 +235,23 @@ def _limits(dataset: DictConfig) -> tuple[float, float]:
     """Return the shortest and the longest duration that a dataset's config allows, in seconds."""
     least, most = dataset.get("min_duration"), dataset.get("max_duration")
     return (0.0 if least is None else float(least)), (math.inf if most is None else float(most))
+
+
+def _check_some_are_left(shards: Shards, dataset: DictConfig) -> None:
+    least, most = _limits(dataset)
+    for durations in (shards.durations, shards.table(ROWS)["duration"]):
+        if ((durations >= least) & (durations <= most)).any():
+            return
+    raise InputError(nothing_left(shards.place, shards.rows, dataset))
+
+
+def nothing_left(where: str, rows: int, dataset: DictConfig) -> str:
+    """Return the message for a training set of which `min_duration` and `max_duration` leave nothing."""
+    limits = f"min_duration={dataset.get('min_duration')} and max_duration={dataset.get('max_duration')}"
+    return (
+        f"{where}: all {rows:,} utterances are left out by model.train_ds's {limits} s, so that nothing is left to "
+        "train on; change them"
+    )
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
@@ -455,11 +502,12 @@ def use(
         say: called with a line.
 
     Raises:
-        InputError: there are fewer shards than processes.
+        InputError: there are fewer shards than processes, or no utterance is as short or as long as the config asks.
     """
     from nemo.collections.common.parts.preprocessing.parsers import make_parser
 
     dataset = model.cfg.train_ds
+    _check_some_are_left(notes, dataset)
     labels = dataset.get("labels")
     if labels is None:
         tokenizer = model.tokenizer
