@@ -61,6 +61,10 @@ def set_all(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Non
         (SLURM | {"SLURM_JOB_NAME": "bash", "SLURM_PTY_PORT": "1"}, None),
         (SLURM | {"SLURM_PTY_PORT": "1", "SLURM_STEP_NUM_TASKS": "1"}, None),
         (SLURM | {"SLURM_PTY_PORT": "1", "SLURM_STEP_NUM_TASKS": "4"}, Launch("srun", 4, 2)),
+        (
+            SLURM | {"SLURM_PROCID": "3", "RANK": "3", "WORLD_SIZE": "4"},
+            Launch("srun", 4, 2),
+        ),  # set by a script of srun
         (DEEPSPEED, Launch("another launcher", 4, 2)),
         (BY_HAND | {"LOCAL_WORLD_SIZE": "4"}, Launch("another launcher", 4, 1)),
         (BY_HAND | {"MASTER_ADDR": "127.0.0.1"}, Launch("another launcher", 4, 1)),

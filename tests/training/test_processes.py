@@ -352,8 +352,10 @@ def test_without_torchrun_too_the_other_process_ends_within_a_minute_with_a_mess
 def test_lightnings_own_processes_end_with_a_message_too(kill: str, data: Path, tmp_path: Path):
     process = lightnings_own(tmp_path, data, HEARD_KILL=kill)
     said, _ = process.communicate(timeout=400)  # until all that write to it have ended
-    assert process.returncode == -signal.SIGKILL  # Lightning ends the first with it when another has died
-    assert ("another process of this training has ended" if kill[0] == "0" else "Child process with PID") in said
+    # The first finds that the second is gone, or Lightning, which looks every 5 seconds, ends it with SIGKILL.
+    assert process.returncode in (1, -signal.SIGKILL)
+    messages = ["another process of this training has ended"] + ["Child process with PID"] * (kill[0] == "1")
+    assert any(message in said for message in messages)
 
 
 @pytest.mark.slow

@@ -58,7 +58,9 @@ def launched(environment: Mapping[str, str] | None = None) -> Launch | None:
         machines = _number(given, "GROUP_WORLD_SIZE", -(-processes // each))
         return _even("torchrun", processes, machines, each * machines == processes)
     if given.get("RANK"):
-        return _by_another(given)
+        # A script that sets them under srun, RANK=$SLURM_PROCID, tells less than srun.
+        slurm = _by_slurm(given) if given["RANK"] == given.get("SLURM_PROCID") else None
+        return slurm if slurm and str(slurm.processes) == given.get("WORLD_SIZE") else _by_another(given)
     mpi = {name: _number(given, name) for name in _MPI if _number(given, name, 1) > 1}
     slurm = None if mpi.keys() - {"PMI_SIZE"} else _by_slurm(given)  # an srun with --mpi=pmi2 sets PMI_SIZE too
     if mpi and (slurm is None or slurm.processes not in mpi.values()):
