@@ -319,7 +319,7 @@ def test_processes_of_torchrun_share_the_work_and_one_that_is_killed_loses_nothi
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("kill", ["0:2", "0:2:dev", "0:2:saving"])
+@pytest.mark.parametrize("kill", ["0:2:dev", "0:2:saving"])
 def test_whichever_process_is_killed_and_whenever_the_same_command_goes_on(
     kill: str, data: Path, whole: tuple[Path, str], tmp_path: Path
 ):
