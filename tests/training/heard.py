@@ -1,8 +1,8 @@
 """scripts/train.py with a note of what each process heard: `python heard.py FOLDER OVERRIDE...`; see test_processes.py.
 
 With HEARD_KILL=RANK:EPOCH, that process kills itself at the beginning of that epoch, counted from 1; with
-RANK:EPOCH:dev while the dev set is looked at, with RANK:EPOCH:saving when a checkpoint is about to be written, and with
-RANK:0 before it joins the others. HEARD_JOIN is for how many seconds the others wait for it.
+RANK:EPOCH:dev while the dev set is looked at, and with RANK:0 before it joins the others, which wait for it for as many
+seconds as HEARD_JOIN says.
 """
 
 import os
@@ -39,9 +39,6 @@ class HeardUntilKilled(Heard):
         if not trainer.sanity_checking:
             die_at(trainer.global_rank, trainer.current_epoch + 1, "dev")
         super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
-
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        die_at(trainer.global_rank, trainer.current_epoch + 1, "saving")
 
 
 def main(folder: Path, overrides: list[str]) -> None:
