@@ -1,65 +1,53 @@
-"""scripts/train.py with a note of what each process heard: `python heard.py FOLDER OVERRIDE...`; see test_launch.py.
+"""scripts/train.py with a note of what each process heard: `python heard.py FOLDER OVERRIDE...`; see test_processes.py.
 
-With HEARD_KILL=RANK:EPOCH, that process kills itself at the beginning of that epoch, counted from 1.
+With HEARD_KILL=RANK:EPOCH, that process kills itself at the beginning of that epoch, counted from 1; with
+RANK:EPOCH:dev while the dev set is looked at, and with RANK:0 before it joins the others, which wait for it for as many
+seconds as HEARD_JOIN says.
 """
 
-import hashlib
-import json
 import os
 import signal
+import sys
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
 
 from asr_with_nemo import cli
+from asr_with_nemo.training import run
 from asr_with_nemo.training.config import load_config, overridden_keys
-from asr_with_nemo.training.run import train
+from asr_with_nemo.training.processes import Joining
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts/benchmarks"))
+from launch import Heard  # noqa: E402
 
 
-class Heard(pl.Callback):
-    """Write, for each epoch and process, digests of the recordings in its batches, and of the weights."""
+def die_at(rank: int, epoch: int, moment: str = "") -> None:
+    if os.environ.get("HEARD_KILL") == f"{rank}:{epoch}" + (f":{moment}" if moment else ""):
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.heard: dict[str, list[str]] = {"train": [], "dev": []}
+
+class HeardUntilKilled(Heard):
+    """Writes the notes, and kills the process at the moment that it was asked to."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        rank, _, epoch = os.environ.get("HEARD_KILL", "").partition(":")
-        if rank and (trainer.global_rank, trainer.current_epoch + 1) == (int(rank), int(epoch)):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch, batch_idx: int) -> None:
-        own = getattr(trainer.train_dataloader, "own", None)  # of shards: further batches have no weight
-        if own is None or batch_idx < own:
-            self.heard["train"] += self._digests(batch)
+        die_at(trainer.global_rank, trainer.current_epoch + 1)
 
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         if not trainer.sanity_checking:
-            self.heard["dev"] += self._digests(batch)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        weights = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in pl_module.parameters())).hexdigest()
-        note = self.heard | {"weights": weights, "wer": float(trainer.callback_metrics["val_wer"])}
-        note["rate"] = trainer.optimizers[0].param_groups[0]["lr"]
-        path = self.folder / f"epoch{trainer.current_epoch + 1}-rank{trainer.global_rank}.json"
-        path.write_text(json.dumps(note))
-        self.heard = {"train": [], "dev": []}
-
-    @staticmethod
-    def _digests(batch: tuple) -> list[str]:
-        signals, lengths = batch[0], batch[1]
-        return [
-            hashlib.md5(row[:length].numpy().tobytes()).hexdigest()
-            for row, length in zip(signals, lengths, strict=True)
-        ]
+            die_at(trainer.global_rank, trainer.current_epoch + 1, "dev")
+        super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
 
 
 def main(folder: Path, overrides: list[str]) -> None:
+    die_at(int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0), 0)
+    if "HEARD_JOIN" in os.environ:
+        run.Joining = partial(Joining, timedelta(seconds=int(os.environ["HEARD_JOIN"])))
     folder.mkdir(parents=True, exist_ok=True)
     config = load_config(ROOT / "configs", "config", overrides)
-    train(config, overridden_keys(overrides), [Heard(folder)])
+    run.train(config, overridden_keys(overrides), [HeardUntilKilled(folder)])
 
 
 if __name__ == "__main__":

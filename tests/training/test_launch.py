@@ -1,25 +1,45 @@
-"""Several processes share a training, whatever has started them, and one that dies loses nothing."""
+"""What started the processes of a training is found, and where it can't be right, refused."""
 
-import itertools
-import json
 import os
-import signal
-import subprocess
-import sys
-from collections import Counter
-from collections.abc import Mapping
-from pathlib import Path
-from types import MappingProxyType
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from asr_with_nemo.base import machine
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.training.config import fit_to_machine, load_config
-from asr_with_nemo.training.launch import Launch, Shares, check_strategy, launched
-from tests.conftest import ROOT, first_rows, free_port
+from asr_with_nemo.training import config as training_config
+from asr_with_nemo.training import launch
+from asr_with_nemo.training.config import fit_to_machine, load_config, machine_settings
+from asr_with_nemo.training.launch import Environment, Launch, check_strategy, launched, plugins
+from tests.conftest import ROOT
 
-TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "none",
+    "WORLD_SIZE": "4",
+    "LOCAL_WORLD_SIZE": "2",
+    "GROUP_WORLD_SIZE": "2",
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+}
 SLURM = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2", "SLURM_JOB_NAME": "train"}
+BY_HAND = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "first", "MASTER_PORT": "29500"}
+DEEPSPEED = BY_HAND | {"LOCAL_SIZE": "2", "CROSS_SIZE": "2", "CROSS_RANK": "0"}
+LIGHTNINGS_OWN = {"WORLD_SIZE": "2", "LOCAL_RANK": "1", "NODE_RANK": "0"}
+VARIABLES = ("SLURM_", "TORCHELASTIC_", "OMPI_", "PMI_", "JSM_", "MASTER_", "GROUP_", "LOCAL_")
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch):
+    """Nothing has started the tests' process."""
+    for name in list(os.environ):
+        if name in ("RANK", "WORLD_SIZE", "NODE_RANK") or name.startswith(VARIABLES):
+            monkeypatch.delenv(name)
+
+
+def set_all(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.mark.parametrize(
@@ -29,10 +49,27 @@ SLURM = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_NODES": "2",
         (TORCHRUN, Launch("torchrun", 4, 2)),
         (SLURM | TORCHRUN, Launch("torchrun", 4, 2)),  # in Slurm's job, torchrun starts the processes
         (SLURM, Launch("srun", 4, 2)),
-        ({"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "one"}, None),
-        (SLURM | {"SLURM_JOB_NAME": "interactive"}, None),
-        # What Lightning sets for the processes that it starts itself.
-        ({"WORLD_SIZE": "2", "LOCAL_RANK": "1", "NODE_RANK": "0"}, None),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2(x2)"}, Launch("srun", 4, 2)),
+        (SLURM | {"PMI_SIZE": "4", "PMI_RANK": "1"}, Launch("srun", 4, 2)),  # srun --mpi=pmi2
+        # A step that is smaller than its job.
+        (SLURM | {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_NNODES": "2"}, Launch("srun", 2, 1)),
+        ({"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "one", "SLURM_PROCID": "0"}, None),
+        ({"SLURM_NTASKS": "", "WORLD_SIZE": ""}, None),
+        # salloc gives a shell; an srun in it starts all, whatever the job is called.
+        ({"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "interactive"}, None),
+        (SLURM | {"SLURM_JOB_NAME": "interactive"}, Launch("srun", 4, 2)),
+        (SLURM | {"SLURM_JOB_NAME": "bash", "SLURM_PTY_PORT": "1"}, None),
+        (SLURM | {"SLURM_PTY_PORT": "1", "SLURM_STEP_NUM_TASKS": "1"}, None),
+        (SLURM | {"SLURM_PTY_PORT": "1", "SLURM_STEP_NUM_TASKS": "4"}, Launch("srun", 4, 2)),
+        (
+            SLURM | {"SLURM_PROCID": "3", "RANK": "3", "WORLD_SIZE": "4"},
+            Launch("srun", 4, 2),
+        ),  # set by a script of srun
+        (DEEPSPEED, Launch("another launcher", 4, 2)),
+        (BY_HAND | {"LOCAL_WORLD_SIZE": "4"}, Launch("another launcher", 4, 1)),
+        (BY_HAND | {"MASTER_ADDR": "127.0.0.1"}, Launch("another launcher", 4, 1)),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, Launch("another launcher", 1, 1)),
+        (LIGHTNINGS_OWN, None),
     ],
 )
 def test_what_started_the_processes_is_found(environment: dict[str, str], found: Launch | None):
@@ -43,13 +80,66 @@ def test_what_started_the_processes_is_found(environment: dict[str, str], found:
     ("environment", "said"),
     [
         (TORCHRUN | {"WORLD_SIZE": "3"}, "3 processes on 2 machines"),
+        # 2 and 4 processes, and 1 and 3: both machines refuse.
+        (TORCHRUN | {"WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "2"}, "6 processes on 2 machines"),
+        (TORCHRUN | {"WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "4"}, "6 processes on 2 machines"),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "1"}, "4 processes on 2 machines"),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "3"}, "4 processes on 2 machines"),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "3,1"}, "as many on each"),
         ({key: SLURM[key] for key in ("SLURM_NTASKS", "SLURM_JOB_NAME")}, "begin the command with srun"),
+        (SLURM | {"SLURM_STEP_NUM_NODES": "0x2"}, "SLURM_STEP_NUM_NODES=0x2: expected a whole number"),
+        (SLURM | {"SLURM_STEP_NUM_NODES": "0"}, "SLURM_STEP_NUM_NODES=0: expected a whole number"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "start it with torchrun"),
+        ({"WORLD_SIZE": "2"}, "start it with torchrun"),
+        ({"WORLD_SIZE": "auto"}, "WORLD_SIZE=auto: expected a whole number"),
+        ({"RANK": "3"}, "WORLD_SIZE isn't set"),
+        (BY_HAND, "LOCAL_WORLD_SIZE .* is missing"),
+        (BY_HAND | {"LOCAL_WORLD_SIZE": "3"}, "as many on each"),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}, "MPI .* isn't taken; start it with torchrun"),
+        ({"PMI_SIZE": "2", "PMI_RANK": "1"}, "MPI .* isn't taken"),
+        ({"JSM_NAMESPACE_SIZE": "2", "JSM_NAMESPACE_RANK": "1"}, "MPI .* isn't taken"),
+        # mpirun starts its own processes by srun, one on each machine.
+        (SLURM | {"SLURM_NTASKS": "2", "OMPI_COMM_WORLD_SIZE": "8"}, "MPI .* isn't taken"),
+        (SLURM | {"SLURM_NTASKS": "2", "PMI_SIZE": "8"}, "MPI .* isn't taken"),
     ],
 )
 def test_processes_that_would_wait_for_ever_or_work_alone_are_refused(environment: dict[str, str], said: str):
     with pytest.raises(InputError, match=said):
         launched(environment)
+
+
+def test_each_process_is_told_which_one_it_is():
+    own = Environment(launched(DEEPSPEED), DEEPSPEED)
+    assert (own.world_size(), own.global_rank(), own.local_rank(), own.node_rank()) == (4, 1, 1, 0)
+    assert (own.main_address, own.main_port, own.creates_processes_externally) == ("first", 29500, True)
+    # srun without --ntasks-per-node, and a step on fewer machines than its job has: Lightning's class refuses both.
+    third = SLURM | {"SLURM_PROCID": "1", "SLURM_LOCALID": "0", "SLURM_NODEID": "1", "SLURM_JOB_ID": "123456"}
+    third |= {"SLURM_NODELIST": "node[3-9]", "SLURM_STEP_NODELIST": "node[7,9]", "SLURM_NTASKS_PER_NODE": "8"}
+    own = Environment(launched(third), third)
+    assert (own.world_size(), own.global_rank(), own.local_rank(), own.node_rank()) == (4, 1, 0, 1)
+    assert own.main_address == "node7"
+    later = third | {"SLURM_STEP_ID": "1"}
+    assert own.main_port != Environment(launched(later), later).main_port  # two steps of a job don't meet
+    for wrong in ({"LOCAL_RANK": "2"}, {"RANK": "4"}):
+        with pytest.raises(InputError, match="can't be one of 4 processes"):
+            Environment(launched(DEEPSPEED), DEEPSPEED | wrong)
+    with pytest.raises(InputError, match="SLURM_PROCID isn't set"):
+        Environment(launched(SLURM), SLURM)
+
+
+def test_lightning_starts_the_processes_of_a_slurm_job_with_one_task(monkeypatch: pytest.MonkeyPatch):
+    import lightning.pytorch as pl
+
+    one = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "one", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+    set_all(monkeypatch, one)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(devices=2, accelerator="cpu", strategy="ddp", plugins=plugins(), **quiet)
+    assert trainer.world_size == 2
+    assert not trainer.strategy.cluster_environment.creates_processes_externally
+    launch.check_world(trainer, SimpleNamespace(world_size=2))
+    lightnings = pl.Trainer(devices=2, accelerator="cpu", strategy="ddp", **quiet)
+    with pytest.raises(InputError, match="train with 1 process"):  # 12 of 24 utterances were heard
+        launch.check_world(lightnings, SimpleNamespace(world_size=2))
 
 
 @pytest.mark.parametrize(
@@ -64,8 +154,7 @@ def test_a_strategy_that_shares_nothing_is_refused(strategy: str):
 
 
 def test_settings_follow_what_was_started(monkeypatch: pytest.MonkeyPatch):
-    for name, value in TORCHRUN.items():
-        monkeypatch.setenv(name, value)
+    set_all(monkeypatch, TORCHRUN)
     cpu = ["trainer.accelerator=cpu"]
     config, line = fit_to_machine(load_config(ROOT / "configs", "config", cpu), {"trainer.accelerator"})
     assert (config.trainer.devices, config.trainer.num_nodes, config.trainer.strategy) == (2, 2, "ddp")
@@ -75,171 +164,75 @@ def test_settings_follow_what_was_started(monkeypatch: pytest.MonkeyPatch):
         fit_to_machine(asked, {"trainer.accelerator", "trainer.devices"})
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3, 8])
-def test_each_dev_utterance_counts_once(processes: int):
-    for count, batch_size in itertools.product(range(processes, 40), (1, 2, 4, 16)):
-        shares = [list(Shares(count, rank, processes, batch_size)) for rank in range(processes)]
-        assert sorted(place for share in shares for batch in share for place in batch) == list(range(count))
-        assert len({len(share) for share in shares}) == 1  # as many batches in each process
-        sizes = {len(batch) for share in shares for batch in share}
-        assert 1 <= min(sizes) <= max(sizes) <= max(2, batch_size)
+@pytest.mark.parametrize(
+    ("overrides", "node"),
+    [(["trainer.num_nodes=2"], "0"), (["trainer.num_nodes=2"], "1"), (["trainer.devices=2"], "1")],
+)
+def test_lightnings_own_start_on_several_machines_is_refused(
+    overrides: list[str], node: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("NODE_RANK", node)
+    given = ["trainer.accelerator=cpu", *overrides]
+    with pytest.raises(InputError, match="with torchrun.*--nnodes"):
+        fit_to_machine(load_config(ROOT / "configs", "config", given), {one.split("=")[0] for one in given})
 
 
-def test_a_dev_set_that_leaves_a_process_with_nothing_is_refused():
-    with pytest.raises(InputError, match="3 utterances for 4 processes"):
-        Shares(3, 0, 4, 8)
+# --- GPUs that this machine hasn't ------------------------------------------------------------------------------------
 
 
-# --- Two processes ----------------------------------------------------------------------------------------------------
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(machine, "_quota", lambda: None)
+    monkeypatch.setattr(training_config, "has_working_gpu", lambda: True)
 
 
-@pytest.fixture(scope="module")
-def data(small_corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 training utterances and 9 of dev: an odd number for two processes."""
-    return first_rows(small_corpus, tmp_path_factory.mktemp("data"), train=24, dev=9)
+@pytest.mark.parametrize(
+    ("started", "cores", "of_all", "workers"),
+    [
+        (None, 96, None, 8),  # 12 cores for each; 8 workers at most
+        (None, 32, None, 4),
+        (Launch("torchrun", 8, 1), 32, None, 4),  # torchrun sets OMP_NUM_THREADS=1
+        (Launch("srun", 16, 2), 32, "32", 4),  # not bound: each task sees the cores of all
+        (Launch("srun", 16, 2), 6, "48", 6),  # each task is bound to its own cores
+        (Launch("srun", 16, 2), 1, "8", 1),
+        (Launch("torchrun", 8, 1), 4, None, 1),
+    ],
+)
+def test_each_gpu_has_the_workers_for_which_it_has_cores(
+    started: Launch | None, cores: int, of_all: str | None, workers: int, gpus, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    if of_all:
+        monkeypatch.setenv("SLURM_CPUS_ON_NODE", of_all)
+    assert machine_settings(True, started)["num_workers"] == workers
 
 
-def settings(data: Path, runs: Path, *more: str) -> list[str]:
-    return [
-        f"data_dir={data}",
-        f"exp_manager.exp_dir={runs}",
-        "trainer.accelerator=cpu",
-        "trainer.max_epochs=3",
-        "model.train_ds.batch_size=4",
-        "tracking.predictions_every=1",
-        *more,
-    ]
+def test_processes_that_see_too_few_gpus_are_refused(gpus, monkeypatch: pytest.MonkeyPatch):
+    set_all(monkeypatch, TORCHRUN)
+    config = load_config(ROOT / "configs", "config", [])
+    assert fit_to_machine(config)[0].trainer.devices == 2
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match="each sees 1 GPU"):
+        fit_to_machine(config)
 
 
-def variables(folder: Path, more: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
-    own = {"WANDB_MODE": "offline", "WANDB_DIR": str(folder), "OMP_NUM_THREADS": "1"}
-    return {key: value for key, value in os.environ.items() if key != "COURSE_PRELOADED"} | own | dict(more)
-
-
-def start(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def by_torchrun(folder: Path, overrides: list[str], **environment: str) -> tuple[int, str]:
-    """Train with two processes of torchrun; return the exit status and what was printed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += [str(ROOT / "tests/training/heard.py"), str(folder / "heard"), *overrides]
-    process = start(command, folder, variables(folder, environment))
-    said, _ = process.communicate(timeout=300)
-    return process.returncode, said
-
-
-def by_slurm(folder: Path, overrides: list[str], **environment: str) -> list[tuple[int, str]]:
-    """Train with two processes that have Slurm's variables, as if on two machines."""
-    port = free_port()
-    shared = {
-        "SLURM_NTASKS": "2",
-        "SLURM_NTASKS_PER_NODE": "1",
-        "SLURM_STEP_ID": "0",
-        "SLURM_STEP_NUM_NODES": "2",
-        "SLURM_NNODES": "2",
-        "SLURM_JOB_ID": "7",
-        "SLURM_JOB_NAME": "train",
-        "SLURM_LOCALID": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    command = [sys.executable, str(ROOT / "tests/training/heard.py"), str(folder / "heard"), *overrides]
-    processes = [
-        start(
-            command,
-            folder,
-            variables(folder, shared | environment | {"SLURM_PROCID": f"{rank}", "SLURM_NODEID": f"{rank}"}),
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        said = [process.communicate(timeout=300)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
-
-
-def notes(folder: Path, epoch: int, processes: int = 2) -> list[dict]:
-    return [json.loads((folder / f"heard/epoch{epoch}-rank{rank}.json").read_text()) for rank in range(processes)]
-
-
-def check_shared(folder: Path, epoch: int) -> None:
-    """Each utterance was heard by one process, once, and the processes have the same weights."""
-    both = notes(folder, epoch)
-    for split, count in (("train", 24), ("dev", 9)):
-        heard = Counter(digest for note in both for digest in note[split])
-        assert len(heard) == count
-        assert set(heard.values()) == {1}
-    assert both[0]["weights"] == both[1]["weights"]
-    assert both[0]["wer"] == both[1]["wer"]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_processes_of_torchrun_share_the_work_and_one_that_is_killed_loses_nothing(data: Path, tmp_path: Path):
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    code, said = by_torchrun(whole, settings(data, whole / "runs"))
-    assert code == 0, said
-    assert "2 processes on 1 machine(s), started by torchrun" in said
-    assert "2 processes x 4 = 8 utterances; the learning rate stays" in said
-    assert said.count("epoch 3/3") == 1
-    for epoch in (1, 2, 3):
-        check_shared(whole, epoch)
-    assert len(list(whole.rglob("wandb/offline-run-*"))) == 1
-    assert len(list((whole / "runs").rglob("*.nemo"))) == 1
-    (summary,) = whole.rglob("training.json")
-    assert json.loads(summary.read_text())["processes"] == 2
-
-    killed = tmp_path / "killed"
-    killed.mkdir()
-    code, said = by_torchrun(killed, settings(data, killed / "runs"), HEARD_KILL="1:2")
-    assert code != 0
-    assert "SIGKILL" in said or f"exitcode: -{int(signal.SIGKILL)}" in said
-    assert not list((killed / "runs").rglob("*.nemo"))
-    code, said = by_torchrun(killed, settings(data, killed / "runs"))
-    assert code == 0, said
-    assert "resuming from the end of epoch 1" in said
-    assert notes(killed, 3)[0]["weights"] == notes(whole, 3)[0]["weights"]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_lightnings_own_processes_share_the_work_too(data: Path, tmp_path: Path):
-    command = [sys.executable, str(ROOT / "tests/training/heard.py"), str(tmp_path / "heard")]
-    command += settings(data, tmp_path / "runs", "trainer.devices=2", "trainer.max_epochs=2")
-    process = start(command, tmp_path, variables(tmp_path))
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    check_shared(tmp_path, 1)
-    check_shared(tmp_path, 2)
-    assert said.count("epoch 2/2") == 1
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_slurms_processes_share_the_work_and_one_machine_goes_on_with_it(data: Path, tmp_path: Path):
-    overrides = settings(data, tmp_path / "runs", "fraction=0.99")  # each process draws the fraction
-    first, second = by_slurm(tmp_path, overrides, HEARD_KILL="1:3")
-    assert "2 processes on 2 machine(s), started by srun" in first[1]
-    assert second[0] == -signal.SIGKILL
-    assert first[0] == 1
-    assert "another process of this training has ended" in first[1]
-    assert "Traceback" not in first[1]
-    check_shared(tmp_path, 2)
-    rate = notes(tmp_path, 2)[0]["rate"]
-
-    alone = [sys.executable, str(ROOT / "tests/training/heard.py"), str(tmp_path / "heard"), *overrides]
-    process = start(alone, tmp_path, variables(tmp_path))
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    assert "resuming from the end of epoch 2" in said
-    assert "resuming with 1 process(es) what 2 began: a step takes 4 utterances instead of 8" in said
-    (last,) = notes(tmp_path, 3, processes=1)
-    assert len(set(last["train"])) == len(last["train"]) == 24
-    assert last["rate"] < rate  # the schedule ends where it should
-    assert last["rate"] == pytest.approx(0, abs=rate / 20)
+@pytest.mark.parametrize(
+    ("environment", "tried"),
+    [
+        ({}, "cuda:0"),
+        ({"LOCAL_RANK": "3"}, "cuda:3"),
+        ({"SLURM_LOCALID": "2"}, "cuda:2"),
+        ({"LOCAL_RANK": "9"}, "cuda:0"),  # each process sees its own GPU alone
+    ],
+)
+def test_each_process_tries_its_own_gpu(environment: dict[str, str], tried: str, gpus, monkeypatch: pytest.MonkeyPatch):
+    set_all(monkeypatch, environment)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    asked = []
+    monkeypatch.setattr(torch, "ones", lambda size, device: asked.append(device) or torch.full((size,), 1.0))
+    assert machine.has_working_gpu()
+    assert asked == [tried]

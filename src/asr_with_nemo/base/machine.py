@@ -19,13 +19,18 @@ _INSTRUCTION_SETS = {
 
 
 def has_working_gpu() -> bool:
-    """Return whether this torch can compute on this machine's NVIDIA GPU; a K80 is visible, but no longer supported."""
+    """Return whether this torch can compute on this machine's NVIDIA GPU; a K80 is visible, but no longer supported.
+
+    Of several processes that share a machine's GPUs, each tries its own: a try takes some of the GPU's memory for good.
+    """
     import torch
 
     if not torch.cuda.is_available():
         return False
+    own = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or ""
+    number = int(own) if own.isdecimal() and int(own) < torch.cuda.device_count() else 0
     try:
-        return bool((torch.ones(8, device="cuda") * 2).sum().item() == 16)
+        return bool((torch.ones(8, device=f"cuda:{number}") * 2).sum().item() == 16)
     except RuntimeError:
         return False
 
@@ -37,6 +42,8 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
         # A package sets its own level when it is imported, perhaps after this call, but not that of its modules.
         logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.ERROR)
+    # Of several processes that Lightning starts, it ends all with SIGKILL when one has died, and says so here.
+    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs errors that it raises, and that NeMo catches
     from nemo.utils import logging as nemo_logging
 
@@ -85,6 +92,21 @@ def idle_cores(seconds: float = 0.5) -> float:
     return sum(1 - shares[core] / 100 for core in usable if core < len(shares)) + used / seconds
 
 
+def time_on_cores() -> tuple[float, float] | None:
+    """Return the seconds for which this process's threads have computed, and have waited for a core to compute on.
+
+    None where the system doesn't tell (Linux does).
+    """
+    computed = waited = 0
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        try:
+            own = file.read_text(encoding="ascii").split()
+        except OSError:  # the thread has ended
+            continue
+        computed, waited = computed + int(own[0]), waited + int(own[1])
+    return (computed / 1e9, waited / 1e9) if computed else None
+
+
 def describe_machine(device: str) -> dict[str, object]:
     """Return a description of the machine for a results file: device, cores, instruction sets, platform."""
     return {
@@ -120,13 +142,17 @@ def code_commit() -> str | None:
 
 
 def usable_cores() -> int:
-    """Return the number of threads that may compute at a time.
-
-    `OMP_NUM_THREADS` if it is set, else the cores that this process may use: those of its CPU affinity, limited by the
-    CPU quota of its control group, which `docker run --cpus` sets.
-    """
+    """Return the number of threads that may compute at a time: `OMP_NUM_THREADS` if it is set, else `own_cores`."""
     if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
         return max(1, int(os.environ["OMP_NUM_THREADS"]))
+    return own_cores()
+
+
+def own_cores() -> int:
+    """Return the number of cores that this process and those that it starts may use.
+
+    Those of its CPU affinity, limited by the CPU quota of its control group, which `docker run --cpus` sets.
+    """
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(mine, _quota() or mine))
 

@@ -1,4 +1,4 @@
-"""Lightning callbacks of a training: weight averaging, gradient clipping, seeds, progress lines; and checkpoint I/O."""
+"""Lightning callbacks of a training: weight averaging, gradient clipping, seeds, progress; and checkpoint I/O."""
 
 import math
 import os
@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from asr_with_nemo.base.files import replacing
+from asr_with_nemo.base.machine import time_on_cores
 from asr_with_nemo.models import nemo_internals
 from asr_with_nemo.models.saved import read_saved
 from asr_with_nemo.training import baseline
@@ -17,6 +18,9 @@ from asr_with_nemo.training.checkpoints import writing
 
 QUIET = 5.0
 """Seconds between two progress lines, at the least, where epochs are shorter."""
+
+CROWDED = 0.2
+"""The share of its time for which a training waits for a core, from which on it says so."""
 
 
 class WeightAveraging(pl.Callback):
@@ -213,6 +217,35 @@ class EpochLines(pl.Callback):
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.seconds = state_dict["seconds"]
+
+
+class CrowdedCores(pl.Callback):
+    """Say after an epoch that other work keeps the cores of this machine, when it begins to and when it has ended.
+
+    At the start of a training, `run.train` looks by itself; this is for what comes later, and for several processes,
+    of which the first of each machine says it.
+    """
+
+    def __init__(self):
+        self._before: tuple[float, float] | None = None
+        self._is_crowded = False
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._before = time_on_cores()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        now = time_on_cores()
+        if self._before is None or now is None or trainer.local_rank != 0:
+            return
+        computed, waited = (max(0.0, end - start) for start, end in zip(self._before, now, strict=True))
+        share = waited / max(computed + waited, 1e-9)
+        if (share > CROWDED) != self._is_crowded:
+            self._is_crowded = share > CROWDED
+            said = "more wants to compute here than there are cores" if self._is_crowded else "the cores are free again"
+            print(
+                f"{said}: in epoch {trainer.current_epoch + 1}, threads waited for one {share:.0%} of their time",
+                flush=True,
+            )
 
 
 class ReplacedCheckpoints(TorchCheckpointIO):

@@ -23,7 +23,7 @@ from asr_with_nemo.data.shards import is_place
 from asr_with_nemo.data.training_data import TrainingData
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.training import kinds, shards, tokenizers
-from asr_with_nemo.training.launch import Launch, check_strategy, launched
+from asr_with_nemo.training.launch import Launch, check_settings, cores_of_each, launched
 
 _NO_MODEL = "has no `model:` section, so it isn't a NeMo training config"
 DATASETS = ("train_ds", "validation_ds", "test_ds")
@@ -205,7 +205,7 @@ def machine_settings(gpu: bool, started: Launch | None = None) -> dict[str, obje
             "num_nodes": started.machines if started else 1,
             "strategy": "ddp" if devices > 1 or started else "auto",
             "precision": "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true",
-            "num_workers": max(1, min(8, usable_cores() // devices)),  # of each process
+            "num_workers": min(8, cores_of_each(devices, started)),  # of each process
             "pin_memory": True,
         }
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older torch: fp32
@@ -261,12 +261,8 @@ def fit_to_machine(config: DictConfig, overridden: set[str] = frozenset()) -> tu
             raise InputError("the length of the training is missing: give trainer.max_epochs or trainer.max_steps")
         for key in ("accelerator", "devices", "num_nodes", "strategy", "precision"):
             _replace(trainer, "trainer", key, machine[key], overridden, replaced)
-        if started and (trainer.devices, trainer.num_nodes) != (started.each, started.machines):
-            raise InputError(
-                f"{started.by} has started {started.processes} processes on {started.machines} machine(s), but the "
-                f"settings are trainer.devices={trainer.devices} trainer.num_nodes={trainer.num_nodes}; leave them out"
-            )
-        check_strategy(trainer.strategy)
+        on_gpu = trainer.accelerator in ("gpu", "cuda")
+        check_settings(trainer, started, torch.cuda.device_count() if on_gpu else None)
         if not is_overridden("trainer.strategy", overridden):
             trainer.strategy = "auto" if trainer.devices in (1, "1") and trainer.num_nodes == 1 else "ddp"
         for name in DATASETS:

@@ -36,7 +36,14 @@ from asr_with_nemo.models.recognizer import durations
 from asr_with_nemo.tracking.session import configure_wandb, describe_mode, project_name
 from asr_with_nemo.tracking.wandb_internals import drop_deprecated_settings
 from asr_with_nemo.training import shards, tokenizers, wandb_callbacks
-from asr_with_nemo.training.callbacks import EpochLines, EpochSeeds, FusedClipping, ReplacedCheckpoints, WeightAveraging
+from asr_with_nemo.training.callbacks import (
+    CrowdedCores,
+    EpochLines,
+    EpochSeeds,
+    FusedClipping,
+    ReplacedCheckpoints,
+    WeightAveraging,
+)
 from asr_with_nemo.training.checkpoints import (
     best_checkpoint,
     check_same_model,
@@ -56,7 +63,8 @@ from asr_with_nemo.training.config import (
     logger_settings,
     take_fraction,
 )
-from asr_with_nemo.training.launch import SharedWork, launched, plugins, share_dev_set, together
+from asr_with_nemo.training.launch import check_world, launched, plugins
+from asr_with_nemo.training.processes import Joining, SharedWork, share_dev_set, together
 from asr_with_nemo.training.wandb_callbacks import log_final, wandb_run
 
 BUSY = 0.5
@@ -104,15 +112,19 @@ def _digest(config: DictConfig, start: Path | None, data: TrainingData) -> str:
         if settings["model"].get(name):
             settings["model"][name] |= {"num_workers": 0, "pin_memory": False}
     digest = hashlib.sha256(json.dumps([settings, place.get("ema")], sort_keys=True).encode())
-    files = [config.model[name].manifest_filepath for name in DATASETS[:2] if config.model[name].manifest_filepath]
-    if tokenizer := config.model.get("tokenizer"):
-        files.append(Path(tokenizer.dir) / tokenizers.MODEL)
-    for file in [*files, *([start] if start else [])]:
+    for file in [*_files(config), *([start] if start else [])]:
         digest.update(b"\0")
         with open(file, "rb") as content:
             while block := content.read(2**20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _files(config: DictConfig) -> list[Path]:
+    """Return the files that a training reads: manifests, and the model of its tokenizer."""
+    manifests = [config.model[name].manifest_filepath for name in DATASETS[:2]]
+    tokenizer = config.model.get("tokenizer")
+    return [Path(file) for file in manifests if file] + ([Path(tokenizer.dir) / tokenizers.MODEL] if tokenizer else [])
 
 
 def train(
@@ -208,6 +220,7 @@ def _train_in(
     trainer, own = build_trainer(config, folder, first_epoch, overridden, callbacks, origin, data)
     data.release()  # NeMo's dataset now takes that memory
     model = build_model(config, trainer)
+    check_world(trainer, model)
     if place := shards.place_of(config):
         notes = data.shards(place)
         shards.use(model, config, notes, trainer, log)
@@ -389,9 +402,12 @@ def build_trainer(
     validates = config.trainer.get("limit_val_batches", 1.0) != 0
     callbacks: dict[str, pl.Callback] = {
         "seeds": EpochSeeds(config.get("seed") or 0, first_epoch),
-        "shared": SharedWork(*shards.batch_of(config), first_epoch, rank_zero_only(print)),
+        "shared": SharedWork(
+            *shards.batch_of(config), first_epoch, (origin or {}).get("config"), _files(config), rank_zero_only(print)
+        ),
         "finite": FiniteLoss(),
         "lines": EpochLines(),
+        "cores": CrowdedCores(),
         "clipping": FusedClipping(),
         "checkpoint": ModelCheckpoint(
             folder / "checkpoints",
@@ -405,18 +421,15 @@ def build_trainer(
         ),
     }
     if manager.get("create_early_stopping_callback") and validates:
-        params = OmegaConf.to_container(manager.get("early_stopping_callback_params") or OmegaConf.create())
-        try:
-            # By default it also looks at the end of an epoch that trainer.max_steps cuts short, which isn't validated.
-            callbacks["stopping"] = EarlyStopping(**asked | {"check_on_train_epoch_end": False} | params)
-        except (TypeError, MisconfigurationException) as error:
-            raise InputError(f"exp_manager.early_stopping_callback_params: {error}") from error
+        callbacks["stopping"] = _early_stopping(manager, asked)
     average = manager.get("ema") or {}
     if average.get("enable"):
         callbacks["average"] = WeightAveraging(average.get("decay", 0.999))
     if os.isatty(2):
         callbacks["bar"] = TQDMProgressBar(leave=False)
     settings = OmegaConf.to_container(config.trainer, resolve=True)
+    if settings.get("strategy") == "ddp":
+        settings["strategy"] = Joining()
     settings.pop("logger", None)  # false in NeMo's configs, which leave it to exp_manager
     callbacks |= wandb_callbacks.callbacks(config, folder.name, origin or {}, data or TrainingData())
     settings.update(
@@ -436,6 +449,16 @@ def build_trainer(
         raise
     except Exception as error:  # MisconfigurationException, ValueError or TypeError for an invalid setting
         raise InputError(f"the trainer: section of the config: {error}") from error
+
+
+def _early_stopping(manager: DictConfig, asked: dict[str, object]) -> EarlyStopping:
+    """Return the callback that ends a training, from its section of the config and what the checkpoints monitor."""
+    params = OmegaConf.to_container(manager.get("early_stopping_callback_params") or OmegaConf.create())
+    try:
+        # By default it also looks at the end of an epoch that trainer.max_steps cuts short, which isn't validated.
+        return EarlyStopping(**asked | {"check_on_train_epoch_end": False} | params)
+    except (TypeError, MisconfigurationException) as error:
+        raise InputError(f"exp_manager.early_stopping_callback_params: {error}") from error
 
 
 def _make_loggers(config: DictConfig, folder: Path, overridden: set[str]) -> list[Logger]:
