@@ -22,6 +22,7 @@ import numpy as np
 import soundfile
 
 from asr_with_nemo.base.values import is_whole
+from asr_with_nemo.data import lhotse_sound
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import channels, commands, tables, text_files, time_columns
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
@@ -316,13 +317,24 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
         raise InputError(f"{path}: can't be read as a Lhotse manifest ({error})") from error
 
 
+_OF_A_SHELL = ("broadcast_news",)
+"""Recipes of Lhotse 1.33 that put names of files into a command line."""
+
+
 def _run_recipe(source: Source) -> Path:
     from lhotse import recipes
 
     known = sorted(name.removeprefix("prepare_") for name in vars(recipes) if name.startswith("prepare_"))
     if source.recipe not in known:
         raise InputError(f"--recipe {source.recipe}: unknown to Lhotse; expected one of {', '.join(known)}")
+    if source.recipe in _OF_A_SHELL:
+        raise InputError(
+            f"--recipe {source.recipe}: Lhotse's recipe hands names of the corpus's files to a shell, so it isn't run "
+            "here; run it yourself where no harm can come of it, and give the folder of its manifests with "
+            "--format lhotse"
+        )
     folder = source.scratch / "lhotse"
+    lhotse_sound.decode_here()
     try:
         getattr(recipes, f"prepare_{source.recipe}")(source.path, output_dir=folder)
     except Exception as error:  # recipes raise exceptions of any type
