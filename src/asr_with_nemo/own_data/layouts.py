@@ -5,7 +5,6 @@ a corpus in memory, runs the commands in a Kaldi `wav.scp`, and skips missing fi
 recipes, and the manifests that they write are streamed here.
 """
 
-import gzip
 import io
 import json
 import math
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soundfile
 
+from asr_with_nemo.base.files import open_gzip
 from asr_with_nemo.base.values import is_whole
 from asr_with_nemo.data import lhotse_sound
 from asr_with_nemo.errors import InputError
@@ -302,9 +302,11 @@ def _of_supervision(
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8") as file:
+        with (
+            open_gzip(path) if path.suffix == ".gz" else open(path, "rb") as opened,
+            io.TextIOWrapper(opened, encoding="utf-8") as file,
+        ):
             if path.suffix == ".json":
                 found = enumerate(json.load(file), 1)
             else:
@@ -313,6 +315,8 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
                 if not isinstance(one, dict):
                     raise ValueError(f"line {number} is no object")
                 yield number, one
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, zlib.error) as error:
         raise InputError(f"{path}: can't be read as a Lhotse manifest ({error})") from error
 
