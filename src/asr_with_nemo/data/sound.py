@@ -298,7 +298,7 @@ def _by_ffmpeg(source: str | os.PathLike | bytes, name: str, kind: _Kind) -> Sou
         raise InputError(f"{name}: {kind.title} without a sound track")
     stream = container.streams.audio[0]
     codec = stream.codec_context
-    if not codec.rate or not codec.layout.nb_channels:
+    if codec is None or not codec.rate or not codec.layout.nb_channels:  # None: a coding that FFmpeg doesn't know
         close()
         return None
 

@@ -418,8 +418,11 @@ def _batches(file: Path) -> Iterator[tuple]:
     import pyarrow.parquet as pq
 
     def features(schema: pa.Schema) -> dict:
-        noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        return (noted.get("info") or {}).get("features") or {}
+        try:
+            found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     try:
         if file.suffix == ".parquet":

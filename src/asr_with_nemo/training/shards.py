@@ -43,7 +43,8 @@ shards. Its concurrent bucketing fills a buffer in a thread, so that the order d
 """
 OWN = ("shar_path", "epoch_hours", "batch_duration", "quadratic_duration", *DEFAULTS, "bucket_duration_bins")
 """Keys of `model.train_ds` of a training from shards, which NeMo's own configs may lack."""
-_BROKEN = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, OSError, AssertionError, ValueError, RuntimeError)
+BROKEN = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, OSError, AssertionError, ValueError, RuntimeError)
+"""What reading a damaged shard raises."""
 
 
 def place_of(config: DictConfig) -> str | None:
@@ -327,7 +328,7 @@ class _Share(IterableDataset):
             yield from loader.batches(shards, seed)
         except InputError as error:
             yield _Failed(error)
-        except _BROKEN as error:
+        except BROKEN as error:
             yield _Failed(loader.explain(shards, error))
 
 
