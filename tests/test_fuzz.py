@@ -5,16 +5,24 @@ trip over. `make proofs` tries thirty times as many; an input that once failed i
 """
 
 import contextlib
+import functools
+import gzip
 import io
 import json
 import shutil
+import subprocess
 import tarfile
 import wave
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
+import onnx
 import openpyxl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import yaml
@@ -28,6 +36,7 @@ from asr_with_nemo.models import model_file
 TOKENS = [b"", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\xd8\x00", b"\n", b"\r", b"\t", b'"', b"{", b"[" * 600]
 TOKENS += [b"-1", b"9" * 5000, b"1e999", b"NaN", b"null", b"&a [*a]", b"%s%n", b"\\end\\", b"../../x"]
 TOKENS += [b"-->", b"<", b"99:99:99,999", b"<!DOCTYPE a [<!ENTITY b 'c'>]>", b"1e308"]
+TOKENS += [b"#EXTM3U\n|touch x", b"http://127.0.0.1:9/$(touch x)", b'"type": "command"', b"file:///etc/hostname"]
 TOKENS += [b"!!python/object/apply:os.system [id]", b"${oc.env:HOME}"]
 
 SERVICE = json.dumps(
@@ -179,6 +188,29 @@ def workbook() -> bytes:
         made.active.append(row)
     made.save(file)
     return file.getvalue()
+
+
+@functools.cache
+def data_set(kind: str) -> bytes:
+    """As Hugging Face writes it, with the recordings inside."""
+    rows = [{"audio": {"bytes": wav(), "path": "a.wav"}, "text": text, "speaker": "x"} for text in ("yes", "no")]
+    about = {"info": {"features": {"audio": {"_type": "Audio"}, "text": {"_type": "Value"}}}}
+    table = pa.Table.from_pylist(rows).replace_schema_metadata({"huggingface": json.dumps(about)})
+    file = io.BytesIO()
+    if kind == "parquet":
+        pq.write_table(table, file)
+    else:
+        with pa.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+    return file.getvalue()
+
+
+def read_data_set(path: Path) -> object:
+    folder = path.parent / "data"
+    folder.mkdir()
+    (folder / "dataset_info.json").write_text("{}", encoding="utf-8")
+    path.rename(folder / path.name)
+    return read_entries(folder)
 
 
 def read_arpa(path: Path) -> object:
@@ -336,6 +368,120 @@ def read_shards(path: Path) -> object:
     return notes.letters
 
 
+@functools.cache
+def encoded(name: str, codec: str, rate: int) -> bytes:
+    """A fifth of a second as phones and browsers record it."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=name) as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        tone = (0.5 * np.sin(np.arange(rate // 5) / 9)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(tone[None, :], format="fltp", layout="mono")
+        frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+        resampler = av.AudioResampler(format=stream.format, layout="mono", rate=rate, frame_size=stream.frame_size or 0)
+        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(piece))
+        container.mux(stream.encode(None))
+    return file.getvalue()
+
+
+@functools.cache
+def by_sox(kind: str) -> bytes:
+    command = ["sox", "-n", "-r", "16000", "-b", "16", "-t", kind, "-", "synth", "0.1", "sine", "440"]
+    return subprocess.run(command, capture_output=True, check=True).stdout
+
+
+@functools.cache
+def export() -> bytes:
+    """A network that gives zeros, with the metadata of an export."""
+    kind = onnx.TensorProto
+    inputs = [("sound", kind.FLOAT, ["B", "T"]), ("lengths", kind.INT64, ["B"])]
+    outputs = [("log_probs", kind.FLOAT, ["B", "T", 1]), ("frames", kind.INT64, ["B"])]
+    axis = onnx.helper.make_tensor("axis", kind.INT64, [1], [2])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Unsqueeze", ["sound", "axis"], ["log_probs"]), onnx.helper.make_node(
+            "Identity", ["lengths"], ["frames"])],
+        "small",
+        *([onnx.helper.make_tensor_value_info(*one) for one in some] for some in (inputs, outputs)),
+        [axis],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    facts = {"format": "1", "labels": "[]", "sample_rate": "16000", "seconds_per_frame": "0.02", "card": "{}"}
+    onnx.helper.set_model_props(model, facts)
+    return model.SerializeToString()
+
+
+def read_export(path: Path) -> object:
+    from asr_with_nemo.deployment import runtime
+
+    recognizer = runtime.Recognizer(path, threads=1)
+    return recognizer.sample_rate, recognizer.card, recognizer.labels
+
+
+@functools.cache
+def checkpoint() -> bytes:
+    import torch
+    from omegaconf import OmegaConf
+
+    file = io.BytesIO()
+    kept = {"dirpath": "x", "best_k_models": {"x": torch.tensor(1.0)}, "last_model_path": "x"}
+    state = {
+        "epoch": 1,
+        "state_dict": {"weight": torch.zeros(3)},
+        "loops": {"fit_loop": {"epoch_loop.batch_progress": {"is_last_batch": True}}},
+        "hyper_parameters": {"cfg": OmegaConf.create({"optim": {"name": "adamw"}})},
+        "callbacks": {"ModelCheckpoint{}": kept},
+    }
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def read_checkpoint(path: Path) -> object:
+    from asr_with_nemo.training import checkpoints
+
+    state = checkpoints.with_own_paths(checkpoints.read_state(path), path.parent)
+    return checkpoints.epoch_after(state), checkpoints.setting(state["hyper_parameters"]["cfg"], "optim.name")
+
+
+SHARD_ROW = json.dumps(
+    {
+        "id": "1",
+        "start": 0,
+        "duration": 0.025,
+        "channel": 0,
+        "supervisions": [
+            {"id": "1", "recording_id": "1", "start": 0.0, "duration": 0.025, "channel": 0, "text": "yes"}
+        ],
+        "type": "MonoCut",
+    }
+).encode()
+
+
+@functools.cache
+def recordings_of_a_shard() -> bytes:
+    sound, packed = io.BytesIO(), io.BytesIO()
+    soundfile.write(sound, np.arange(400, dtype=np.int16), 16_000, format="FLAC")
+    about = {"id": "1", "sources": [{"type": "shar", "channels": [0], "source": ""}], "sampling_rate": 16_000}
+    about |= {"num_samples": 400, "duration": 0.025, "channel_ids": [0]}
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, content in (("1.flac", sound.getvalue()), ("1.json", json.dumps(about).encode())):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def read_shard(path: Path) -> object:
+    """As a training does, which names the file of an error by its digest."""
+    from asr_with_nemo.training import shard_rows, shards
+
+    cuts, recordings = path.parent / "cuts.0.jsonl.gz", path.parent / "recording.0.tar"
+    cuts.write_bytes(gzip.compress(path.read_bytes() if path.suffix == ".jsonl" else SHARD_ROW, 1))
+    if path != recordings:
+        recordings.write_bytes(recordings_of_a_shard())
+    with contextlib.suppress(*shards.BROKEN):
+        return [shards._samples(cut) for cut in shard_rows.read(str(cuts), str(recordings))]
+
+
 READERS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object], str]] = {
     "SPHERE": (sphere, audio.read_sphere, "a.sph"),
     "WAV": (wav, audio.load_audio, "a.wav"),
@@ -375,6 +521,18 @@ READERS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object], str]] = 
     "progress": (lambda: NOTES, read_notes, "notes"),
     "tar": (nemo, unpack, "a.tar"),
     "nemo": (nemo, model_file.read_alphabet, "a.nemo"),
+    "Parquet": (lambda: data_set("parquet"), read_data_set, "train.parquet"),
+    "Arrow": (lambda: data_set("arrow"), read_data_set, "data-00000-of-00001.arrow"),
+    "M4A": (lambda: encoded("ipod", "aac", 16_000), audio.load_audio, "a.m4a"),
+    "AAC": (lambda: encoded("adts", "aac", 16_000), audio.load_audio, "a.aac"),
+    "WebM": (lambda: encoded("webm", "libopus", 48_000), audio.load_audio, "a.webm"),
+    "SoX's own": (lambda: by_sox("sox"), audio.load_audio, "a.sox"),
+    "WavPack": (lambda: by_sox("wv"), audio.load_audio, "a.wv"),
+    "ONNX": (export, read_export, "a.onnx"),
+    "checkpoint": (checkpoint, read_checkpoint, "a.ckpt"),
+    "rows of a shard": (lambda: SHARD_ROW, read_shard, "cuts.0.jsonl"),
+    "recordings of a shard": (recordings_of_a_shard, read_shard, "recording.0.tar"),
+    "ARPA, compressed": (lambda: gzip.compress(ARPA), read_arpa, "a.arpa.gz"),
 }
 EDITS = st.lists(
     st.tuples(st.floats(0, 1), st.integers(0, 40), st.one_of(st.sampled_from(TOKENS), st.binary(max_size=8))),
@@ -386,6 +544,7 @@ FOUND: list[tuple[str, list[tuple[float, int, bytes]]]] = [
     ("Kaldi's wav.scp", [(0.7, 0, b"[" * 600)]),
     ("Kaldi's segments", [(0.2, 3, b"NaN")]),
     ("parts", [(0.2, 0, b"[" * 600)]),
+    ("M4A", [(0.8330535523608678, 40, b"\\end\\")]),
 ]
 
 

@@ -1,6 +1,8 @@
 """One way to read sound: any format, what a file is if it is none, channels that cancel, headers never completed."""
 
+import contextlib
 import struct
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr_with_nemo.data import audio
+from asr_with_nemo.data import audio, sound
 from asr_with_nemo.data.sound import mix_down, open_sound, two_talkers
 from asr_with_nemo.errors import InputError
 
@@ -95,10 +97,60 @@ def test_a_playlist_opens_no_other_file(tmp_path: Path):
     for name, text in (
         ("x.m3u8", f"#EXTM3U\n#EXTINF:1,\n{tmp_path}/secret.wav\n#EXT-X-ENDLIST\n"),
         ("x.wav", f"ffconcat version 1.0\nfile '{tmp_path}/secret.wav'\n"),
+        ("x.m3u", f"{tmp_path}/secret.wav\n"),
+        ("x.pls", f"[playlist]\nFile1={tmp_path}/secret.wav\n"),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(InputError):
             audio.load_audio(tmp_path / name)
+
+
+COMMAND = "touch $TRAP"
+PLAYLISTS = [f"http://127.0.0.1:9/$({COMMAND})", f"http://127.0.0.1:9/`{COMMAND}`", f"|{COMMAND}", f"x; {COMMAND}"]
+
+
+@pytest.mark.parametrize("line", PLAYLISTS)
+@pytest.mark.parametrize(
+    ("name", "frame"), [("x.m3u", "{}\n"), ("x.pls", "[playlist]\nFile1={}\n"), ("x.wav", "#EXTM3U\n{}\n")]
+)
+def test_a_playlist_runs_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, frame: str, line: str):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
+    Path(name).write_text(frame.format(line), encoding="utf-8")
+    for path in (name, Path(name).absolute()):
+        for read in (audio.load_audio, audio.read_with_sox, audio.minutes_of):
+            with contextlib.suppress(InputError):
+                read(path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def synthesize(path: str | Path, seconds: str) -> None:
+    command = ["sox", "-n", "-r", str(RATE), "-b", "16", str(path), "synth", seconds, "sine", "440"]
+    subprocess.run(command, check=True)
+
+
+def test_the_name_of_a_recording_is_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("|touch sprung", "|touch sprung #.wv", "$(touch sprung).wv", "-n.sph", "--version.sph", "http:x.sph"):
+        Path(name).write_bytes(b"nothing")
+        with pytest.raises(InputError):
+            audio.load_audio(name)
+    for name in ("|touch sprung", "-n", "$(touch sprung).m3u"):  # whatever its name, it is read
+        synthesize("x.sox", "1")
+        Path("x.sox").rename(name)
+        assert len(audio.load_audio(name)) == pytest.approx(RATE, abs=2)
+    assert not Path("sprung").exists()
+
+
+def test_a_small_file_that_is_hours_of_sound_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for rate, channels in ((1, 1), (999, 1), (400_000, 1), (16_000, 65)):
+        soundfile.write(tmp_path / "x.wav", np.zeros((16_000, channels)), rate)
+        with pytest.raises(InputError, match=r"x\.wav: .* expected 1,000 to 384,000 Hz and 1 to 64 channels"):
+            open_sound(tmp_path / "x.wav")
+    monkeypatch.setattr(sound, "_MOST_OF_SOX", 100_000)
+    synthesize(tmp_path / "x.wv", "60")
+    with pytest.raises(InputError, match=r"x\.wv: longer than"):
+        audio.load_audio(tmp_path / "x.wv")
 
 
 @pytest.mark.parametrize("stated", [0, 0x7FFFF000, 0xFFFFFFFF, 2_000_000_000])

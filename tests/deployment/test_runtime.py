@@ -169,6 +169,35 @@ def test_what_is_no_such_model_is_refused(tmp_path: Path):
         runtime.Recognizer("an5")
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"sample_rate": "0"}, "sample rate"),
+        ({"sample_rate": "20"}, "sample rate"),
+        ({"sample_rate": "1000000000000"}, "sample rate"),
+        ({"sample_rate": "9" * 5_000}, "digits"),
+        ({"seconds_per_frame": "1e-9"}, "frame length"),
+        ({"seconds_per_frame": "nan"}, "frame length"),
+        ({"card": "{"}, "Expecting property"),
+        ({"card": "[1]"}, "card"),
+        ({"card": "[" * 100_000}, "recursion"),
+        ({"card": None}, "card"),
+        ({"labels": None}, "labels"),
+        ({"labels": "{}"}, "labels"),
+        ({"decoder": "os.system"}, "decoder"),
+        ({"decoder": "rnnt"}, "most_symbols"),
+    ],
+)
+def test_metadata_of_somebody_elses_file_are_checked(tmp_path: Path, changed: dict[str, str | None], said: str):
+    model = onnx.load(model_path("an4", suffix=".onnx"))
+    facts = {one.key: one.value for one in model.metadata_props} | changed
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {key: value for key, value in facts.items() if value is not None})
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(InputError, match=rf"model\.onnx: can't be used as a model \(.*{said}"):
+        runtime.Recognizer(tmp_path / "model.onnx")
+
+
 def test_it_may_be_used_from_several_threads(recognizer: runtime.Recognizer, files: list[str]):
     from concurrent.futures import ThreadPoolExecutor
 

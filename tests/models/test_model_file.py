@@ -211,6 +211,19 @@ HOSTILE = {
     ),
     "a loss within": lambda c, file: c.update(interctc={"loss_weights": {"_target_": WRITES, "output_path": file}}),
     "all of the memory": lambda c, file: c["preprocessor"].update(n_fft=10**9),
+    "filters that fill the memory": lambda c, file: c["preprocessor"].update(
+        features=1024, sample_rate=100_000, window_size=5.0
+    ),
+    "spectrograms that fill the memory": lambda c, file: c["preprocessor"].update(window_size=1.0, window_stride=0.001),
+    "positions that fill the memory": lambda c, file: c.update(
+        encoder={
+            "_target_": "nemo.collections.asr.modules.ConformerEncoder",
+            **{"feat_in": 64, "n_layers": 0, "d_model": 2_048, "n_heads": 1, "pos_emb_max_len": 100_000},
+        }
+    ),
+    "positions by default that fill the memory": lambda c, file: c.update(
+        encoder={"_target_": "nemo.collections.asr.modules.TransformerEncoder", "d_model": 65_536, "n_layers": 0}
+    ),
     "a tiny stride": lambda c, file: c["preprocessor"].update(window_stride=1e-9),
     "more layers than it has weights": lambda c, file: c["encoder"]["jasper"].extend(
         [{**c["encoder"]["jasper"][0], "filters": 60_000, "kernel": [5], "separable": False}] * 2
@@ -229,6 +242,12 @@ def test_a_config_that_asks_for_more_than_a_network(hostile: str, members: dict,
     with contextlib.suppress(InputError):  # the alphabet is read without building anything
         model_file.read_alphabet(path)
     assert not sprung.exists()
+
+
+@pytest.mark.slow
+def test_tables_that_no_weight_bounds_have_a_limit(small_model: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(model_file, "_BUFFERS", 1_000)  # its mel filters alone have more
+    refused(small_model, "refused")
 
 
 @pytest.mark.slow

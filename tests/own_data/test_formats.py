@@ -538,6 +538,8 @@ def test_a_lhotse_recipe(tmp_path: Path):
     assert all(set(text.split()) <= {"yes", "no"} for text in texts(prepared))
     with pytest.raises(InputError, match="--recipe klingon.*yesno"):
         prepare(mine, tmp_path / "other", recipe="klingon")
+    with pytest.raises(InputError, match="--recipe broadcast_news.*names of the corpus's files to a shell"):
+        prepare(mine, tmp_path / "other", recipe="broadcast_news")
     next(mine.glob("*.wav")).unlink()
     with pytest.raises(InputError, match="waves_yesno.*recipe yesno.*assert len"):
         prepare(mine, tmp_path / "other", recipe="yesno")

@@ -1,5 +1,6 @@
 """Kaldi's data folders, Lhotse's manifests and cuts, and Hugging Face's data sets: parts, channels, what isn't read."""
 
+import gzip
 import io
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from asr_with_nemo.base import files
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import commands, layouts
 from asr_with_nemo.own_data.sources import Finder, Source
@@ -150,6 +152,13 @@ def test_columns_of_a_data_set_are_checked_as_those_of_a_table(tmp_path, columns
     pq.write_table(pa.table(columns), tmp_path / "data.parquet")
     found, _ = read(tmp_path)
     assert [(times(one), one.channel) for one in found] == expected and not any(one.problem for one in found)
+
+
+def test_cuts_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_SLACK", 100_000)
+    (tmp_path / "cuts.jsonl.gz").write_bytes(gzip.compress(b'{"id": "' + bytes(10**7)))
+    with pytest.raises(InputError, match=r"cuts\.jsonl\.gz: refused, because it unpacks"):
+        list(layouts._json_lines(tmp_path / "cuts.jsonl.gz"))
 
 
 def test_lhotse_manifests_as_json(tmp_path):

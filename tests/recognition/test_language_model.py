@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from asr_with_nemo.base import files
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition import beam, language_model, ngrams
@@ -124,6 +125,14 @@ def test_an_arpa_file_compressed_marked_in_capitals_and_with_an_end_too_many(tmp
     assert language_model.notes_path(tmp_path / "lm.arpa.gz").name == "lm.json"
 
 
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    text = b"\\data\\\nngram 1=9999999\n\\1-grams:\n" + b"-1\tgo\n" * 10**6
+    (tmp_path / "lm.arpa.gz").write_bytes(gzip.compress(text))
+    monkeypatch.setattr(files, "_SLACK", 1_000_000)
+    with pytest.raises(InputError, match=r"lm\.arpa\.gz: refused, because it unpacks"):
+        ngrams.read_arpa(tmp_path / "lm.arpa.gz")
+
+
 def test_a_binary_file_of_kenlm_is_named_for_what_it_is(tmp_path: Path):
     start = b"mmap lm http://kheafield.com/code format version 5\n\0"
     for name, content in (("lm.binary", start + bytes(100)), ("lm.gz", gzip.compress(start + bytes(100)))):
@@ -144,6 +153,11 @@ def test_a_binary_file_of_kenlm_is_named_for_what_it_is(tmp_path: Path):
         ("\\data\\\nngram 1=1\n\\1-grams:\nmuch\tgo\n\\end\\\n", "line 4"),
         ("\\data\\\nngram 1=1\n\\1-grams:\n-1\tgo\n\\end\\\n", "</s>"),
         (b"\xff\xfe\x00", "ARPA"),
+        (f"\\data\\\nngram {'9' * 5_000}=1\n", "line 2"),
+        (f"\\data\\\nngram 1={'9' * 5_000}\n", "line 2"),
+        (f"\\data\\\nngram 1=1\n\\{'9' * 5_000}-grams:\n-1\tgo\n", "line 3"),
+        ("\\data\\\nngram 1=2\n\\1-grams:\nnan\tgo\n-1\t</s>\n\\end\\\n", "line 4"),
+        ("\\data\\\nngram 1=2\n\\1-grams:\n-1\tgo\t1e999\n-1\t</s>\n\\end\\\n", "line 4"),
     ],
 )
 def test_what_is_no_arpa_file(tmp_path: Path, content: str | bytes | None, reason: str):

@@ -5,12 +5,17 @@ import json
 import shutil
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
+from omegaconf import OmegaConf
 
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.names import SUMMARY
-from asr_with_nemo.training.checkpoints import latest_checkpoint, read_state, writing
+from asr_with_nemo.training.callbacks import ReplacedCheckpoints
+from asr_with_nemo.training.checkpoints import latest_checkpoint, read_state, starting_point, writing
 from tests.conftest import run_script
 
 
@@ -92,6 +97,70 @@ def test_a_hostile_checkpoint_to_resume_from_runs_nothing(training: Path, small_
     assert done.returncode == 0, done.stderr
     assert "refused" in done.stdout
     assert not sprung.exists()
+
+
+@pytest.mark.parametrize("left_out", [(), ("dirpath", "best_model_score")])
+def test_a_checkpoint_to_resume_from_can_have_nothing_removed(tmp_path: Path, left_out: tuple[str, ...]):
+    """As Lightning's trainer does it, with the callback and the writer of a training."""
+    folder = tmp_path / "mine" / "checkpoints"
+    last = folder / "last.ckpt"
+
+    def fit(epochs: int, start: Path | None = None) -> None:
+        kept = {"filename": "best-{epoch}", "monitor": "x", "save_last": True, "enable_version_counter": False}
+        trainer = pl.Trainer(
+            max_epochs=epochs,
+            callbacks=[ModelCheckpoint(folder, **kept, save_top_k=1)],
+            plugins=[ReplacedCheckpoints(folder)],
+            accelerator="cpu",
+            limit_train_batches=1,
+            limit_val_batches=1,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+        )
+        trainer.fit(Logging(), ckpt_path=start)
+
+    fit(1)
+    victims = []
+    for name in ("theirs", "mine/last.ckpt", "mine/checkpoints/best-a.ckpt", "mine/checkpoints/x.d", "best-b.ckpt"):
+        victim = tmp_path / name
+        victim.mkdir(parents=True)
+        (victim / "thesis.txt").write_text("x", encoding="utf-8")
+        victims.append(f"local://{victim}")
+    theirs = tmp_path / "theirs"
+    victims += [str(theirs), f"file://{theirs}", f"{folder}/../../theirs", f"{theirs}/thesis.txt"]
+    state = torch.load(last, weights_only=True)
+    key = next(key for key in state["callbacks"] if key.startswith("ModelCheckpoint"))
+    for victim in victims:
+        kept = state["callbacks"][key] | dict.fromkeys(
+            ("kth_best_model_path", "last_model_path", "best_model_path"), victim
+        )
+        kept |= {"best_k_models": {victim: torch.tensor(1e9)}, "kth_value": torch.tensor(1e9)}
+        changed = {name: one for name, one in kept.items() if name not in left_out}
+        torch.save(state | {"callbacks": {key: changed}}, tmp_path / "hostile.ckpt")
+        fit(2, tmp_path / "hostile.ckpt")
+    assert len(list(tmp_path.rglob("thesis.txt"))) == 5
+    assert last.is_file() and len(list(folder.glob("best-epoch*.ckpt"))) >= 1
+
+
+class Logging(BoringModel):
+    def validation_step(self, batch, number: int):
+        done = super().validation_step(batch, number)
+        self.log("x", done["x"])
+        return done
+
+
+def test_what_a_checkpoint_says_of_its_model_is_not_worked_out(training: Path, tmp_path: Path):
+    state = read_state(training / "checkpoints" / "last.ckpt")
+    name = "${multiply:'xxxxxxxxxx',999999999999}"
+    for config in ({"optim": {"name": name}}, {"optim": "${optim}"}, {"optim": "${oc.env:HOME}"}):
+        for cfg in (config, OmegaConf.create(config)):
+            torch.save(state | {"hyper_parameters": {"cfg": cfg}}, tmp_path / "hostile.ckpt")
+            settings = {"exp_manager": {"resume_from_checkpoint": str(tmp_path / "hostile.ckpt")}}
+            settings |= {"model": {"optim": {"name": "adamw"}}, "trainer": {}}
+            with pytest.raises(InputError, match=r"hostile\.ckpt: does not fit; model\.optim\.name is"):
+                starting_point(OmegaConf.create(settings))
 
 
 class FilledUp(io.FileIO):

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from omegaconf import OmegaConf
 
@@ -73,31 +74,139 @@ def test_a_batch_that_a_process_gets_again_teaches_it_nothing():
         assert weights.grad.tolist() == [expected] * 3
 
 
-@pytest.mark.parametrize("kind", ["command", "url", "file"])
-def test_a_shard_whose_rows_name_a_command_is_refused_and_nothing_runs(corpus: Path, tmp_path: Path, kind: str):
-    shutil.copytree(corpus, tmp_path / "corpus")
-    folder, trap = tmp_path / "corpus" / "shards" / "train", tmp_path / "sprung"
+def rewrite(folder: Path, change) -> None:
+    """Write shards again with other rows, and their notes: change(row, description, recording) changes them."""
     notes = json.loads((folder / "shards.json").read_text())
     for shard in notes["shards"]:
         name = shard["name"]
         with gzip.open(folder / f"cuts.{name}.jsonl.gz", "rt") as file:
             rows = [json.loads(line) for line in file]
-        for row in rows:
-            row["start"] = 0.1  # Lhotse reads it then, not we
-            row["recording"]["sources"] = [{"type": kind, "channels": [0], "source": f"touch {trap}"}]
-        with gzip.open(folder / f"cuts.{name}.jsonl.gz", "wt") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+        with tarfile.open(folder / f"recording.{name}.tar") as archive:
+            parts = {one.name: archive.extractfile(one).read() for one in archive}
         with tarfile.open(folder / f"recording.{name}.tar", "w") as archive:
             for row in rows:
-                for suffix in (".nodata", ".nometa"):  # in place of a recording and of its description
-                    archive.addfile(tarfile.TarInfo(row["id"] + suffix), io.BytesIO())
+                about, sound = json.loads(parts[f"{row['id']}.json"]), parts[f"{row['id']}.flac"]
+                sound = change(row, about, sound) or sound
+                for member, content in (
+                    (f"{row['id']}.flac", sound),
+                    (f"{row['id']}.json", json.dumps(about).encode()),
+                ):
+                    info = tarfile.TarInfo(member)
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
+        with gzip.open(folder / f"cuts.{name}.jsonl.gz", "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
         for file, about in shard["files"].items():
             content = (folder / file).read_bytes()
             about |= {"size": len(content), "md5": hashlib.md5(content).hexdigest()}
     (folder / "shards.json").write_text(json.dumps(notes))
-    with pytest.raises(InputError, match=f"from elsewhere than its shard.*{kind}"):
-        list(loader(tmp_path / "corpus"))
-    assert not trap.exists()
+
+
+def command(kind: str, source: str) -> dict:
+    sources = [{"type": kind, "channels": [0], "source": source}]
+    return {"id": "x", "sources": sources, "sampling_rate": 16_000, "num_samples": 16_000, "duration": 1.0}
+
+
+def room(source: dict) -> list[dict]:
+    return [{"name": "ReverbWithImpulseResponse", "kwargs": {"rir": source}}]
+
+
+def another_track(row: dict, source: dict) -> None:
+    track = {"type": "MonoCut", "offset": 0.0, "cut": {key: row[key] for key in row if key != "type"}}
+    row |= {"type": "MixedCut", "tracks": [track, track | {"cut": track["cut"] | {"id": "z", "recording": source}}]}
+
+
+def array(kind: str) -> dict:
+    return {"storage_type": kind, "storage_path": "pipe:touch sprung", "storage_key": "0,1", "shape": [1]}
+
+
+HOSTILE_ROWS = {
+    "a command": lambda row, about: row["recording"].update(command("command", "touch sprung")),
+    "an address": lambda row, about: row["recording"].update(command("url", "http://127.0.0.1:9/x")),
+    "another file": lambda row, about: row["recording"].update(command("file", "/etc/hostname")),
+    "a command in the tar": lambda row, about: about.update(command("command", "touch sprung") | {"id": about["id"]}),
+    "a room in the tar": lambda row, about: about.update(transforms=room(command("command", "touch sprung"))),
+    "a room": lambda row, about: row["recording"].update(transforms=room(command("command", "touch sprung"))),
+    "another track": lambda row, about: another_track(row, command("file", "x;touch sprung;.sph")),
+    "a room of all tracks": lambda row, about: row.update(
+        type="MixedCut", tracks=[], transforms=room(command("command", "touch sprung"))
+    ),
+    "channels": lambda row, about: row.update(type="MultiCut", channel=[0, 1]),
+    "features": lambda row, about: row.update(features={"num_features": 1, **array("kaldiio")}),
+    "an array": lambda row, about: row.update(custom={"more": {"array": array("pickle")}}),
+    "a recording of its own": lambda row, about: row.update(custom={"more": command("command", "touch sprung")}),
+    "an array of a text": lambda row, about: row["supervisions"][0].update(custom={"more": array("pickle")}),
+    "a film": lambda row, about: about["sources"][0].update(video={"fps": 1, "num_frames": 1, "height": 1, "width": 1}),
+}
+
+
+@pytest.mark.parametrize("perturb_speed", [False, True])
+@pytest.mark.parametrize("name", HOSTILE_ROWS)
+def test_a_row_that_asks_for_more_than_its_recording_is_refused_and_nothing_runs(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, perturb_speed: bool
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(corpus, "corpus")
+    rewrite(Path("corpus/shards/train"), lambda row, about, sound: HOSTILE_ROWS[name](row, about))
+    with pytest.raises(InputError, match=r"cuts\.\d+\.jsonl\.gz, row 1: .*, which is refused"):
+        list(loader(tmp_path / "corpus", perturb_speed=perturb_speed))
+    assert not Path("sprung").exists()
+
+
+def test_a_recording_that_is_another_than_its_row_says_is_refused(corpus: Path, tmp_path: Path):
+    hours, other = io.BytesIO(), io.BytesIO()
+    soundfile.write(hours, np.zeros(16_000 * 3_600), 16_000, format="FLAC")
+    soundfile.write(other, np.zeros(16_000), 16_000, format="WAV")
+    changes = {
+        "hours of silence": lambda row, about, sound: hours.getvalue(),
+        "another format": lambda row, about, sound: other.getvalue(),
+        "no recording": lambda row, about, sound: b"\0",
+        "no number of samples": lambda row, about, sound: about.update(num_samples=None),
+        "a million samples": lambda row, about, sound: about.update(num_samples=10**6),
+        "another rate": lambda row, about, sound: about.update(sampling_rate=1),
+        "times beyond it": lambda row, about, sound: row.update(duration=1e9),
+    }
+    for name, change in changes.items():
+        copy = shutil.copytree(corpus, tmp_path / name)
+        rewrite(copy / "shards/train", change)
+        with pytest.raises(InputError, match=r"cuts\.\d+\.jsonl\.gz, row 1: .* make the shards again"):
+            list(loader(copy))
+
+
+@pytest.mark.parametrize("source", [command("command", "touch sprung"), command("file", "x;touch sprung;.sph")])
+def test_noise_that_is_a_command_is_refused_and_nothing_runs(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: dict
+):
+    monkeypatch.chdir(tmp_path)
+    noise = {"id": "n", "type": "MonoCut", "start": 0, "duration": 1.0, "channel": 0, "recording": source}
+    Path("noise.jsonl").write_text(json.dumps(noise) + "\n", encoding="utf-8")
+    Path("rooms.jsonl").write_text(json.dumps(source) + "\n", encoding="utf-8")
+    for more in (
+        {"noise_path": "noise.jsonl", "noise_mix_prob": 1.0},
+        {"rir_enabled": True, "rir_path": "rooms.jsonl", "rir_prob": 1.0},
+    ):
+        with pytest.raises(InputError, match="is no file"):
+            list(loader(corpus, **more))
+    assert not Path("sprung").exists()
+    soundfile.write("noise.wav", np.random.default_rng(0).normal(size=16_000), 16_000)
+    noise["recording"] = command("file", "noise.wav")
+    Path("noise.jsonl").write_text(json.dumps(noise) + "\n", encoding="utf-8")
+    mixed = heard(loader(corpus, noise_path="noise.jsonl", noise_mix_prob=1.0))
+    assert sum(mixed.values()) == 24 and mixed != heard(loader(corpus))
+
+
+def test_a_recording_whose_name_is_a_command_comes_into_shards_and_nothing_runs(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    rows = manifest.read_manifest(corpus / "train_manifest.json")[:3]
+    for number, name in enumerate(("x;touch sprung;.sph", "'$(touch sprung)'.opus", "|touch sprung")):
+        shutil.copyfile(rows[number]["audio_filepath"], name)
+        rows[number]["audio_filepath"] = name
+    Path("train_manifest.json").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    sharding.make(Path("train_manifest.json"), Path("shards/train"), 1, workers=1, progress=False)
+    assert sum(heard(loader(tmp_path)).values()) == 3
+    assert not Path("sprung").exists()
 
 
 # --- Which shards when ------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import filecmp
+import gzip
+import io
 import os
 import platform
 import shutil
@@ -14,6 +16,7 @@ from asr_with_nemo.errors import InputError
 
 LOCK = ".lock"
 """The file in a folder by which one process at a time works in it."""
+_SLACK = 64 * 1024**2
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -35,6 +38,46 @@ def read_text(path: str | os.PathLike, kind: str, missing: str, encoding: str = 
         raise InputError(f"{path}: {missing}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: can't be read as {kind} ({error})") from error
+
+
+class _Unpacked(io.RawIOBase):
+    """A gzip file, which ends with an error where it unpacks to more than a few times its size."""
+
+    def __init__(self, path: Path, growth: int):
+        self._path, self._packed = path, gzip.GzipFile(path, "rb")
+        self._left = growth * path.stat().st_size + _SLACK
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        content = self._packed.read1(len(buffer))
+        self._left -= len(content)
+        if self._left < 0:
+            raise InputError(
+                f"{self._path}: refused, because it unpacks to so much more than its size that it could fill the "
+                "memory; if it is what you expect, unpack it: gunzip -k"
+            )
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._packed.close()
+        super().close()
+
+
+def open_gzip(path: str | os.PathLike, growth: int = 50) -> io.BufferedReader:
+    """Open a gzip file of unknown origin for reading, as bytes.
+
+    Args:
+        path: the file.
+        growth: how many times its size, and 64 MiB, it may unpack to.
+
+    Raises:
+        InputError: while it is read, if it unpacks to more.
+        OSError, EOFError, zlib.error: it can't be read, or is damaged.
+    """
+    return io.BufferedReader(_Unpacked(Path(path), growth), 1 << 16)
 
 
 @contextlib.contextmanager

@@ -129,6 +129,8 @@ class Shards:
             self.sizes = {name: int(about["size"]) for one in files for name, about in one.items()}
             """Name of each file but the notes → its bytes."""
             for shard in self.shards:
+                if {shard.cuts, shard.recording} != set(shard.files) or "/" in shard.name:
+                    raise ValueError(f"a shard of the name {shard.name[:80]!r} with other files")
                 for about in shard.files.values():
                     bytes.fromhex(str(about["md5"]))
             counted = sum(shard.rows for shard in self.shards)

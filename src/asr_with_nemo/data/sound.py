@@ -9,6 +9,9 @@ import itertools
 import os
 import re
 import shutil
+import struct
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +21,29 @@ import soundfile
 
 from asr_with_nemo.errors import InputError
 
+RATES = range(1_000, 384_001)
+"""Sample rates of recordings, in Hz."""
+_CHANNELS = 64
 _UNKNOWN = 1 << 50  # frames; a larger number in a header means that the length isn't known
 _HEAD = 4096  # bytes from which the kind of a file is told
 _OPEN_SIZES = (0x7FFF0000, 0xFFFF0000)  # of a WAV's data: from there on they mean "not known yet"
 _SEEKABLE = ("mov", "matroska")  # FFmpeg's formats in which each packet has its exact time
 _RUN_UP = 1.0  # seconds decoded before a part: a decoder needs a few packets until it is right
+_MOST_OF_SOX = 1 << 29  # bytes that a file may have once SoX has decoded it: four hours at 16 kHz
+_SOX_KINDS = {  # SoX's name of each kind of file that it is used for -> its first bytes
+    "sph": rb"NIST_1A",
+    "wv": rb"wvpk",
+    "aiff": rb"FORM....AIFF",
+    "aifc": rb"FORM....AIFC",
+    "maud": rb"FORM....MAUD",
+    "au": rb"\.snd",
+    "voc": rb"Creative Voice File\x1a",
+    "smp": rb"SOUND SAMPLE DATA",
+    "sndt": rb"SOUND\x1a",
+    "hcom": rb".{65}FSSD.{59}HCOM",
+    "prc": rb"\x37\x00\x00\x10\x6d\x00\x00\x10",
+    "sox": rb"\.SoX",
+}
 _CANCELLED = 0.05  # of the louder channel's power: what is left of two channels that cancel each other out
 
 
@@ -140,9 +161,21 @@ def open_sound(source: str | os.PathLike | bytes, name: str = "") -> Sound:
         name: of the file, for messages; by default its path.
 
     Raises:
-        InputError: the file is missing or empty, or holds no sound that can be decoded; the error says what it is.
+        InputError: the file is missing or empty, or holds no sound that can be decoded, or one of a rate or a number of
+            channels that no recording has; the error says what it is.
     """
     name = name or (os.fspath(source) if not isinstance(source, bytes) else "the recording")
+    sound = _opened(source, name)
+    if sound.rate not in RATES or not 1 <= sound.channels <= _CHANNELS:
+        sound.__exit__()  # at 1 Hz, say, a small file is hours of sound
+        raise InputError(
+            f"{name}: {sound.rate:,} Hz with {sound.channels} channels; expected {RATES[0]:,} to {RATES[-1]:,} Hz and "
+            f"1 to {_CHANNELS} channels"
+        )
+    return sound
+
+
+def _opened(source: str | os.PathLike | bytes, name: str) -> Sound:
     start = _first_bytes(source, name)
     kind = kind_of(start)
     try:
@@ -265,7 +298,7 @@ def _by_ffmpeg(source: str | os.PathLike | bytes, name: str, kind: _Kind) -> Sou
         raise InputError(f"{name}: {kind.title} without a sound track")
     stream = container.streams.audio[0]
     codec = stream.codec_context
-    if not codec.rate or not codec.layout.nb_channels:
+    if codec is None or not codec.rate or not codec.layout.nb_channels:  # None: a coding that FFmpeg doesn't know
         close()
         return None
 
@@ -316,34 +349,51 @@ def _by_ffmpeg(source: str | os.PathLike | bytes, name: str, kind: _Kind) -> Sou
 
 
 def sox_is_here() -> bool:
-    """Return whether the program SoX, which the package `sox` calls, is installed."""
+    """Return whether the program SoX is installed."""
     return shutil.which("sox") is not None
 
 
 def read_with_sox(path: str | os.PathLike) -> tuple[np.ndarray, int]:
-    """Decode a file with SoX.
+    """Decode with SoX a file of one of the kinds that it is used for (`_SOX_KINDS`).
+
+    SoX never sees a name: it would run one that begins with `|`, and hand the addresses in a playlist to a shell. It
+    gets the open file, and is told the kind, so that it can't take it for another.
 
     Returns:
         int16 samples, (T,) or (T, channels), and the sample rate in Hz.
 
     Raises:
-        InputError: SoX isn't installed, or can't read the file.
+        InputError: the file is of no such kind, SoX isn't installed, or it can't read the file.
     """
+    start = _first_bytes(path, os.fspath(path))
+    kind = next((kind for kind, pattern in _SOX_KINDS.items() if re.match(pattern, start, re.DOTALL)), None)
+    if kind is None:
+        raise InputError(f"{path}: neither libsndfile nor SoX reads this kind of file; convert it to WAV or FLAC")
     if not sox_is_here():
         raise InputError(
             f"{path}: libsndfile can't read this format, and SoX, which may, isn't installed; "
             "install it (Debian: apt install sox libsox-fmt-all; macOS: brew install sox) and run again"
         )
-    import sox
-
-    try:
-        rate = int(sox.file_info.sample_rate(str(path)))
-        transformer = sox.Transformer()
-        transformer.set_output_format(bits=16)
-        return transformer.build_array(input_filepath=str(path)), rate
-    except Exception as error:  # pysox raises its own and built-in ones, with SoX's message
-        reason = str(error).strip().splitlines()[-1]
-        raise InputError(f"{path}: neither libsndfile nor SoX can read it ({reason})") from error
+    command = ["sox", "-V1", "-D", "-t", kind, "-", "-t", "au", "-b", "16", "-e", "signed", "-"]
+    with open(path, "rb") as file, tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=said)
+        try:
+            decoded = process.stdout.read(_MOST_OF_SOX + 1)
+            if len(decoded) > _MOST_OF_SOX:
+                raise InputError(f"{path}: longer than what SoX is asked for here ({_MOST_OF_SOX >> 20} MiB); cut it")
+            status = process.wait()
+        finally:
+            process.kill()
+            process.stdout.close()
+            process.wait()
+        said.seek(0)
+        reason = (said.read(_HEAD).decode(errors="replace").strip().splitlines() or ["no samples"])[-1]
+    if status or len(decoded) < 24:
+        raise InputError(f"{path}: neither libsndfile nor SoX can read it ({reason})")
+    _, offset, _, _, rate, channels = struct.unpack(">4sIIIII", decoded[:24])  # an AU file's header
+    usable = (len(decoded) - offset) // (2 * channels) * 2 * channels
+    samples = np.frombuffer(decoded[offset : offset + usable], ">i2").astype(np.int16)
+    return samples if channels == 1 else samples.reshape(-1, channels), rate
 
 
 def _by_sox(path: str | os.PathLike, name: str, reason: str) -> Sound:

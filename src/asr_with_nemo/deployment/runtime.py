@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 LETTERS, FORMAT = "1", "2"
 """Versions of a file's metadata: of models that write letters by CTC, and of all others. Other versions are refused."""
+_RATES = range(1_000, 200_001)
+"""Sample rates that a model may have, in Hz."""
 _MOST_DURATION = 1_000
 """The longest duration, in frames, that a TDT model may choose."""
 _BATCH_SIZE = 2
@@ -83,7 +85,8 @@ class Recognizer:
                 )
             self._read()
         except Exception as error:  # onnxruntime's exceptions aren't documented
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:500]
+            reason = f"its metadata lack {reason}" if isinstance(error, KeyError) else reason
             raise InputError(
                 f"{self.path}: can't be used as a model ({reason}); make it again with scripts/export.py"
             ) from error
@@ -102,8 +105,13 @@ class Recognizer:
         self.spelling = spelling.parsed(facts["pieces"]) if "pieces" in facts else None
         if not isinstance(self.labels, list) or not all(isinstance(label, str) for label in self.labels):
             raise ValueError("its labels aren't a list of texts")
-        if self.sample_rate <= 0 or not 0 < self.seconds_per_frame < 60:
-            raise ValueError("its sample rate or frame length isn't a positive number")
+        if self.sample_rate not in _RATES or not 0.001 <= self.seconds_per_frame < 60:
+            raise ValueError(
+                f"its sample rate is {self.sample_rate} and its frame length {self.seconds_per_frame}, where "
+                f"{_RATES[0]:,} to {_RATES[-1]:,} Hz and 0.001 to 60 seconds were expected"
+            )
+        if not isinstance(self.card, dict):
+            raise ValueError("its card isn't an object")
         if self.decoder not in FRAMEWISE:
             raise ValueError(f"its decoder is {self.decoder}, where this version has {', '.join(FRAMEWISE)}")
         if self.spelling and len(self.spelling.pieces) != len(self.labels):

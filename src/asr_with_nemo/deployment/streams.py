@@ -9,12 +9,12 @@ import numpy as np
 import soxr
 from fastapi import WebSocket, WebSocketDisconnect
 
+from asr_with_nemo.data.sound import RATES
 from asr_with_nemo.deployment.answers import words_as_json
 from asr_with_nemo.deployment.engine import EngineRecognizer
 from asr_with_nemo.deployment.live import Heard, Listener
 from asr_with_nemo.deployment.runtime import Recognizer
 from asr_with_nemo.deployment.service import RequestError, Server
-from asr_with_nemo.deployment.uploads import RATES
 
 _TEXT_LENGTH = 1_000
 """The most characters of a text message."""

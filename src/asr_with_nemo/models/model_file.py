@@ -5,12 +5,13 @@ NeMo's `restore_from` trusts more than the weights of a file. Its contents, and 
 - A `.nemo` is a tar, which can write anywhere: `archives` unpacks it, without links and within limits.
 - Weights are a pickle, which can call anything: `saved` reads only tensors.
 - The config names what builds the model, with its parameters: `model_config` has a list of what is allowed.
-- Sizes in the config make memory: the model may not have many more parameters than the file has weights.
+- Sizes in the config make memory: the model may not have many more parameters than the file has weights, and tables
+  that follow from the config alone (positions, mel filters) have a limit of their own.
 """
 
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ _TOKENIZER_FILES = {
 }
 _MOST_FILES = 1_000  # in a .nemo
 _PARAMETERS, _FEW = 4, 1_000_000  # a model may have 4 times the file's weights, and a million more
+_BUFFERS = 2**27  # values of tables that follow from the config alone; published models have 2^24
 
 
 def load(path: Path) -> "ASRModel":
@@ -211,7 +213,7 @@ def _limited(weights: "dict[str, torch.Tensor]", path: Path, copied: int = 0) ->
     Raises:
         InputError: they are larger. It is raised before the memory of the parameter is written to.
     """
-    from torch.nn.modules.module import register_module_parameter_registration_hook
+    from torch.nn.modules import module
 
     # By storage, because a tensor of a few bytes can claim any shape.
     sizes = {}
@@ -219,23 +221,25 @@ def _limited(weights: "dict[str, torch.Tensor]", path: Path, copied: int = 0) ->
         if hasattr(value, "untyped_storage"):
             storage = value.untyped_storage()
             sizes[storage.data_ptr()] = storage.nbytes() // value.element_size()
-    left = _FEW + _PARAMETERS * sum(sizes.values())
+    left = {"parameters": _FEW + _PARAMETERS * sum(sizes.values()), "buffers": _BUFFERS}
 
-    def take(parameters: int) -> None:
-        nonlocal left
-        left -= parameters
-        if left < 0:
+    def take(kind: str, values: int) -> None:
+        left[kind] -= values
+        if left[kind] < 0:
             raise InputError(
                 f"{path}: refused, because its config asks for a much larger model than it has weights for"
             )
 
-    def count(module: "torch.nn.Module", name: str, parameter: "torch.nn.Parameter | None") -> None:
-        take(0 if parameter is None else parameter.numel())
+    def counts(kind: str) -> "Callable[[torch.nn.Module, str, torch.Tensor | None], None]":
+        return lambda module, name, tensor: take(kind, 0 if tensor is None else tensor.numel())
 
-    take(copied)
-
-    hook = register_module_parameter_registration_hook(count)
+    take("parameters", copied)
+    hooks = [
+        module.register_module_parameter_registration_hook(counts("parameters")),
+        module.register_module_buffer_registration_hook(counts("buffers")),
+    ]
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()

@@ -9,6 +9,7 @@ they keep a small file from asking for all of the memory.
 Source: the signatures in `nemo.collections.asr.modules` of NeMo 3.0.0; `tests/models/test_parts.py` compares them.
 """
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -28,7 +29,9 @@ Sizes = Annotated[list[Positive], Field(max_length=64)]
 Vocabulary = Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=1_000_000)]
 Context = Annotated[list[OrOff], Field(max_length=8)]
 _TARGET = Field(alias="_target_")
-_POSITIONS = 2**25  # values of a decoder's table of positions; a published model has 2^20
+_POSITIONS = 2**25  # values of a table of positions; published models have 2^20 to 2^23
+_FILTERS = 2**22  # values of the filters of a spectrogram; published models have 2^15
+_OVERLAP = 128  # steps in a window of a spectrogram; published models have 2 to 4
 
 
 class Part(BaseModel):
@@ -50,6 +53,29 @@ class _Spectrogram(Part):
     n_fft: Positive | None = None
     lowfreq: Hertz | None = None
     highfreq: Hertz | None = None
+
+    @model_validator(mode="after")
+    def _has_filters_that_fit(self) -> "_Spectrogram":
+        window = self.n_window_size or int((self.window_size or 0.02) * self.sample_rate)
+        step = self.n_window_stride or int((self.window_stride or 0.01) * self.sample_rate)
+        size = self.n_fft or 2 ** math.ceil(math.log2(max(1, window)))
+        filters = max(getattr(self, name, 0) for name in ("features", "n_mels", "n_mfcc"))
+        if filters * (size // 2 + 1) > _FILTERS or max(window, size) > _OVERLAP * max(1, step):
+            raise ValueError("its filters, or the spectrogram of a minute, would fill the memory")
+        return self
+
+
+class _Positions(Part):
+    """An encoder with a table of positions, whose size no weight of the file bounds."""
+
+    d_model: Positive = 512
+    pos_emb_max_len: Annotated[int, Field(ge=1, le=100_000)] = 5000
+
+    @model_validator(mode="after")
+    def _has_a_table_of_positions_that_fits(self) -> "_Positions":
+        if self.pos_emb_max_len * self.d_model > _POSITIONS:
+            raise ValueError("its table of positions would fill the memory")
+        return self
 
 
 class Moments(Part):
@@ -163,7 +189,7 @@ class ParallelConvASREncoder(ConvASREncoder):
     aggregation_mode: Name | None = None
 
 
-class ConformerEncoder(Part):
+class ConformerEncoder(_Positions):
     feat_in: Positive
     n_layers: Few
     d_model: Positive
@@ -185,7 +211,6 @@ class ConformerEncoder(Part):
     att_context_style: Name = "regular"
     xscaling: bool = True
     untie_biases: bool = True
-    pos_emb_max_len: Annotated[int, Field(ge=1, le=100_000)] = 5000
     conv_kernel_size: Annotated[int, Field(ge=1, le=4096)] = 31
     conv_norm_type: Name = "batch_norm"
     conv_context_size: Name | Context | None = None
@@ -206,9 +231,8 @@ class ConformerEncoder(Part):
     sync_max_audio_length: bool = True
 
 
-class TransformerEncoder(Part):
+class TransformerEncoder(_Positions):
     feat_in: Positive = 128
-    d_model: Positive = 512
     n_heads: Annotated[int, Field(ge=1, le=1024)] = 8
     n_layers: Few = 17
     feat_out: OrOff = -1
@@ -222,7 +246,6 @@ class TransformerEncoder(Part):
     ff_expansion: Annotated[float, Field(gt=0, le=64)] = 4
     pre_block_norm: bool = True
     self_attention_model: Name | None = None
-    pos_emb_max_len: Annotated[int, Field(ge=1, le=100_000)] = 5000
     xscaling: bool = False
     attn_mode: Name = "full"
     sync_max_audio_length: bool = True

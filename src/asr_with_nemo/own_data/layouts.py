@@ -5,7 +5,6 @@ a corpus in memory, runs the commands in a Kaldi `wav.scp`, and skips missing fi
 recipes, and the manifests that they write are streamed here.
 """
 
-import gzip
 import io
 import json
 import math
@@ -21,7 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soundfile
 
+from asr_with_nemo.base.files import open_gzip
 from asr_with_nemo.base.values import is_whole
+from asr_with_nemo.data import lhotse_sound
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import channels, commands, tables, text_files, time_columns
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
@@ -301,9 +302,11 @@ def _of_supervision(
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8") as file:
+        with (
+            open_gzip(path) if path.suffix == ".gz" else open(path, "rb") as opened,
+            io.TextIOWrapper(opened, encoding="utf-8") as file,
+        ):
             if path.suffix == ".json":
                 found = enumerate(json.load(file), 1)
             else:
@@ -312,8 +315,14 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
                 if not isinstance(one, dict):
                     raise ValueError(f"line {number} is no object")
                 yield number, one
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, zlib.error) as error:
         raise InputError(f"{path}: can't be read as a Lhotse manifest ({error})") from error
+
+
+_OF_A_SHELL = ("broadcast_news",)
+"""Recipes of Lhotse 1.33 that put names of files into a command line."""
 
 
 def _run_recipe(source: Source) -> Path:
@@ -322,7 +331,14 @@ def _run_recipe(source: Source) -> Path:
     known = sorted(name.removeprefix("prepare_") for name in vars(recipes) if name.startswith("prepare_"))
     if source.recipe not in known:
         raise InputError(f"--recipe {source.recipe}: unknown to Lhotse; expected one of {', '.join(known)}")
+    if source.recipe in _OF_A_SHELL:
+        raise InputError(
+            f"--recipe {source.recipe}: Lhotse's recipe hands names of the corpus's files to a shell, so it isn't run "
+            "here; run it yourself where no harm can come of it, and give the folder of its manifests with "
+            "--format lhotse"
+        )
     folder = source.scratch / "lhotse"
+    lhotse_sound.decode_here()
     try:
         getattr(recipes, f"prepare_{source.recipe}")(source.path, output_dir=folder)
     except Exception as error:  # recipes raise exceptions of any type
@@ -402,8 +418,11 @@ def _batches(file: Path) -> Iterator[tuple]:
     import pyarrow.parquet as pq
 
     def features(schema: pa.Schema) -> dict:
-        noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        return (noted.get("info") or {}).get("features") or {}
+        try:
+            found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     try:
         if file.suffix == ".parquet":

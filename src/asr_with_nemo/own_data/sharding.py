@@ -5,6 +5,7 @@ front to back hears all speakers. Of the manifest, only the places of its lines 
 """
 
 import hashlib
+import io
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from joblib.externals.loky import as_completed
 from tqdm import tqdm
 
@@ -283,12 +285,11 @@ def _write(path: Path, partial: Path, number: int, rows: list[tuple[int, manifes
             where = f"{path}, line {line}: {file}"
             whole = manifest.checked_length(where, file, rate)
             manifest.check_part(where, row, whole)
-            clip = audio.clip_of(row)
-            recording = Recording(str(line), [AudioSource("file", [0], file)], rate, round(whole * rate), whole)
+            samples, sound = audio.load_audio(audio.clip_of(row), rate), io.BytesIO()
+            soundfile.write(sound, samples, rate, format="WAV", subtype="FLOAT")
+            source = AudioSource("memory", [0], sound.getvalue())  # a file's name might come to a shell
+            recording = Recording(str(line), [source], rate, len(samples), len(samples) / rate)
             cut = recording.to_cut()
-            if isinstance(clip, audio.Clip):
-                end = whole if clip.duration is None else min(whole, clip.offset + clip.duration)
-                cut = cut.truncate(offset=clip.offset, duration=end - clip.offset, preserve_id=True)
             cut.id = str(line)
             text = SupervisionSegment(cut.id, recording.id, 0.0, cut.duration, text=row["text"])
             text.speaker, text.language = row.get("speaker"), row.get("lang")

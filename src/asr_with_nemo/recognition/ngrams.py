@@ -1,6 +1,6 @@
 """N-gram language models: modified Kneser-Ney smoothing, and reading and writing of ARPA files."""
 
-import gzip
+import io
 import math
 import os
 import re
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from asr_with_nemo.base.files import read_text, write_if_changed
+from asr_with_nemo.base.files import open_gzip, read_text, write_if_changed
 from asr_with_nemo.errors import InputError
 
 Ngram = tuple[str, ...]
@@ -120,6 +120,8 @@ class LanguageModel:
 
 _MARKS = {START, END, UNKNOWN}
 _MARKS_IN_CAPITALS = {mark.upper(): mark for mark in _MARKS}
+_MOST = 1e3  # of a logarithm; programs write -99 for none, and back-off weights of up to 2
+_GROWTH = 20  # how many times its size a compressed file may unpack to; language models: four times
 _GZIP, _KENLM = b"\x1f\x8b", b"mmap lm http://kheafield.com/code"
 
 
@@ -245,15 +247,16 @@ def read_arpa(path: str | os.PathLike) -> LanguageModel:
         elif line.lower() == "\\end\\":
             ended = True
             break
-        elif section := re.fullmatch(r"\\(\d+)-grams:", line, re.IGNORECASE):
+        elif section := re.fullmatch(r"(?ai)\\(\d{1,3})-grams:", line):
             size = int(section[1])
-        elif header := re.fullmatch(r"(?i)ngram\s+(\d+)\s*=\s*(\d+)", line) if size == 0 else None:
+        elif header := re.fullmatch(r"(?ai)ngram\s+(\d{1,3})\s*=\s*(\d{1,15})", line) if size == 0 else None:
             promised[int(header[1])] = int(header[2])
         else:
             try:
                 ngram, log_prob, backoff = _parse(line, size)
             except ValueError:
-                raise InputError(f"{path}, line {number}: expected an n-gram of {size} tokens, got {line!r}") from None
+                expected = f"an n-gram of {size} tokens" if size else "ngram SIZE=COUNT, as in a header"
+                raise InputError(f"{path}, line {number}: expected {expected}, got {line[:200]!r}") from None
             found[size] += 1
             if log_prob * _LN10 <= log_probs.get(ngram, -math.inf):
                 continue
@@ -273,7 +276,7 @@ def _text_of(path: Path) -> str:
         with open(path, "rb") as file:
             start = file.read(len(_KENLM))
         if start.startswith(_GZIP):
-            with gzip.open(path, "rt", encoding="utf-8-sig", newline="\n") as file:
+            with io.TextIOWrapper(open_gzip(path, _GROWTH), encoding="utf-8-sig", newline="\n") as file:
                 start, text = b"", file.read()
                 if not text.startswith(_KENLM.decode()):
                     return text
@@ -294,7 +297,7 @@ def is_language_model(path: str | os.PathLike) -> bool:
     try:
         with open(path, "rb") as file:
             start = file.read(2)
-        with gzip.open(path) if start == _GZIP else open(path, "rb") as file:
+        with open_gzip(path, _GROWTH) if start == _GZIP else open(path, "rb") as file:
             head = file.read(4096)
     except (OSError, EOFError, zlib.error):
         return False
@@ -317,4 +320,7 @@ def _parse(line: str, size: int) -> tuple[Ngram, float, float]:
     ngram, backoff = tuple(_MARKS_IN_CAPITALS.get(token, token) for token in fields[:size]), fields[size:]
     if not size or len(ngram) < size or len(backoff) > 1:
         raise ValueError
-    return ngram, float(log_prob), float(backoff[0]) if backoff else 0.0
+    values = float(log_prob), float(backoff[0]) if backoff else 0.0
+    if any(value != value or value > _MOST for value in values):  # NaN, or more than any program writes
+        raise ValueError
+    return ngram, *values

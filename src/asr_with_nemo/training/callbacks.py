@@ -14,7 +14,7 @@ from asr_with_nemo.base.machine import time_on_cores
 from asr_with_nemo.models import nemo_internals
 from asr_with_nemo.models.saved import read_saved
 from asr_with_nemo.training import baseline
-from asr_with_nemo.training.checkpoints import writing
+from asr_with_nemo.training.checkpoints import is_own, with_own_paths, writing
 
 QUIET = 5.0
 """Seconds between two progress lines, at the least, where epochs are shorter."""
@@ -253,7 +253,15 @@ class ReplacedCheckpoints(TorchCheckpointIO):
 
     A hard link to the previous checkpoint keeps its content. Lightning's own writing moves a file from the system's
     temporary folder: where that is on another disk, the previous file is overwritten in place.
+
+    Args:
+        folder: of the training's checkpoints. A checkpoint that was given to resume from names others, to be removed
+            once there is a better one: only what this training wrote itself is removed.
     """
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
 
     def save_checkpoint(self, checkpoint: dict, path: str | os.PathLike, storage_options: object = None) -> None:
         path = Path(path)
@@ -268,4 +276,9 @@ class ReplacedCheckpoints(TorchCheckpointIO):
         Raises:
             InputError: as for `read_saved`.
         """
-        return read_saved(Path(path))
+        return with_own_paths(read_saved(Path(path)), self.folder)
+
+    def remove_checkpoint(self, path: str | os.PathLike) -> None:
+        """Remove a checkpoint that this training wrote; Lightning's own removes any folder, with all that is in it."""
+        if is_own(path, self.folder):
+            Path(path).unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """Choose the checkpoint that a training resumes from, and check that it is of the same model."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +46,7 @@ def starting_point(config: DictConfig) -> Path | None:
     theirs, done = state["hyper_parameters"]["cfg"], epoch_after(state)
     # NeMo writes the pieces of a tokenizer into the labels of some models.
     for key in ("optim.name", *([] if config.model.get("tokenizer") else ["labels"])):
-        there, here = OmegaConf.select(theirs, key), OmegaConf.select(config.model, key)
+        there, here = setting(theirs, key), OmegaConf.select(config.model, key)
         if there != here:
             raise InputError(f"{where}: does not fit; model.{key} is {there} in it and {here} in the config")
     if config.model.get("tokenizer"):
@@ -69,7 +70,7 @@ def _check_same_pieces(where: str, checkpoint: Path, theirs: DictConfig | dict, 
         InputError: they are other pieces; the message names both tokenizers.
     """
     near = next((near for near in checkpoint.parents[:2] if (near / TOKENIZER / tokenizers.MODEL).is_file()), None)
-    known = [OmegaConf.select(theirs, key) for key in ("joint.vocabulary", "decoder.vocabulary")]
+    known = [setting(theirs, key) for key in ("joint.vocabulary", "decoder.vocabulary")]
     there = next(filter(None, known), None)
     if near is not None:
         there = tokenizers.pieces_of(tokenizers.load(near / TOKENIZER))
@@ -78,7 +79,7 @@ def _check_same_pieces(where: str, checkpoint: Path, theirs: DictConfig | dict, 
         return
     place = next((place for place, pair in enumerate(zip(there, pieces, strict=False)) if pair[0] != pair[1]), None)
     what = f"{len(there)} pieces and {len(pieces)}" if place is None else f"{there[place]!r} and {pieces[place]!r}"
-    tokenizer = near / TOKENIZER if near else OmegaConf.select(theirs, "tokenizer.dir")
+    tokenizer = near / TOKENIZER if near else setting(theirs, "tokenizer.dir")
     raise InputError(
         f"{where}: does not fit; it writes the pieces of the tokenizer {tokenizer}, and the config has "
         f"model.tokenizer.dir={folder} (the first difference: {what}); give model.tokenizer.dir={tokenizer}"
@@ -161,10 +162,59 @@ def read_state(checkpoint: Path) -> dict:
     """
     state = read_saved(checkpoint, mmap=True)
     try:
-        OmegaConf.select(state["hyper_parameters"]["cfg"], "optim")
+        setting(state["hyper_parameters"]["cfg"], "optim")
         dict(state["state_dict"]), epoch_after(state)
     except Exception as error:  # what is missing, or has another type
         raise InputError(f"{checkpoint}: not a checkpoint of a NeMo model's training (it lacks {error})") from error
+    return state
+
+
+def setting(config: DictConfig | dict, key: str) -> object:
+    """Return a setting of a checkpoint's model as it is written there, None if there is none.
+
+    References aren't followed: a training writes none, and what they call (`${multiply:...}`) could take all memory.
+
+    Example:
+        >>> setting(OmegaConf.create({"optim": {"name": "${oc.env:HOME}"}}), "optim.name")
+        '${oc.env:HOME}'
+    """
+    found = OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def is_own(path: str | os.PathLike, folder: Path) -> bool:
+    """Return whether a path is that of a checkpoint which a training writes into its folder, and no folder itself."""
+    path = Path(path)
+    return (
+        os.path.realpath(path.parent) == os.path.realpath(folder)
+        and bool(re.fullmatch(r"(best-.*|last)\.ckpt", path.name, re.DOTALL))
+        and not path.is_dir()
+    )
+
+
+def with_own_paths(state: dict, folder: Path) -> dict:
+    """Return the state of a training without the paths of checkpoints that aren't in its folder.
+
+    Lightning removes those paths when there are better ones, and takes any that a checkpoint names for its own.
+
+    Args:
+        state: the content of a checkpoint.
+        folder: of the training's checkpoints.
+    """
+    callbacks = state.get("callbacks")
+    for name, kept in callbacks.items() if isinstance(callbacks, dict) else ():
+        if not (str(name).startswith("ModelCheckpoint") and isinstance(kept, dict)):
+            continue
+        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            if not (isinstance(kept.get(key), str) and is_own(kept[key], folder)):
+                kept[key] = ""
+        best = kept.get("best_k_models")
+        best = best.items() if isinstance(best, dict) else ()
+        kept["best_k_models"] = {path: one for path, one in best if isinstance(path, str) and is_own(path, folder)}
+        kept["dirpath"] = str(kept.get("dirpath") or "")  # without one, Lightning takes all of it for its own
+        kept.setdefault("best_model_score", None)
     return state
 
 

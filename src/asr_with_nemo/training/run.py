@@ -437,7 +437,7 @@ def build_trainer(
         enable_checkpointing=True,
         enable_progress_bar="bar" in callbacks,
         enable_model_summary=False,
-        plugins=[*(settings.get("plugins") or []), ReplacedCheckpoints(), *plugins()],
+        plugins=[*(settings.get("plugins") or []), ReplacedCheckpoints(folder / "checkpoints"), *plugins()],
         default_root_dir=folder,
     )
     try:

@@ -10,9 +10,11 @@ Buckets, batches by duration and Lhotse's own augmentation (`perturb_speed`, noi
 given the shards of a share.
 """
 
+import copy
 import gzip
 import io
 import math
+import os
 import random
 import tarfile
 import zlib
@@ -27,10 +29,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from asr_with_nemo.base.values import is_number
-from asr_with_nemo.data import object_storage
+from asr_with_nemo.data import lhotse_sound, object_storage
 from asr_with_nemo.data.shards import ROWS, Shard, Shards
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models import nemo_internals
+from asr_with_nemo.training import shard_rows
 
 DEFAULTS = {"shuffle_buffer_size": 200, "bucket_buffer_size": 1_000, "num_buckets": 10, "concurrent_bucketing": False}
 """Settings of NeMo's sampler that a config doesn't give.
@@ -40,7 +43,8 @@ shards. Its concurrent bucketing fills a buffer in a thread, so that the order d
 """
 OWN = ("shar_path", "epoch_hours", "batch_duration", "quadratic_duration", *DEFAULTS, "bucket_duration_bins")
 """Keys of `model.train_ds` of a training from shards, which NeMo's own configs may lack."""
-_BROKEN = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, OSError, AssertionError, ValueError, RuntimeError)
+BROKEN = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, OSError, AssertionError, ValueError, RuntimeError)
+"""What reading a damaged shard raises."""
 
 
 def place_of(config: DictConfig) -> str | None:
@@ -309,9 +313,10 @@ def _samples(cut) -> np.ndarray:
 
 
 def _check_sources(cut) -> None:
-    """Make sure that the sound of a cut is that of its shard, or of the files that a config mixes with it.
+    """Make sure that what a config mixes with a cut, or filters it with, are files.
 
-    A row of a shard may name a command or an address in place of a recording, and Lhotse would run or fetch it.
+    The cut itself is in its shard (`shard_rows`); a manifest of noise or of rooms may name a command or an address,
+    and Lhotse would run or fetch it.
 
     Raises:
         InputError: it does.
@@ -319,13 +324,32 @@ def _check_sources(cut) -> None:
     parts = [track.cut for track in cut.tracks] if hasattr(cut, "tracks") else [cut]
     for number, part in enumerate(parts):
         recording = getattr(part, "recording", None)  # padding has none
-        kinds = {source.type for source in recording.sources} if recording is not None else set()
-        if not kinds <= ({"memory"} if number == 0 else {"memory", "file"}):
+        if recording is not None:
+            _check_recording(cut.id, recording, {"memory"} if number == 0 else {"memory", "file"})
+    _check_filters(cut.id, getattr(cut, "transforms", None))
+
+
+def _check_recording(name: str, recording, allowed: set[str]) -> None:
+    from lhotse.audio import AudioSource
+
+    for source in getattr(recording, "sources", None) or [AudioSource("mix", [0], "")]:
+        if source.type not in allowed or (source.type == "file" and not os.path.isfile(source.source)):
             raise InputError(
-                f"{cut.id}: its recording is to come from elsewhere than its shard ({', '.join(sorted(kinds))}), which "
-                "is refused, since a row of a shard could so run a command; make the shards again: "
-                "python scripts/make_shards.py MANIFEST"
+                f"{name}: a recording that the config mixes with it is no file ({source.type} "
+                f"{str(source.source)[:80]!r}), which is refused, since a manifest of noise or of rooms could so run a "
+                "command; look at model.train_ds.noise_path and rir_path"
             )
+    _check_filters(name, recording.transforms)
+
+
+def _check_filters(name: str, filters: Sequence[object] | None) -> None:
+    from lhotse.augmentation import AudioTransform
+
+    for one in filters or ():
+        filter = AudioTransform.from_dict(copy.deepcopy(one)) if isinstance(one, dict) else one
+        room = getattr(filter, "rir", None)
+        if room is not None:
+            _check_recording(name, getattr(room, "recording", room), {"memory", "file"})
 
 
 class _Failed(str):
@@ -351,7 +375,7 @@ class _Share(IterableDataset):
             yield from loader.batches(shards, seed)
         except InputError as error:
             yield _Failed(error)
-        except _BROKEN as error:
+        except BROKEN as error:
             yield _Failed(loader.explain(shards, error))
 
 
@@ -410,8 +434,14 @@ class ShardLoader:
             settings["bucket_duration_bins"] = bins_of(shards.durations, settings["num_buckets"], least, most)
         bins = settings["bucket_duration_bins"]
         settings |= {"use_bucketing": bool(bins), "num_buckets": len(bins) + 1, "bucket_duration_bins": bins or None}
-        settings |= {"manifest_filepath": None, "num_workers": 0, "pin_memory": False, "sample_rate": sample_rate}
-        settings |= {"min_duration": least, "max_duration": most}
+        settings |= {
+            "manifest_filepath": None,
+            "shar_path": None,
+            "num_workers": 0,
+            "pin_memory": False,
+            "sample_rate": sample_rate,
+        }
+        settings |= {"sample_rate": sample_rate, "min_duration": least, "max_duration": most}
         # Finite, since the processes agree on their number of batches; nothing of CUDA in a forked worker.
         return settings | {"force_finite": True, "cuda_expandable_segments": False, "shuffle": True}
 
@@ -419,11 +449,14 @@ class ShardLoader:
         """Yield the batches of some shards, read one after the other, by NeMo's sampler."""
         from nemo.collections.common.data.lhotse import get_lhotse_dataloader_from_config
 
-        files = {
+        lhotse_sound.decode_here()
+        shard_rows.register()
+        source = {
+            "type": shard_rows.SOURCE,
             "cuts": [f"{self.place}/{shard.cuts}" for shard in shards],
-            "recording": [f"{self.place}/{shard.recording}" for shard in shards],
+            "recordings": [f"{self.place}/{shard.recording}" for shard in shards],
         }
-        settings = OmegaConf.create(self._settings | {"shar_path": files, "seed": seed, "shard_seed": seed})
+        settings = OmegaConf.create(self._settings | {"input_cfg": [source], "seed": seed, "shard_seed": seed})
         yield from get_lhotse_dataloader_from_config(settings, 0, 1, self._utterances)
 
     def explain(self, shards: Sequence[Shard], error: Exception) -> str:
