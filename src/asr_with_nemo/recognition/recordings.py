@@ -6,6 +6,7 @@ import json
 import os
 import statistics
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -243,11 +244,16 @@ def split_channels(recordings: Iterable[Recording]) -> list[Recording]:
     return found
 
 
-def _facts(path: str) -> tuple[int, str]:
-    """Return the number of a file's channels, and what is wrong with its length; (0, "") if it can't be read."""
+def _facts(path: str, to_the_end: bool = False) -> tuple[int, str]:
+    """Return the number of a file's channels, and what is wrong with its sound; (0, "") if it can't be read.
+
+    Of some formats, only the sound itself, read to the end, shows that something is missing.
+    """
     try:
         with open_sound(path) as sound:
-            wrong = "holds less sound than its header says" if sound.cut else ""
+            if to_the_end and sound.cut is None:
+                deque(sound.blocks(1 << 18), maxlen=0)
+            wrong = "is cut short or damaged" if sound.cut else ""
             return sound.channels, "its header was never finished" if sound.unfinished else wrong
     except InputError:
         return 0, ""
@@ -270,12 +276,12 @@ class Survey:
         self._wrong: dict[str, list[str]] = {}
 
     def add(self, sound: str | audio.Clip) -> None:
-        """Look at a recording's header, and at the sound of one with two channels."""
+        """Look at a recording's header, and at the sound of one that may be cut short or has two channels."""
         path, channel = (sound.path, sound.channel) if isinstance(sound, audio.Clip) else (sound, None)
         if path in self._seen:
             return
         self._seen.add(path)
-        channels, wrong = _facts(path)
+        channels, wrong = _facts(path, to_the_end=True)
         if wrong:
             self._wrong.setdefault(wrong, []).append(path)
         if channels > 1 and channel is None:
