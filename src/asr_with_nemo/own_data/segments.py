@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -234,23 +234,30 @@ def read_ctm(path: Path, encoding: str = "") -> Reading:
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-def read_table(path: Path, encoding: str = "", delimiter: str = "") -> Reading | None:
+def read_table(
+    path: Path, encoding: str = "", delimiter: str = "", columns: Mapping[str, str] | None = None
+) -> Reading | None:
     """Read a table of one recording, with columns of start, end (or duration) and text.
+
+    Args:
+        path: the table.
+        encoding, delimiter, columns: as of `tables.inspect`.
 
     Returns:
         None if it is a table of another kind.
 
     Raises:
-        InputError: the file can't be read.
+        InputError: the file can't be read, or it can't be told which column has the texts.
     """
     lines_of(path, encoding)  # a text of a plausible size
     try:
-        table = tables.inspect(path, _is_audio, encoding, delimiter, needs=("text",))
+        table = tables.inspect(path, _is_audio, encoding, delimiter, columns, needs=("text",))
     except InputError:
         return None
     roles = table.roles
     if not table.has_header or "start" not in roles or not {"end", "seconds"} & set(roles) or "audio" in roles:
         return None
+    tables.check_texts(table)
     notes = [f"read {table}".replace(f"{path.name} ", "")]
     notes += table.notes
     cues, are_whole = [], True
