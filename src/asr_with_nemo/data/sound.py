@@ -1,3 +1,4 @@
+# ruff: noqa: SIM905 (lists of words read better as text)
 """One way to read sound: files of any format, by libsndfile, FFmpeg's libraries or SoX, in blocks; mixed down to mono.
 
 libsndfile reads WAV, FLAC, Ogg, MP3, AIFF and their kind. What phones, browsers and cameras write (m4a, mp4, webm, amr,
@@ -21,12 +22,20 @@ import soundfile
 from asr_with_nemo.data import ffmpeg
 from asr_with_nemo.errors import InputError
 
+SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        "wav wave flac mp3 mp2 mpga ogg oga opus m4a m4b mp4 mov aac wma webm mkv mka amr 3gp 3g2 aif aiff aifc au snd "
+        "caf w64 rf64 voc gsm sph nist wv1 wv2 avi flv mpg mpeg mts m2ts ac3 eac3 tta ape"
+    ).split()
+)
+"""Endings of the recordings that are looked for in folders."""
 _UNKNOWN = 1 << 50  # frames; a larger number in a header means that the length isn't known
 _HEAD = 4096  # bytes from which the kind of a file is told
 _OPEN_SIZES = (0x7FFF0000, 0xFFFF0000)  # of a WAV's data: from there on they mean "not known yet"
 _SEEKABLE = ("mov", "matroska")  # FFmpeg's formats in which each packet has its exact time
 # FFmpeg's formats whose header states the length; in others, FFmpeg guesses it from the bit rate.
-_STATED = frozenset("mov matroska asf wav avi caf ogg flac tta wv ape aiff au".split())  # noqa: SIM905 (reads better)
+_STATED = frozenset("mov matroska asf wav avi caf ogg flac tta wv ape aiff au".split())
 _WHOLE = 0.95  # of the stated length: a file with less is cut short
 _PAGE = 1 << 16  # bytes; a page of Ogg has less
 _CANCELLED = 0.05  # of the louder channel's power: what is left of two channels that cancel each other out

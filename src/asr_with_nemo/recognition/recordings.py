@@ -6,7 +6,7 @@ import json
 import os
 import statistics
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,41 +16,12 @@ import numpy as np
 from asr_with_nemo.base.files import read_text
 from asr_with_nemo.data import audio, object_storage
 from asr_with_nemo.data.manifest import shortened
-from asr_with_nemo.data.sound import open_sound, two_talkers
+from asr_with_nemo.data.sound import SUFFIXES, open_sound, two_talkers
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.ngrams import is_language_model
 
 _SAMPLED = 200  # recordings of whose sizes the length of all is estimated
 _BYTES_A_SECOND = 32_000  # of a 16-bit WAV; compressed files are longer
-SUFFIXES = frozenset(
-    [
-        ".wav",
-        ".flac",
-        ".mp3",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".m4a",
-        ".mp4",
-        ".webm",
-        ".mkv",
-        ".mov",
-        ".aac",
-        ".amr",
-        ".3gp",
-        ".wma",
-        ".aif",
-        ".aiff",
-        ".aifc",
-        ".au",
-        ".snd",
-        ".caf",
-        ".sph",
-        ".w64",
-        ".rf64",
-    ]
-)
-"""Endings of the recordings that are looked for in folders."""
 _LISTENED = 300.0  # seconds in which two talkers are looked for
 _TABLES = (".csv", ".tsv", ".psv", ".xlsx", ".xls", ".ods")
 LISTS, MANIFESTS = (".txt", ".lst", ".list"), (".json", ".jsonl")
@@ -93,26 +64,26 @@ def find(inputs: Iterable[str], log: Callable[[str], object] = lambda text: None
 
 
 def _expanded(name: str, log: Callable[[str], object]) -> list[Recording]:
-    path = Path(name)
+    path, is_file = Path(name), os.path.isfile(name)  # Path's own raises where a name is too long for a file
     if name == "-":
         return _listed(_standard_input(), "standard input", Path())
     if object_storage.is_remote(name):
         return _in_storage(name)
-    if path.is_dir():
+    if os.path.isdir(name):
         return _in_folder(path)
-    if path.suffix.lower() in LISTS and path.is_file():
+    if path.suffix.lower() in LISTS and is_file:
         text = read_text(path, "a list of recordings", "no such list")
         if is_language_model(path):
             raise InputError(f"{path}: is a language model, not a list; use --lm={path}")
         return _listed(text, str(path), path.parent)
     if path.suffix.lower() in MANIFESTS:
         return _in_manifest(path, log)
-    if path.suffix.lower() in _TABLES and path.is_file():
+    if path.suffix.lower() in _TABLES and is_file:
         raise InputError(
             f"{path}: a table, not a recording; name the folder of its recordings, or save its column of paths as "
             "text (.txt), a path a line"
         )
-    if path.is_file() and is_language_model(path):
+    if is_file and is_language_model(path):
         raise InputError(f"{path}: is a language model, not a recording; use --lm={path}")
     return [Recording(name, name, Path(path.stem))]
 
@@ -316,18 +287,23 @@ def _has_two_talkers(path: str) -> bool:
         return False
 
 
-def outputs(recordings: Iterable[Recording], folder: Path, suffix: str) -> Iterator[Path]:
-    """Yield the output file of each recording.
+def outputs(recordings: Sequence[Recording], folder: Path, suffix: str) -> Iterator[Path]:
+    """Yield the output file of each recording; a.m4a.txt and a.webm.txt, where there is a.m4a beside a.webm.
 
     Raises:
         InputError: two recordings would be written to one file.
     """
+    named = Counter(recording.output for recording in recordings)
     taken: dict[Path, str] = {}
     for recording in recordings:
-        path = folder / recording.output.with_name(recording.output.name + suffix)
+        kind = Path(clip_of(recording)[0]).suffix if named[recording.output] > 1 else ""
+        path = folder / recording.output.with_name(recording.output.name + kind + suffix)
         if path in taken:
+            same = taken[path] == recording.name
             raise InputError(
-                f"{path}: would hold both {taken[path]} and {recording.name}; name their common folder instead, "
+                f"{path}: would hold {recording.name} twice; name it once"
+                if same
+                else f"{path}: would hold both {taken[path]} and {recording.name}; name their common folder instead, "
                 "whose folders are kept apart"
             )
         taken[path] = recording.name
