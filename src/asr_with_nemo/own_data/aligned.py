@@ -128,6 +128,8 @@ def why_not(source: Source) -> str:
             return str(error)
     tables_there = (path for path in found if path.lower().endswith((".csv", ".tsv")))
     named = next((path for path in tables_there if _recordings_of(source, source.root / path)), "")
+    if named and (reason := segments.why_no_table(source.root / named, source.encoding, source.delimiter)):
+        return f"{named}: {reason}"
     return named and f"{named}: for the texts of its recording, its first line must be their names: start, end, text"
 
 
