@@ -140,6 +140,14 @@ def main(
         typer.echo(f"report: {report}")
     if others:
         typer.echo(f"against {compare}: {wer.compare(result.rows, others)}")
+    if result.unread:
+        for error in [*result.unread.values()][:5]:
+            typer.echo(f"error: {error}", err=True)
+        whole = len(result.rows) + len(result.unread)
+        typer.echo(
+            f"error: {len(result.unread)} of {whole} utterances can't be read; the figures are of the others", err=True
+        )
+        raise typer.Exit(1)
 
 
 class _Asked(NamedTuple):

@@ -154,3 +154,11 @@ def test_an_offset_that_is_no_time_is_named(tmp_path: Path, offset: object):
     (tmp_path / "m.json").write_text(json.dumps(row) + "\n")
     with pytest.raises(InputError, match="line 1: 'offset' is"):
         manifest.read_manifest(tmp_path / "m.json", check_audio=False)
+
+
+def test_a_recording_of_another_kind_is_named_and_what_to_do(tmp_path: Path):
+    soundfile.write(tmp_path / "x.mp3", np.zeros(16_000), 16_000)
+    (tmp_path / "x.ac3").write_bytes(b"no sound at all")
+    with pytest.raises(InputError, match=r"m\.json, line 1.*x\.ac3"):
+        manifest.header_of(f"m.json, line 1: {tmp_path}/x.ac3", str(tmp_path / "x.ac3"))
+    assert manifest.header_of("m.json", str(tmp_path / "x.mp3"))[1] == 16_000

@@ -22,12 +22,16 @@ def tone(seconds: float = 1.0, pitch: float = 440.0, rate: int = RATE) -> np.nda
     return (0.5 * np.sin(2 * np.pi * pitch * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
 
 
-def encode(path: Path, codec: str, samples: np.ndarray, rate: int) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, layout="mono", bit_rate=64_000)
-        frame = av.AudioFrame.from_ndarray(samples[None, :], format="fltp", layout="mono")
+def encode(path: Path, codec: str, samples: np.ndarray, rate: int, form: str | None = None) -> Path:
+    """Write mono samples, (T,), or those of two channels, (2, T)."""
+    layout, options = ("mono" if samples.ndim == 1 else "stereo"), {"movflags": "faststart"} if form is None else {}
+    with av.open(str(path), "w", format=form, options=options) as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        if codec in ("aac", "libopus", "wmav2"):
+            stream.bit_rate = 64_000
+        frame = av.AudioFrame.from_ndarray(np.atleast_2d(samples), format="fltp", layout=layout)
         frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
-        resampler = av.AudioResampler(format=stream.format, layout="mono", rate=rate, frame_size=stream.frame_size or 0)
+        resampler = av.AudioResampler(format=stream.format, layout=layout, rate=rate, frame_size=stream.frame_size or 0)
         for piece in [*resampler.resample(frame), *resampler.resample(None)]:
             container.mux(stream.encode(piece))
         container.mux(stream.encode(None))
@@ -66,6 +70,102 @@ def test_a_part_of_a_long_recording_is_the_same_as_in_the_whole(tmp_path: Path, 
         shifts = range(-rate // 1000, rate // 1000 + 1)
         assert min(np.abs(part - whole[start + shift : start + shift + len(part)]).max() for shift in shifts) < 1e-3
         assert len(part) == rate // 2
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate", "form"),
+    [
+        ("film.ts", "aac", 48_000, "mpegts"),
+        ("film.flv", "aac", 44_100, "flv"),
+        ("film.mpg", "mp2", 44_100, "mpeg"),
+        ("sound.ac3", "ac3", 48_000, "ac3"),
+        ("sound.tta", "tta", RATE, "tta"),
+        ("memo.caf", "alac", RATE, "caf"),
+    ],
+)
+def test_what_cameras_and_old_players_write_is_read_without_sox(
+    tmp_path: Path, name: str, codec: str, rate: int, form: str
+):
+    path = encode(tmp_path / name, codec, tone(2.0, rate=rate), rate, form)
+    assert len(audio.load_audio(path)) == pytest.approx(2 * RATE, abs=0.1 * RATE)
+    with open_sound(path) as sound:
+        assert sound.cut is None and sum(map(len, sound.blocks(1 << 18))) and sound.cut is False
+
+
+CUT = [
+    ("x.m4a", "aac", RATE, None),
+    ("x.aac", "aac", RATE, "adts"),
+    ("x.amr", "libopencore_amrnb", 8_000, "amr"),
+    ("x.flac", "flac", RATE, "flac"),
+    ("x.webm", "libopus", 48_000, "webm"),
+    ("x.opus", "libopus", 48_000, "ogg"),
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "rate", "form"), CUT)
+def test_a_phones_recording_that_is_cut_short_gives_what_is_there(
+    tmp_path: Path, name: str, codec: str, rate: int, form: str
+):
+    noise = 0.01 * np.random.default_rng(0).normal(size=8 * rate)
+    path = encode(tmp_path / name, codec, (tone(8.0, rate=rate) + noise).astype(np.float32), rate, form)
+    path.write_bytes(path.read_bytes()[: int(0.6 * path.stat().st_size)])
+    for source in (path, path.read_bytes()):
+        with open_sound(source) as sound:
+            assert 3.9 < sum(map(len, sound.blocks(1000))) / rate < 5.0
+            assert sound.cut and not sound.unfinished
+
+
+@pytest.mark.parametrize(("name", "codec", "rate", "form"), [one for one in CUT if one[0] != "x.opus"])
+def test_bad_bytes_in_the_middle_cost_only_the_sound_there(tmp_path: Path, name: str, codec: str, rate: int, form: str):
+    generator = np.random.default_rng(0)
+    samples = 0.01 * generator.normal(size=8 * rate)
+    samples[-rate:] += tone(1.0, rate=rate)
+    path = encode(tmp_path / name, codec, samples.astype(np.float32), rate, form)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 300] = generator.bytes(300)
+    path.write_bytes(content)
+    whole = audio.load_audio(path)
+    loud = np.nonzero(np.sqrt(audio.frame_powers(whole, RATE // 50)) > 0.2)[0] / 50
+    assert len(whole) / RATE == pytest.approx(8, abs=0.4)
+    assert (loud > 6).sum() == pytest.approx(50, abs=3)  # and after the gap, what follows has its own time
+    if name in ("x.m4a", "x.webm"):
+        assert loud[loud > 6][0] == pytest.approx(7, abs=0.15)
+
+
+def test_an_aac_whose_channels_change_on_the_way_is_read_to_its_end(tmp_path: Path):
+    mono = encode(tmp_path / "mono.aac", "aac", tone(2.0), RATE, "adts").read_bytes()
+    stereo = encode(tmp_path / "stereo.aac", "aac", np.stack([tone(2.0), tone(2.0)]), RATE, "adts").read_bytes()
+    faster = encode(tmp_path / "faster.aac", "aac", tone(2.0, rate=48_000), 48_000, "adts").read_bytes()
+    path = tmp_path / "joined.aac"
+    for joined in (mono + stereo + mono, stereo + mono, mono + faster):
+        path.write_bytes(joined)
+        samples = audio.load_audio(path)
+        parts = 3 if joined == mono + stereo + mono else 2
+        assert len(samples) / RATE == pytest.approx(2 * parts, abs=0.15 * parts)  # encoders add a little
+        spectrum = np.abs(np.fft.rfft(samples[-RATE:]))
+        assert spectrum.argmax() == pytest.approx(440, abs=3)
+
+
+def test_a_tag_or_an_old_start_doesnt_hide_what_a_file_is(tmp_path: Path):
+    plain = encode(tmp_path / "x.aac", "aac", tone(2.0), RATE, "adts").read_bytes()
+    cover = b"ID3\x04\0\0\0\0\x40\0" + bytes(64 * 128)
+    (tmp_path / "tagged.aac").write_bytes(cover + plain)
+    film = encode(tmp_path / "x.m4a", "aac", tone(2.0), RATE).read_bytes()
+    (tmp_path / "old.mov").write_bytes(film.replace(b"ftyp", b"wide", 1))
+    for name in ("tagged.aac", "old.mov"):
+        assert len(audio.load_audio(tmp_path / name)) == pytest.approx(2 * RATE, abs=0.15 * RATE)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("x.m4a", b"\0\0\0\x18ftypM4A "), ("x.opus", b"OggS"), ("x.ac3", b"\x0bw")]
+)
+def test_a_kind_that_cant_be_decoded_is_named_and_not_sent_to_sox(
+    tmp_path: Path, name: str, content: bytes, capfd: pytest.CaptureFixture
+):
+    (tmp_path / name).write_bytes(content + bytes(range(7, 207)))
+    with pytest.raises(InputError, match=rf"{name}: .*cut short or damaged") as raised:
+        audio.load_audio(tmp_path / name)
+    assert "SoX" not in str(raised.value) and "SoX" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -94,3 +94,24 @@ def test_readings_and_names_in_markup(tmp_path):
         ("no", "Ann"),
         ("on", "Bob"),
     }
+
+
+def test_times_of_elan_that_nobody_has_set_are_spread(tmp_path):
+    slots = {"t1": 1_000, "t2": None, "t3": None, "t4": 4_000, "t5": None, "t6": 6_000}
+    order = "".join(
+        f'<TIME_SLOT TIME_SLOT_ID="{name}"' + ("" if at is None else f' TIME_VALUE="{at}"') + "/>"
+        for name, at in slots.items()
+    )
+    made = "".join(
+        f'<ANNOTATION><ALIGNABLE_ANNOTATION ANNOTATION_ID="{text}" TIME_SLOT_REF1="{start}" TIME_SLOT_REF2="{end}">'
+        f"<ANNOTATION_VALUE>{text}</ANNOTATION_VALUE></ALIGNABLE_ANNOTATION></ANNOTATION>"
+        for text, start, end in [("one", "t1", "t2"), ("two", "t2", "t3"), ("three", "t3", "t4"), ("four", "t5", "t6")]
+    )
+    (tmp_path / "a.eaf").write_text(
+        f'<ANNOTATION_DOCUMENT><TIME_ORDER>{order}</TIME_ORDER><TIER TIER_ID="Ann">{made}</TIER></ANNOTATION_DOCUMENT>'
+    )
+    reading = annotations.read_elan(tmp_path / "a.eaf")
+    assert [(cue.start, cue.end) for cue in reading.cues[:3]] == [(1, 2), (2, 3), (3, 4)]
+    assert reading.cues[3].problem == "bad times" and any(
+        "2 times that nobody has set" in note for note in reading.notes
+    )

@@ -9,7 +9,7 @@ import pytest
 
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data.prepared import Prepared
-from tests.own_data.corpora import HEADER, fates, good_rows, prepare, record, sentence, texts, with_table
+from tests.own_data.corpora import HEADER, fates, good_rows, prepare, read, record, sentence, texts, with_table
 
 
 def whole(text: str, field: str = "transcription") -> dict:
@@ -187,12 +187,13 @@ def test_regions_of_json_min_are_paired_by_order_or_refused(tmp_path: Path, kind
 def test_a_field_of_another_name_is_asked_for(tmp_path: Path):
     names = recordings(tmp_path / "mine")
     tasks = [
-        task(n, name, annotation([whole(sentence(n), "said"), whole("loud", "remark")])) for n, name in enumerate(names)
+        task(n, name, annotation([whole(sentence(n), "heard"), whole("loud", "remark")]))
+        for n, name in enumerate(names)
     ]
     source = export(tmp_path / "mine", tasks)
-    with pytest.raises(InputError, match=r"export\.json: which field .*--text-column.*'said', 'remark'"):
+    with pytest.raises(InputError, match=r"export\.json: which field .*--text-column.*'heard', 'remark'"):
         prepare(source, tmp_path / "out")
-    prepared = prepare(source, tmp_path / "out", columns={"text": "said"})
+    prepared = prepare(source, tmp_path / "out", columns={"text": "heard"})
     assert texts(prepared) == {sentence(n) for n in range(12)} and "not read: 'remark'" in said(prepared)
 
 
@@ -230,3 +231,22 @@ def test_an_object_with_several_lists_is_refused(tmp_path: Path):
     (tmp_path / "mine" / "data.json").write_text(json.dumps({"clean": rows, "raw": rows}))
     with pytest.raises(InputError, match=r"data\.json: has several lists of rows \('clean', 'raw'\)"):
         prepare(tmp_path / "mine" / "data.json", tmp_path / "out")
+
+
+@pytest.mark.parametrize(("suffix", "inside"), [("", ""), (".json", ""), ("", "annotations")])
+def test_a_target_storage_has_a_file_an_annotation(tmp_path: Path, suffix: str, inside: str):
+    names = recordings(tmp_path / "mine")
+    place = tmp_path / "mine" / inside
+    place.mkdir(exist_ok=True)
+    for n, name in enumerate(names):
+        of_task = {"task": {"id": n, "data": {"audio": f"s3://bucket/{name}"}}, "id": 100 + n}
+        (place / f"{100 + n}{suffix}").write_text(json.dumps(annotation([whole(sentence(n))]) | of_task))
+    later = annotation([whole("corrected later")], 2, "2026-03-01") | {"task": {"id": 3, "data": {"audio": names[3]}}}
+    (place / f"200{suffix}").write_text(json.dumps(later))
+    (place / f"201{suffix}").write_text(json.dumps(later)[:60])
+    prepared = prepare(tmp_path / "mine", tmp_path / "out")
+    assert prepared.format == "labelstudio" and prepared.fates["kept"] == 12
+    assert texts(prepared) == {*(sentence(n) for n in range(12) if n != 3), "corrected later"}
+    assert "1 tasks have several annotations" in said(prepared)
+    assert f"201{suffix}: not JSON" in (tmp_path / "out" / "rows.tsv").read_text()
+    assert [entry.text for entry in read(place / f"105{suffix}")[0]] == [sentence(5)]

@@ -255,3 +255,79 @@ def test_small_json_by_names_without_a_suffix(tmp_path, names):
     content = {name: {"text": f"this is {name}", "words": [{"word": "this", "start": 0, "end": 1}]} for name in names}
     (folder_with(tmp_path, 2) / "t.json").write_text(json.dumps(content))
     assert [entry.text for entry in read(tmp_path / "t.json")[0]] == [f"this is {name}" for name in names]
+
+
+# --- Which column has the texts ---------------------------------------------------------------------------------------
+
+
+SAID = [sentence(number) for number in range(6)]
+DEVICES = ["microphone", "microphone", "telephone headset", "microphone", "microphone", "microphone"]
+DAYS = ["monday 3 june", "tuesday 4 june", "friday 7 june", "monday 10 june", "sunday 16 june", "monday 17 june"]
+NAMES = ["Ann Lee", "Bo Sands", "Cy Long", "Di Short", "Ed Hall", "Flo Mann"]
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        ("file said device", [SAID, DEVICES]),
+        ("file heard device", [SAID, DEVICES]),
+        ("file heard gear", [SAID, DEVICES]),
+        ("file gear heard", [DEVICES, SAID]),
+        ("file said date gender", [["go", "stop", "left", "right", "up", "down"], DAYS, ["female"] * 6]),
+        ("file heard when", [["go", "stop", "left", "right", "up", "down"], DAYS]),
+        ("file heard city note", [SAID, ["Rome"] * 6, ["a dog barks behind the speaker"] * 6]),
+        ("file heard link", [["go", "stop", "left", "right", "up", "down"], [f"https://x.org/{n}" for n in range(6)]]),
+        ("", [DEVICES, SAID]),
+        ("", [DAYS, ["go", "stop", "left", "right", "up", "down"]]),
+    ],
+)
+def test_the_longest_words_of_a_table_are_not_its_texts(tmp_path, header, columns):
+    rows = [[f"r{n}.wav", *cells] for n, cells in enumerate(zip(*columns, strict=True))]
+    with_table(folder_with(tmp_path, 6), [header.split(), *rows] if header else rows)
+    found, _ = read(tmp_path)
+    texts = next(column for column in columns if column not in (DEVICES, DAYS) and len(set(column)) == 6)
+    assert [entry.text for entry in found] == texts
+
+
+@pytest.mark.parametrize(("header", "columns"), [("file heard who", [SAID, NAMES]), ("", [NAMES, SAID])])
+def test_where_two_columns_could_be_the_texts_it_is_asked(tmp_path, header, columns):
+    rows = [[f"r{n}.wav", *cells] for n, cells in enumerate(zip(*columns, strict=True))]
+    with_table(folder_with(tmp_path, 6), [header.split(), *rows] if header else rows)
+    with pytest.raises(InputError, match=r"table\.csv: which column.*Ann Lee.*--text-column") as raised:
+        read(tmp_path)
+    assert SAID[0] in str(raised.value)
+    column = "heard" if header else "3"
+    assert [entry.text for entry in read(tmp_path, columns={"text": column})[0]] == SAID
+
+
+def test_a_class_is_not_the_text_where_there_are_sentences(tmp_path):
+    rows = [[f"r{n}.wav", ["happy", "sad"][n % 2], text] for n, text in enumerate(SAID)]
+    with_table(folder_with(tmp_path, 6), [["file", "label", "heard"], *rows])
+    with pytest.raises(InputError, match="'heard'.*'label'.*--text-column"):
+        read(tmp_path)
+    words = [[f"r{n}.wav", word, f"s{n % 2}"] for n, word in enumerate(["yes", "no"] * 3)]
+    with_table(tmp_path, [["file", "label", "person"], *words])
+    assert {entry.text for entry in read(tmp_path)[0]} == {"yes", "no"}
+
+
+def test_markers_of_a_sound_editor(tmp_path):
+    """As Adobe Audition saves them beside a recording."""
+    record(tmp_path / "talk.wav", 9.0)
+    header = ["Name", "Start", "Duration", "Time Format", "Type", "Description"]
+    rows = [[f"Marker {n:02}", f"0:0{n}.500", "0:01.000", "decimal", "Cue", sentence(n)] for n in range(1, 6)]
+    with_table(tmp_path, [header, *rows], "talk.csv", delimiter="\t")
+    found, _ = read(tmp_path)
+    assert [(entry.text, times(entry)) for entry in found] == [(sentence(n), (n + 0.5, 1.0)) for n in range(1, 6)]
+    for row in rows:
+        row[0], row[-1] = row[-1], ""  # who writes into the names
+    with_table(tmp_path, [header, *rows], "talk.csv", delimiter="\t")
+    assert [entry.text for entry in read(tmp_path)[0]] == [sentence(n) for n in range(1, 6)]
+
+
+def test_a_table_beside_a_recording_with_two_texts_asks(tmp_path):
+    record(tmp_path / "talk.wav", 9.0)
+    rows = [[f"{n}", f"{n}.9", SAID[n], NAMES[n]] for n in range(5)]
+    with_table(tmp_path, [["start", "end", "a", "b"], *rows], "talk.csv")
+    [entry] = read(tmp_path)[0]
+    assert entry.problem == "unreadable text" and "--text-column" in entry.detail
+    assert [entry.text for entry in read(tmp_path, columns={"text": "a"})[0]] == SAID[:5]

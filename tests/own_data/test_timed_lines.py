@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import cues, timed_lines
 from tests.own_data.corpora import read, record, samples, times
 
@@ -177,3 +178,37 @@ def test_names_before_what_is_said_are_no_words(tmp_path):
 def test_words_before_a_colon_that_name_nobody_are_words(tmp_path, content):
     [entry], said = of_text(tmp_path, content)
     assert entry.text == " ".join(content.split()) and "not as words" not in said
+
+
+def test_audacitys_labels_of_points_and_its_name_for_the_file(tmp_path):
+    assert [cue[:3] for cue in found("0.5\t0.5\tone two\n3.25\t3.25\tthree\n7\t7.0\tfour\n")] == [
+        (0.5, 3.25, "one two"),
+        (3.25, 7, "three"),
+        (7, 13.4, "four"),
+    ]
+    record(tmp_path / "talk.wav", 9.0)
+    (tmp_path / "talk Labels.txt").write_text("0.5\t2.5\tone two\n3.25\t5.25\tthree\n")
+    cues, _ = read(tmp_path)
+    assert [(one.text, one.start) for one in cues] == [("one two", 0.5), ("three", 3.25)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.csv", "start_sample,end_sample,text\n8000,16000,go\n", "'start_sample'.*samples or frames"),
+        ("a.csv", "start,end,text\n00:00:01:12,00:00:02:03,go\n", "'start'.*frames.*00:00:01:12"),
+        ("a.tsv", "In Frame\tstart\tend\ttext\n3\tfirst\tlast\tgo\n", "no times that are understood"),
+    ],
+)
+def test_a_table_whose_times_are_not_read_says_why(tmp_path, name, content, reason):
+    record(tmp_path / "a.wav", 9.0)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=rf"a\.[ct]sv: .*{reason}"):
+        read(tmp_path)
+
+
+def test_captions_with_frames_say_so(tmp_path):
+    record(tmp_path / "a.wav", 9.0)
+    (tmp_path / "a.srt").write_text("1\n00:00:01:12 --> 00:00:02:03\ngo\n\n2\n00:00:03,000 --> 00:00:04,000\nno\n")
+    first, second = read(tmp_path)[0]
+    assert (first.problem, second.text) == ("broken row", "no") and "frames" in first.detail

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -353,3 +354,20 @@ def test_ten_thousand_utterances_are_one_page(opened, tmp_path: Path):
     page.fill("#text", "word7 ")
     page.wait_for_function("!document.getElementById('said').textContent.endsWith(' of 10000')")
     assert page.locator("#said").inner_text().startswith("1 to 20 of ")
+
+
+def test_names_that_are_not_unicode_and_utterances_that_could_not_be_read(tmp_path: Path):
+    result = a_result(tmp_path / "data")
+    lines = (tmp_path / "data" / "m.json").read_text().splitlines()
+    (tmp_path / "data" / "gone.wav").write_bytes(b"no sound")
+    (tmp_path / "data" / "wav" / "3.wav").rename(tmp_path / "data" / "wav" / "b\udce4d.wav")
+    lines.insert(1, json.dumps({"audio_filepath": "gone.wav", "duration": 1.0, "text": "gone"}))
+    lines[-1] = lines[-1].replace("3.wav", "b\\udce4d.wav")
+    (tmp_path / "data" / "m.json").write_text("\n".join(lines) + "\n")
+    rows = [*result.rows[:-1], replace(result.rows[-1], file="wav/b\udce4d.wav")]
+    result = replace(result, rows=rows, unread={1: "gone.wav: no sound"})
+    error_report.write_page(result, tmp_path / "errors.html", sound_limit=0)
+    evaluation.save(result, tmp_path / "mine.json")
+    sounds = {row["number"]: row["sound"] for row in utterances((tmp_path / "errors.html").read_text())}
+    assert [sounds[number].rpartition("/")[2] for number in (1, 2, 3, 4)] == ["0.wav", "1.wav", "2.wav", "b%E4d.wav"]
+    assert json.loads((tmp_path / "mine.json").read_text())["unread"] == ["gone.wav: no sound"]

@@ -16,6 +16,7 @@ from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import load_model
 from asr_with_nemo.recognition import decoding, evaluation, language_model, wer
+from asr_with_nemo.recognition.transcripts import Transcript
 from asr_with_nemo.recognition.wer import Counts, ScoredUtterance
 from tests.conftest import put, run_script
 from tests.recognition.in_process import error_of
@@ -39,6 +40,28 @@ def some_rows(count: int = 60, seed: int = 0, rate: float = 0.3, shortest: int =
         reference = " ".join(texts.choices(WORDS, k=texts.randint(shortest, 8)))
         rows.append(ScoredUtterance(f"wav/{number}.wav", f"s{number % 4}", reference, misheard(reference, ears, rate)))
     return rows
+
+
+def test_a_recording_that_cannot_be_read_costs_only_itself(tmp_path: Path):
+    lines = [{"audio_filepath": f"{name}.wav", "duration": 1.0, "text": name} for name in ("go", "gone", "stop")]
+    (tmp_path / "m.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    for line in lines:
+        (tmp_path / line["audio_filepath"]).write_bytes(b"")
+
+    def transcribe_each(files, progress):
+        for file in files:
+            name = Path(str(file)).stem
+            yield InputError(f"{file}: no sound") if name == "gone" else Transcript(name, [], 1.0)
+
+    way = evaluation.Way(transcribe_each, ["a"], 16_000, "greedy", "a CPU")
+    for line_rate in (None, 8_000):
+        result = evaluation.measure(way, tmp_path / "m.json", line_rate=line_rate)
+        assert [row.file for row in result.rows] == ["go.wav", "stop.wav"] and result.wer == 0
+        assert list(result.unread) == [1] and "gone.wav: no sound" in result.as_dict()["unread"][0]
+    (tmp_path / "m.json").write_text(json.dumps(lines[1]) + "\n")
+    with pytest.raises(InputError, match=r"m\.json: no utterance.*gone\.wav"):
+        evaluation.measure(way, tmp_path / "m.json")
 
 
 # --- Counting ---------------------------------------------------------------------------------------------------------

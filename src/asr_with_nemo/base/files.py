@@ -134,8 +134,11 @@ def _remove(path: Path) -> None:
 
 
 def write_if_changed(path: Path, content: str | bytes) -> None:
-    """Write a file atomically, text as UTF-8; a file with the same content is left untouched."""
-    data = content.encode() if isinstance(content, str) else content
+    r"""Write a file atomically, text as UTF-8; a file with the same content is left untouched.
+
+    What isn't Unicode, as in a file's name of another encoding, is written as \udcXX.
+    """
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     if path.is_file() and path.read_bytes() == data:
         return
     with replacing(path) as partial:

@@ -141,7 +141,7 @@ class _Addresses:
         # Jupyter refuses a file that a symbolic link keeps elsewhere, as with a data folder on another disk.
         inside = all(one.is_relative_to(Path.cwd()) for one in (path, path.resolve()))
         if self.beside and inside and "google.colab" not in sys.modules:
-            return quote(Path(os.path.relpath(path, self.beside)).as_posix())
+            return quote(os.fsencode(os.path.relpath(path, self.beside)))
         size = path.stat().st_size
         if size > self.left:
             return None

@@ -19,6 +19,7 @@ import soundfile
 
 from asr_with_nemo.base.files import replacing
 from asr_with_nemo.data.audio import PAST_END
+from asr_with_nemo.data.sound import open_sound
 from asr_with_nemo.errors import InputError
 
 CORPUS_NOTES = "corpus.json"
@@ -316,7 +317,11 @@ def header_of(where: str, path: str) -> tuple[float, int, int]:
     try:
         info = soundfile.info(path)
     except soundfile.LibsndfileError as error:
-        raise InputError(f"{where}: not a readable audio file ({error.error_string})") from error
+        with open_sound(path, where) as sound:  # which says what it is if it can't be decoded either
+            raise InputError(
+                f"{where}: {sound.coding}, which training doesn't read; make WAVs: "
+                "python scripts/prepare_corpus.py MANIFEST --out DIR"
+            ) from error
     return info.frames / info.samplerate, info.samplerate, info.channels
 
 

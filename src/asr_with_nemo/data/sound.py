@@ -1,11 +1,13 @@
+# ruff: noqa: SIM905 (lists of words read better as text)
 """One way to read sound: files of any format, by libsndfile, FFmpeg's libraries or SoX, in blocks; mixed down to mono.
 
 libsndfile reads WAV, FLAC, Ogg, MP3, AIFF and their kind. What phones, browsers and cameras write (m4a, mp4, webm, amr,
-wma) is decoded by PyAV, whose wheel brings FFmpeg's libraries; SoX reads the odd kinds of SPHERE.
+wma) is decoded by PyAV, whose wheel brings FFmpeg's libraries; SoX reads the odd kinds of SPHERE. Of a file that is cut
+short or damaged, what can be decoded is read.
 """
 
+import functools
 import io
-import itertools
 import os
 import re
 import shutil
@@ -15,20 +17,29 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
 
+from asr_with_nemo.data import ffmpeg
 from asr_with_nemo.errors import InputError
 
 RATES = range(1_000, 384_001)
 """Sample rates of recordings, in Hz."""
 _CHANNELS = 64
+SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        "wav wave flac mp3 mp2 mpga ogg oga opus m4a m4b mp4 mov aac wma webm mkv mka amr 3gp 3g2 aif aiff aifc au snd "
+        "caf w64 rf64 voc gsm sph nist wv1 wv2 avi flv mpg mpeg mts m2ts ac3 eac3 tta ape"
+    ).split()
+)
+"""Endings of the recordings that are looked for in folders."""
 _UNKNOWN = 1 << 50  # frames; a larger number in a header means that the length isn't known
 _HEAD = 4096  # bytes from which the kind of a file is told
 _OPEN_SIZES = (0x7FFF0000, 0xFFFF0000)  # of a WAV's data: from there on they mean "not known yet"
 _SEEKABLE = ("mov", "matroska")  # FFmpeg's formats in which each packet has its exact time
-_RUN_UP = 1.0  # seconds decoded before a part: a decoder needs a few packets until it is right
 _MOST_OF_SOX = 1 << 29  # bytes that a file may have once SoX has decoded it: four hours at 16 kHz
 _SOX_KINDS = {  # SoX's name of each kind of file that it is used for -> its first bytes
     "sph": rb"NIST_1A",
@@ -44,6 +55,10 @@ _SOX_KINDS = {  # SoX's name of each kind of file that it is used for -> its fir
     "prc": rb"\x37\x00\x00\x10\x6d\x00\x00\x10",
     "sox": rb"\.SoX",
 }
+# FFmpeg's formats whose header states the length; in others, FFmpeg guesses it from the bit rate.
+_STATED = frozenset("mov matroska asf wav avi caf ogg flac tta wv ape aiff au".split())
+_WHOLE = 0.95  # of the stated length: a file with less is cut short
+_PAGE = 1 << 16  # bytes; a page of Ogg has less
 _CANCELLED = 0.05  # of the louder channel's power: what is left of two channels that cancel each other out
 
 
@@ -68,14 +83,30 @@ def _kind(title: str, start: bytes, format: str = "") -> _Kind:
 
 # Formats that name other files or addresses (playlists) are not among them: a recording is one file.
 _KINDS = (
-    _kind("MP4, M4A or 3GP", rb"....ftyp", "mov"),
+    _kind("MP4, M4A or 3GP", rb"....(ftyp|moov|wide|mdat|skip|free|pnot)", "mov"),
     _kind("WebM or Matroska", rb"\x1a\x45\xdf\xa3", "matroska"),
     _kind("AAC", rb"\xff[\xf0\xf1\xf8\xf9]", "aac"),
     _kind("AMR", rb"#!AMR", "amr"),
     _kind("Windows Media", rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),
     _kind("WAV", rb"(RIFF|RIFX|RF64)....WAVE", "wav"),
     _kind("MP3", rb"(ID3|\xff[\xe2-\xef\xf2-\xf7\xfa-\xff])", "mp3"),
+    _kind("Ogg", rb"OggS", "ogg"),
+    _kind("FLAC", rb"fLaC", "flac"),
+    _kind("AIFF", rb"FORM....AIF[FC]", "aiff"),
+    _kind("AU", rb"\.snd", "au"),
+    _kind("Apple's CAF", rb"caff", "caf"),
     _kind("an AVI film", rb"RIFF....AVI ", "avi"),
+    _kind("an MPEG transport stream", rb"\x47.{187}\x47.{187}\x47", "mpegts"),
+    _kind("an MPEG transport stream", rb".{4}\x47.{191}\x47.{191}\x47", "mpegts"),
+    _kind("MPEG", rb"\x00\x00\x01\xba", "mpeg"),
+    _kind("Flash video", rb"FLV\x01", "flv"),
+    _kind("E-AC-3", rb"\x0b\x77...[\x58-\x87]", "eac3"),
+    _kind("AC-3", rb"\x0b\x77...[\x00-\x57]", "ac3"),
+    _kind("DTS", rb"\x7f\xfe\x80\x01", "dts"),
+    _kind("True Audio", rb"TTA1", "tta"),
+    _kind("WavPack", rb"wvpk", "wv"),
+    _kind("Monkey's Audio", rb"MAC ", "ape"),
+    _kind("RealMedia", rb"\.RMF", "rm"),
     _kind("a Shorten file", rb"ajkg"),
     _kind("a pointer of Git LFS; `git lfs pull` gets the file itself", rb"version https://git-lfs"),
     _kind("a web page", rb"\s*(<!doctype html|<!DOCTYPE html|<!DOCTYPE HTML|<html|<HTML)"),
@@ -90,9 +121,26 @@ _KINDS = (
 )
 
 
+_ID3 = re.compile(rb"ID3..(.)([\0-\x7f]{4})", re.DOTALL)
+"""A tag before the audio, with its flags and length (7 bits a byte; https://id3.org/id3v2.4.0-structure)."""
+
+
 def kind_of(start: bytes) -> _Kind | None:
     """Return the kind of a file by its first bytes; None if no kind here has them."""
     return next((kind for kind in _KINDS if kind.start.match(start)), None)
+
+
+def after_tags(file: BinaryIO) -> bytes:
+    """Return the first bytes of a file that come after its ID3 tags, which any format may have before it."""
+    start = file.read(_HEAD)
+    for _ in range(8):
+        tag = _ID3.match(start)
+        if tag is None:
+            break
+        size = functools.reduce(lambda most, byte: most << 7 | byte, tag[2])
+        file.seek(size + (10 if tag[1][0] & 0x10 else 0) - len(start) + tag.end(), io.SEEK_CUR)
+        start = file.read(_HEAD)
+    return start
 
 
 class Sound:
@@ -104,7 +152,7 @@ class Sound:
         frames: samples of a channel; None if the file doesn't say.
         coding: format and coding, for reports.
         unfinished: whether the header was never completed, as by a recorder that lost its power.
-        cut: whether the file holds less than its header says; known once it has been read to the end.
+        cut: whether the file is cut short or damaged; None if that isn't known until it has been read to the end.
     """
 
     def __init__(
@@ -117,7 +165,7 @@ class Sound:
         close: Callable[[], object] = lambda: None,
     ):
         self.rate, self.channels, self.frames, self.coding = rate, channels, frames, coding
-        self.unfinished = self.cut = False
+        self.unfinished, self.cut = False, None
         self._blocks, self._close = blocks, close
 
     @property
@@ -134,7 +182,7 @@ class Sound:
             count: how many; None for all that follow.
 
         Raises:
-            InputError: the file is damaged.
+            InputError: the file is so damaged that nothing can be decoded.
         """
         left = count
         for block in self._blocks(size, start):
@@ -176,10 +224,9 @@ def open_sound(source: str | os.PathLike | bytes, name: str = "") -> Sound:
 
 
 def _opened(source: str | os.PathLike | bytes, name: str) -> Sound:
-    start = _first_bytes(source, name)
-    kind = kind_of(start)
+    kind = kind_of(_first_bytes(source, name))
     try:
-        sound = _by_libsndfile(source, name)
+        sound = _by_libsndfile(source, name, kind)
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(".")
     else:
@@ -188,10 +235,12 @@ def _opened(source: str | os.PathLike | bytes, name: str) -> Sound:
         sound.__exit__()  # a header that was never completed says that there is nothing
         reason = "no samples"
         if opened := _by_ffmpeg(source, name, kind):
-            opened.unfinished, opened.frames = True, None
+            opened.unfinished, opened.frames, opened.cut = True, None, False
             return opened
     if kind is not None and kind.format and (opened := _by_ffmpeg(source, name, kind)):
         return opened
+    if kind is not None and kind.format and not _is_bare(source):
+        raise InputError(f"{name}: {kind.title}, cut short or damaged; get the file again")
     if kind is not None and not kind.format and kind.title != "a Shorten file":
         raise InputError(f"{name}: is {kind.title}, not a recording")
     if isinstance(source, bytes):
@@ -199,9 +248,15 @@ def _opened(source: str | os.PathLike | bytes, name: str) -> Sound:
     return _by_sox(source, name, reason)
 
 
+def _is_bare(source: str | os.PathLike | bytes) -> bool:
+    """Return whether a name says that a file has no header: its first bytes then say nothing."""
+    return not isinstance(source, bytes) and Path(source).suffix.lower() in (".raw", ".pcm")
+
+
 def _first_bytes(source: str | os.PathLike | bytes, name: str) -> bytes:
+    """Return the first bytes of a recording after its tags; the tag's, if nothing comes after it."""
     if isinstance(source, bytes):
-        start = source[:_HEAD]
+        start, sound = source[:_HEAD], after_tags(io.BytesIO(source))
     else:
         path = os.fspath(source)
         if not os.path.isfile(path):  # Path's own raises where a name is too long for a file
@@ -209,11 +264,13 @@ def _first_bytes(source: str | os.PathLike | bytes, name: str) -> bytes:
         try:
             with open(path, "rb") as file:
                 start = file.read(_HEAD)
+                file.seek(0)
+                sound = after_tags(file)
         except OSError as error:
             raise InputError(f"{name}: can't be read ({error.strerror})") from error
     if not start:
         raise InputError(f"{name}: has no audio (the file is empty)")
-    return start
+    return sound if kind_of(sound) else start
 
 
 def _size(source: str | os.PathLike | bytes) -> int:
@@ -230,7 +287,7 @@ class _InMemory(io.BytesIO):
         return super().seek(max(0, offset) if whence == io.SEEK_SET else offset, whence)
 
 
-def _by_libsndfile(source: str | os.PathLike | bytes, name: str) -> Sound:
+def _by_libsndfile(source: str | os.PathLike | bytes, name: str, kind: _Kind | None) -> Sound:
     descriptor = None
     if isinstance(source, bytes):
         file = soundfile.SoundFile(_InMemory(source))
@@ -246,18 +303,23 @@ def _by_libsndfile(source: str | os.PathLike | bytes, name: str) -> Sound:
     frames = file.frames if 0 <= file.frames < _UNKNOWN else None
 
     def blocks(size: int, start: int) -> Iterator[np.ndarray]:
+        read = start
         try:
             if start:
                 file.seek(start)
-            read = start
             while len(block := file.read(size, dtype="float32", always_2d=True)):
                 read += len(block)
                 yield block
         except soundfile.LibsndfileError as error:
             reason = error.error_string.rstrip(".")
-            raise InputError(f"{name}: damaged or cut short ({reason}); get the file again") from error
-        if frames is not None and read < 0.95 * frames:
+            opened = _by_ffmpeg(source, name, kind) if kind is not None and kind.format else None
+            if opened is None or (opened.rate, opened.channels) != (sound.rate, sound.channels):
+                raise InputError(f"{name}: damaged or cut short ({reason}); get the file again") from error
+            with opened:  # FFmpeg goes on where libsndfile gives up
+                yield from opened.blocks(size, read)
             sound.cut = True
+        else:
+            sound.cut = bool(sound.cut) or _ends_too_early(sound, read)
 
     def close() -> None:
         file.close()
@@ -265,13 +327,35 @@ def _by_libsndfile(source: str | os.PathLike | bytes, name: str) -> Sound:
             os.close(descriptor)
 
     sound = Sound(file.samplerate, file.channels, frames, f"{file.format} {file.subtype}", blocks, close)
-    if file.format.startswith("WAV"):
-        stated = re.search(r"data : (\d+) \(should be (\d+)\)", file.extra_info)
+    if file.format.startswith(("WAV", "AIFF", "AU")):
+        stated = re.search(r"(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", file.extra_info)
         if stated and int(stated[2]) < int(stated[1]):
             # Programs that write to a pipe state the most that there can be, or a round number.
             sound.unfinished = int(stated[1]) >= _OPEN_SIZES[0] or int(stated[1]) % 1_000_000 == 0
-            sound.cut = not sound.unfinished
+        sound.cut = bool(stated and int(stated[2]) < int(stated[1]) and not sound.unfinished)
+    elif file.format == "OGG":
+        sound.cut = _ends_in_a_page(source) or None
     return sound
+
+
+def _ends_too_early(sound: Sound, read: int) -> bool:
+    return sound.frames is not None and read < _WHOLE * sound.frames
+
+
+def _ends_in_a_page(source: str | os.PathLike | bytes) -> bool:
+    """Return whether an Ogg file ends within a page, whose header says how long it is."""
+    if isinstance(source, bytes):
+        end = source[-_PAGE:]
+    else:
+        with open(source, "rb") as file:
+            file.seek(max(0, os.path.getsize(source) - _PAGE))
+            end = file.read()
+    start = end.rfind(b"OggS")
+    header = end[start : start + 27]
+    if start < 0 or len(header) < 27:
+        return start >= 0
+    sizes = end[start + 27 : start + 27 + header[26]]
+    return start + 27 + header[26] + sum(sizes) > len(end)
 
 
 # --- FFmpeg -----------------------------------------------------------------------------------------------------------
@@ -284,8 +368,9 @@ def _by_ffmpeg(source: str | os.PathLike | bytes, name: str, kind: _Kind) -> Sou
     file = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")  # noqa: SIM115 (closed with the Sound)
     try:
         # The format is given and the file is open, so that nothing that it says makes FFmpeg open another.
-        container = av.open(file, format=kind.format, options={"protocol_whitelist": ""})
-    except (av.FFmpegError, ValueError):
+        options = {"protocol_whitelist": ""}
+        container = av.open(file, format=kind.format, options=options, metadata_errors="replace")
+    except Exception:  # PyAV raises FFmpeg's errors, and Python's own
         file.close()
         return None
 
@@ -295,54 +380,47 @@ def _by_ffmpeg(source: str | os.PathLike | bytes, name: str, kind: _Kind) -> Sou
 
     if not container.streams.audio:
         close()
+        if not container.streams:
+            return None
         raise InputError(f"{name}: {kind.title} without a sound track")
     stream = container.streams.audio[0]
     codec = stream.codec_context
     if codec is None or not codec.rate or not codec.layout.nb_channels:  # None: a coding that FFmpeg doesn't know
         close()
         return None
-
-    def start_before(start: int) -> int:
-        """Go to shortly before a sample; return how many samples are still to be skipped."""
-        if kind.format not in _SEEKABLE or start < 10 * _RUN_UP * codec.rate:
-            return start
-        first = next(container.decode(stream), None)  # decoders drop what encoders have put before the sound
-        if first is not None and first.pts is not None:
-            wanted = first.pts + int((start / codec.rate - _RUN_UP) / stream.time_base)
-            container.seek(wanted, stream=stream)
-            reached = next(container.decode(stream), None)
-            container.seek(wanted, stream=stream)
-            if reached is not None and reached.pts is not None and first.pts <= reached.pts:
-                at = round((reached.pts - first.pts) * stream.time_base * codec.rate)
-                if at <= start:
-                    return start - at
-        container.seek(0)
-        return start
+    rate, channels = codec.rate, codec.layout.nb_channels
 
     def blocks(size: int, start: int) -> Iterator[np.ndarray]:
-        resampler = av.AudioResampler(format="fltp", layout=codec.layout, rate=codec.rate)
+        decoder = ffmpeg.Decoder(container, kind.format in _SEEKABLE)
+        skip = at = start
         parts, held = [], 0
-        try:
-            skip = start_before(start)
-            for packet in itertools.chain(container.demux(stream), [None]):
-                for frame in [] if packet is None else packet.decode():
-                    for piece in resampler.resample(frame):
-                        part = piece.to_ndarray().T[skip:]  # (n, channels)
-                        skip = max(0, skip - piece.samples)
-                        parts.append(part)
-                        held += len(part)
-                if held >= size or (packet is None and held):
-                    whole = np.concatenate(parts)
-                    for place in range(0, len(whole), size):
-                        yield np.ascontiguousarray(whole[place : place + size])
-                    parts, held = [], 0
-        except av.FFmpegError as error:
-            raise InputError(f"{name}: damaged or cut short ({error.strerror}); get the file again") from error
+        if kind.format in _SEEKABLE and start >= 10 * ffmpeg.RUN_UP * rate:
+            try:
+                skip = decoder.start_before(start)
+            except Exception:  # as above
+                container.seek(0)
+        for part in decoder.pieces():
+            part, skip = part[skip:], max(0, skip - len(part))
+            parts.append(part)
+            held += len(part)
+            while held >= size:
+                whole = np.concatenate(parts)
+                yield np.ascontiguousarray(whole[:size])
+                parts, held, at = [whole[size:]], held - size, at + size
+        if held:
+            yield np.concatenate(parts)
+        at += held
+        if kind.format == "matroska" and ffmpeg.ends_in_an_element(file):
+            sound.cut = True
+        if decoder.reason and at == start and not decoder.heard:
+            raise InputError(f"{name}: {kind.title}, cut short or damaged ({decoder.reason}); get the file again")
+        sound.cut = bool(sound.cut) or bool(decoder.reason) or _ends_too_early(sound, at)
 
-    seconds = float(stream.duration * stream.time_base) if stream.duration else None
-    frames = round(seconds * codec.rate) if seconds else None
-    coding = f"{kind.title} ({codec.name})"
-    return Sound(codec.rate, codec.layout.nb_channels, frames, coding, blocks, close)
+    seconds = float(stream.duration * stream.time_base) if stream.duration and kind.format in _STATED else None
+    frames = round(seconds * rate) if seconds else None
+    sound = Sound(rate, channels, frames, f"{kind.title} ({codec.name})", blocks, close)
+    sound.cut = True if kind.format == "ogg" and _ends_in_a_page(source) else None
+    return sound
 
 
 # --- SoX --------------------------------------------------------------------------------------------------------------

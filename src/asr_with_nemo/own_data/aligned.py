@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from asr_with_nemo.data.sound import open_sound
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import annotations, beside, captions, channels, segments
+from asr_with_nemo.own_data import annotations, beside, captions, channels, segments, tables
 from asr_with_nemo.own_data.cues import Cue, Reading, checked, entries, speaker_in
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import ALIGNED, AUDIO, name_key
@@ -26,8 +26,8 @@ _READERS: dict[str, Callable[[Path, Source], Reading | None]] = {
     ".vtt": lambda path, source: captions.read(path, source.encoding),
     ".srt": lambda path, source: captions.read(path, source.encoding),
     ".json": lambda path, source: segments.read_json(path, source.encoding),
-    ".tsv": lambda path, source: segments.read_table(path, source.encoding, source.delimiter),
-    ".csv": lambda path, source: segments.read_table(path, source.encoding, source.delimiter),
+    ".tsv": lambda path, source: segments.read_table(path, source.encoding, source.delimiter, source.columns),
+    ".csv": lambda path, source: segments.read_table(path, source.encoding, source.delimiter, source.columns),
 }
 """Suffix → reader of a file beside its recording, in the order in which one of several is chosen.
 
@@ -92,6 +92,8 @@ def fits(source: Source, with_tiers: bool = False) -> bool:
 def _holds_times(path: Path, source: Source) -> bool:
     try:
         return _READERS[path.suffix.lower()](path, source) is not None
+    except tables.UnclearTextsError:
+        return True  # the user is asked when it is read
     except InputError:
         return False
 
@@ -126,6 +128,8 @@ def why_not(source: Source) -> str:
             return str(error)
     tables_there = (path for path in found if path.lower().endswith((".csv", ".tsv")))
     named = next((path for path in tables_there if _recordings_of(source, source.root / path)), "")
+    if named and (reason := segments.why_no_table(source.root / named, source.encoding, source.delimiter)):
+        return f"{named}: {reason}"
     return named and f"{named}: for the texts of its recording, its first line must be their names: start, end, text"
 
 

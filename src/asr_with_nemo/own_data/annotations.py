@@ -310,6 +310,10 @@ def read_elan(path: Path, encoding: str = "", wanted: Sequence[str] = ()) -> Rea
     if not handler.is_elan:
         raise InputError(f"{path}: not an annotation document of ELAN")
     reading = chosen(path, handler.finished(), wanted, are_speakers=True)
+    if handler.spread:
+        reading.notes.append(
+            f"{handler.spread:,} times that nobody has set: spread evenly between those beside them, as ELAN shows them"
+        )
     shift = handler.origin
     if shift:
         reading.notes.append(f"times shifted by {shift:g} s, the file's TIME_ORIGIN")
@@ -333,7 +337,7 @@ class _Elan(ContentHandler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.is_elan, self.media, self.origin = False, "", 0.0
+        self.is_elan, self.media, self.origin, self.spread = False, "", 0.0, 0
         self._slots: dict[str, float | None] = {}
         self._annotations: dict[str, _Annotation] = {}
         self._tiers: list[tuple[Tier, list[str]]] = []
@@ -378,6 +382,7 @@ class _Elan(ContentHandler):
     def finished(self) -> list[Tier]:
         """Return the tiers, once everything is read: a file may name its times last."""
         for tier, names in self._tiers:
+            self._spread(names)
             for name in names:
                 one = self._annotations[name]
                 if one.text.casefold() in _PAUSES:
@@ -385,6 +390,20 @@ class _Elan(ContentHandler):
                     continue
                 tier.cues.append(self._cue(name, one))
         return [tier for tier, _ in self._tiers]
+
+    def _spread(self, names: Sequence[str]) -> None:
+        """Set the times that are missing where one annotation follows another: ELAN divides them evenly."""
+        uses = Counter(slot for name in names for slot in self._annotations[name].slots if slot)
+        slots = list(uses)
+        known = [place for place, slot in enumerate(slots) if self._slots.get(slot) is not None]
+        for before, after in pairwise(known):
+            start, end = self._slots[slots[before]], self._slots[slots[after]]
+            within = range(before + 1, after)
+            if start > end or any(uses[slots[place]] < 2 for place in within):
+                continue
+            for place in within:
+                self._slots[slots[place]] = start + (end - start) * (place - before) / (after - before)
+                self.spread += 1
 
     def _cue(self, name: str, one: _Annotation) -> Cue:
         place, timed = f"line {one.line} ({name})", one

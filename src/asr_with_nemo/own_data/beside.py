@@ -18,6 +18,9 @@ from asr_with_nemo.own_data.store import NO_TRANSCRIPTS, clean_text, name_key
 # The end of the recordings' names if a speaker was recorded by several microphones, as in VCTK.
 _MICROPHONE = re.compile(r"[_.-](?:mic|ch|chan|channel)[_-]?\d+$")
 
+_LABELS = (" labels", "_labels", "-labels", " label track", " label", ".labels")
+"""Behind the recordings' names, where Audacity's labels are exported: a Labels.txt."""
+
 
 def read(source: Source) -> Iterator[Entry]:
     """Read audio files with text files of the same name, in the same folder or in a parallel tree."""
@@ -45,6 +48,7 @@ def there_are_texts(source: Source) -> bool:
     """Return whether a text file has the name of a recording: x.txt, x.wav.txt or x.normalized.txt beside x.wav."""
     texts = "SELECT stem FROM files WHERE kind = 'text'"
     named = f"stem IN ({texts}) OR name IN ({texts}) OR stem || '.normalized' IN ({texts})"
+    named += "".join(f" OR stem || '{ending}' IN ({texts})" for ending in _LABELS)
     if source.store.value(f"SELECT 1 FROM files WHERE kind = 'audio' AND ({named})"):
         return True
     some = source.store.select("SELECT stem FROM files WHERE kind = 'audio' ORDER BY path LIMIT 100")
@@ -65,7 +69,7 @@ def text_of(source: Source, path: str, stem: str) -> Path | None:
             if beside.is_file():
                 return beside
     query = "SELECT path FROM files WHERE kind = 'text' AND stem = ? LIMIT 2"
-    for name in dict.fromkeys((stem, _MICROPHONE.sub("", stem))):
+    for name in dict.fromkeys((stem, _MICROPHONE.sub("", stem), *(f"{stem}{ending}" for ending in _LABELS))):
         found = list(source.store.select(query, (name,)))
         if len(found) == 1:
             return source.root / found[0][0]

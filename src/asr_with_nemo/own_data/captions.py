@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.own_data import times
 from asr_with_nemo.own_data.cues import Cue, Reading, lines_of
 
 _TIME = r"(?:(\d{1,4}):)?([0-5]?\d):([0-5]?\d)(?:[.,](\d{1,6}))?"
@@ -109,9 +110,9 @@ def _blocks(path: Path, encoding: str) -> list[_Block]:
         if timing or "-->" in line:
             if blocks and is_open and not is_vtt and blocks[-1].raw and blocks[-1].raw[-1].strip().isdecimal():
                 blocks[-1].raw.pop()  # the number of this cue
-            times = timing.groups() if timing else ()
-            broken = "" if timing else f"no valid times: {line.strip()[:80]}"
-            blocks.append(_Block(lines.number, *(_seconds(*times[at : at + 4]) for at in (0, 4) if timing)))
+            parts = timing.groups() if timing else ()
+            broken = "" if timing else _why_not(line)
+            blocks.append(_Block(lines.number, *(_seconds(*parts[at : at + 4]) for at in (0, 4) if timing)))
             blocks[-1].broken, blocks[-1].doubt, is_open = broken, lines.doubt(), True
         elif is_vtt and not line:
             is_open = False
@@ -119,6 +120,13 @@ def _blocks(path: Path, encoding: str) -> list[_Block]:
             blocks[-1].raw.append(line)
             blocks[-1].doubt = lines.doubt() or blocks[-1].doubt
     return blocks
+
+
+def _why_not(line: str) -> str:
+    """Return what is wrong with a line of times."""
+    if times.has_frames(line):
+        return f"times with frames, whose rate isn't known; export with milliseconds: {line.strip()[:80]}"
+    return f"no valid times: {line.strip()[:80]}"
 
 
 def _seconds(hours: str | None, minutes: str, seconds: str, part: str | None) -> float:

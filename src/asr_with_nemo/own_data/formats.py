@@ -37,6 +37,7 @@ def _read_table(source: Source) -> Iterator[Entry]:
     """Read CSV, TSV and JSON: those of the source's tables that have columns of recordings and transcripts."""
     finder = Finder(source)
     found, reasons = _usable_tables(source, finder)
+    found, reasons = _clear_ones(found, reasons)
     if not found:
         raise InputError("\n".join(reasons) or f"{source.path}: no table found; expected a .csv, .tsv or .jsonl file")
     source.notes += [f"not read: {reason}" for reason in reasons]
@@ -89,6 +90,24 @@ def _usable_tables(
     return found, reasons
 
 
+def _clear_ones(found: list[tables.Table], reasons: list[str]) -> tuple[list[tables.Table], list[str]]:
+    """Return the tables of which it is clear which column has the transcripts, and the reasons against the others.
+
+    Raises:
+        InputError: it is clear of none.
+    """
+    clear, unclear = [], []
+    for table in found:
+        try:
+            tables.check_texts(table)
+            clear.append(table)
+        except tables.UnclearTextsError as error:
+            unclear.append(error)
+    if unclear and not clear:
+        raise unclear[0]
+    return clear, reasons + [str(error) for error in unclear]
+
+
 def _alike(found: list[tables.Table]) -> list[tables.Table]:
     """Return tables, those with the same columns read alike: a small one may lack what tells its columns apart."""
     sure: dict[tuple, tables.Table] = {}
@@ -98,7 +117,7 @@ def _alike(found: list[tables.Table]) -> list[tables.Table]:
         if table is largest or not (table.has_header or _is_unsure(table, largest)):
             continue
         table.roles, table.scales, table.unread = dict(largest.roles), dict(largest.scales), list(largest.unread)
-        table.first_channel = largest.first_channel
+        table.first_channel, table.texts = largest.first_channel, list(largest.texts)
         table.notes = []  # those of the largest are true of it, too
     return found
 
@@ -372,7 +391,8 @@ def detect(source: Source) -> str:
     found, reasons = _usable_tables(source, finder, [_TABLES])
     # A table of all recordings is a person's; captions of some of them may be a program's.
     own = tuple(f"{stem}." for (stem,) in source.store.select("SELECT stem FROM files WHERE kind = 'audio'"))
-    if is_table or (not source.tiers and any(not table.path.name.startswith(own) for table in found)):
+    of_all = any(not table.path.name.startswith(own) for table in found)
+    if (is_table and (found or not aligned.fits(source))) or (of_all and not source.tiers):
         return "csv"
     if source.tiers or (source.split_channels and channels.there_are_texts(source)) or aligned.fits(source):
         return "aligned"
@@ -415,7 +435,7 @@ def _detect_file(source: Source) -> str:
     is_table = source.columns or source.delimiter
     if not is_table and prompts.lists_of(source):
         return "lists"
-    return "aligned" if not is_table and aligned.is_one(path, source) else "csv"
+    return "aligned" if aligned.is_one(path, source) else "csv"
 
 
 def _is_other_sheet(path: Path) -> bool:

@@ -1,10 +1,13 @@
 """Reader of what Label Studio exports: JSON, JSON-MIN, CSV and TSV, of whole recordings and of regions with times.
 
+Its target storage, a folder with a file of JSON for each annotation, is read as one export.
+
 Of a task's annotations one is taken: the one that is marked as ground truth, else the last that was changed; skipped
 ones never. What was taken, and what wasn't read, is said. `recognition.label_studio` writes tasks to be corrected.
 """
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +24,9 @@ from asr_with_nemo.own_data.store import clean_text
 _SUFFIXES = (".json", ".csv", ".tsv")
 _MIN = {"annotator", "annotation_id", "lead_time"}  # columns that JSON-MIN, CSV and TSV have
 _NOT_OUTPUT = {*_MIN, "id", "created_at", "updated_at", "agreement", "history"}
+_STORED = (".json", "")  # suffixes of the files of a target storage
+_LARGEST = 16_000_000  # bytes of one of them
+_LOOKED = 20  # of its files are looked at, to tell it from other folders
 _SAMPLE = 200  # tasks from which names are found out
 _TEXTS = ("transcription", "transcript", *tables.ROLES["text"])
 _NO_SPEAKER = frozenset(("speech", "voice", "noise", "music", "silence", "segment", "utterance", "text", "other"))
@@ -87,12 +93,17 @@ def exports_of(source: Source, with_tasks: bool = True) -> list[Path]:
     """
     if source.path.is_file():
         return [source.path] if _is_export(source.path, source, with_tasks) else []
+    folders = [path for path in (source.path, *sorted(source.path.iterdir())) if path.is_dir()]
+    if stores := [folder for folder in folders if any(cells for _, cells in _stored(folder, _LOOKED))]:
+        return stores
     found = [path for depth in ("*", "*/*") for path in sorted(source.path.glob(depth))]
     found = [path for path in found if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")]
     return [path for path in found[:50] if path.is_file() and _is_export(path, source, with_tasks)]
 
 
 def _is_export(path: Path, source: Source, with_tasks: bool) -> bool:
+    if any(cells for _, cells in _stored(path)):
+        return True
     if path.suffix.lower() not in _SUFFIXES:
         return False
     try:
@@ -110,7 +121,55 @@ def _is_task(cells: Mapping) -> bool:
     )
 
 
+def _stored(place: Path, most: int | None = None) -> Iterator[tuple[str, Mapping | None]]:
+    """Yield name and content of each annotation of a target storage, or of one file of it; None if it isn't JSON.
+
+    Args:
+        place: the folder or the file.
+        most: look only at so many files.
+    """
+    with os.scandir(place if place.is_dir() else place.parent) as files:
+        found = (one for one in files if place.is_dir() or one.name == place.name)
+        found = (one for one in found if os.path.splitext(one.name)[1].lower() in _STORED and one.name[0] != ".")
+        paths = [one.path for one in islice(found, most) if one.is_file() and one.stat().st_size <= _LARGEST]
+    for path in sorted(paths, key=lambda path: (len(path), path)):  # they are numbered
+        try:
+            content = Path(path).read_bytes()
+            cells = json.loads(content) if content.lstrip()[:1] == b"{" else {}
+        except (OSError, ValueError, RecursionError):
+            yield os.path.basename(path), None
+            continue
+        task = cells.get("task")
+        if isinstance(task, dict) and isinstance(task.get("data"), dict) and isinstance(cells.get("result"), list):
+            yield os.path.basename(path), cells
+
+
+def _stored_tasks(place: Path) -> Iterator[tables.TableRow]:
+    """Yield the tasks of a target storage, each with its annotations, as a full export has them."""
+    tasks: dict[str, dict] = {}
+    broken = []
+    for number, (name, cells) in enumerate(_stored(place), 1):
+        if cells is None:
+            broken.append(tables.TableRow(number, {}, "broken", f"{name}: not JSON; is it cut short?"))
+            continue
+        task = cells["task"]
+        key = str(task.get("id", name))
+        tasks.setdefault(key, {"id": key, "data": task["data"], "annotations": []})["annotations"].append(cells)
+    yield from (tables.TableRow(number, cells) for number, cells in enumerate(tasks.values(), 1))
+    yield from broken
+
+
+def _name_of(path: Path, source: Source) -> str:
+    return path.name if path == source.path else source.name_of(path)
+
+
+def _folder_of(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
 def _rows(path: Path, source: Source) -> Iterator[tables.TableRow]:
+    if path.is_dir() or any(cells for _, cells in _stored(path)):
+        return _stored_tasks(path)
     table = tables.Table(path, source.encoding or text_files.encoding_of(path))
     if path.suffix.lower() == ".json":
         first = next((line.lstrip() for line in text_files.Lines(path, table.encoding) if line.strip()), "")
@@ -145,7 +204,7 @@ def _read(path: Path, source: Source) -> Iterator[Entry]:
             "annotate and submit some, export them as JSON, and name the export"
         )
     roles, fields, others = _roles(path, sample, source)
-    name, seen = source.name_of(path), Counter[str]()
+    name, seen = _name_of(path, source), Counter[str]()
     finder, people = Finder(source), Counter[str]()
     by_channel = _has_channels(_tasks(path, source))
     for task in _tasks(path, source):
@@ -195,7 +254,7 @@ def _roles(path: Path, sample: Sequence[_Task], source: Source) -> tuple[dict[st
     data = [dict(task.data) for task in sample]
     for role in ("audio", "speaker", "split"):
         if role not in table.roles and (
-            key := tables.guess(role, table, data, lambda value: finder.is_audio(value, path.parent))
+            key := tables.guess(role, table, data, lambda value: finder.is_audio(value, _folder_of(path)))
         ):
             table.roles[role] = key
     if "audio" not in table.roles:
@@ -240,10 +299,10 @@ def _entries(
     by_channel: bool,
     seen: Counter[str],
 ) -> Iterator[Entry]:
-    place = f"{finder.source.name_of(path)}, {task.place}"
+    place = f"{_name_of(path, finder.source)}, {task.place}"
     written = {role: clean_text(tables.as_text(task.data.get(key))) for role, key in roles.items()}
     base = Entry(place, speaker=written.get("speaker", ""), split=split_of(written.get("split", "")))
-    audio = finder.find(written["audio"], path.parent)
+    audio = finder.find(written["audio"], _folder_of(path))
     if isinstance(audio, Missing):
         base = replace(base, name=written["audio"], problem=audio.problem, detail=audio.detail)
     else:

@@ -81,7 +81,7 @@ KINDS = {
     "leak": Kind("the same recording is in another split", "keep one of the two", lost=True),
     "unnameable": Kind("the file's name isn't Unicode", "rename it (convmv renames a whole folder)", lost=True),
     "special": Kind("a pipe, socket or device, not a file", "remove it, or put the file there", lost=True),
-    "cut short": Kind("the file is truncated", "get it again: the end of the utterance may be missing"),
+    "cut short": Kind("the file is cut short or damaged", "get it again: a part of the utterance may be missing"),
     "unfinished": Kind("the file's header was never completed", "nothing: it was read to its end", drop=False),
     "too loud": Kind("samples above full scale", "nothing: they were scaled", drop=False),
     "two talkers": Kind(

@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -16,6 +17,7 @@ from asr_with_nemo.own_data.store import AUDIO
 _STARTS = ("start", "startTime", "start_time", "begin", "begin_time")
 _ENDS = ("end", "endTime", "end_time", "stop")
 _TEXTS = ("text", "word", "body", "transcript", "content")
+_LOOKED = 20  # rows
 _LONG_WORD = 10.0  # seconds; no word is as long
 
 # --- Whisper ----------------------------------------------------------------------------------------------------------
@@ -234,23 +236,30 @@ def read_ctm(path: Path, encoding: str = "") -> Reading:
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-def read_table(path: Path, encoding: str = "", delimiter: str = "") -> Reading | None:
+def read_table(
+    path: Path, encoding: str = "", delimiter: str = "", columns: Mapping[str, str] | None = None
+) -> Reading | None:
     """Read a table of one recording, with columns of start, end (or duration) and text.
+
+    Args:
+        path: the table.
+        encoding, delimiter, columns: as of `tables.inspect`.
 
     Returns:
         None if it is a table of another kind.
 
     Raises:
-        InputError: the file can't be read.
+        InputError: the file can't be read, or it can't be told which column has the texts.
     """
     lines_of(path, encoding)  # a text of a plausible size
     try:
-        table = tables.inspect(path, _is_audio, encoding, delimiter, needs=("text",))
+        table = tables.inspect(path, _is_audio, encoding, delimiter, columns, needs=("text",))
     except InputError:
         return None
     roles = table.roles
     if not table.has_header or "start" not in roles or not {"end", "seconds"} & set(roles) or "audio" in roles:
         return None
+    tables.check_texts(table)
     notes = [f"read {table}".replace(f"{path.name} ", "")]
     notes += table.notes
     cues, are_whole = [], True
@@ -260,6 +269,26 @@ def read_table(path: Path, encoding: str = "", delimiter: str = "") -> Reading |
         cues.append(_of_row(row, cells, table))
     unnamed = all(table.scales.get(role, 1.0) == 1.0 for role in ("start", "end", "seconds"))
     return Reading(cues, notes, is_unitless=are_whole and unnamed and bool(cues))
+
+
+def why_no_table(path: Path, encoding: str = "", delimiter: str = "") -> str:
+    """Return why a table isn't read as the texts of one recording; "" if it isn't known."""
+    try:
+        table = tables.inspect(path, _is_audio, encoding, delimiter, needs=())
+    except InputError as error:
+        return str(error).removeprefix(f"{path}: ")
+    rows = [row.cells for row in islice(tables.read(table), _LOOKED)]
+    for column in table.unread:
+        cells = [cell for row in rows if (cell := tables.as_text(row.get(column)))]
+        if any(map(times.has_frames, cells)):
+            return f"column {column!r} has times with frames ({cells[0]}), whose rate isn't known; export milliseconds"
+        if re.search("sample|frame", column, re.IGNORECASE):
+            return f"column {column!r} counts samples or frames; write start and end in seconds"
+        if cells:
+            return (
+                f"column {column!r} has no times that are understood ({cells[0][:40]}); write start and end in seconds"
+            )
+    return ""
 
 
 def _is_audio(value: str) -> bool:

@@ -10,13 +10,12 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from asr_with_nemo.data.sound import SUFFIXES
 from asr_with_nemo.errors import InputError
 
 NAME = "corpus.sqlite"
 _VERSION = 4
-_SUFFIXES = """wav wave flac mp3 mp2 mpga ogg oga opus m4a mp4 aac wma webm amr 3gp aif aiff aifc au snd caf w64 rf64
-    voc gsm sph nist wv1 wv2"""
-AUDIO = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
+AUDIO = SUFFIXES
 """Suffixes of audio files."""
 _TEXTS = frozenset((".txt", ".lab", ".trn"))
 ALIGNED = frozenset((".srt", ".vtt", ".textgrid", ".eaf", ".stm", ".ctm", ".json", ".csv", ".tsv"))

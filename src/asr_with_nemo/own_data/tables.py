@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import channels, delimited, sheets, time_columns, times
+from asr_with_nemo.own_data import channels, delimited, sheets, text_columns, time_columns, times
 from asr_with_nemo.own_data.json_rows import Cells, TableRow, flat, is_list_of_rows, json_row, read_objects
 from asr_with_nemo.own_data.sources import split_of
 from asr_with_nemo.own_data.text_files import Lines, encoding_of, is_wide
@@ -36,8 +36,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     ).split(),
     "text": (
         "normalized_text normalised_text normalized_transcription sentence text transcript transcription transcripts "
-        "words utterance word label labels keyword command content caption prompt orthographic raw_text "
-        "raw_transcription text_tn"
+        "said spoken spoken_text phrase words utterance word label labels keyword command content caption prompt "
+        "orthographic raw_text raw_transcription text_tn description"
     ).split(),
     "speaker": (
         "speaker speaker_id speakerid speaker_name spk spk_id client_id user_id user reader voice actor sprecher "
@@ -53,7 +53,12 @@ ROLES: dict[str, tuple[str, ...]] = {
 """Role of a column → its usual names, the most reliable first."""
 _TEXTS = frozenset(ROLES["text"])
 _WORDS = {"word", "words"}
+_LABELS = frozenset("word label labels keyword command content caption description".split())  # may name a class
 _TIMES = ("start", "end", "seconds")
+
+
+class UnclearTextsError(InputError):
+    """A table has several columns that could have the transcripts."""
 
 
 @dataclass
@@ -71,6 +76,7 @@ class Table:
         scales: "start", "end", "seconds" → seconds per unit of that column.
         first_channel: the number of the first channel.
         notes: what the user should know of its columns.
+        texts: the columns of which each may hold the transcripts, if it can't be told which.
         unread: columns whose names speak of times, but which were not understood.
         is_object: whether it is one JSON object, name → transcript or name → object.
         inside: the key of the list with the rows, where a JSON object has them in one.
@@ -88,6 +94,7 @@ class Table:
     scales: dict[str, float] = field(default_factory=dict)
     first_channel: int = 1
     notes: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     is_object: bool = False
     inside: str = ""
@@ -237,6 +244,24 @@ def _with_roles(
     return table
 
 
+def check_texts(table: Table) -> None:
+    """Check that it is known which column has the transcripts.
+
+    Raises:
+        UnclearTextsError: several could; the error shows them.
+    """
+    if not table.texts:
+        return
+    rows = [row.cells for row in islice(read(table), _SAMPLE)]
+    shown = [
+        f"{column!r} ({next(filter(None, (as_text(row.get(column)) for row in rows)), '')[:40]!r})"
+        for column in table.texts
+    ]
+    raise UnclearTextsError(
+        f"{table.path}: which column has the transcripts: {' or '.join(shown)}? Name it with --text-column"
+    )
+
+
 def _find_delimiter(table: Table, given: str, is_audio: Callable[[str], bool]) -> None:
     """Set delimiter, quotes, header and columns.
 
@@ -337,17 +362,22 @@ def guess(role: str, table: Table, sample: Sequence[Cells], is_audio: Callable[[
     if role != "text":
         return next(iter(by_name), "") if table.has_header else ""
     by_name = [column for column in by_name if values[column]]
-    if by_name:
-        return by_name[0]
     # Numbers alone are sizes, times or ids, never guessed to be transcripts; --text-column takes them all the same.
-    others = [column for column in free if any(map(_letters, values[column]))]
+    others = [column for column in free if any(map(_letters, values[column])) and column not in by_name]
     others = [column for column in others if sum(map(is_audio, values[column])) < len(values[column]) / 2]
     # FLEURS has its texts letter by letter, too.
     others = [column for column in others if not _is_spelled(values[column])] or others
-    letters = {column: sum(map(_letters, values[column])) / len(values[column]) for column in others}
-    # With two columns of transcripts, as in LJSpeech, the later one has the numbers spelled out.
-    longest = max(letters.values(), default=0)
-    return next((column for column in reversed(others) if letters[column] >= 0.95 * longest), "")
+    names = {column: _names(column, table)[-1] if table.has_header else "" for column in others}
+    elsewhere = {name for role, known in ROLES.items() if role != "text" for name in known}
+    written = {column: [as_text(row.get(column)) for row in sample] for column in others}
+    unnamed = {column: cells for column, cells in written.items() if names[column] not in elsewhere}
+    found = text_columns.candidates(unnamed, names) or text_columns.candidates(written, names)
+    if by_name:
+        is_class = plain(by_name[0]) in _LABELS and text_columns.is_label(values[by_name[0]])
+        found = [column for column in found if is_class and text_columns.is_sentences(values[column])]
+        found = [*found, by_name[0]]
+    table.texts = found if len(found) > 1 else []
+    return found[-1] if found else ""
 
 
 def _names(column: str, table: Table) -> tuple[str, ...]:

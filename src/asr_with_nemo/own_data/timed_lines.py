@@ -109,7 +109,16 @@ def _of_labels(rows: Rows, form: Form) -> tuple[list[Cue], str]:
             channel = "AB".index(side[1]) if form.channels > 1 else None
             cue = replace(cue, text=label[2][side.end() :], speaker=side[1], channel=channel)
         cues.append(cue)
-    return cues, f"lines that begin with two numbers: read as start, end and text, in {unit}"
+    note = f"lines that begin with two numbers: read as start, end and text, in {unit}"
+    timed = [cue for cue in cues if not cue.problem]
+    if all(cue.start == cue.end for cue in timed):  # Audacity's labels of points
+        starts = sorted({cue.start for cue in timed})
+        last = form.seconds if form.seconds is not None and form.seconds > starts[-1] else starts[-1]
+        until = dict(zip(starts, [*starts[1:], last], strict=True))
+        return [cue if cue.problem else replace(cue, end=until[cue.start]) for cue in cues], (
+            f"{note}; they are points, each read until the next one"
+        )
+    return cues, note
 
 
 def _unit(labels: Sequence[tuple[str, str, str]], rate: int, whole: float | None) -> tuple[float, str]:

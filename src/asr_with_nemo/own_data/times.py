@@ -35,6 +35,7 @@ _COLUMN = re.compile(
     rf"(?:_(?P<unit>{'|'.join(filter(None, _UNITS))}))?"
 )
 _CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,3}):(\d{1,2}(?:[.,]\d+)?)")
+_FRAMES = re.compile(r"(?<![\d:.,])\d{1,2}:[0-5]\d:[0-5]\d[:;]\d\d(?![\d:.,])")
 _NUMBER = re.compile(r"([-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:e[-+]?\d+)?)\s*(s|sec|ms|msec)?", re.IGNORECASE)
 _SUSPECT = re.compile(
     rf"(^|_)(times?|timestamps?|timecodes?|tc|{'|'.join({*_START, *_END, *_LENGTH} - {'length'})})(_|$)"
@@ -82,6 +83,16 @@ def looks_like_time(plain_name: str) -> bool:
         (True, False)
     """
     return bool(_SUSPECT.search(plain_name))
+
+
+def has_frames(written: str) -> bool:
+    """Return whether a text has a time of a film, whose last part counts frames.
+
+    Example:
+        >>> has_frames("00:00:01:12"), has_frames("00:00:01.120")
+        (True, False)
+    """
+    return bool(_FRAMES.search(written))
 
 
 def parse_time(text: str, scale: float = 1.0) -> float:

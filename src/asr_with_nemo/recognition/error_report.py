@@ -69,7 +69,8 @@ def write_page(
     Raises:
         InputError: the page can't be written, or the manifest can't be read.
     """
-    sounds = [audio.clip_of(utterance) for utterance in manifest.read_manifest(result.manifest)]
+    utterances = enumerate(manifest.read_manifest(result.manifest))
+    sounds = [audio.clip_of(utterance) for place, utterance in utterances if place not in result.unread]
     levels = [_levels(sound) for sound in sounds]
     others = beside.others if beside else []
     order = sorted(range(len(result.rows)), key=lambda number: _rank(result.rows, others, number))[:row_limit]
@@ -166,7 +167,7 @@ def _link(sound: str | audio.Clip, page: Path) -> str:
     path, part = (sound, "") if not isinstance(sound, audio.Clip) else (sound.path, f"#t={sound.offset:g}")
     if isinstance(sound, audio.Clip) and sound.duration is not None:
         part += f",{sound.offset + sound.duration:g}"
-    return quote(Path(os.path.relpath(path, page.absolute().parent)).as_posix()) + part
+    return quote(os.fsencode(os.path.relpath(path, page.absolute().parent))) + part
 
 
 def _rank(rows: Sequence[ScoredUtterance], others: Sequence[ScoredUtterance], number: int) -> tuple:

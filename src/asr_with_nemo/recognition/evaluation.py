@@ -5,8 +5,9 @@ import json
 import operator
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +65,7 @@ class Result:
         device: name of the CPU or GPU.
         unspellable: characters of the references that the model's alphabet lacks.
         line_rate: sample rate in Hz of a simulated telephone line; None for none.
+        unread: place in the manifest, from 0 → why an utterance can't be read; they aren't among the rows.
         heard: the transcripts with their words' confidences, in the manifest's order; empty if they aren't known.
     """
 
@@ -78,6 +80,7 @@ class Result:
     unspellable: list[str]
     line_rate: int | None = None
     heard: Sequence[Transcript] = ()
+    unread: Mapping[int, str] = field(default_factory=dict)
 
     @cached_property
     def words(self) -> Counts:
@@ -122,6 +125,7 @@ class Result:
             "words": self.words.words,
             "ci95": [_rounded(bound) for bound in self.ci95],
             "utterances": len(self.rows),
+            **({"unread": list(self.unread.values())} if self.unread else {}),
             "corpus": self.corpus,
             "decoder": self.decoder,
             "line_rate": self.line_rate,
@@ -179,7 +183,8 @@ def evaluate(
 ) -> Result:
     """Transcribe a manifest and compare the hypotheses with its texts.
 
-    The first batch is transcribed once before the clock starts, as a warm-up.
+    The first batch is transcribed once before the clock starts, as a warm-up. An utterance that can't be read is left
+    out (`Result.unread`).
 
     Args:
         model: from `models.loading.load_model`.
@@ -193,8 +198,8 @@ def evaluate(
         prompt: what an attention decoder is told, as of `decoding.transcribe`.
 
     Raises:
-        InputError: the manifest or an audio file can't be used, the manifest's texts have no words, or the model lacks
-            the decoder or a slot or value of the prompt.
+        InputError: the manifest or all audio files can't be used, the manifest's texts have no words, or the model
+            lacks the decoder or a slot or value of the prompt.
     """
     decoding.check_decoder(model, decoder, search)
     way = Way(
@@ -235,17 +240,29 @@ def measure(
     line_rate: int | None = None,
 ) -> Result:
     """As `evaluate`, for any way to transcribe. The number of utterances doesn't matter for memory."""
-    utterances = read_references(manifest_path)
+    references = read_references(manifest_path)
 
     def sound_of(utterance: manifest.Utterance) -> transcripts.Sound:
         clip = audio.clip_of(utterance)
-        return audio.load_through(clip, line_rate, way.sample_rate) if line_rate else clip
+        try:
+            return audio.load_through(clip, line_rate, way.sample_rate) if line_rate else clip
+        except InputError:
+            return clip  # it is named when it is read
 
-    files = mapped(utterances, sound_of)
-    transcripts.all_of(way.transcribe_each(files[:batch_size], False))
+    files = mapped(references, sound_of)
+    deque(way.transcribe_each(files[:batch_size], False), maxlen=0)
     started = time.perf_counter()
-    heard = Spool(transcripts.without_errors(way.transcribe_each(files, progress)))
+    utterances, heard, unread = Spool(), Spool(), {}
+    results = zip(references, way.transcribe_each(files, progress), strict=True)
+    for place, (utterance, result) in enumerate(results):
+        if isinstance(result, InputError):
+            unread[place] = str(result)
+        else:
+            utterances.append(utterance)
+            heard.append(result)
     seconds = time.perf_counter() - started
+    if not any(utterance["text"].split() for utterance in utterances):
+        raise InputError(f"{manifest_path}: no utterance with words can be read ({next(iter(unread.values()))})")
     rows = make_rows(manifest_path, utterances, mapped(heard, operator.attrgetter("text")))
     letters: set[str] = set()
     for row in rows:
@@ -262,6 +279,7 @@ def measure(
         unspellable=sorted(letters - {*"".join(way.labels), " "}),
         line_rate=line_rate,
         heard=heard,
+        unread=unread,
     )
 
 
@@ -417,7 +435,7 @@ def save(result: Result, path: str | os.PathLike, **more: object) -> None:
     try:
         with (
             replacing(path.with_suffix(".tsv"), only_if_changed=True) as partial,
-            open(partial, "w", encoding="utf-8", newline="") as file,
+            open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
         ):
             table = csv.writer(file, delimiter="\t", lineterminator="\n")
             table.writerow(COLUMNS)

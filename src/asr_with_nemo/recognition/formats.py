@@ -2,8 +2,10 @@
 
 import json
 import textwrap
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from asr_with_nemo.recognition.transcripts import Transcript, Word
@@ -20,18 +22,26 @@ class Format:
 
     Attributes:
         suffix: of its files.
-        write: (name of the recording, transcript, whether there are several) → what is written for it.
+        write: (name of the recording as of `names`, transcript, whether there are several) → what is written for it.
         several: whether a file may hold several recordings.
         head: what a file starts with.
+        names: returns what each recording is called in a file of all of them.
     """
 
     suffix: str
     write: Callable[[str, Transcript, bool], str]
     several: bool = True
     head: str = ""
+    names: Callable[[Sequence[str]], list[str]] = list
 
 
 # --- Text, tables -----------------------------------------------------------------------------------------------------
+
+
+def _cells(names: Sequence[str]) -> list[str]:
+    """Return names without what ends a column or a line, which is written as in a string of Python."""
+    ends = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r", "\x0b": "\\x0b", "\x0c": "\\x0c"})
+    return [name.translate(ends) for name in names]
 
 
 def _text(name: str, heard: Transcript, several: bool) -> str:
@@ -57,12 +67,29 @@ def _tsv(name: str, heard: Transcript, several: bool) -> str:
     return "".join(f"{name}\t{w.start:.3f}\t{w.end:.3f}\t{w.word}\t{w.confidence:.4f}\n" for w in heard.words)
 
 
+def _words(names: Sequence[str]) -> list[str]:
+    """Return a name of one word for each recording: its file's, or its whole path where two have the same.
+
+    Example:
+        >>> _words(["x/a b.wav", "x/c.wav"]), _words(["x/a.wav", "y/a.wav"]), _words(["a b.wav", "a_b.wav", "a b.wav"])
+        (['a_b', 'c'], ['x/a.wav', 'y/a.wav'], ['a_b.wav', 'a_b.wav_2', 'a_b.wav_3'])
+    """
+    short = ["_".join(Path(name).stem.split()) for name in names]
+    several = Counter(short)
+    made, taken = [], set(several)
+    for name, word in zip(names, short, strict=True):
+        whole = "_".join(name.split())
+        numbers = (f"{whole}_{number}" for number in count(2))
+        if several[word] > 1:
+            word = next(one for one in chain([whole], numbers) if one not in taken)
+            taken.add(word)
+        made.append(word)
+    return made
+
+
 def _ctm(name: str, heard: Transcript, several: bool) -> str:
     """NIST's CTM: recording, channel, start, duration, word, confidence, separated by spaces."""
-    recording = "_".join(Path(name).stem.split())
-    return "".join(
-        f"{recording} 1 {w.start:.3f} {w.end - w.start:.3f} {w.word} {w.confidence:.4f}\n" for w in heard.words
-    )
+    return "".join(f"{name} 1 {w.start:.3f} {w.end - w.start:.3f} {w.word} {w.confidence:.4f}\n" for w in heard.words)
 
 
 # --- Subtitles --------------------------------------------------------------------------------------------------------
@@ -193,12 +220,12 @@ def _textgrid(name: str, heard: Transcript, several: bool) -> str:
 
 
 FORMATS = {
-    "text": Format(".txt", _text),
+    "text": Format(".txt", _text, names=_cells),
     "jsonl": Format(".jsonl", _jsonl),
     "srt": Format(".srt", _srt, several=False),
     "vtt": Format(".vtt", _vtt, several=False, head="WEBVTT\n\n"),
-    "ctm": Format(".ctm", _ctm),
+    "ctm": Format(".ctm", _ctm, names=_words),
     "textgrid": Format(".TextGrid", _textgrid, several=False),
-    "tsv": Format(".tsv", _tsv, head="file\tstart\tend\tword\tconfidence\n"),
+    "tsv": Format(".tsv", _tsv, head="file\tstart\tend\tword\tconfidence\n", names=_cells),
 }
 """The formats by their names."""

@@ -58,7 +58,7 @@ def addresses(recordings: Sequence[Recording], root: Path | None, url: str) -> t
     for file in files:
         if not Path(file).is_relative_to(root):
             raise InputError(f"{file}: lies outside --audio-root {root}; name a folder that holds all recordings")
-    return root, [url + quote(Path(file).relative_to(root).as_posix()) for file in files]
+    return root, [url + quote(os.fsencode(Path(file).relative_to(root))) for file in files]
 
 
 def _file(recording: Recording) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import statistics
 import sys
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,40 +17,11 @@ from asr_with_nemo.base.files import read_text
 from asr_with_nemo.base.spool import Numbers, Spool
 from asr_with_nemo.data import audio, object_storage
 from asr_with_nemo.data.manifest import each_line, shortened
-from asr_with_nemo.data.sound import open_sound, two_talkers
+from asr_with_nemo.data.sound import SUFFIXES, open_sound, two_talkers
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.ngrams import is_language_model
 
 _BYTES_A_SECOND = 32_000  # of a 16-bit WAV; compressed files are longer
-SUFFIXES = frozenset(
-    [
-        ".wav",
-        ".flac",
-        ".mp3",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".m4a",
-        ".mp4",
-        ".webm",
-        ".mkv",
-        ".mov",
-        ".aac",
-        ".amr",
-        ".3gp",
-        ".wma",
-        ".aif",
-        ".aiff",
-        ".aifc",
-        ".au",
-        ".snd",
-        ".caf",
-        ".sph",
-        ".w64",
-        ".rf64",
-    ]
-)
-"""Endings of the recordings that are looked for in folders."""
 _LISTENED = 300.0  # seconds in which two talkers are looked for
 _TABLES = (".csv", ".tsv", ".psv", ".xlsx", ".xls", ".ods")
 LISTS, MANIFESTS = (".txt", ".lst", ".list"), (".json", ".jsonl")
@@ -92,26 +64,26 @@ def find(inputs: Iterable[str], log: Callable[[str], object] = lambda text: None
 
 
 def _expanded(name: str, log: Callable[[str], object]) -> Iterable[Recording]:
-    path = Path(name)
+    path, is_file = Path(name), os.path.isfile(name)  # Path's own raises where a name is too long for a file
     if name == "-":
         return _listed(_standard_input(), "standard input", Path())
     if object_storage.is_remote(name):
         return _in_storage(name)
-    if path.is_dir():
+    if os.path.isdir(name):
         return _in_folder(path)
-    if path.suffix.lower() in LISTS and path.is_file():
+    if path.suffix.lower() in LISTS and is_file:
         text = read_text(path, "a list of recordings", "no such list")
         if is_language_model(path):
             raise InputError(f"{path}: is a language model, not a list; use --lm={path}")
         return _listed(text, str(path), path.parent)
     if path.suffix.lower() in MANIFESTS:
         return _in_manifest(path, log)
-    if path.suffix.lower() in _TABLES and path.is_file():
+    if path.suffix.lower() in _TABLES and is_file:
         raise InputError(
             f"{path}: a table, not a recording; name the folder of its recordings, or save its column of paths as "
             "text (.txt), a path a line"
         )
-    if path.is_file() and is_language_model(path):
+    if is_file and is_language_model(path):
         raise InputError(f"{path}: is a language model, not a recording; use --lm={path}")
     return [Recording(name, name, Path(path.stem))]
 
@@ -239,11 +211,16 @@ def split_channels(recordings: Iterable[Recording]) -> Iterator[Recording]:
             yield Recording(f"{recording.name} channel {channel + 1}", clip, output)
 
 
-def _facts(path: str) -> tuple[int, str]:
-    """Return the number of a file's channels, and what is wrong with its length; (0, "") if it can't be read."""
+def _facts(path: str, to_the_end: bool = False) -> tuple[int, str]:
+    """Return the number of a file's channels, and what is wrong with its sound; (0, "") if it can't be read.
+
+    Of some formats, only the sound itself, read to the end, shows that something is missing.
+    """
     try:
         with open_sound(path) as sound:
-            wrong = "holds less sound than its header says" if sound.cut else ""
+            if to_the_end and sound.cut is None:
+                deque(sound.blocks(1 << 18), maxlen=0)
+            wrong = "is cut short or damaged" if sound.cut else ""
             return sound.channels, "its header was never finished" if sound.unfinished else wrong
     except InputError:
         return 0, ""
@@ -266,12 +243,12 @@ class Survey:
         self._wrong: dict[str, list[str]] = {}
 
     def add(self, sound: str | audio.Clip) -> None:
-        """Look at a recording's header, and at the sound of one with two channels."""
+        """Look at a recording's header, and at the sound of one that may be cut short or has two channels."""
         path, channel = (sound.path, sound.channel) if isinstance(sound, audio.Clip) else (sound, None)
         if path in self._seen:
             return
         self._seen[path] = 1
-        channels, wrong = _facts(path)
+        channels, wrong = _facts(path, to_the_end=True)
         if wrong:
             self._wrong.setdefault(wrong, []).append(path)
         if channels > 1 and channel is None:
@@ -306,18 +283,23 @@ def _has_two_talkers(path: str) -> bool:
         return False
 
 
-def outputs(recordings: Iterable[Recording], folder: Path, suffix: str) -> Iterator[Path]:
-    """Yield the output file of each recording.
+def outputs(recordings: Sequence[Recording], folder: Path, suffix: str) -> Iterator[Path]:
+    """Yield the output file of each recording; a.m4a.txt and a.webm.txt, where there is a.m4a beside a.webm.
 
     Raises:
         InputError: two recordings would be written to one file.
     """
+    named = Counter(recording.output for recording in recordings)
     taken: dict[Path, str] = {}
     for recording in recordings:
-        path = folder / recording.output.with_name(recording.output.name + suffix)
+        kind = Path(clip_of(recording)[0]).suffix if named[recording.output] > 1 else ""
+        path = folder / recording.output.with_name(recording.output.name + kind + suffix)
         if path in taken:
+            same = taken[path] == recording.name
             raise InputError(
-                f"{path}: would hold both {taken[path]} and {recording.name}; name their common folder instead, "
+                f"{path}: would hold {recording.name} twice; name it once"
+                if same
+                else f"{path}: would hold both {taken[path]} and {recording.name}; name their common folder instead, "
                 "whose folders are kept apart"
             )
         taken[path] = recording.name
