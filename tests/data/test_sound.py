@@ -248,9 +248,9 @@ def test_a_small_file_that_is_hours_of_sound_is_refused(tmp_path: Path, monkeypa
         with pytest.raises(InputError, match=r"x\.wav: .* expected 1,000 to 384,000 Hz and 1 to 64 channels"):
             open_sound(tmp_path / "x.wav")
     monkeypatch.setattr(sound, "_MOST_OF_SOX", 100_000)
-    synthesize(tmp_path / "x.wv", "60")
-    with pytest.raises(InputError, match=r"x\.wv: longer than"):
-        audio.load_audio(tmp_path / "x.wv")
+    synthesize(tmp_path / "x.sndt", "60")
+    with pytest.raises(InputError, match=r"x\.sndt: longer than"):
+        audio.load_audio(tmp_path / "x.sndt")
 
 
 @pytest.mark.parametrize("stated", [0, 0x7FFFF000, 0xFFFFFFFF, 2_000_000_000])
