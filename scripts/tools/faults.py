@@ -3,11 +3,9 @@
 
 import fnmatch
 import hashlib
-import io
-import json
 import os
-import pickle
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -16,119 +14,27 @@ import sys
 import tarfile
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
+from fault_stages import STAGES, Stage
+from hostile_inputs import HOSTILE, VICTIM
 from rich.console import Console
 from rich.table import Table
 
 from asr_with_nemo.cli import run
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.own_data import sharding
+from asr_with_nemo.recognition.results import save_measurement
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS = ROOT / "src" / "asr_with_nemo" / "assets"
 WITHIN = 15
 """Most seconds that a command may take to end when it is told to; on a busy machine, half of its usual time."""
-
-
-class Stage(NamedTuple):
-    """A command, and how to tell that it did its work.
-
-    Attributes:
-        name: in the table.
-        command: script and arguments, relative to a folder with `in/`, a copy of the inputs, and `out/`.
-        main: the input that is damaged, below `in/`.
-        hostile: what the hostile kind of that input is, a key of `_HOSTILE`.
-        same: patterns of the files below `out/` that are the same to the last bit however often it was interrupted.
-        quick: whether it takes a second or two, so that `make test` has the time.
-        reports: whether it talks to Weights & Biases.
-        by_rows: whether it does what it can with an input that is cut short, since each of its rows counts by itself.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    main: str
-    hostile: str
-    same: tuple[str, ...]
-    quick: bool = False
-    reports: bool = False
-    by_rows: bool = False
-
-
-_SMALL = ("data_dir=in/corpus", "trainer.max_epochs=2", "exp_manager.exp_dir=out", "seed=0")
-_CLIPS = tuple(f"in/recordings/clips/{number}.wav" for number in range(4))
-_DEV = ("--dev", "in/corpus/dev_manifest.json")
-STAGES = (
-    Stage(
-        "prepare AN4",
-        ("prepare_an4.py", "--source", "an4", "--archive", "in/an4.tar.gz", "--data-dir", "out"),
-        "an4.tar.gz",
-        "archive",
-        ("*_manifest.json", "*.wav"),
-        quick=True,
-    ),
-    Stage(
-        "prepare a corpus",
-        ("prepare_corpus.py", "in/recordings", "--out", "out/corpus", "--workers", "2", "--language", "en"),
-        "recordings/table.csv",
-        "table",
-        ("*_manifest.json", "*.wav"),
-        quick=True,
-        by_rows=True,
-    ),
-    Stage(
-        "language model",
-        ("build_lm.py", "in/corpus/train_manifest.json", "out/lm.arpa"),
-        "corpus/train_manifest.json",
-        "manifest",
-        ("lm.arpa",),
-        quick=True,
-    ),
-    Stage(
-        "transcribe, ONNX",
-        ("transcribe.py", "in/an4.onnx", *_CLIPS, "--output", "out/texts.tsv"),
-        "an4.onnx",
-        "model",
-        ("texts.tsv",),
-        quick=True,
-    ),
-    Stage(
-        "transcribe, NeMo",
-        ("transcribe.py", "in/an4.nemo", *_CLIPS, "--output", "out/texts.tsv"),
-        "an4.nemo",
-        "model",
-        ("texts.tsv",),
-    ),
-    Stage(
-        "evaluate",
-        ("evaluate.py", "in/an4.nemo", "in/corpus/test_manifest.json", "--output", "out/results.json"),
-        "corpus/test_manifest.json",
-        "manifest",
-        ("results.tsv",),
-    ),
-    Stage("export", ("export.py", "in/an4.nemo", "out/model.onnx"), "an4.nemo", "model", ("model.onnx",)),
-    Stage("train", ("train.py", *_SMALL), "corpus/train_manifest.json", "manifest", ("*.nemo",), reports=True),
-    Stage(
-        "fine-tune",
-        ("finetune.py", "in/an4.nemo", "--manifest", "in/corpus/train_manifest.json", *_DEV, *_SMALL[1:]),
-        "an4.nemo",
-        "model",
-        ("*.nemo",),
-    ),
-    Stage(
-        "log the data",
-        ("log_dataset.py", "in/corpus/dev_manifest.json", "--pictures", "out/pictures"),
-        "corpus/dev_manifest.json",
-        "manifest",
-        ("*.png",),
-        reports=True,
-    ),
-)
 
 
 class Cell(NamedTuple):
@@ -241,13 +147,13 @@ def _no_traceback(ended: Ended) -> None:
         raise Fault(f"a traceback: {ended.text.strip().splitlines()[-1][:150]}")
 
 
-def _explained(ended: Ended, name: str) -> None:
-    """Check that a command failed with an error that names a file."""
+def _explained(ended: Ended, name: str, above: bool = False) -> None:
+    """Check that a command failed with an error that names a file; or names it above, where each row has its own."""
     _no_traceback(ended)
     if ended.status == 0:
         raise Fault("exit status 0")
     errors = ended.text.rpartition("error: ")[2]
-    if name not in errors or errors == ended.text:
+    if name not in (ended.text if above else errors) or errors == ended.text:
         raise Fault(f"the error doesn't name {name}: {ended.text.strip()[-150:]!r}")
 
 
@@ -357,7 +263,7 @@ def _damaged(cell: Cell, content: Callable[[bytes], bytes], may_go_on: bool = Fa
         shutil.rmtree(cell.folder / "out")
         (cell.folder / "out").mkdir()
     else:
-        _explained(ended, path.name)
+        _explained(ended, path.name, cell.stage.by_rows)
     _no_traceback(ended)
     _nothing_half_made(cell)
     path.write_bytes(whole)
@@ -377,16 +283,20 @@ def _emptied(cell: Cell) -> None:
 
 
 def _hostile(cell: Cell) -> None:
-    trap = cell.folder / "sprung"
+    trap, whole = cell.folder / "sprung", cell.folder.parents[1] / "in"
     path = cell.folder / "in" / cell.stage.main
-    whole = path.read_bytes()
-    _HOSTILE[cell.stage.hostile](path, trap)
-    ended = _run(cell)
-    if trap.exists():
-        raise Fault("what the input asked for was done")
-    if ended.status:  # a command that reads only the texts may go on
-        _explained(ended, path.name)
-    path.write_bytes(whole)
+    for number, write in enumerate(HOSTILE[cell.stage.hostile], 1):
+        write(path, trap)
+        theirs = list(trap.with_name(VICTIM).glob("*"))
+        ended = _run(cell)
+        if trap.exists() or not all(file.exists() for file in theirs):
+            raise Fault(f"what the input {number} asked for was done")
+        if ended.status:  # a command that reads only the texts may go on
+            _explained(ended, path.name, cell.stage.by_rows)
+        _no_traceback(ended)
+        for folder in ("in", "out"):  # what it made of a hostile input is no part of an undisturbed run's files
+            shutil.rmtree(cell.folder / folder)
+        _set_up(whole, cell.folder)
     _works(cell)
 
 
@@ -458,67 +368,10 @@ _MOUNTS = {"full disk", "read-only", "no /tmp"}
 _SERVERS = {"dead server", "slow server"}
 
 
-# --- Hostile inputs ---------------------------------------------------------------------------------------------------
-
-
-class _Trap:
-    """Unpickled, it would make a file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
-def _hostile_archive(path: Path, trap: Path) -> None:
-    """Write an archive with a link that leads outside, and a file that goes through it."""
-    with tarfile.open(path, "w:gz") as archive:
-        link = tarfile.TarInfo("an4/up")
-        link.type, link.linkname = tarfile.SYMTYPE, str(trap.parent)
-        archive.addfile(link)
-        member = tarfile.TarInfo(f"an4/up/{trap.name}")
-        member.size = 1
-        archive.addfile(member, io.BytesIO(b"!"))
-
-
-def _hostile_model(path: Path, trap: Path) -> None:
-    """Write a model whose weights are a pickled call."""
-    weights = io.BytesIO()
-    with zipfile.ZipFile(weights, "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps({"weights": _Trap(trap)}))
-        archive.writestr("archive/version", "3\n")
-    with tarfile.open(path, "w") as archive:
-        for name, content in (("model_config.yaml", b"target: x\n"), ("model_weights.ckpt", weights.getvalue())):
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
-def _hostile_manifest(path: Path, trap: Path) -> None:
-    """Write a manifest whose recording is a command."""
-    path.write_text(
-        json.dumps({"audio_filepath": f"touch {trap} |", "duration": 1.0, "text": "yes"}) + "\n", encoding="utf-8"
-    )
-
-
-def _hostile_table(path: Path, trap: Path) -> None:
-    """Write a table whose recordings are commands and lie elsewhere."""
-    path.write_text(f"path,text,speaker\ntouch {trap} |,yes,a\n../../../../etc/hostname,no,b\n", encoding="utf-8")
-
-
-_HOSTILE = {
-    "archive": _hostile_archive,
-    "model": _hostile_model,
-    "manifest": _hostile_manifest,
-    "table": _hostile_table,
-}
-
-
 # --- The matrix -------------------------------------------------------------------------------------------------------
 
 
-def _make_inputs(folder: Path) -> Path:
+def _make_inputs(folder: Path, stages: Sequence[Stage]) -> Path:
     """Make the inputs of all stages from 60 utterances of the built-in corpus."""
     inputs = folder / "in"
     corpus = an4.prepare(folder / "made", source="synthetic", utterances=60, progress=False)
@@ -533,9 +386,27 @@ def _make_inputs(folder: Path) -> Path:
         shutil.copyfile(row["audio_filepath"], clips / f"{number}.wav")
         rows.append(f"clips/{number}.wav,{row['text']},{row['speaker']}")
     (inputs / "recordings" / "table.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    for name in ("an4.nemo", "an4.onnx"):
+    for name in ("an4.nemo", "an4.onnx", "an4.arpa"):
         shutil.copyfile(ASSETS / name, inputs / name)
+    train = inputs / "corpus" / "train_manifest.json"
+    if any("shards" in stage.main for stage in stages):
+        sharding.make(train, sharding.default_place(train), 1, workers=1, progress=False)
+    if any(stage.main == "start.ckpt" for stage in stages):
+        _make_checkpoint(folder)
     return inputs
+
+
+def _make_checkpoint(folder: Path) -> None:
+    """Train for an epoch, and keep its checkpoint as an input."""
+    settings = ("data_dir=in/corpus", "trainer.max_epochs=1", "exp_manager.exp_dir=first", "seed=0")
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *settings]
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | {"WANDB_MODE": "disabled"}, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise InputError(f"no checkpoint to resume from: {done.stderr.strip()[-400:]}")
+    last = next((folder / "first").rglob("last.ckpt"))
+    shutil.copyfile(last, folder / "in" / "start.ckpt")
 
 
 def _undisturbed(cell: Cell) -> Path:
@@ -577,7 +448,7 @@ def try_all(
         folder: where to work; each cell has a folder of its own in it, removed if it held.
         said: called with a line a cell.
     """
-    inputs = _make_inputs(folder)
+    inputs = _make_inputs(folder, stages)
     mounts = _can_mount()
     table = {}
     for stage in stages:
@@ -592,7 +463,8 @@ def try_all(
         if not expected:
             raise InputError(f"{stage.name}: made none of {', '.join(stage.same)}")
         for fault in faults:
-            if (fault in _SERVERS and not stage.reports) or (fault in _MOUNTS and not mounts):
+            left_out = stage.only and fault not in stage.only
+            if left_out or (fault in _SERVERS and not stage.reports) or (fault in _MOUNTS and not mounts):
                 table[stage.name, fault] = ""
                 continue
             cell = Cell(stage, place / fault.replace(" ", "_"), seconds, expected)
@@ -613,7 +485,7 @@ def main(
     fault: Annotated[list[str] | None, typer.Option(help="Only faults whose name has this in it.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only the stages that take a second or two.")] = False,
     keep: Annotated[Path | None, typer.Option(help="Work in this folder, and keep the cells with a fault.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the cells to this file too, as JSON.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the table to this file too: results/faults.json.")] = None,
 ) -> None:
     """Run every stage under every fault, each in a folder of its own, and print what held.
 
@@ -625,6 +497,8 @@ def main(
 
         python scripts/tools/faults.py
 
+        python scripts/tools/faults.py --output results/faults.json
+
         python scripts/tools/faults.py --quick --stage corpus --fault SIG --keep build/faults
     """
     # The background of a shell ignores Ctrl-C, and what is started there would, too.
@@ -634,20 +508,39 @@ def main(
     started = time.perf_counter()
     with _workplace(keep) as folder:
         cells = try_all(stages, faults, folder, lambda line: print(line, flush=True))
+    marks = {"ok": "OK", "": "–"}
+    rows = [
+        {"fault": name} | {one.name: marks.get(cells[one.name, name], "FAULT") for one in stages} for name in faults
+    ]
     table = Table(title="Stages under faults")
     for column in ("", *(one.name for one in stages)):
         table.add_column(column)
-    for name in faults:
-        marks = {"ok": "OK", "": "–"}
-        table.add_row(name, *(marks.get(cells[one.name, name], "FAULT") for one in stages))
+    for row in rows:
+        table.add_row(*row.values())
     Console(width=max(100, Console().width)).print(table)
     wrong = {key: problem for key, problem in cells.items() if problem not in ("ok", "")}
     tried = sum(problem != "" for problem in cells.values())
     minutes = (time.perf_counter() - started) / 60
-    print(f"{tried} cells in {minutes:.1f} minutes, {tried - len(wrong)} OK, faults: {len(wrong)}")
+    said = f"{tried} cells in {minutes:.1f} minutes, {tried - len(wrong)} OK, faults: {len(wrong)}"
+    print(said)
     if output:
-        rows = [{"stage": key[0], "fault": key[1], "result": value} for key, value in cells.items()]
-        output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        asked = [
+            f" --{name} {shlex.quote(word)}"
+            for name, words in (("stage", stage), ("fault", fault))
+            for word in words or ()
+        ]
+        save_measurement(
+            output,
+            "Stages under faults",
+            f"Each stage under each fault: {said}. A cell is OK if the command says what is wrong and where, leaves "
+            "nothing half-written, does nothing that an input asks for, and, given again, ends in the same files.",
+            rows,
+            f"python scripts/tools/faults.py{' --quick' * quick}{''.join(asked)} --output results/{output.name}",
+            cells=tried,
+            ok=tried - len(wrong),
+            faults={f"{one}, {name}": problem for (one, name), problem in wrong.items()},
+            minutes=round(minutes, 1),
+        )
     if wrong:
         raise InputError("; ".join(f"{one}, {name}: {problem}" for (one, name), problem in wrong.items()))
 

@@ -76,7 +76,7 @@ def main(
             f"core: {len(findings)} that were neither read nor refused with an error that names the file. "
             f"{len(test_fuzz.FOUND)} earlier findings are mended and kept as tests.",
             rows,
-            f"python scripts/tools/fuzz.py --minutes {minutes:g} --seed {seed} --output {output.name}",
+            f"python scripts/tools/fuzz.py --minutes {minutes:g} --seed {seed} --output results/{output.name}",
             inputs=inputs,
             minutes=round(took, 2),
             findings=findings,

@@ -38,6 +38,11 @@ def test_a_corpus_is_prepared_in_the_end_whatever_stopped_it(tmp_path: Path):
     faults(tmp_path, "--stage", "a corpus", "--fault", "SIG", "--fault", "full disk", "--fault", "two at once")
 
 
+@pytest.mark.slow
+def test_hostile_inputs_of_every_kind_are_refused_by_the_quick_stages(tmp_path: Path):
+    faults(tmp_path, "--quick", "--fault", "hostile")
+
+
 @pytest.mark.proof
 @pytest.mark.timeout(7200)
 def test_all_stages_hold_under_all_faults(tmp_path: Path):
