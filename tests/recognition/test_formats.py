@@ -39,7 +39,7 @@ def test_srt_and_vtt(lecture: Transcript):
 
 
 def test_ctm_and_tsv_have_a_line_a_word(lecture: Transcript):
-    first = FORMATS["ctm"].write(*FORMATS["ctm"].names(["x/my talk.wav"]), lecture, False).splitlines()[0]
+    first = FORMATS["ctm"].write(FORMATS["ctm"].name("x/my talk.wav"), lecture, False).splitlines()[0]
     assert first == "my_talk 1 0.500 0.300 a 0.9000"
     rows = FORMATS["tsv"].write("my talk.wav", lecture, False).splitlines()
     assert len(rows) == 120 and rows[0] == "my talk.wav\t0.500\t0.800\ta\t0.9000"
@@ -58,7 +58,7 @@ def test_a_name_breaks_no_row(lecture: Transcript):
     """In a file of several recordings, each row has its columns, and each recording its own name."""
     names = ["x/a b.wav", "x/sub/a b.wav", "x/tab\there.wav", "x/line\nbreak.wav"]
     for form, columns in (("text", 2), ("tsv", 5)):
-        written = FORMATS[form].names(names)
+        written = [FORMATS[form].name(name) for name in names]
         rows = "".join(FORMATS[form].write(name, lecture, True) for name in written).splitlines()
         assert {row.count("\t") for row in rows} == {columns - 1}
         assert list(dict.fromkeys(row.split("\t")[0] for row in rows)) == written

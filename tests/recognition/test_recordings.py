@@ -15,7 +15,7 @@ def test_one_name_in_two_formats_has_two_outputs(tmp_path: Path):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_bytes(b"sound")
     found = find([str(tmp_path / "in")])
-    for some in (found, split_channels(found)):
+    for some in (found, list(split_channels(found))):
         assert [str(path) for path in outputs(some, Path("out"), ".txt")] == [
             "out/a.m4a.txt",
             "out/a.webm.txt",

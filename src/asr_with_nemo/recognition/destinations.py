@@ -37,14 +37,18 @@ class Terminal:
                 "each: --output-dir DIR"
             )
         self._begun = False
-        names = form.names([recording.name for recording in recordings])
-        self._names = dict(zip(recordings, names, strict=True))
+        self._names: dict[Recording, str] = {}
+        if form.names:
+            self._names = dict(zip(recordings, form.names([one.name for one in recordings]), strict=True))
 
     def add(self, recording: Recording, heard: Transcript) -> None:
         """Print a transcript."""
         print("" if self._begun else self._form.head, end="")
         self._begun = True
-        print(self._form.write(self._names[recording], heard, self._several), end="", flush=True)
+        print(self._form.write(self._name(recording), heard, self._several), end="", flush=True)
+
+    def _name(self, recording: Recording) -> str:
+        return self._names.get(recording) or self._form.name(recording.name)
 
     def finish(self) -> None:
         """Do nothing: all is printed."""
@@ -78,7 +82,7 @@ class OneFile(Terminal):
                 file.write(self._form.head)
                 for recording in self._all:
                     if (heard := self._notes.heard(_key(recording))) is not None:
-                        file.write(self._form.write(self._names[recording], heard, self._several))
+                        file.write(self._form.write(self._name(recording), heard, self._several))
         except OSError as error:
             raise InputError(f"{self._path}: can't be written ({reason_of(error)})") from error
         self._notes.remove()
@@ -194,7 +198,7 @@ class Folder(Terminal):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as partial:
-                text = self._form.head + self._form.write(*self._form.names([recording.name]), heard, False)
+                text = self._form.head + self._form.write(self._form.name(recording.name), heard, False)
                 partial.write_text(text, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise InputError(f"{path}: can't be written ({reason_of(error)})") from error

@@ -22,26 +22,30 @@ class Format:
 
     Attributes:
         suffix: of its files.
-        write: (name of the recording as of `names`, transcript, whether there are several) → what is written for it.
+        write: (what the recording is called, transcript, whether there are several) → what is written for it.
         several: whether a file may hold several recordings.
         head: what a file starts with.
-        names: returns what each recording is called in a file of all of them.
+        name: (name of a recording) → what it is called in a file.
+        names: the same of all recordings of a file, where one's name depends on the others'.
     """
 
     suffix: str
     write: Callable[[str, Transcript, bool], str]
     several: bool = True
     head: str = ""
-    names: Callable[[Sequence[str]], list[str]] = list
+    name: Callable[[str], str] = str
+    names: Callable[[Sequence[str]], list[str]] | None = None
 
 
 # --- Text, tables -----------------------------------------------------------------------------------------------------
 
 
-def _cells(names: Sequence[str]) -> list[str]:
-    """Return names without what ends a column or a line, which is written as in a string of Python."""
-    ends = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r", "\x0b": "\\x0b", "\x0c": "\\x0c"})
-    return [name.translate(ends) for name in names]
+_ENDS = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r", "\x0b": "\\x0b", "\x0c": "\\x0c"})
+
+
+def _cell(name: str) -> str:
+    """Return a name without what ends a column or a line, which is written as in a string of Python."""
+    return name.translate(_ENDS)
 
 
 def _text(name: str, heard: Transcript, several: bool) -> str:
@@ -220,12 +224,12 @@ def _textgrid(name: str, heard: Transcript, several: bool) -> str:
 
 
 FORMATS = {
-    "text": Format(".txt", _text, names=_cells),
+    "text": Format(".txt", _text, name=_cell),
     "jsonl": Format(".jsonl", _jsonl),
     "srt": Format(".srt", _srt, several=False),
     "vtt": Format(".vtt", _vtt, several=False, head="WEBVTT\n\n"),
-    "ctm": Format(".ctm", _ctm, names=_words),
+    "ctm": Format(".ctm", _ctm, name=lambda name: _words([name])[0], names=_words),
     "textgrid": Format(".TextGrid", _textgrid, several=False),
-    "tsv": Format(".tsv", _tsv, head="file\tstart\tend\tword\tconfidence\n", names=_cells),
+    "tsv": Format(".tsv", _tsv, head="file\tstart\tend\tword\tconfidence\n", name=_cell),
 }
 """The formats by their names."""
