@@ -1,6 +1,7 @@
 """One way to read sound: any format, what a file is if it is none, channels that cancel, headers never completed."""
 
 import contextlib
+import io
 import struct
 import subprocess
 from fractions import Fraction
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr_with_nemo.data import audio, sound
+from asr_with_nemo.data import audio, ffmpeg, sound
 from asr_with_nemo.data.sound import mix_down, open_sound, two_talkers
 from asr_with_nemo.errors import InputError
 
@@ -303,3 +304,12 @@ def test_two_people_on_two_channels_are_told_from_one_in_stereo():
     assert not two_talkers(noise + tone(4.0)[:, None], RATE)
     assert not two_talkers(noise + np.stack([tone(4.0), 0.1 * tone(4.0)], axis=1), RATE)
     assert mix_down(turns.astype(np.float32)).shape == (4 * RATE,)
+
+
+def test_any_bytes_are_an_answer_to_where_a_file_ends():
+    generator = np.random.default_rng(0)
+    for size in (0, 1, 5, 12, 300, 5_000):
+        for start in (b"", b"\x18\x53\x80\x67\x01\xff\xff\xff\xff\xff\xff\xff", b"\x1a\x45\xdf\xa3"):
+            assert ffmpeg.ends_in_an_element(io.BytesIO(start + generator.bytes(size))) in (True, False)
+    assert ffmpeg.ends_in_an_element(io.BytesIO(b"\xec\x82ab")) is False
+    assert ffmpeg.ends_in_an_element(io.BytesIO(b"\xec\x82a")) is True

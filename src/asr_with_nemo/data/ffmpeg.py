@@ -108,6 +108,7 @@ class Decoder:
 
 # --- Files that end too early -----------------------------------------------------------------------------------------
 
+_MOST_ELEMENTS = 1_000_000  # that are looked at: five hours of a live recording
 _MASTERS = (b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75")  # Segment and Cluster of Matroska, which hold other elements
 
 
@@ -118,7 +119,9 @@ def ends_in_an_element(file: BinaryIO) -> bool:
     unknown, all ones.
     """
     end, place = file.seek(0, io.SEEK_END), 0
-    while place < end:
+    for _ in range(_MOST_ELEMENTS):
+        if place >= end:
+            return place > end
         file.seek(place)
         head = file.read(12)
         width = 9 - head[0].bit_length()  # of the ID
@@ -135,4 +138,4 @@ def ends_in_an_element(file: BinaryIO) -> bool:
             place += size
         elif head[:width] not in _MASTERS:
             return False  # an open element of another kind: where it ends isn't known
-    return place > end
+    return False
