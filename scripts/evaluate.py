@@ -132,6 +132,13 @@ def main(
         command += [f"--prompt={prompt}"] if prompt else []
         evaluation.save(result, output, command=shlex.join(command), **more)
         typer.echo(f"results: {output}, utterances: {output.with_suffix('.tsv')}")
+    if result.unread:
+        for error in [*result.unread.values()][:5]:
+            typer.echo(f"error: {error}", err=True)
+        whole = len(result.rows) + len(result.unread)
+        typer.echo(
+            f"error: {len(result.unread)} of {whole} utterances can't be read; the figures are of the others", err=True
+        )
     if report:
         pair = side_by_side.pair(result.rows, second.rows(), second.name) if second else None
         error_report.write_page(result, report, beside=pair)
@@ -141,12 +148,6 @@ def main(
     if others:
         typer.echo(f"against {compare}: {wer.compare(result.rows, others)}")
     if result.unread:
-        for error in [*result.unread.values()][:5]:
-            typer.echo(f"error: {error}", err=True)
-        whole = len(result.rows) + len(result.unread)
-        typer.echo(
-            f"error: {len(result.unread)} of {whole} utterances can't be read; the figures are of the others", err=True
-        )
         raise typer.Exit(1)
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr_with_nemo.data import an4, audio, manifest
+from asr_with_nemo.data import an4, audio, manifest, pauses
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.loading import load_model
 from asr_with_nemo.own_data import preparation
 from asr_with_nemo.own_data.prepared import Prepared, Settings
-from asr_with_nemo.recognition.alignment import Aligner
+from asr_with_nemo.recognition.alignment import Aligner, _Levels
 from asr_with_nemo.recognition.formats import clock
 from asr_with_nemo.recognition.speller import Speller
 from tests.conftest import run_script
@@ -224,3 +224,16 @@ def test_the_command_says_what_it_did_and_its_memory_does_not_grow(spoken, cuts,
     assert "create:cache_miss" in done.stdout or "onednn_verbose" not in done.stdout
     failed = run_script("prepare_corpus.py", "talks", "--out", "c2", "--align", "missing.nemo", cwd=tmp_path)
     assert failed.returncode == 1 and "missing.nemo" in failed.stderr and "Traceback" not in failed.stderr
+
+
+def test_pieces_that_share_a_pause_leave_the_levels_in_their_places():
+    generator = np.random.default_rng(0)
+    quiet, loud = generator.normal(0, 1e-3, 7_400), generator.normal(0, 0.1, 24_000)  # 0.46 and 1.5 s
+    sound = np.concatenate([part for _ in range(100) for part in (loud, quiet)]).astype(np.float32)
+    levels = _Levels(0.0, RATE)
+    for start, samples in pauses.cut_at_pauses([sound], RATE):
+        end = levels.add(start, samples)
+    levels.finish()
+    assert end == pytest.approx(len(sound) / RATE) and levels.end == pytest.approx(len(sound) / RATE, abs=0.05)
+    middle = (99 * 31_400 + 24_000 + 3_700) / RATE  # of the last pause
+    assert levels.quietest(middle - 1, middle + 0.2) == pytest.approx(middle, abs=0.25)

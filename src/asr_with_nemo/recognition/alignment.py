@@ -395,7 +395,9 @@ class _Levels:
         """Add a piece, and return where it ends, in seconds from the start of the sound."""
         powers = audio.frame_powers(samples, self._rate // _LEVELS)
         levels = np.clip(10 * np.log10(powers + 1e-12) + 120, 0, 120).astype(np.uint8)
-        self._bytes.extend(bytes(max(0, round(start * _LEVELS) - len(self._bytes))))
+        place = round(start * _LEVELS)
+        del self._bytes[place:]  # pieces on both sides of a short pause have its quiet
+        self._bytes.extend(bytes(place - len(self._bytes)))
         self._bytes.extend(levels.tobytes())
         return start + len(samples) / self._rate
 

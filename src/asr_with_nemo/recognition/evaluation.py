@@ -167,6 +167,11 @@ class Result:
         if len(speakers) > 1:
             for name, (speaker, counts) in (("best", speakers[0]), ("worst", speakers[-1])):
                 lines.append(f"  {name:5} {counts.rate:7.1%}  speaker {speaker}, {counts.words} words")
+        if self.unread:
+            first = next(iter(self.unread.values()))
+            lines.append(
+                f"  unread {len(self.unread):6,}  of {len(self.rows) + len(self.unread):,} utterances: {first}"
+            )
         return "\n".join(lines)
 
 
