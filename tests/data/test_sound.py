@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr_with_nemo.data import audio, ffmpeg, sound
-from asr_with_nemo.data.sound import mix_down, open_sound, two_talkers
+from asr_with_nemo.data import audio, ffmpeg, sox
+from asr_with_nemo.data.sound import ends_too_early, mix_down, open_sound, two_talkers
 from asr_with_nemo.errors import InputError
 
 RATE = 16_000
@@ -186,6 +186,81 @@ def test_what_is_no_recording_is_called_what_it_is(tmp_path: Path, content: byte
         audio.load_audio(path)
 
 
+@pytest.mark.parametrize("name", ["voicemail.gsm", "call.ul", "call.al", "call.vox", "call.sln"])
+def test_a_telephones_recording_without_a_header_is_read_by_its_suffix(tmp_path: Path, name: str):
+    pipe = ["sox", "-n", "-r", "8000", "-c", "1", "-t", name.split(".")[1], "-", "synth", "2", "sine", "440"]
+    content = subprocess.run([*pipe, "vol", "0.5", "pad", "0.5"], check=True, capture_output=True).stdout
+    for path in (tmp_path / name, tmp_path / name.upper(), tmp_path / f"|touch sprung #.{name}"):
+        path.write_bytes(content)
+        samples = audio.load_audio(path)
+        assert len(samples) / RATE == pytest.approx(2.5, abs=0.05) and np.abs(samples).max() > 0.3
+        assert np.abs(np.fft.rfft(samples[-RATE:])).argmax() == pytest.approx(440, abs=2)
+    assert not (tmp_path / "sprung").exists()
+    if name.endswith(".gsm"):  # FFmpeg reads an upload, too
+        assert open_sound(content, name).rate == 8_000
+    (tmp_path / name).write_bytes(b"<!DOCTYPE html><html>Not found</html>")
+    with pytest.raises(InputError, match="a web page"):
+        audio.load_audio(tmp_path / name)
+
+
+def test_an_mp3_or_aac_that_begins_in_a_frame_or_behind_zeros_is_read(tmp_path: Path):
+    noisy = (tone(4.0) + 0.01 * np.random.default_rng(0).normal(size=4 * RATE)).astype(np.float32)
+    soundfile.write(tmp_path / "x.mp3", noisy, RATE)
+    encode(tmp_path / "x.aac", "aac", noisy, RATE, "adts")
+    for path in (tmp_path / "x.mp3", tmp_path / "x.aac"):
+        whole = path.read_bytes()
+        for content in (whole[1001:], bytes(5_000) + whole, bytes(200_000) + whole):
+            path.write_bytes(content)
+            samples = audio.load_audio(path)
+            assert 3 < len(samples) / RATE < 4.3
+            assert np.abs(np.fft.rfft(samples[-2 * RATE : -RATE])).argmax() == pytest.approx(440, abs=2)
+    for name in ("x.mp3", "x.aac", "x.gsm"):
+        (tmp_path / name).write_text("we are free to go on as we like\n" * 50)
+        with pytest.raises(InputError, match=rf"{name}: "):
+            audio.load_audio(tmp_path / name)
+
+
+def test_a_text_is_not_taken_for_a_film(tmp_path: Path):
+    for text in ("I'm free to go", "and skip it", "the wide sea", "é free"):
+        (tmp_path / "x.wav").write_text(text * 20, encoding="utf-8")
+        with pytest.raises(InputError) as raised:
+            audio.load_audio(tmp_path / "x.wav")
+        assert "MP4" not in str(raised.value)
+
+
+def test_damage_is_told_to_who_reads_no_more_than_the_stated_length(tmp_path: Path):
+    path = encode(tmp_path / "x.m4a", "aac", tone(8.0), RATE)
+    with open_sound(path) as sound:
+        assert sum(map(len, sound.blocks(1 << 20, 0, sound.frames))) and not sound.cut
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 3000] = np.random.default_rng(0).bytes(3000)
+    path.write_bytes(content)
+    for size in (1000, 1 << 20):
+        with open_sound(path) as sound:
+            assert sum(map(len, sound.blocks(size, 0, sound.frames))) == sound.frames and sound.cut
+
+
+def test_a_short_file_isnt_called_cut_for_a_few_samples(tmp_path: Path):
+    for seconds in (0.3, 0.5, 0.8, 1.0, 1.5):
+        path = encode(tmp_path / f"{seconds}.wma", "wmav2", tone(seconds), RATE)
+        with open_sound(path) as sound:
+            read = sum(map(len, sound.blocks(1000)))
+            assert sound.cut is False, (seconds, read, sound.frames)
+    with open_sound(path) as sound:
+        assert ends_too_early(sound, RATE, 2 * RATE) and not ends_too_early(sound, RATE // 2 - 1500, RATE // 2)
+
+
+def test_a_file_in_which_no_place_can_be_found_is_an_error_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = encode(tmp_path / "x.m4a", "aac", tone(20.0), RATE)
+
+    def fails(*_: object) -> int:
+        raise av.error.PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(ffmpeg.Decoder, "start_before", fails)
+    with open_sound(path) as sound, pytest.raises(InputError, match=r"x\.m4a: .*cut short or damaged \(.*permitted"):
+        next(sound.blocks(1000, 15 * RATE))
+
+
 def test_samples_without_a_header_are_told_so(tmp_path: Path):
     path = tmp_path / "x.raw"
     path.write_bytes((tone() * 32_767).astype("<i2").tobytes())
@@ -248,7 +323,7 @@ def test_a_small_file_that_is_hours_of_sound_is_refused(tmp_path: Path, monkeypa
         soundfile.write(tmp_path / "x.wav", np.zeros((16_000, channels)), rate)
         with pytest.raises(InputError, match=r"x\.wav: .* expected 1,000 to 384,000 Hz and 1 to 64 channels"):
             open_sound(tmp_path / "x.wav")
-    monkeypatch.setattr(sound, "_MOST_OF_SOX", 100_000)
+    monkeypatch.setattr(sox, "_MOST", 100_000)
     synthesize(tmp_path / "x.sndt", "60")
     with pytest.raises(InputError, match=r"x\.sndt: longer than"):
         audio.load_audio(tmp_path / "x.sndt")

@@ -18,6 +18,7 @@ from tests.own_data.corpora import (
     fates,
     good_rows,
     prepare,
+    read,
     record,
     samples,
     sentence,
@@ -341,6 +342,26 @@ def test_kaldi_as_it_is_and_no_command_of_it_is_run(tmp_path: Path):
     details = " ".join(row["problems"] for row in fates(prepared).values())
     assert "a command, which isn't run" in details
     assert "raw.ark:17 is a Kaldi archive" in details
+
+
+def test_a_corpus_of_sound_and_video_is_read_from_its_sound(tmp_path: Path):
+    """As GRID: the same talk as sound and as a film, by bare names in a table, or with texts beside them."""
+    mine = tmp_path / "mine"
+    for number in range(12):
+        record(mine / "s1" / "sound" / f"talk{number}.wav")
+        for film in (mine / "s1" / "sound" / f"talk{number}.mpg", mine / "s1" / "video" / f"talk{number}.mov"):
+            film.parent.mkdir(exist_ok=True)
+            film.write_bytes(b"a film")
+    with_table(mine, [HEADER, *((f"talk{number}", sentence(number), "s1") for number in range(12))])
+    entries, _ = read(mine)
+    assert [Path(entry.audio).name for entry in entries] == [f"talk{number}.wav" for number in range(12)]
+    (mine / "table.csv").unlink()
+    for number in range(12):
+        (mine / "s1" / "sound" / f"talk{number}.txt").write_text(sentence(number))
+    entries, _ = read(mine)
+    assert sorted((Path(entry.audio).name, entry.text) for entry in entries) == sorted(
+        (f"talk{number}.wav", sentence(number)) for number in range(12)
+    )
 
 
 def test_texts_beside_recordings(tmp_path: Path):

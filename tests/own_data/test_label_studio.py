@@ -2,13 +2,17 @@
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.own_data import label_studio
 from asr_with_nemo.own_data.prepared import Prepared
+from asr_with_nemo.own_data.sources import Source
+from asr_with_nemo.own_data.store import CorpusStore
 from tests.own_data.corpora import HEADER, fates, good_rows, prepare, read, record, sentence, texts, with_table
 
 
@@ -250,3 +254,43 @@ def test_a_target_storage_has_a_file_an_annotation(tmp_path: Path, suffix: str, 
     assert "1 tasks have several annotations" in said(prepared)
     assert f"201{suffix}: not JSON" in (tmp_path / "out" / "rows.tsv").read_text()
     assert [entry.text for entry in read(place / f"105{suffix}")[0]] == [sentence(5)]
+
+
+def test_an_export_beside_a_target_storage_is_said_not_to_be_read(tmp_path: Path):
+    names = recordings(tmp_path / "mine")
+    (tmp_path / "mine" / "stored").mkdir()
+    for n, name in enumerate(names):
+        of_task = {"task": {"id": n, "data": {"audio": name}}, "id": 100 + n}
+        (tmp_path / "mine" / "stored" / f"{n}.json").write_text(json.dumps(annotation([whole(sentence(n))]) | of_task))
+    tasks = [task(n, name, annotation([whole("an older text")])) for n, name in enumerate(names)]
+    export(tmp_path / "mine", tasks)
+    export(tmp_path / "mine" / "stored", tasks, "older.json")
+    entries, notes = read(tmp_path / "mine")
+    assert {entry.text for entry in entries} == {sentence(n) for n in range(12)}
+    assert "not read, because a folder has a file for each annotation: export.json, stored/older.json;" in notes
+    assert {entry.text for entry in read(tmp_path / "mine" / "export.json")[0]} == {"an older text"}
+
+
+def test_a_folder_that_cant_be_listed_is_passed_over_and_none_is_listed_for_each_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    names = recordings(tmp_path / "mine")
+    export(tmp_path / "mine", [task(n, name, annotation([whole(sentence(n))])) for n, name in enumerate(names)])
+    (tmp_path / "mine" / "locked").mkdir()
+    for name in names:
+        (tmp_path / "mine" / "sub" / name).with_suffix(".json").write_text('{"by": "a recorder"}')
+    listed, scandir = [], os.scandir
+
+    def list_folder(path: object) -> object:
+        listed.append(os.path.basename(path))
+        if listed[-1] == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    with CorpusStore(tmp_path / "corpus.sqlite") as store:
+        source = Source(tmp_path / "mine", store)
+        monkeypatch.setattr(label_studio.os, "scandir", list_folder)
+        found = label_studio.exports_of(source)
+        monkeypatch.undo()
+    assert found == [tmp_path / "mine" / "export.json"]
+    assert "locked" in listed and listed.count("sub") <= 2

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from asr_with_nemo.data import audio
 from asr_with_nemo.recognition.formats import FORMATS, subtitles
 from asr_with_nemo.recognition.transcripts import Transcript, Word
 
@@ -41,6 +42,8 @@ def test_srt_and_vtt(lecture: Transcript):
 def test_ctm_and_tsv_have_a_line_a_word(lecture: Transcript):
     first = FORMATS["ctm"].write(FORMATS["ctm"].name("x/my talk.wav"), lecture, False).splitlines()[0]
     assert first == "my_talk 1 0.500 0.300 a 0.9000"
+    part = audio.Clip("x/my talk.wav", 1.5, 1.75)  # whose name has points of its own
+    assert FORMATS["ctm"].names([str(part), "x/other.wav"]) == ["my_talk_(1.5-3.25_s)", "other"]
     rows = FORMATS["tsv"].write("my talk.wav", lecture, False).splitlines()
     assert len(rows) == 120 and rows[0] == "my talk.wav\t0.500\t0.800\ta\t0.9000"
 

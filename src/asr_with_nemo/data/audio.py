@@ -17,7 +17,8 @@ import soxr
 from tqdm import tqdm
 
 from asr_with_nemo.base.files import replacing
-from asr_with_nemo.data.sound import mix_down, open_sound, read_with_sox, sox_is_here
+from asr_with_nemo.data.sound import mix_down, open_sound, read_with_sox
+from asr_with_nemo.data.sox import sox_is_here
 from asr_with_nemo.errors import InputError
 
 __all__ = ["sox_is_here"]

@@ -35,7 +35,14 @@ class Decoder:
         self._rate, self._layout = codec.rate, codec.layout  # the codec's own may change on the way
 
     def start_before(self, start: int) -> int:
-        """Go to shortly before a sample; return how many samples are still to be skipped."""
+        """Go to shortly before a sample, or to the start; return how many samples are still to be skipped."""
+        try:
+            return self._reached_before(start)
+        except Exception:  # PyAV raises FFmpeg's errors, and Python's own
+            self._container.seek(0)
+            return start
+
+    def _reached_before(self, start: int) -> int:
         stream, rate = self._stream, self._rate
         first = next(self._container.decode(stream), None)  # decoders drop what encoders have put before the sound
         if first is not None and first.pts is not None:

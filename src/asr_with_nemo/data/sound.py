@@ -10,19 +10,14 @@ import functools
 import io
 import os
 import re
-import shutil
-import struct
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import soundfile
 
-from asr_with_nemo.data import ffmpeg
+from asr_with_nemo.data import ffmpeg, sox
 from asr_with_nemo.errors import InputError
 
 RATES = range(1_000, 384_001)
@@ -40,7 +35,6 @@ _UNKNOWN = 1 << 50  # frames; a larger number in a header means that the length 
 _HEAD = 4096  # bytes from which the kind of a file is told
 _OPEN_SIZES = (0x7FFF0000, 0xFFFF0000)  # of a WAV's data: from there on they mean "not known yet"
 _SEEKABLE = ("mov", "matroska")  # FFmpeg's formats in which each packet has its exact time
-_MOST_OF_SOX = 1 << 29  # bytes that a file may have once SoX has decoded it: four hours at 16 kHz
 _SOX_KINDS = {  # SoX's name of each kind of file that it is used for -> its first bytes
     "sph": rb"NIST_1A",
     "wv": rb"wvpk",
@@ -55,9 +49,14 @@ _SOX_KINDS = {  # SoX's name of each kind of file that it is used for -> its fir
     "prc": rb"\x37\x00\x00\x10\x6d\x00\x00\x10",
     "sox": rb"\.SoX",
 }
+# Suffix -> SoX's name of the kind, of files whose first bytes tell nothing: of telephones, and MP3 from mid-frame.
+_SOX_SUFFIXES = {f".{kind}": kind for kind in "al ul la lu vox sln mp3 mp2".split()}
+_BARE = (".raw", ".pcm")  # samples of any rate and coding: their first bytes say nothing
+_HEADERLESS = frozenset(".al .ul .la .lu .vox .sln".split())  # any bytes are samples of these
 # FFmpeg's formats whose header states the length; in others, FFmpeg guesses it from the bit rate.
 _STATED = frozenset("mov matroska asf wav avi caf ogg flac tta wv ape aiff au".split())
-_WHOLE = 0.95  # of the stated length: a file with less is cut short
+_WHOLE = 0.95  # of the stated length: a file with less is cut short,
+_MISSING = 0.1  # if so many seconds are missing: of short files, the stated length isn't exact
 _PAGE = 1 << 16  # bytes; a page of Ogg has less
 _CANCELLED = 0.05  # of the louder channel's power: what is left of two channels that cancel each other out
 
@@ -83,7 +82,8 @@ def _kind(title: str, start: bytes, format: str = "") -> _Kind:
 
 # Formats that name other files or addresses (playlists) are not among them: a recording is one file.
 _KINDS = (
-    _kind("MP4, M4A or 3GP", rb"....(ftyp|moov|wide|mdat|skip|free|pnot)", "mov"),
+    # Before the box's name is its size: never four letters, and of all but the sound itself a small one.
+    _kind("MP4, M4A or 3GP", rb"....ftyp|(?![\t\n\r -~]{4})....mdat|[\0-\x08]...(moov|wide|skip|free|pnot)", "mov"),
     _kind("WebM or Matroska", rb"\x1a\x45\xdf\xa3", "matroska"),
     _kind("AAC", rb"\xff[\xf0\xf1\xf8\xf9]", "aac"),
     _kind("AMR", rb"#!AMR", "amr"),
@@ -119,6 +119,12 @@ _KINDS = (
     _kind("a gzip archive", rb"\x1f\x8b"),
     _kind("a 7z archive", rb"7z\xbc\xaf"),
 )
+
+_BY_SUFFIX = {  # kinds of files that may begin with anything, by the suffixes that tell them then
+    **dict.fromkeys((".mp3", ".mp2", ".mpga"), _kind("MP3", b"", "mp3")),
+    ".aac": _kind("AAC", b"", "aac"),
+    ".gsm": _kind("GSM", rb"[\xd0-\xdf](.{32}[\xd0-\xdf]|.{,32}\Z)", "gsm"),
+}
 
 
 _ID3 = re.compile(rb"ID3..(.)([\0-\x7f]{4})", re.DOTALL)
@@ -224,7 +230,10 @@ def open_sound(source: str | os.PathLike | bytes, name: str = "") -> Sound:
 
 
 def _opened(source: str | os.PathLike | bytes, name: str) -> Sound:
-    kind = kind_of(_first_bytes(source, name))
+    start, suffix = _first_bytes(source, name), _suffix(source, name)
+    kind = kind_of(start)
+    if suffix in _HEADERLESS and _tells_nothing(start) and not isinstance(source, bytes):
+        return _by_sox(source, name)
     try:
         sound = _by_libsndfile(source, name, kind)
     except soundfile.LibsndfileError as error:
@@ -239,18 +248,26 @@ def _opened(source: str | os.PathLike | bytes, name: str) -> Sound:
             return opened
     if kind is not None and kind.format and (opened := _by_ffmpeg(source, name, kind)):
         return opened
-    if kind is not None and kind.format and not _is_bare(source):
+    by_suffix = _BY_SUFFIX.get(suffix) if kind is None else None
+    if by_suffix and by_suffix.start.match(start) and (opened := _by_ffmpeg(source, name, by_suffix)):
+        return opened
+    if kind is not None and kind.format and suffix not in _BARE:
         raise InputError(f"{name}: {kind.title}, cut short or damaged; get the file again")
     if kind is not None and not kind.format and kind.title != "a Shorten file":
         raise InputError(f"{name}: is {kind.title}, not a recording")
     if isinstance(source, bytes):
         raise InputError(f"{name}: holds no sound that can be decoded ({reason})")
-    return _by_sox(source, name, reason)
+    return _by_sox(source, name)
 
 
-def _is_bare(source: str | os.PathLike | bytes) -> bool:
-    """Return whether a name says that a file has no header: its first bytes then say nothing."""
-    return not isinstance(source, bytes) and Path(source).suffix.lower() in (".raw", ".pcm")
+def _suffix(source: str | os.PathLike | bytes, name: str) -> str:
+    return os.path.splitext(name if isinstance(source, bytes) else os.fspath(source))[1].lower()
+
+
+def _tells_nothing(start: bytes) -> bool:
+    """Return whether first bytes can be samples: they are of no kind, or of one that a few bits make."""
+    kind = kind_of(start)
+    return kind is None or start[:1] == b"\xff"
 
 
 def _first_bytes(source: str | os.PathLike | bytes, name: str) -> bytes:
@@ -319,7 +336,7 @@ def _by_libsndfile(source: str | os.PathLike | bytes, name: str, kind: _Kind | N
                 yield from opened.blocks(size, read)
             sound.cut = True
         else:
-            sound.cut = bool(sound.cut) or _ends_too_early(sound, read)
+            sound.cut = bool(sound.cut) or ends_too_early(sound, read, sound.frames)
 
     def close() -> None:
         file.close()
@@ -338,8 +355,9 @@ def _by_libsndfile(source: str | os.PathLike | bytes, name: str, kind: _Kind | N
     return sound
 
 
-def _ends_too_early(sound: Sound, read: int) -> bool:
-    return sound.frames is not None and read < _WHOLE * sound.frames
+def ends_too_early(sound: Sound, read: int, stated: int | None) -> bool:
+    """Return whether much less was read of a recording than it has by its header, both in samples of a channel."""
+    return stated is not None and read < min(_WHOLE * stated, stated - _MISSING * sound.rate)
 
 
 def _ends_in_a_page(source: str | os.PathLike | bytes) -> bool:
@@ -397,9 +415,10 @@ def _by_ffmpeg(source: str | os.PathLike | bytes, name: str, kind: _Kind) -> Sou
         if kind.format in _SEEKABLE and start >= 10 * ffmpeg.RUN_UP * rate:
             try:
                 skip = decoder.start_before(start)
-            except Exception:  # as above
-                container.seek(0)
+            except Exception as error:  # as above
+                raise InputError(f"{name}: {kind.title}, cut short or damaged ({error}); get the file again") from error
         for part in decoder.pieces():
+            sound.cut = sound.cut or bool(decoder.reason) or None  # who reads a part doesn't come to the end
             part, skip = part[skip:], max(0, skip - len(part))
             parts.append(part)
             held += len(part)
@@ -414,7 +433,7 @@ def _by_ffmpeg(source: str | os.PathLike | bytes, name: str, kind: _Kind) -> Sou
             sound.cut = True
         if decoder.reason and at == start and not decoder.heard:
             raise InputError(f"{name}: {kind.title}, cut short or damaged ({decoder.reason}); get the file again")
-        sound.cut = bool(sound.cut) or bool(decoder.reason) or _ends_too_early(sound, at)
+        sound.cut = bool(sound.cut) or bool(decoder.reason) or ends_too_early(sound, at, sound.frames)
 
     seconds = float(stream.duration * stream.time_base) if stream.duration and kind.format in _STATED else None
     frames = round(seconds * rate) if seconds else None
@@ -426,16 +445,10 @@ def _by_ffmpeg(source: str | os.PathLike | bytes, name: str, kind: _Kind) -> Sou
 # --- SoX --------------------------------------------------------------------------------------------------------------
 
 
-def sox_is_here() -> bool:
-    """Return whether the program SoX is installed."""
-    return shutil.which("sox") is not None
-
-
 def read_with_sox(path: str | os.PathLike) -> tuple[np.ndarray, int]:
     """Decode with SoX a file of one of the kinds that it is used for (`_SOX_KINDS`).
 
-    SoX never sees a name: it would run one that begins with `|`, and hand the addresses in a playlist to a shell. It
-    gets the open file, and is told the kind, so that it can't take it for another.
+    Of a file whose first bytes tell nothing, the suffix says the kind (`_SOX_SUFFIXES`).
 
     Returns:
         int16 samples, (T,) or (T, channels), and the sample rate in Hz.
@@ -445,37 +458,15 @@ def read_with_sox(path: str | os.PathLike) -> tuple[np.ndarray, int]:
     """
     start = _first_bytes(path, os.fspath(path))
     kind = next((kind for kind, pattern in _SOX_KINDS.items() if re.match(pattern, start, re.DOTALL)), None)
+    kind = kind or (_SOX_SUFFIXES.get(_suffix(path, "")) if _tells_nothing(start) else None)
     if kind is None:
         raise InputError(f"{path}: neither libsndfile nor SoX reads this kind of file; convert it to WAV or FLAC")
-    if not sox_is_here():
-        raise InputError(
-            f"{path}: libsndfile can't read this format, and SoX, which may, isn't installed; "
-            "install it (Debian: apt install sox libsox-fmt-all; macOS: brew install sox) and run again"
-        )
-    command = ["sox", "-V1", "-D", "-t", kind, "-", "-t", "au", "-b", "16", "-e", "signed", "-"]
-    with open(path, "rb") as file, tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=said)
-        try:
-            decoded = process.stdout.read(_MOST_OF_SOX + 1)
-            if len(decoded) > _MOST_OF_SOX:
-                raise InputError(f"{path}: longer than what SoX is asked for here ({_MOST_OF_SOX >> 20} MiB); cut it")
-            status = process.wait()
-        finally:
-            process.kill()
-            process.stdout.close()
-            process.wait()
-        said.seek(0)
-        reason = (said.read(_HEAD).decode(errors="replace").strip().splitlines() or ["no samples"])[-1]
-    if status or len(decoded) < 24:
-        raise InputError(f"{path}: neither libsndfile nor SoX can read it ({reason})")
-    _, offset, _, _, rate, channels = struct.unpack(">4sIIIII", decoded[:24])  # an AU file's header
-    usable = (len(decoded) - offset) // (2 * channels) * 2 * channels
-    samples = np.frombuffer(decoded[offset : offset + usable], ">i2").astype(np.int16)
-    return samples if channels == 1 else samples.reshape(-1, channels), rate
+    with open(path, "rb") as file:
+        return sox.decode(file, kind, os.fspath(path))
 
 
-def _by_sox(path: str | os.PathLike, name: str, reason: str) -> Sound:
-    if Path(path).suffix.lower() in (".raw", ".pcm"):
+def _by_sox(path: str | os.PathLike, name: str) -> Sound:
+    if _suffix(path, name) in _BARE:
         raise InputError(
             f"{name}: samples without a header, so their rate and coding aren't known; convert it: "
             "sox -t raw -r RATE -e signed -b 16 -c 1 IN.raw OUT.wav"

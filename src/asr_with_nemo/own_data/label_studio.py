@@ -27,6 +27,7 @@ _NOT_OUTPUT = {*_MIN, "id", "created_at", "updated_at", "agreement", "history"}
 _STORED = (".json", "")  # suffixes of the files of a target storage
 _LARGEST = 16_000_000  # bytes of one of them
 _LOOKED = 20  # of its files are looked at, to tell it from other folders
+_MOST_EXPORTS = 50  # files of a folder that are looked at
 _SAMPLE = 200  # tasks from which names are found out
 _TEXTS = ("transcription", "transcript", *tables.ROLES["text"])
 _NO_SPEAKER = frozenset(("speech", "voice", "noise", "music", "silence", "segment", "utterance", "text", "other"))
@@ -93,12 +94,34 @@ def exports_of(source: Source, with_tasks: bool = True) -> list[Path]:
     """
     if source.path.is_file():
         return [source.path] if _is_export(source.path, source, with_tasks) else []
-    folders = [path for path in (source.path, *sorted(source.path.iterdir())) if path.is_dir()]
-    if stores := [folder for folder in folders if any(cells for _, cells in _stored(folder, _LOOKED))]:
+    if stores := [folder for folder in _folders(source.path) if any(cells for _, cells in _stored(folder, _LOOKED))]:
         return stores
-    found = [path for depth in ("*", "*/*") for path in sorted(source.path.glob(depth))]
-    found = [path for path in found if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")]
-    return [path for path in found[:50] if path.is_file() and _is_export(path, source, with_tasks)]
+    return [path for path in islice(_candidates(source), _MOST_EXPORTS) if _is_export(path, source, with_tasks)]
+
+
+def _folders(top: Path) -> list[Path]:
+    """Return a folder and those in it; the folder alone if it can't be listed."""
+    try:
+        return [path for path in (top, *sorted(top.iterdir())) if path.is_dir()]
+    except OSError:
+        return [top]
+
+
+def _candidates(source: Source) -> Iterator[Path]:
+    """Yield the files of a source, and of the folders in it, that may be exports by their names."""
+    for depth in ("*", "*/*"):
+        found = [path for path in source.path.glob(depth) if path.suffix.lower() in _SUFFIXES]
+        yield from (path for path in sorted(found) if not path.name.startswith(".") and path.is_file())
+
+
+def _say_unread(source: Source, stores: Sequence[Path]) -> None:
+    """Add a note with the exports that are in target storages or beside them, which aren't read."""
+    inside = (path for path in _candidates(source) if path.parent not in stores or not any(True for _ in _stored(path)))
+    if unread := [path for path in islice(inside, _MOST_EXPORTS) if _is_export(path, source, with_tasks=False)]:
+        names = ", ".join(_name_of(path, source) for path in unread[:5]) + (", ..." if unread[5:] else "")
+        source.notes.append(
+            f"not read, because a folder has a file for each annotation: {names}; to read an export instead, name it"
+        )
 
 
 def _is_export(path: Path, source: Source, with_tasks: bool) -> bool:
@@ -128,11 +151,7 @@ def _stored(place: Path, most: int | None = None) -> Iterator[tuple[str, Mapping
         place: the folder or the file.
         most: look only at so many files.
     """
-    with os.scandir(place if place.is_dir() else place.parent) as files:
-        found = (one for one in files if place.is_dir() or one.name == place.name)
-        found = (one for one in found if os.path.splitext(one.name)[1].lower() in _STORED and one.name[0] != ".")
-        paths = [one.path for one in islice(found, most) if one.is_file() and one.stat().st_size <= _LARGEST]
-    for path in sorted(paths, key=lambda path: (len(path), path)):  # they are numbered
+    for path in sorted(_stored_files(place, most), key=lambda path: (len(path), path)):  # they are numbered
         try:
             content = Path(path).read_bytes()
             cells = json.loads(content) if content.lstrip()[:1] == b"{" else {}
@@ -142,6 +161,23 @@ def _stored(place: Path, most: int | None = None) -> Iterator[tuple[str, Mapping
         task = cells.get("task")
         if isinstance(task, dict) and isinstance(task.get("data"), dict) and isinstance(cells.get("result"), list):
             yield os.path.basename(path), cells
+
+
+def _stored_files(place: Path, most: int | None) -> list[str]:
+    """Return the paths of the files that may be a target storage's: the file itself, or those of a folder."""
+    try:
+        if place.is_dir():
+            with os.scandir(place) as files:
+                paths = [one.path for one in islice((one for one in files if _may_be_stored(one.name)), most)]
+        else:
+            paths = [str(place)] if _may_be_stored(place.name) else []
+        return [path for path in paths if os.path.isfile(path) and os.path.getsize(path) <= _LARGEST]
+    except OSError:  # a folder that can't be listed
+        return []
+
+
+def _may_be_stored(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _STORED and not name.startswith(".")
 
 
 def _stored_tasks(place: Path) -> Iterator[tables.TableRow]:
@@ -192,6 +228,8 @@ def read(source: Source) -> Iterator[Entry]:
     found = exports_of(source)
     if not found:
         raise InputError(f"{source.path}: no export of Label Studio found; expected its JSON, JSON-MIN, CSV or TSV")
+    if stores := [path for path in found if path.is_dir()]:
+        _say_unread(source, stores)
     for path in found:
         yield from _read(path, source)
 

@@ -16,7 +16,7 @@ import soxr
 
 from asr_with_nemo.base.processes import Workers
 from asr_with_nemo.data import audio
-from asr_with_nemo.data.sound import Sound, mix_down, open_sound, speaking_channel, two_talkers
+from asr_with_nemo.data.sound import Sound, ends_too_early, mix_down, open_sound, speaking_channel, two_talkers
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data.text import REPAIRABLE, Rule, doubts, outside, repaired, respelled
 
@@ -217,7 +217,7 @@ def _read(job: MeasureJob, longest: float) -> tuple[np.ndarray, Sound, bool]:
         raise Unusable("no sound", "has no samples")
     if len(samples) > longest * sound.rate:
         raise Unusable("too long", f"more than {longest:g} seconds")
-    return samples, sound, sound.cut or (count is not None and len(samples) < 0.95 * count)
+    return samples, sound, bool(sound.cut) or ends_too_early(sound, len(samples), count)
 
 
 def _part(job: MeasureJob, sound: Sound) -> tuple[int, int | None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs, unquote, urlparse
 
-from asr_with_nemo.own_data.store import AUDIO, CorpusStore, clean_text, name_key
+from asr_with_nemo.own_data.store import AUDIO, CorpusStore, clean_text, is_film, name_key
 
 # Folders that hold the recordings of a table that gives only their names.
 _FOLDERS = ("clips", "wavs", "wav", "audio", "audios", "data", "recordings")
@@ -197,7 +197,9 @@ class Finder:
         name = name_key(value.rsplit("/", 1)[-1])
         query = "SELECT path FROM files WHERE kind IN ('audio', 'special') AND {} = ? ORDER BY path LIMIT 100"
         found = list(self.source.store.select(query.format("name"), (name,)))
-        found = found or list(self.source.store.select(query.format("stem"), (name,)))
+        if not found:
+            found = list(self.source.store.select(query.format("stem"), (name,)))
+            found = [row for row in found if not is_film(row[0])] or found
         if not found:
             return Missing(f"no such file: {value}")
         ending = [path for (path,) in found if f"/{name_key(path)}".endswith(f"/{name_key(value).lstrip('./')}")]

@@ -17,6 +17,8 @@ NAME = "corpus.sqlite"
 _VERSION = 4
 AUDIO = SUFFIXES
 """Suffixes of audio files."""
+_FILMS = frozenset((".mp4", ".mov", ".webm", ".mkv", ".avi", ".flv", ".mpg", ".mpeg", ".mts", ".m2ts", ".3gp", ".3g2"))
+"""Those that may have pictures: beside a file of sound of the same stem, they are the same once more."""
 _TEXTS = frozenset((".txt", ".lab", ".trn"))
 ALIGNED = frozenset((".srt", ".vtt", ".textgrid", ".eaf", ".stm", ".ctm", ".json", ".csv", ".tsv"))
 """Suffixes of files that may hold texts with times."""
@@ -173,6 +175,11 @@ def _kind_of(suffix: str) -> str:
     if suffix in AUDIO:
         return "audio"
     return "text" if suffix in _TEXTS else "aligned" if suffix in ALIGNED else ""
+
+
+def is_film(path: str) -> bool:
+    """Return whether a file may have pictures, by its suffix."""
+    return os.path.splitext(path)[1].lower() in _FILMS
 
 
 def _is_unicode(text: str) -> bool:

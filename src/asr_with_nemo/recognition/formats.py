@@ -1,6 +1,7 @@
 """Transcripts as text, JSON lines, subtitles (SRT, WebVTT), CTM, Praat's TextGrid, and a table of words."""
 
 import json
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,8 @@ class Format:
 # --- Text, tables -----------------------------------------------------------------------------------------------------
 
 
+_CLIP = re.compile(r"(?P<file>.*?)(?P<times> \([^()/]*\))?", re.DOTALL)
+"""The name of a part of a recording, as `audio.Clip` has it."""
 _ENDS = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r", "\x0b": "\\x0b", "\x0c": "\\x0c"})
 
 
@@ -77,8 +80,11 @@ def _words(names: Sequence[str]) -> list[str]:
     Example:
         >>> _words(["x/a b.wav", "x/c.wav"]), _words(["x/a.wav", "y/a.wav"]), _words(["a b.wav", "a_b.wav", "a b.wav"])
         (['a_b', 'c'], ['x/a.wav', 'y/a.wav'], ['a_b.wav', 'a_b.wav_2', 'a_b.wav_3'])
+        >>> _words(["x/a.wav (1.5-3.25 s)", "x/a.wav (channel 2, 4- s)"])
+        ['a_(1.5-3.25_s)', 'a_(channel_2,_4-_s)']
     """
-    short = ["_".join(Path(name).stem.split()) for name in names]
+    parts = [_CLIP.fullmatch(name) for name in names]
+    short = ["_".join(f"{Path(part['file']).stem}{part['times'] or ''}".split()) for part in parts]
     several = Counter(short)
     made, taken = [], set(several)
     for name, word in zip(names, short, strict=True):
