@@ -8,7 +8,7 @@ import pytest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import formats, tables
 from asr_with_nemo.own_data.sources import Source
-from tests.own_data.corpora import read, record, sentence, times, with_table
+from tests.own_data.corpora import WORDS, read, record, sentence, times, with_table
 
 
 def folder_with(folder: Path, count: int = 4, below: str = "") -> Path:
@@ -78,7 +78,7 @@ def test_tables_of_a_corpus_are_read_alike(tmp_path):
             record(tmp_path / "audio" / split / f"{number}.wav")
             words = sentence(number)
             spelled = " | ".join(" ".join(word) for word in words.split())
-            rows.append([str(number), f"{number}.wav", f"{words[:9]}.", words, spelled, "32000", "MALE"])
+            rows.append([str(number), f"{number}.wav", f"{words.capitalize()}.", words, spelled, "32000", "MALE"])
         with_table(tmp_path, rows, f"{split}.tsv", delimiter="\t")
     found, said = read(tmp_path)
     assert {entry.text for entry in found} == {sentence(n) for n in range(6)} and said.count("text: 4") == 3
@@ -298,6 +298,87 @@ def test_where_two_columns_could_be_the_texts_it_is_asked(tmp_path, header, colu
     assert SAID[0] in str(raised.value)
     column = "heard" if header else "3"
     assert [entry.text for entry in read(tmp_path, columns={"text": column})[0]] == SAID
+
+
+COMMANDS = ["turn on the light", "open the front door"] * 3
+FIRST_NAMES = ["Ann", "Bo", "Cy", "Di", "Ed", "Flo"]
+YES_NO = ["yes", "no"] * 3
+CODES = [f"s00{n}" for n in range(6)]
+REMARKS = ["", "a dog barks", "", "", "the end is missing", ""]
+THERE = ["the cat sat here", "we came at two", "he left for good", "it rains again", "no one knew why", "go home now"]
+PRINTED = [f"Mr. {text.capitalize()}, in 19{n}4." for n, text in enumerate(SAID)]
+SPOKEN = [f"mister {text} in nineteen {n} four".replace(str(n), WORDS[n]) for n, text in enumerate(SAID)]
+MISHEARD = [text.replace("the", "a").replace("fox", "box") + " uh" for text in SAID]
+CHINESE = ["我有3只猫", "他走了5公里", "今天是星期二", "第7课很难", "我们8点见面", "请再说1遍"]
+
+
+def column_of_texts(tmp_path: Path, header: str, *columns: list[str]) -> str | list[str]:
+    """Return the column that is read, or those of which one has to be chosen; recordings needn't exist for it."""
+    rows = [[f"r{n}.wav", *cells] for n, cells in enumerate(zip(*columns, strict=True))]
+    with_table(tmp_path, [header.split(), *rows] if header else rows)
+    table = tables.inspect(tmp_path / "table.csv", lambda name: name.endswith(".wav"))
+    return " ".join(table.texts) or table.roles["text"]
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "expected"),
+    [
+        # Texts that many people say: prompts, wake words, answers.
+        ("file heard participant", [COMMANDS, FIRST_NAMES], "heard"),
+        ("", [FIRST_NAMES, COMMANDS], "3"),
+        ("file heard participant", [COMMANDS, NAMES], "participant heard"),
+        ("file heard who", [["hey computer"] * 6, FIRST_NAMES], "who heard"),
+        ("file heard who", [YES_NO, FIRST_NAMES], "who heard"),
+        ("file heard gear", [COMMANDS, DEVICES], "heard"),
+        ("file heard session", [COMMANDS, CODES], "heard"),
+        ("file heard session", [["hey computer"] * 6, CODES], "heard"),
+        ("", [["go", "stop", "left", "right", "up", "down"], ["female"] * 6], "2"),
+        # The text of a person and of a machine.
+        ("audio reference hypothesis", [SAID, MISHEARD], "reference"),
+        ("audio ground_truth whisper_output", [SAID, MISHEARD], "ground_truth"),
+        ("audio human_transcript asr_output", [SAID, MISHEARD], "human_transcript"),
+        ("audio ref hyp", [SAID, MISHEARD], "ref"),
+        ("audio corrected auto", [SAID, MISHEARD], "corrected"),
+        ("audio one other", [SAID, MISHEARD], "one other"),
+        ("audio ref heard", [CODES, SAID], "heard"),
+        ("audio spanish portuguese", [SAID, THERE], "spanish portuguese"),
+        ("id printed spoken", [PRINTED, SPOKEN], "spoken"),
+        ("id spoken printed", [SPOKEN, PRINTED], "spoken"),
+        # Sentences with digits, without spaces.
+        ("file heard participant", [["lights on", "lights off"] * 3, FIRST_NAMES], "heard participant"),
+        ("file heard city", [CHINESE, ["北京"] * 6], "heard"),
+        ("file heard when", [CHINESE, [f"2024年3月{n}日" for n in range(1, 7)]], "heard"),
+        ("audio source target", [SAID, THERE], "source target"),
+        ("file description heard", [THERE, SAID], "description heard"),
+        # Remarks.
+        ("file heard reviewer_notes", [SAID, REMARKS], "heard"),
+        ("file heard extra", [SAID, REMARKS], "heard"),
+        ("file heard extra", [FIRST_NAMES, REMARKS], "heard"),
+        ("file heard extra", [YES_NO, REMARKS], "extra heard"),
+        ("file Transkript QA_remark", [SAID, THERE], "Transkript"),
+        ("file transcription_fr remarques", [SAID, THERE], "transcription_fr"),
+        ("file transcripción observaciones", [SAID, THERE], "transcripción"),
+        ("file 発話 備考", [CHINESE, CHINESE[::-1]], "発話"),
+        ("file content extra", [COMMANDS, THERE], "content"),
+        ("file label extra", [YES_NO, REMARKS], "label"),
+        # Names of something else, where no other column has texts.
+        ("file translation speaker", [SAID, FIRST_NAMES], "translation"),
+        ("file ipa", [SAID], "ipa"),
+        ("file comment", [SAID], "comment"),
+        ("path accent", [FIRST_NAMES], "accent"),
+    ],
+)
+def test_which_column_has_the_texts(tmp_path, header, columns, expected):
+    """Two names are those between which the user has to choose."""
+    assert column_of_texts(tmp_path, header, *columns) == expected
+
+
+def test_a_column_with_a_name_of_something_else_is_noted(tmp_path):
+    with_table(folder_with(tmp_path), [["file", "translation"], *([f"r{n}.wav", SAID[n]] for n in range(4))])
+    found, said = read(tmp_path)
+    assert [entry.text for entry in found] == SAID[:4] and "taken from column 'translation'" in said
+    with pytest.raises(InputError, match="'accent'; .*labels.* --text-column"):
+        column_of_texts(tmp_path, "path accent", ["north", "south"] * 3)
 
 
 def test_a_class_is_not_the_text_where_there_are_sentences(tmp_path):

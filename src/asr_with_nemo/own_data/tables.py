@@ -37,7 +37,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     "text": (
         "normalized_text normalised_text normalized_transcription sentence text transcript transcription transcripts "
         "said spoken spoken_text phrase words utterance word label labels keyword command content caption prompt "
-        "orthographic raw_text raw_transcription text_tn description"
+        "orthographic raw_text raw_transcription text_tn reference ref ground_truth transkription transkript "
+        "transcripción texto texte testo текст 文本 description"
     ).split(),
     "speaker": (
         "speaker speaker_id speakerid speaker_name spk spk_id client_id user_id user reader voice actor sprecher "
@@ -53,7 +54,6 @@ ROLES: dict[str, tuple[str, ...]] = {
 """Role of a column → its usual names, the most reliable first."""
 _TEXTS = frozenset(ROLES["text"])
 _WORDS = {"word", "words"}
-_LABELS = frozenset("word label labels keyword command content caption description".split())  # may name a class
 _TIMES = ("start", "end", "seconds")
 
 
@@ -237,9 +237,10 @@ def _with_roles(
         if role in needs and role not in table.roles:
             first = sample[0] if sample and not table.has_header else {}
             there = ", ".join(f"{name} ({first[name]!r})" if first.get(name) else repr(name) for name in table.columns)
+            why = f"; {text_columns.NEVER_GUESSED}" if role == "text" and there else ""
             raise InputError(
-                f"{path}: no column of {what} found; it has {there or 'none'}. Give the column's name or number with "
-                f"--{role}-column"
+                f"{path}: no column of {what} found; it has {there or 'none'}{why}. Give the column's name or number "
+                f"with --{role}-column"
             )
     return table
 
@@ -361,22 +362,22 @@ def guess(role: str, table: Table, sample: Sequence[Cells], is_audio: Callable[[
         return next(iter(by_name), surest if surest and leads[surest] else "")
     if role != "text":
         return next(iter(by_name), "") if table.has_header else ""
-    by_name = [column for column in by_name if values[column]]
+    # Markers of a sound editor have their texts in the description; other tables describe the recording there.
+    passed_over = "" if "start" in table.roles else "description"
+    by_name = [column for column in by_name if values[column] and _names(column, table)[-1] != passed_over]
     # Numbers alone are sizes, times or ids, never guessed to be transcripts; --text-column takes them all the same.
     others = [column for column in free if any(map(_letters, values[column])) and column not in by_name]
     others = [column for column in others if sum(map(is_audio, values[column])) < len(values[column]) / 2]
     # FLEURS has its texts letter by letter, too.
     others = [column for column in others if not _is_spelled(values[column])] or others
-    names = {column: _names(column, table)[-1] if table.has_header else "" for column in others}
+    columns = [column for column in free if column in (*others, *by_name)]
+    names = {column: _names(column, table)[-1] if table.has_header else "" for column in columns}
+    written = {column: [as_text(row.get(column)) for row in sample] for column in columns}
     elsewhere = {name for role, known in ROLES.items() if role != "text" for name in known}
-    written = {column: [as_text(row.get(column)) for row in sample] for column in others}
-    unnamed = {column: cells for column, cells in written.items() if names[column] not in elsewhere}
-    found = text_columns.candidates(unnamed, names) or text_columns.candidates(written, names)
-    if by_name:
-        is_class = plain(by_name[0]) in _LABELS and text_columns.is_label(values[by_name[0]])
-        found = [column for column in found if is_class and text_columns.is_sentences(values[column])]
-        found = [*found, by_name[0]]
+    found = text_columns.choose(written, names, by_name, elsewhere)
     table.texts = found if len(found) > 1 else []
+    if len(found) == 1 and not by_name and text_columns.is_other(names[found[0]]):
+        table.notes.append(f"the transcripts are taken from column {found[0]!r}, since no other has texts")
     return found[-1] if found else ""
 
 
