@@ -1,10 +1,12 @@
 """A list that is larger than memory behaves as a list does."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from asr_with_nemo.base.spool import Spool, mapped
+from asr_with_nemo.base.spool import Numbers, Spool, mapped
+from asr_with_nemo.errors import InputError
 
 
 @pytest.mark.parametrize("in_memory", [0, 3, 100])
@@ -30,3 +32,13 @@ def test_several_threads_read_it_at_once():
     with ThreadPoolExecutor(4) as pool:
         for read in pool.map(lambda _: list(spool), range(8)):
             assert read == spool
+
+
+def test_a_full_disk_is_named_by_the_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("SQLITE_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    numbers = Numbers()
+    numbers._table.execute("PRAGMA max_page_count = 5")  # as on a disk that has room for no more
+    with pytest.raises(InputError, match=f"{tmp_path}: the temporary folder .*is full.*TMPDIR"):
+        for number in range(10_000):
+            numbers[str(number)] = number

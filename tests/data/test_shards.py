@@ -129,7 +129,7 @@ def test_what_is_no_shards_is_said(small_corpus, tmp_path: Path):
         Shards(small_corpus.manifest("train"))
     with pytest.raises(InputError, match="no such folder"):
         Shards(tmp_path / "nowhere")
-    for url, said in (("file:///shards", "a folder has its path alone"), ("S3://speech/train", "s3://BUCKET/FOLDER")):
+    for url, said in (("file:///shards", "without file://"), ("S3://speech/train", "s3://BUCKET/FOLDER")):
         with pytest.raises(InputError, match=f"{url}: is a URL of .*{said}"):
             Shards(url)
     with pytest.raises(InputError, match="no notes of shards"):

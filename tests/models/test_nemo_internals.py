@@ -1,6 +1,7 @@
 """Each private name of another library still exists, and has the effect that the package relies on."""
 
 import random
+from datetime import timedelta
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
@@ -91,6 +92,16 @@ def test_lightning_clips_the_gradients_of_a_fused_optimizer(tmp_path):
     with pytest.raises(RuntimeError, match="clip"):
         fit(let_clip=False)
     assert fit(let_clip=True) > 0
+
+
+def test_processes_wait_as_long_as_they_are_let(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        nemo_internals.let_wait(timedelta(minutes=7))
+        gloo = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))
+        assert gloo.options._timeout == timedelta(minutes=7)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_tensors_are_interpolated_in_place():

@@ -215,6 +215,21 @@ def test_a_damaged_note_is_named_and_without_it_its_recordings_are_done_again(re
     assert texts_of(tmp_path / "out") == texts
 
 
+def test_a_storage_that_is_busy_damages_no_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    written(tmp_path)
+    read = Shards._read
+
+    def busy(self: Shards, path: str) -> bytes:
+        if path.endswith(".parquet"):
+            raise OSError("AWS Error SLOW_DOWN during GetObject operation: Please reduce your request rate")
+        return read(self, path)
+
+    monkeypatch.setattr(Shards, "_read", busy)
+    with pytest.raises(InputError, match="SLOW_DOWN") as said:
+        Shards(tmp_path, {})
+    assert "damaged" not in str(said.value) and "delete" not in str(said.value)
+
+
 def written(place: Path) -> Shards:
     """Write two shards of two recordings each, one of which failed."""
     shards = Shards(place, {})
@@ -364,7 +379,7 @@ def test_one_object_that_may_not_be_read_costs_no_other(bucket: str, tmp_path: P
     five = [row for path in shards.write_lists(found, range(5), 1) for row in shards.read_list(path)]
     alone, worker = [five[3]], bulk.Worker(load, shards)
     (failed,) = [line for line in map(json.loads, worker.lines(five)) if "error" in line]
-    assert failed["file"] == f"{bucket}/calls/03.wav" and "may also not be there" in failed["error"]
+    assert failed["file"] == f"{bucket}/calls/03.wav" and "may also be missing" in failed["error"]
     assert "error" in worker.lines(alone)[0]
     refuse("calls/*")  # as when credentials have ended
     for other in (worker, bulk.Worker(load, shards)):

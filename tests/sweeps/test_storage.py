@@ -234,6 +234,10 @@ def test_a_server_that_goes_away_costs_the_running_trial(
         ("oracle://me:secret@host/name", r"oracle://me:\*\*\*@host/name: no driver for it"),
         ("postgres://me:secret@127.0.0.1:PORT/x", r"postgresql\+psycopg://me:\*\*\*@127.*can't be used .*refused.*%40"),
         ("postgresql://me:sec@ret@host/x", "several @.*%40"),
+        ("postgresql://me:secret/x@y:z@host/x", "several @.*%40|isn't the URL.*%40"),
+        ("postgresql://me:9@secret/x@host/x", "several @.*%40"),
+        ("postgres://me@myserver:secret@127.0.0.1:PORT/x", r"//me%40myserver:\*\*\*@127.*can't be used .*refused"),
+        ("postgresql+psycopg://me:secret@127.0.0.1:PORT/x?application_name=a@b", r"\*@127.*can't be used .*refused"),
         ("postgresql://me:se@secret:word@host/x", "isn't the URL.*%40"),
         ("postgresql://127.0.0.1:PORT/x?user=me&password=secret", r"x.password=\*\*\*&user=me: can't be used"),
         ("sqlite:////no/such/folder/x.db", "can't be used .unable to open database file"),
@@ -264,8 +268,31 @@ def test_a_server_that_accepts_and_then_is_silent(
     assert re.search(r"me:\*\*\*@127.*can't be used .*tim.*is the server up", str(said.exception))
 
 
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("sqlite:///x.db", {"timeout"}),
+        ("postgresql+psycopg://host/x", {"connect_timeout"}),
+        ("postgresql+psycopg2://host/x?connect_timeout=3", set()),
+        ("mysql+mysqldb://host/x", {"connect_timeout", "read_timeout"}),
+        ("postgresql+pg8000://host/x", set()),  # each of these refuses what others know
+        ("mysql+mysqlconnector://host/x", set()),
+    ],
+)
+def test_a_driver_is_given_only_the_settings_that_it_knows(url: str, expected: set[str]):
+    assert storage._settings(sqlalchemy.make_url(url))["connect_args"].keys() == expected
+
+
+def test_mysqlclient_is_used_where_it_is_installed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "MySQLdb", SimpleNamespace())
+    assert storage._parsed("mysql://me:secret@db/x").drivername == "mysql"
+    monkeypatch.setitem(sys.modules, "MySQLdb", None)  # as if it weren't
+    assert storage._parsed("mariadb://me:secret@db/x").drivername == "mariadb+pymysql"
+
+
 def test_mysql_is_asked_by_the_driver_that_the_extra_installs(monkeypatch: pytest.MonkeyPatch):
     settings = []
+    monkeypatch.setitem(sys.modules, "MySQLdb", None)  # as if it weren't installed
 
     def connect(**given: object) -> None:
         settings.append(given)

@@ -144,6 +144,32 @@ def test_a_checkpoint_to_resume_from_can_have_nothing_removed(tmp_path: Path, le
     assert last.is_file() and len(list(folder.glob("best-epoch*.ckpt"))) >= 1
 
 
+def test_a_callback_of_the_users_keeps_as_many_checkpoints_as_it_says(tmp_path: Path):
+    folder, elsewhere = tmp_path / "checkpoints", tmp_path / "elsewhere"
+    (elsewhere / "thesis").mkdir(parents=True)
+    writer = ReplacedCheckpoints(folder)
+    kept = ModelCheckpoint(elsewhere, filename="{step}", monitor="step", mode="max", save_top_k=1)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(
+        max_epochs=3,
+        callbacks=[kept],
+        plugins=[writer],
+        accelerator="cpu",
+        limit_train_batches=1,
+        limit_val_batches=1,
+        default_root_dir=tmp_path,
+        **quiet,
+    )
+    trainer.fit(Logging())
+    (last,) = elsewhere.glob("*.ckpt")
+    state = torch.load(last, weights_only=True)["callbacks"][kept.state_key]
+    read = writer.load_checkpoint(last)["callbacks"][kept.state_key]
+    assert read["best_k_models"].keys() == state["best_k_models"].keys() == {str(last)}  # when it is resumed
+    ReplacedCheckpoints(folder).remove_checkpoint(last)  # which has written none of them
+    writer.remove_checkpoint(elsewhere / "thesis")
+    assert last.is_file() and (elsewhere / "thesis").is_dir()
+
+
 class Logging(BoringModel):
     def validation_step(self, batch, number: int):
         done = super().validation_step(batch, number)

@@ -21,7 +21,7 @@ OTHERS = {
     ),
     "speakers": (
         {"decoder": {"_target_": f"{MODULES}.SpeakerDecoder"}},
-        r"model\.decoder is a SpeakerDecoder, which isn't a part of a recogniser.* expected one of ConvASRDecoder",
+        r"model\.decoder is a SpeakerDecoder, which this course doesn't load again.* expected one of ConvASRDecoder",
     ),
     "Canary": ({"transf_decoder": {}, "prompt_format": "canary"}, "Canary.*speech_to_text_aed"),
     "translation": ({"transf_decoder": {"library": "nemo"}}, "translates speech.*speech_to_text_transformer"),

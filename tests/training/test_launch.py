@@ -85,7 +85,7 @@ def test_what_started_the_processes_is_found(environment: dict[str, str], found:
         (TORCHRUN | {"WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "4"}, "6 processes on 2 machines"),
         (TORCHRUN | {"LOCAL_WORLD_SIZE": "1"}, "4 processes on 2 machines"),
         (TORCHRUN | {"LOCAL_WORLD_SIZE": "3"}, "4 processes on 2 machines"),
-        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "3,1"}, "as many on each"),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "3,1"}, "the same number on each machine"),
         ({key: SLURM[key] for key in ("SLURM_NTASKS", "SLURM_JOB_NAME")}, "begin the command with srun"),
         (SLURM | {"SLURM_STEP_NUM_NODES": "0x2"}, "SLURM_STEP_NUM_NODES=0x2: expected a whole number"),
         (SLURM | {"SLURM_STEP_NUM_NODES": "0"}, "SLURM_STEP_NUM_NODES=0: expected a whole number"),
@@ -94,7 +94,7 @@ def test_what_started_the_processes_is_found(environment: dict[str, str], found:
         ({"WORLD_SIZE": "auto"}, "WORLD_SIZE=auto: expected a whole number"),
         ({"RANK": "3"}, "WORLD_SIZE isn't set"),
         (BY_HAND, "LOCAL_WORLD_SIZE .* is missing"),
-        (BY_HAND | {"LOCAL_WORLD_SIZE": "3"}, "as many on each"),
+        (BY_HAND | {"LOCAL_WORLD_SIZE": "3"}, "the same number on each machine"),
         ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}, "MPI .* isn't taken; start it with torchrun"),
         ({"PMI_SIZE": "2", "PMI_RANK": "1"}, "MPI .* isn't taken"),
         ({"JSM_NAMESPACE_SIZE": "2", "JSM_NAMESPACE_RANK": "1"}, "MPI .* isn't taken"),
@@ -218,6 +218,11 @@ def test_processes_that_see_too_few_gpus_are_refused(gpus, monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(InputError, match="each sees 1 GPU"):
         fit_to_machine(config)
+
+
+def test_gpus_that_a_launcher_leaves_unused_are_said(gpus, monkeypatch: pytest.MonkeyPatch):
+    set_all(monkeypatch, {"RANK": "0", "WORLD_SIZE": "1"})  # as they are left in the environment of some containers
+    assert ", 1 of 8 GPUs used" in fit_to_machine(load_config(ROOT / "configs", "config", []))[1]
 
 
 @pytest.mark.parametrize(

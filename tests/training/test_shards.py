@@ -320,6 +320,17 @@ def test_a_damaged_shard_is_named_in_the_middle_of_a_training(corpus: Path, tmp_
             list(loader(copy, num_workers=workers))
 
 
+def test_a_damaged_row_is_one_to_copy_again(corpus: Path, tmp_path: Path):
+    copy = shutil.copytree(corpus, tmp_path / "copy")
+    rows = copy / "shards/train/cuts.000001.jsonl.gz"
+    rows.write_bytes(gzip.compress(gzip.decompress(rows.read_bytes()).replace(b'"id"', b"'id'", 1)))
+    said = (
+        r"cuts.000001.jsonl.gz: damaged, .*row 1: no row \(.*\)\); copy it again, or make the shards again: [^;]*; the"
+    )
+    with pytest.raises(InputError, match=said):
+        list(loader(copy))
+
+
 # --- Trainings --------------------------------------------------------------------------------------------------------
 
 
@@ -347,9 +358,10 @@ def test_settings_that_cannot_be_are_named(corpus: Path, tmp_path: Path, overrid
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("model.train_ds.batch_duration=60", "batch_duration=60: is for a training from shards.*shar_path"),
-        ("model.train_ds.epoch_hours=0.1", "epoch_hours=0.1: is for a training from shards"),
-        ("+model.train_ds.use_lhotse=true", r"use_lhotse=True: .*leave it out .*make_shards.py"),
+        ("model.train_ds.batch_duration=60", "batch_duration=60: for a training from shards.*shar_path"),
+        ("model.train_ds.epoch_hours=0.1", "epoch_hours=0.1: for a training from shards"),
+        ("model.train_ds.bucket_duration_bins=[2,4]", r"bucket_duration_bins=\[2, 4\]: for a training from shards"),
+        ("+model.train_ds.use_lhotse=true", r"use_lhotse=True: .*leave out .*use_lhotse=null.*make_shards.py"),
         (
             "+model.train_ds.max_duration=0.01",
             "train_manifest.json: all 24 utterances are left out .*max_duration=0.01",
@@ -359,6 +371,17 @@ def test_settings_that_cannot_be_are_named(corpus: Path, tmp_path: Path, overrid
 def test_settings_that_a_manifest_does_not_have_are_named(corpus: Path, tmp_path: Path, override: str, said: str):
     with pytest.raises(InputError, match=said):
         trained(settings(corpus, tmp_path, "model.train_ds.shar_path=null", override))
+
+
+def test_all_settings_of_shards_that_a_manifest_does_not_have_are_named_at_once(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    harmless = settings(corpus, tmp_path, "model.train_ds.shar_path=null", "model.train_ds.num_buckets=5")
+    shards.check_without(load_config(ROOT / "configs", "config", harmless))
+    assert capsys.readouterr().out == "not used, since the training is from a manifest: model.train_ds.num_buckets=5\n"
+    wrong = [*harmless, "model.train_ds.batch_duration=60", "model.train_ds.epoch_hours=2"]
+    with pytest.raises(InputError, match=r"epoch_hours=2 model.train_ds.batch_duration=60: .*epoch_hours=null .*=null"):
+        shards.check_without(load_config(ROOT / "configs", "config", wrong))
 
 
 def test_shards_and_manifests_that_changed_places_are_named(corpus: Path, tmp_path: Path):

@@ -1,6 +1,7 @@
 """Lists and tables that may be larger than memory."""
 
 import hashlib
+import os
 import pickle
 import sqlite3
 import tempfile
@@ -8,6 +9,8 @@ import threading
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar, overload
+
+from asr_with_nemo.errors import InputError
 
 Item = TypeVar("Item")
 Other = TypeVar("Other")
@@ -122,7 +125,8 @@ class _Mapped(Sequence[Other]):
 class Numbers:
     """A table of texts with a number each, in a temporary database of SQLite that is deleted with it.
 
-    The keys are kept as digests of 16 bytes, and but for some megabytes not in memory.
+    The keys are kept as digests of 16 bytes, and but for some megabytes not in memory. Each call raises an InputError
+    that names the temporary folder if its disk is full.
 
     Example:
         >>> numbers = Numbers()
@@ -133,19 +137,34 @@ class Numbers:
 
     def __init__(self):
         self._table = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._table.execute("CREATE TABLE numbers (key BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID")
-        self._table.execute("BEGIN")  # for good: nobody else reads it
+        self._execute("CREATE TABLE numbers (key BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID")
+        self._execute("BEGIN")  # for good: nobody else reads it
 
     def __setitem__(self, key: str, number: int) -> None:
-        self._table.execute("REPLACE INTO numbers VALUES (?, ?)", (_digest(key), number))
+        self._execute("REPLACE INTO numbers VALUES (?, ?)", (_digest(key), number))
 
     def get(self, key: str) -> int | None:
         """Return the number of a text; None if it has none."""
-        found = self._table.execute("SELECT number FROM numbers WHERE key = ?", (_digest(key),)).fetchone()
+        found = self._execute("SELECT number FROM numbers WHERE key = ?", (_digest(key),)).fetchone()
         return found[0] if found else None
 
     def __contains__(self, key: str) -> bool:
         return self.get(key) is not None
+
+    def _execute(self, statement: str, values: tuple = ()) -> sqlite3.Cursor:
+        try:
+            return self._table.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            raise InputError(
+                f"{_folder_of_sqlite()}: the temporary folder can't take a table any more ({error}); free some space "
+                "there, or set TMPDIR to a folder on another disk, then run again"
+            ) from error
+
+
+def _folder_of_sqlite() -> str:
+    """Return the folder of SQLite's temporary files, which isn't always Python's."""
+    named = (os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"), "/var/tmp", "/usr/tmp", "/tmp")
+    return next((folder for folder in named if folder and os.path.isdir(folder)), tempfile.gettempdir())
 
 
 def _digest(key: str) -> bytes:

@@ -9,7 +9,7 @@ from asr_with_nemo.data.sound import open_sound
 
 
 def decode_here() -> None:
-    """Let Lhotse decode whatever it reads in this process with `data.sound`, and no other program.
+    """Let Lhotse decode whatever it reads in this process with `data.sound`, and no shell.
 
     Recordings that are commands or addresses remain: Lhotse runs and fetches them, so a manifest of Lhotse's that
     somebody else wrote must be checked before.

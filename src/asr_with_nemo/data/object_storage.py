@@ -33,7 +33,11 @@ def check_place(place: str | os.PathLike) -> None:
     """
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", str(place))
     if scheme and not is_remote(place):
-        what = "a folder has its path alone" if scheme[1] == "file" else f"expected a folder, or {SCHEME}BUCKET/FOLDER"
+        what = (
+            "give a folder as a path, without file://"
+            if scheme[1] == "file"
+            else f"expected a folder, or {SCHEME}BUCKET/FOLDER"
+        )
         raise InputError(f"{place}: is a URL of {scheme[1]}; {what}; copy what is elsewhere to one of them")
 
 
@@ -169,7 +173,7 @@ def explain(url: str, error: Exception) -> InputError:
     endpoint = _endpoint()
     where = f"AWS_ENDPOINT_URL={endpoint}" if endpoint else "AWS_ENDPOINT_URL isn't set, so AWS's own storage was asked"
     if _code(error) in _REFUSED:
-        where += ". It may also not be there: S3 refuses so what is missing, if the bucket may not be listed"
+        where += ". The object may also be missing: S3 answers the same if you may not list the bucket"
     return InputError(
         f"{url}: can't be used ({error}); look at the bucket's name, the credentials (AWS_ACCESS_KEY_ID, "
         f"AWS_SECRET_ACCESS_KEY or ~/.aws) and the network; {where}"

@@ -7,6 +7,7 @@ each name still exists and has the same effect, so that an upgrade which changes
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,13 @@ def let_clip(optimizer: "torch.optim.Optimizer") -> None:
     """
     if getattr(optimizer, "_step_supports_amp_scaling", False):
         optimizer._step_supports_amp_scaling = False
+
+
+def let_wait(limit: timedelta) -> None:
+    """Set how long the processes of a training, once they have joined, wait for each other in a step."""
+    from torch.distributed.distributed_c10d import _set_pg_timeout
+
+    _set_pg_timeout(limit)
 
 
 def interpolate(tensors: "Sequence[torch.Tensor]", ends: "Sequence[torch.Tensor]", weight: float) -> None:

@@ -29,7 +29,7 @@ Sizes = Annotated[list[Positive], Field(max_length=64)]
 Vocabulary = Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=1_000_000)]
 Context = Annotated[list[OrOff], Field(max_length=8)]
 _TARGET = Field(alias="_target_")
-_POSITIONS = 2**25  # values of a table of positions; published models have 2^20 to 2^23
+_POSITIONS = 2**26  # values of a table of positions, such as 100,000 x 512; published models have 2^20 to 2^23
 _FILTERS = 2**22  # values of the filters of a spectrogram; published models have 2^15
 _OVERLAP = 128  # steps in a window of a spectrogram; published models have 2 to 4
 

@@ -211,8 +211,9 @@ class Shards:
         """Return the ids of a committed shard of so many bytes and what it holds; None if it is lost."""
         if not size:
             return None
+        content = self._read(f"{self.ids}/{name}.parquet")
         try:
-            ids = parquet.read_table(io.BytesIO(self._read(f"{self.ids}/{name}.parquet")))[ID].to_pylist()
+            ids = parquet.read_table(io.BytesIO(content))[ID].to_pylist()
         except (pyarrow.ArrowException, OSError, KeyError) as error:  # OSError: of what is in it
             raise InputError(
                 f"{self.place}/.progress/ids/{name}.parquet: is damaged ({error}); delete it, and its recordings "

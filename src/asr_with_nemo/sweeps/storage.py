@@ -5,6 +5,7 @@ life for each running trial.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -223,8 +224,6 @@ _WORKERS = Table(
 )
 _TRIES = 5  # of two workers that create the tables at once, one may have to try again
 _CONNECTS_WITHIN, _ANSWERS_WITHIN = 10, 30  # seconds
-_DRIVERS = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql", "postgres": "postgresql+psycopg"}
-"""Names of databases as they are often written → those with the drivers of the extra `databases`."""
 _ESCAPES = "In a user's name or a password, write @ as %40, : as %3A, / as %2F and % as %25"
 
 
@@ -329,7 +328,7 @@ class Database(Storage):
 
 
 def _parsed(url: str) -> sqlalchemy.URL:
-    """Parse the URL of a database, with the driver that the course installs if it names none.
+    """Parse the URL of a database, with a driver that is installed if it names none.
 
     Raises:
         InputError: it isn't a URL, or can be read in two ways. The message has nothing of it: there may be a password.
@@ -341,9 +340,23 @@ def _parsed(url: str) -> sqlalchemy.URL:
         raise InputError(
             f"--storage: isn't the URL of a database; expected one such as {example}. {_ESCAPES}"
         ) from None
-    if parsed.get_backend_name() != "sqlite" and url.count("@") > 1:
+    rest = f"{parsed.host or ''}/{parsed.database or ''}"  # of a password with an @, it would have a part
+    if parsed.get_backend_name() != "sqlite" and "@" in rest:
         raise InputError(f"--storage: has several @, so that it isn't clear where the host begins. {_ESCAPES}")
-    return parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
+    if parsed.drivername == "postgres":
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername in ("mysql", "mariadb") and not _has_mysqlclient():
+        return parsed.set(drivername=f"{parsed.drivername}+pymysql")  # of the extra `databases`
+    return parsed
+
+
+def _has_mysqlclient() -> bool:
+    """Return whether the driver can be imported that SQLAlchemy uses for MySQL if a URL names none."""
+    try:
+        importlib.import_module("MySQLdb")
+    except ImportError:
+        return False
+    return True
 
 
 def _shown(parsed: sqlalchemy.URL) -> str:
@@ -354,13 +367,12 @@ def _shown(parsed: sqlalchemy.URL) -> str:
 
 def _settings(parsed: sqlalchemy.URL) -> dict[str, Any]:
     """Return how a driver is to wait: a server that accepts a connection and then is silent is an error in time."""
-    waits = {
-        "sqlite": {"timeout": 60},
-        "postgresql": {"connect_timeout": _CONNECTS_WITHIN},
-        "mysql": {"connect_timeout": _CONNECTS_WITHIN, "read_timeout": _ANSWERS_WITHIN},
-    }
-    waits["mariadb"] = waits["mysql"]
-    chosen = {key: s for key, s in waits.get(parsed.get_backend_name(), {}).items() if key not in parsed.query}
+    postgresql = {"connect_timeout": _CONNECTS_WITHIN}
+    mysql = {"connect_timeout": _CONNECTS_WITHIN, "read_timeout": _ANSWERS_WITHIN}
+    waits = {"pysqlite": {"timeout": 60}, "psycopg": postgresql, "psycopg2": postgresql}
+    waits |= {"pymysql": mysql, "mysqldb": mysql}  # other drivers refuse settings that they don't know
+    own = waits.get(parsed.get_driver_name(), {})
+    chosen = {key: seconds for key, seconds in own.items() if key not in parsed.query}
     return {"pool_pre_ping": True, "connect_args": chosen}
 
 

@@ -241,11 +241,12 @@ class CrowdedCores(pl.Callback):
         share = waited / max(computed + waited, 1e-9)
         if (share > CROWDED) != self._is_crowded:
             self._is_crowded = share > CROWDED
-            said = "more wants to compute here than there are cores" if self._is_crowded else "the cores are free again"
-            print(
-                f"{said}: in epoch {trainer.current_epoch + 1}, threads waited for one {share:.0%} of their time",
-                flush=True,
+            said = (
+                "more wants to compute here than there are cores"
+                if self._is_crowded
+                else "other work has left the cores"
             )
+            print(f"{said} (epoch {trainer.current_epoch + 1}: threads waited {share:.0%} of the time)", flush=True)
 
 
 class ReplacedCheckpoints(TorchCheckpointIO):
@@ -256,12 +257,14 @@ class ReplacedCheckpoints(TorchCheckpointIO):
 
     Args:
         folder: of the training's checkpoints. A checkpoint that was given to resume from names others, to be removed
-            once there is a better one: only what this training wrote itself is removed.
+            once there is a better one: removed are only those in this folder, and what this process has written to
+            others, for callbacks of the user's.
     """
 
     def __init__(self, folder: Path):
         super().__init__()
         self.folder = folder
+        self._written: set[str] = set()
 
     def save_checkpoint(self, checkpoint: dict, path: str | os.PathLike, storage_options: object = None) -> None:
         path = Path(path)
@@ -269,6 +272,7 @@ class ReplacedCheckpoints(TorchCheckpointIO):
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as partial, open(partial, "wb") as file:
                 torch.save(checkpoint, file)
+        self._written.add(os.path.realpath(path))
 
     def load_checkpoint(self, path: str | os.PathLike, map_location: object = None, *_: object, **__: object) -> dict:
         """Read a checkpoint as data, where Lightning unpickles it.
@@ -280,5 +284,7 @@ class ReplacedCheckpoints(TorchCheckpointIO):
 
     def remove_checkpoint(self, path: str | os.PathLike) -> None:
         """Remove a checkpoint that this training wrote; Lightning's own removes any folder, with all that is in it."""
-        if is_own(path, self.folder):
+        written = os.path.realpath(path)
+        if is_own(path, self.folder) or (written in self._written and os.path.isfile(written)):
+            self._written.discard(written)
             Path(path).unlink(missing_ok=True)

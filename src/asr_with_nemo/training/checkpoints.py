@@ -195,9 +195,10 @@ def is_own(path: str | os.PathLike, folder: Path) -> bool:
 
 
 def with_own_paths(state: dict, folder: Path) -> dict:
-    """Return the state of a training without the paths of checkpoints that aren't in its folder.
+    """Return the state of a training, in which the callback that writes to its folder names no path outside of it.
 
-    Lightning removes those paths when there are better ones, and takes any that a checkpoint names for its own.
+    Lightning removes those paths when there are better ones, and takes any that a checkpoint names for its own. Of a
+    callback that writes to another folder, it takes the paths only for one of the user's that still writes there.
 
     Args:
         state: the content of a checkpoint.
@@ -207,14 +208,17 @@ def with_own_paths(state: dict, folder: Path) -> dict:
     for name, kept in callbacks.items() if isinstance(callbacks, dict) else ():
         if not (str(name).startswith("ModelCheckpoint") and isinstance(kept, dict)):
             continue
+        kept["dirpath"] = str(kept.get("dirpath") or "")  # without one, Lightning takes all of it for its own
+        kept.setdefault("best_model_score", None)
+        if kept["dirpath"] and os.path.realpath(kept["dirpath"]) != os.path.realpath(folder):
+            kept.setdefault("best_model_path", "")
+            continue
         for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
             if not (isinstance(kept.get(key), str) and is_own(kept[key], folder)):
                 kept[key] = ""
         best = kept.get("best_k_models")
         best = best.items() if isinstance(best, dict) else ()
         kept["best_k_models"] = {path: one for path, one in best if isinstance(path, str) and is_own(path, folder)}
-        kept["dirpath"] = str(kept.get("dirpath") or "")  # without one, Lightning takes all of it for its own
-        kept.setdefault("best_model_score", None)
     return state
 
 

@@ -276,6 +276,8 @@ def fit_to_machine(config: DictConfig, overridden: set[str] = frozenset()) -> tu
         line = f"machine: {count}; {trainer.accelerator}, precision {trainer.precision}"
     if machine["accelerator"] == "gpu":
         line += f" ({torch.cuda.get_device_name()})"
+        if started and torch.cuda.device_count() > started.each:
+            line += f", {started.each} of {torch.cuda.device_count()} GPUs used"
     else:
         cores, sets = usable_cores(), instruction_sets()
         line += f", {cores} core{'s' if cores > 1 else ''}" + (f" with {sets[-1]}" if sets else "")

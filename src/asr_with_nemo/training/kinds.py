@@ -63,7 +63,7 @@ def _what_it_is(named: str) -> str:
         get_class(named)
     except Exception:  # Hydra's own, or whatever the import of a module raises
         return f"which NeMo {metadata.version('nemo_toolkit')} doesn't have"
-    return "which isn't a part of a recogniser by CTC, RNN-T or TDT"
+    return "which this course doesn't load again"
 
 
 def check_loss(model: Mapping) -> None:

@@ -88,7 +88,9 @@ def _number(given: Mapping[str, str], name: str, otherwise: int | None = None, l
 
 def _even(by: str, processes: int, machines: int, is_even: bool) -> Launch:
     if not is_even or processes % machines:
-        raise InputError(f"{by} has started {processes} processes on {machines} machines; expected as many on each")
+        raise InputError(
+            f"{by} has started {processes} processes on {machines} machines; expected the same number on each machine"
+        )
     return Launch(by, processes, machines)
 
 
@@ -228,6 +230,7 @@ def check_settings(trainer: DictConfig, started: Launch | None, gpus: int | None
     """
     check_strategy(trainer.strategy)
     settings = f"trainer.devices={trainer.devices} trainer.num_nodes={trainer.num_nodes}"
+    node = os.environ.get("NODE_RANK", "")
     if started and (trainer.devices, trainer.num_nodes) != (started.each, started.machines):
         raise InputError(
             f"{started.by} has started {started.processes} processes on {started.machines} machine(s), but the "
@@ -239,9 +242,9 @@ def check_settings(trainer: DictConfig, started: Launch | None, gpus: int | None
             "see all of them, a GPU for each process: without srun's --gpus-per-task and --gpu-bind, without "
             "CUDA_VISIBLE_DEVICES"
         )
-    if not started and (trainer.num_nodes != 1 or (os.environ.get("NODE_RANK", "0") != "0" and trainer.devices != 1)):
+    if not started and (trainer.num_nodes != 1 or (node not in ("", "0") and trainer.devices != 1)):
         raise InputError(
-            f"{settings} NODE_RANK={os.environ.get('NODE_RANK', '')}: for several machines, start the command on each "
+            f"{settings}{f' NODE_RANK={node}' if node else ''}: for several machines, start the command on each "
             "of them with torchrun, without these settings: python -m torch.distributed.run --nnodes=MACHINES "
             "--node-rank=0 (1, ...) --nproc-per-node=GPUS --master-addr=FIRST_MACHINE scripts/train.py ..."
         )

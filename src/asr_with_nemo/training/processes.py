@@ -14,11 +14,11 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.utils.data import DataLoader, DistributedSampler
 
 from asr_with_nemo.data.archives import sha256_of
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.models import nemo_internals
 
 JOIN = timedelta(minutes=10)
 """How long a process waits for the others to join the training."""
@@ -64,7 +64,7 @@ class Joining(DDPStrategy):
                 "messages say whether one has ended, waits for another training in its folder, or reaches another "
                 "address; end those that are left, and start all again"
             ) from error
-        _set_pg_timeout(_ANSWER)
+        nemo_internals.let_wait(_ANSWER)
 
 
 @contextmanager
@@ -78,7 +78,8 @@ def _ends_at_once() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one that wasn't set in Python, which can't set it again
+                signal.signal(number, handler)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ _KEYS = {"id", "type", "start", "duration", "channel", "supervisions", "recordin
 _SAID = {"id", "recording_id", "start", "duration", "channel", "text", "language", "speaker", "gender"}
 _HEARD = {"id", "sources", "sampling_rate", "num_samples", "duration", "channel_ids"}
 _HOLDER = ("memory", "shar")  # types of a source: the shard itself
-_MAKE = "make the shards again: python scripts/make_shards.py MANIFEST"
+MAKE = "make the shards again: python scripts/make_shards.py MANIFEST"
 
 
 def register() -> None:
@@ -81,7 +81,7 @@ def read(cuts: str, recordings: str) -> "Iterator[MonoCut]":
         for number, line in enumerate(iter(lambda: lines.readline(_LINE + 1), b""), 1):
             where = f"{cuts}, row {number}"
             if len(line) > _LINE:
-                raise InputError(f"{where}: longer than {_LINE:,} bytes; {_MAKE}")
+                raise InputError(f"{where}: longer than {_LINE:,} bytes; {MAKE}")
             yield _cut(where, _object(where, line), *_member(recordings, archive, members))
 
 
@@ -95,7 +95,7 @@ def _object(where: str, text: bytes) -> dict:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: no row ({str(error)[:200]}); {_MAKE}") from error
+        raise InputError(f"{where}: no row ({str(error)[:200]}); {MAKE}") from error
     return found if isinstance(found, dict) else _refuse(where, "a row that is no object")
 
 
@@ -114,7 +114,7 @@ def _member(where: str, archive: tarfile.TarFile, members: Iterator[tarfile.TarI
 
 def _refuse(where: str, what: str) -> NoReturn:
     raise InputError(
-        f"{where}: {what}, which is refused, since a row of a shard could so run a command or read any file; {_MAKE}"
+        f"{where}: {what}, which is refused, because such a row could run a command or read any file; {MAKE}"
     )
 
 
@@ -128,13 +128,13 @@ def _cut(where: str, row: dict, name: str, sound: bytes, about: bytes) -> "MonoC
         if one is not None:
             _check_recording(where, one)
     if not sound or not about:
-        raise InputError(f"{where}: its recording is missing in its shard; {_MAKE}")
+        raise InputError(f"{where}: its recording is missing in its shard; {MAKE}")
     if row.get("id") != name:
-        raise InputError(f"{where}: the recording in its place is that of another row ({name[:80]}); {_MAKE}")
+        raise InputError(f"{where}: the recording in its place is that of another row ({name[:80]}); {MAKE}")
     recording = _recording(where, name, _object(where, about), sound)
     start, seconds = row.get("start"), row.get("duration")
     if not (is_number(start) and is_number(seconds) and start >= 0 and 0 < seconds <= recording.duration + 0.01):
-        raise InputError(f"{where}: its times aren't within its recording of {recording.duration:g} s; {_MAKE}")
+        raise InputError(f"{where}: its times aren't within its recording of {recording.duration:g} s; {MAKE}")
     texts = []
     for one in row.get("supervisions") or []:
         if not isinstance(one, dict):
@@ -152,7 +152,7 @@ def _cut(where: str, row: dict, name: str, sound: bytes, about: bytes) -> "MonoC
             )
         )
     if not texts:
-        raise InputError(f"{where}: has no text; {_MAKE}")
+        raise InputError(f"{where}: has no text; {MAKE}")
     return MonoCut(name, start, seconds, 0, texts, recording=recording)
 
 
@@ -182,15 +182,15 @@ def _recording(where: str, name: str, about: dict, sound: bytes) -> "Recording":
 
     rate, samples = about.get("sampling_rate"), about.get("num_samples")
     if not (is_whole(rate) and is_whole(samples) and rate > 0 and samples > 0):
-        raise InputError(f"{where}: its recording has no rate and number of samples; {_MAKE}")
+        raise InputError(f"{where}: its recording has no rate and number of samples; {MAKE}")
     # https://www.rfc-editor.org/rfc/rfc9639#name-streaminfo: 20 bits of rate, 3 of channels, 5 of bits, 36 of samples
     said = struct.unpack(">Q", sound[18:26])[0] if sound[:4] == b"fLaC" and len(sound) > 42 else 0
     if (said >> 44, said >> 41 & 7, said & (1 << 36) - 1) != (rate, 0, samples):
         raise InputError(
             f"{where}: its recording isn't FLAC of one channel with {samples:,} samples at {rate:,} Hz, as its "
-            f"description says; {_MAKE}"
+            f"description says; {MAKE}"
         )
     seconds = samples / rate
     if not math.isclose(about.get("duration") or 0.0, seconds, abs_tol=0.01):
-        raise InputError(f"{where}: its recording of {seconds:g} s is described as another; {_MAKE}")
+        raise InputError(f"{where}: its recording of {seconds:g} s is described as another; {MAKE}")
     return Recording(name, [AudioSource("memory", [0], sound)], rate, samples, seconds)

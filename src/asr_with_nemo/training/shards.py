@@ -25,6 +25,7 @@ import lightning.pytorch as pl
 import numpy as np
 import soundfile
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
@@ -34,6 +35,7 @@ from asr_with_nemo.data.shards import ROWS, Shard, Shards
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models import nemo_internals
 from asr_with_nemo.training import shard_rows
+from asr_with_nemo.training.shard_rows import MAKE
 
 DEFAULTS = {"shuffle_buffer_size": 200, "bucket_buffer_size": 1_000, "num_buckets": 10, "concurrent_bucketing": False}
 """Settings of NeMo's sampler that a config doesn't give.
@@ -43,6 +45,8 @@ shards. Its concurrent bucketing fills a buffer in a thread, so that the order d
 """
 OWN = ("shar_path", "epoch_hours", "batch_duration", "quadratic_duration", *DEFAULTS, "bucket_duration_bins")
 """Keys of `model.train_ds` of a training from shards, which NeMo's own configs may lack."""
+_OF_STEPS = ("epoch_hours", "batch_duration", "bucket_duration_bins", "use_lhotse")
+"""Those settings without which a training from a manifest would be another one than was asked for."""
 BROKEN = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, OSError, AssertionError, ValueError, RuntimeError)
 """What reading a damaged shard raises."""
 
@@ -104,20 +108,28 @@ def complete(config: DictConfig) -> None:
 
 
 def check_without(config: DictConfig) -> None:
-    """Make sure that a training from a manifest has no setting that only one from shards heeds.
+    """Make sure that a training from a manifest has none of the settings of shards that say what a step or an epoch is.
+
+    A line names the others, which aren't used.
 
     Raises:
-        InputError: it has one.
+        InputError: it has some.
     """
     dataset = config.model.train_ds
-    given = [key for key in OWN if dataset.get(key) is not None]
-    given += ["use_lhotse"] if dataset.get("use_lhotse") else []
-    if given:
+    given = [key for key in (*OWN, "use_lhotse") if dataset.get(key) not in (None, False, "")]
+    wrong = [key for key in given if key in _OF_STEPS]
+    if wrong:
         raise InputError(
-            f"model.train_ds.{given[0]}={dataset[given[0]]}: is for a training from shards, and this one is from a "
-            f"manifest, {dataset.manifest_filepath}; leave it out (model.train_ds.{given[0]}=null), or make shards: "
-            "python scripts/make_shards.py MANIFEST, then model.train_ds.shar_path=DIR"
+            f"{_listed(dataset, wrong)}: for a training from shards, and this one is from a manifest, "
+            f"{dataset.manifest_filepath}; leave out ({' '.join(f'model.train_ds.{key}=null' for key in wrong)}), or "
+            "make shards: python scripts/make_shards.py MANIFEST, then model.train_ds.shar_path=DIR"
         )
+    if given:
+        rank_zero_only(print)(f"not used, since the training is from a manifest: {_listed(dataset, given)}")
+
+
+def _listed(dataset: DictConfig, keys: Sequence[str]) -> str:
+    return " ".join(f"model.train_ds.{key}={dataset[key]}" for key in keys)
 
 
 def batch_of(config: DictConfig) -> tuple[float, str]:
@@ -336,7 +348,7 @@ def _check_recording(name: str, recording, allowed: set[str]) -> None:
         if source.type not in allowed or (source.type == "file" and not os.path.isfile(source.source)):
             raise InputError(
                 f"{name}: a recording that the config mixes with it is no file ({source.type} "
-                f"{str(source.source)[:80]!r}), which is refused, since a manifest of noise or of rooms could so run a "
+                f"{str(source.source)[:80]!r}), which is refused, since a manifest of noise or of rooms could run a "
                 "command; look at model.train_ds.noise_path and rir_path"
             )
     _check_filters(name, recording.transforms)
@@ -373,9 +385,7 @@ class _Share(IterableDataset):
         seed = random.Random(f"{loader.plan.seed}/{self.epoch}/{loader.rank}/{worker}").getrandbits(31)
         try:
             yield from loader.batches(shards, seed)
-        except InputError as error:
-            yield _Failed(error)
-        except BROKEN as error:
+        except (InputError, *BROKEN) as error:
             yield _Failed(loader.explain(shards, error))
 
 
@@ -439,7 +449,6 @@ class ShardLoader:
             "shar_path": None,
             "num_workers": 0,
             "pin_memory": False,
-            "sample_rate": sample_rate,
         }
         settings |= {"sample_rate": sample_rate, "min_duration": least, "max_duration": most}
         # Finite, since the processes agree on their number of batches; nothing of CUDA in a forked worker.
@@ -464,9 +473,11 @@ class ShardLoader:
         damaged = self.notes.damaged(shards)
         if damaged:
             return (
-                f"{damaged}: damaged, or changed since it was written ({error}); copy it again, or make the shards "
-                "again: python scripts/make_shards.py MANIFEST; the same command then resumes"
+                f"{damaged}: damaged, or changed since it was written ({str(error).removesuffix(f'; {MAKE}')}); copy "
+                f"it again, or {MAKE}; the same command then resumes"
             )
+        if isinstance(error, InputError):
+            return str(error)
         names = ", ".join(shard.name for shard in shards[:5])
         where = f"{self.place}, among the shards {names}{' ...' if len(shards) > 5 else ''}"
         if object_storage.is_remote(self.place):
