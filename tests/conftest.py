@@ -93,7 +93,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     longest = (
         "notebooks/test_notebooks",
-        "training/test_launch",
+        "training/test_processes",
         "training/test_shards",
         "scripts/test_transcribe",
         "recognition/test_attention",
