@@ -44,7 +44,7 @@ def main(
     """
     if output:
         check_output(output)
-    import requests
+    import httpx
 
     from asr_with_nemo.data import manifest
     from asr_with_nemo.deployment.runtime import Recognizer
@@ -59,7 +59,7 @@ def main(
 
         def send(file: str) -> None:
             with open(file, "rb") as sound:
-                requests.post(url, files={"file": sound}, timeout=60).raise_for_status()
+                httpx.post(url, files={"file": sound}, timeout=60).raise_for_status()
 
         def serve() -> None:
             with ThreadPoolExecutor(cores) as clients:

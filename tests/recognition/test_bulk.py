@@ -280,7 +280,7 @@ def test_what_was_done_before_is_counted_among_the_recordings_that_are_named(rec
     for names in ("0?.wav", "00.wav"):
         found = find([str(path) for path in sorted(recordings.glob(names))])
         shards = Shards(tmp_path / "out", {})
-        bulk.transcribe(found * 2, shards, bulk.local_engine(1), load, 1, said.append, progress=False)
+        bulk.transcribe([*found, *found], shards, bulk.local_engine(1), load, 1, said.append, progress=False)
     assert len(said) == 1 and said[0].startswith("1 of 1 recordings were done before, and 9 others (")
 
 

@@ -445,10 +445,14 @@ def _by_ffmpeg(source: str | os.PathLike | bytes, name: str, kind: _Kind) -> Sou
 # --- SoX --------------------------------------------------------------------------------------------------------------
 
 
-def read_with_sox(path: str | os.PathLike) -> tuple[np.ndarray, int]:
+def read_with_sox(path: str | os.PathLike, name: str = "") -> tuple[np.ndarray, int]:
     """Decode with SoX a file of one of the kinds that it is used for (`_SOX_KINDS`).
 
     Of a file whose first bytes tell nothing, the suffix says the kind (`_SOX_SUFFIXES`).
+
+    Args:
+        path: the file.
+        name: of it, for messages; by default its path.
 
     Returns:
         int16 samples, (T,) or (T, channels), and the sample rate in Hz.
@@ -456,13 +460,14 @@ def read_with_sox(path: str | os.PathLike) -> tuple[np.ndarray, int]:
     Raises:
         InputError: the file is of no such kind, SoX isn't installed, or it can't read the file.
     """
-    start = _first_bytes(path, os.fspath(path))
+    name = name or os.fspath(path)
+    start = _first_bytes(path, name)
     kind = next((kind for kind, pattern in _SOX_KINDS.items() if re.match(pattern, start, re.DOTALL)), None)
     kind = kind or (_SOX_SUFFIXES.get(_suffix(path, "")) if _tells_nothing(start) else None)
     if kind is None:
-        raise InputError(f"{path}: neither libsndfile nor SoX reads this kind of file; convert it to WAV or FLAC")
+        raise InputError(f"{name}: neither libsndfile nor SoX reads this kind of file; convert it to WAV or FLAC")
     with open(path, "rb") as file:
-        return sox.decode(file, kind, os.fspath(path))
+        return sox.decode(file, kind, name)
 
 
 def _by_sox(path: str | os.PathLike, name: str) -> Sound:
@@ -471,7 +476,7 @@ def _by_sox(path: str | os.PathLike, name: str) -> Sound:
             f"{name}: samples without a header, so their rate and coding aren't known; convert it: "
             "sox -t raw -r RATE -e signed -b 16 -c 1 IN.raw OUT.wav"
         )
-    samples, rate = read_with_sox(path)
+    samples, rate = read_with_sox(path, name)
     samples = samples.reshape(len(samples), -1).astype(np.float32) / 32_768  # (T, channels)
 
     def blocks(size: int, start: int) -> Iterator[np.ndarray]:

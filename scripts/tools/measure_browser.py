@@ -120,7 +120,7 @@ def main(
 
     Example:
 
-        python scripts/benchmarks/browser.py --output results/browser.json
+        python scripts/tools/measure_browser.py --output results/browser.json
     """
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
@@ -141,7 +141,7 @@ def main(
             "(first-contentful-paint). A filter: from the input of a text into a field of the error browser to the "
             "next frame. The report has no filter."
         )
-        command = ["python", "scripts/benchmarks/browser.py", f"--rows={rows}"]
+        command = ["python", "scripts/tools/measure_browser.py", f"--rows={rows}"]
         save_measurement(output, "The HTML pages in a browser", about, found, shlex.join(command))
         typer.echo(f"results: {output}")
 
