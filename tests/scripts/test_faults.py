@@ -11,7 +11,11 @@ from tests.conftest import ROOT, run_script
 
 
 def faults(tmp_path: Path, *options: str) -> None:
-    done = run_script("tools/faults.py", *options, "--keep", tmp_path / "cells", cwd=ROOT, COURSE_PRELOADED="")
+    for attempt in range(3):
+        cells = tmp_path / f"cells{attempt}"
+        done = run_script("tools/faults.py", *options, "--keep", cells, cwd=ROOT, COURSE_PRELOADED="")
+        if "ended before it was killed" not in done.stdout:  # the machine was busier when the time was taken
+            break
     assert done.returncode == 0, done.stdout + done.stderr
     assert "faults: 0" in done.stdout
 
