@@ -110,11 +110,9 @@ def joined(sounds: Sequence[np.ndarray], generator: np.random.Generator) -> Iter
 def trimmed(sound: np.ndarray, kept: float) -> np.ndarray:
     """Return a sound, (t,), with so many seconds of quiet before and after its speech."""
     from asr_with_nemo.data.audio import frame_powers
-    from asr_with_nemo.data.pauses import decibels, noise_and_speech
+    from asr_with_nemo.data.pauses import loud_frames
 
-    levels = decibels(frame_powers(sound, RATE // 50))
-    noise, loudest = noise_and_speech(levels)
-    speech = np.flatnonzero(levels > noise + min(20.0, 0.3 * (loudest - noise))) * (RATE // 50)
+    speech = np.flatnonzero(loud_frames(frame_powers(sound, RATE // 50))) * (RATE // 50)
     return sound[max(0, speech[0] - round(kept * RATE)) : speech[-1] + RATE // 50 + round(kept * RATE)]
 
 

@@ -32,12 +32,28 @@ def read_text(path: str | os.PathLike, kind: str, missing: str, encoding: str = 
     Raises:
         InputError: there is no such file, or it can't be read as text.
     """
-    try:
+    with reading(path, kind, missing):
         return Path(path).read_text(encoding=encoding)
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike, kind: str, missing: str) -> Iterator[None]:
+    """Explain the errors of a block that reads a file of text (`read_text`).
+
+    Raises:
+        InputError: there is no such file, or it can't be read as text.
+    """
+    try:
+        yield
     except FileNotFoundError:
         raise InputError(f"{path}: {missing}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: can't be read as {kind} ({error})") from error
+
+
+def unpacked_limit(path: str | os.PathLike, growth: int) -> int:
+    """Return the most bytes that a file of unknown origin may unpack to: some times its own, and 64 MiB."""
+    return growth * os.path.getsize(path) + _SLACK
 
 
 class _Unpacked(io.RawIOBase):
@@ -45,7 +61,7 @@ class _Unpacked(io.RawIOBase):
 
     def __init__(self, path: Path, growth: int):
         self._path, self._packed = path, gzip.GzipFile(path, "rb")
-        self._left = growth * path.stat().st_size + _SLACK
+        self._left = unpacked_limit(path, growth)
 
     def readable(self) -> bool:
         return True

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import soundfile
 
-from asr_with_nemo.base.files import replacing
+from asr_with_nemo.base.files import reading, replacing
 from asr_with_nemo.data.audio import PAST_END
 from asr_with_nemo.data.sound import open_sound
 from asr_with_nemo.errors import InputError
@@ -78,20 +78,15 @@ def each_line(path: str | os.PathLike) -> Iterator[tuple[int, Line]]:
         InputError: the manifest is missing, can't be read, or is empty.
     """
     place, found = 0, False
-    try:
-        with open(path, "rb") as file:
-            for number, data in enumerate(file, 1):
-                start, place = place, place + len(data)
-                if number == 1 and data.startswith(codecs.BOM_UTF8):
-                    start, data = len(codecs.BOM_UTF8), data[len(codecs.BOM_UTF8) :]
-                if data.strip():
-                    found = True
-                    yield number, Line(start, data)
-    except FileNotFoundError:
-        missing = "no such manifest; scripts/prepare_corpus.py makes one, or scripts/prepare_an4.py for AN4"
-        raise InputError(f"{path}: {missing}") from None
-    except OSError as error:
-        raise InputError(f"{path}: can't be read as a manifest ({error})") from error
+    missing = "no such manifest; scripts/prepare_corpus.py makes one, or scripts/prepare_an4.py for AN4"
+    with reading(path, "a manifest", missing), open(path, "rb") as file:
+        for number, data in enumerate(file, 1):
+            start, place = place, place + len(data)
+            if number == 1 and data.startswith(codecs.BOM_UTF8):
+                start, data = len(codecs.BOM_UTF8), data[len(codecs.BOM_UTF8) :]
+            if data.strip():
+                found = True
+                yield number, Line(start, data)
     if not found:
         raise InputError(f"{path}: the manifest is empty; expected a JSON object per utterance, one a line")
 

@@ -90,7 +90,7 @@ def _next_piece(powers: np.ndarray, ends: bool, whole: bool) -> tuple[int, int, 
     count, kept = len(powers), round(_KEPT * _FRAMES)
     pause = round((CLEAR if whole else PAUSE) * _FRAMES)
     longest = count if whole else round(LONGEST * _FRAMES)
-    loud = np.flatnonzero(_loud(powers))
+    loud = np.flatnonzero(loud_frames(powers))
     if not len(loud):
         silent = count if ends else count - kept
         return silent, silent, silent
@@ -102,9 +102,8 @@ def _next_piece(powers: np.ndarray, ends: bool, whole: bool) -> tuple[int, int, 
         stop = int(loud[place]) + 1
         if stop <= longest:
             gap = int(gaps[place])
-            after = stop + min(kept, gap)
-            shared = max(0, after - (stop + max(gap - kept, 0))) if place + 1 < len(loud) else 0  # with the next piece
-            return 0, after, after - shared
+            after = stop + kept  # a pause is longer
+            return 0, after, min(after, stop + gap - kept) if place + 1 < len(loud) else after
         break
     if ends and count <= longest:
         return 0, count, count
@@ -130,8 +129,8 @@ def noise_and_speech(levels: np.ndarray) -> tuple[float, float] | None:
     return float(noise), float(loudest)
 
 
-def _loud(powers: np.ndarray) -> np.ndarray:
-    """Return which frames may be speech, (T,)."""
+def loud_frames(powers: np.ndarray) -> np.ndarray:
+    """Return which frames of some powers, (T,), may be speech, (T,)."""
     levels = decibels(powers)
     found = noise_and_speech(levels)
     if found is None:

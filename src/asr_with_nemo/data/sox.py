@@ -10,7 +10,7 @@ import numpy as np
 
 from asr_with_nemo.errors import InputError
 
-_MOST = 1 << 29  # bytes that a file may have once it is decoded: four hours at 16 kHz
+_MOST = 1 << 29  # bytes that a file may have once it is decoded
 _MOST_SAID = 4096  # bytes of SoX's messages that are read
 
 

@@ -9,14 +9,13 @@ import re
 import zipfile
 from pathlib import Path
 
+from asr_with_nemo.base.files import unpacked_limit
 from asr_with_nemo.errors import InputError
-
-_GROWTH, _SLACK = 20, 64 * 1024**2
 
 
 def largest_content(path: Path) -> int:
     """Return the most bytes that a model file may unpack to: 20 times its own, and 64 MiB. Weights barely compress."""
-    return _GROWTH * path.stat().st_size + _SLACK
+    return unpacked_limit(path, growth=20)
 
 
 def read_saved(file: Path, path: Path | None = None, device: str = "cpu", mmap: bool = False) -> dict:

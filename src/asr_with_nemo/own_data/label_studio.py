@@ -94,7 +94,7 @@ def exports_of(source: Source, with_tasks: bool = True) -> list[Path]:
     """
     if source.path.is_file():
         return [source.path] if _is_export(source.path, source, with_tasks) else []
-    if stores := [folder for folder in _folders(source.path) if any(cells for _, cells in _stored(folder, _LOOKED))]:
+    if stores := [folder for folder in _folders(source.path) if _is_stored(folder, _LOOKED)]:
         return stores
     return [path for path in islice(_candidates(source), _MOST_EXPORTS) if _is_export(path, source, with_tasks)]
 
@@ -125,7 +125,7 @@ def _say_unread(source: Source, stores: Sequence[Path]) -> None:
 
 
 def _is_export(path: Path, source: Source, with_tasks: bool) -> bool:
-    if any(cells for _, cells in _stored(path)):
+    if _is_stored(path):
         return True
     if path.suffix.lower() not in _SUFFIXES:
         return False
@@ -161,6 +161,11 @@ def _stored(place: Path, most: int | None = None) -> Iterator[tuple[str, Mapping
         task = cells.get("task")
         if isinstance(task, dict) and isinstance(task.get("data"), dict) and isinstance(cells.get("result"), list):
             yield os.path.basename(path), cells
+
+
+def _is_stored(place: Path, most: int | None = None) -> bool:
+    """Return whether a folder or a file is a target storage's (`_stored`)."""
+    return any(cells for _, cells in _stored(place, most))
 
 
 def _stored_files(place: Path, most: int | None) -> list[str]:
@@ -204,7 +209,7 @@ def _folder_of(path: Path) -> Path:
 
 
 def _rows(path: Path, source: Source) -> Iterator[tables.TableRow]:
-    if path.is_dir() or any(cells for _, cells in _stored(path)):
+    if path.is_dir() or _is_stored(path):
         return _stored_tasks(path)
     table = tables.Table(path, source.encoding or text_files.encoding_of(path))
     if path.suffix.lower() == ".json":

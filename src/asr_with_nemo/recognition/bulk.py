@@ -8,7 +8,6 @@ import contextlib
 import json
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from asr_with_nemo.base.files import reason_of
 from asr_with_nemo.base.processes import Workers
+from asr_with_nemo.base.threads import every
 from asr_with_nemo.data import audio, object_storage
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.formats import json_row
@@ -306,26 +306,19 @@ def transcribe(
 @contextlib.contextmanager
 def _watched(shards: Shards, total: int, before: int, progress: bool) -> Iterator[None]:
     """Show hours of sound and numbers of recordings on a bar, in the background, while shards appear."""
-    ended, started, others = threading.Event(), shards.tally.seconds, shards.tally.recordings - before
-    every = 1.0 if sys.stderr.isatty() else 30.0  # seconds
+    started, others = shards.tally.seconds, shards.tally.recordings - before
+    form = "{n:.2f} h of sound in {elapsed}{postfix}"
+    bar = tqdm(bar_format=form, disable=not progress, leave=False, mininterval=0, delay=1)
 
-    def watch() -> None:
-        form = "{n:.2f} h of sound in {elapsed}{postfix}"
-        with tqdm(bar_format=form, disable=not progress, leave=False, mininterval=0, delay=1) as bar:
-            while not ended.wait(every):
-                with contextlib.suppress(OSError, InputError):  # of a storage; the engine reports it
-                    shards.tally.add(shards.news())
-                bar.set_postfix_str(f"{shards.tally.recordings - others:,} of {total:,} recordings", refresh=False)
-                bar.n = (shards.tally.seconds - started) / 3600
-                bar.refresh()
+    def show() -> None:
+        with contextlib.suppress(OSError, InputError):  # of a storage; the engine reports it
+            shards.tally.add(shards.news())
+        bar.set_postfix_str(f"{shards.tally.recordings - others:,} of {total:,} recordings", refresh=False)
+        bar.n = (shards.tally.seconds - started) / 3600
+        bar.refresh()
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
+    with bar, every(1.0 if sys.stderr.isatty() else 30.0, show):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def local_engine(workers: int) -> Callable[[Shards, Sequence[str], Load], None]:

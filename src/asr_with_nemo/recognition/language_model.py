@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from asr_with_nemo.base.files import read_text, write_if_changed
+from asr_with_nemo.base.files import read_text, reading, write_if_changed
 from asr_with_nemo.base.spool import Spool, mapped
 from asr_with_nemo.data import archives, manifest
 from asr_with_nemo.errors import InputError
@@ -156,20 +156,15 @@ def read_texts(path: str | os.PathLike, final: bool = False) -> tuple[Spool[str]
 
 def _lines(path: str | os.PathLike) -> Iterator[str]:
     """Yield the lines of a text file."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for line in file:
-                if re.search(r"\([\w-]+\)\s*$", line):
-                    raise InputError(
-                        f"{path}: its lines end with an id in brackets; use the manifest, which separates training "
-                        "texts from held-out ones"
-                    )
-                yield from line.splitlines()
-    except FileNotFoundError:
-        said = "no such text; expected a manifest, or a text file with one utterance per line"
-        raise InputError(f"{path}: {said}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: can't be read as text ({error})") from error
+    missing = "no such text; expected a manifest, or a text file with one utterance per line"
+    with reading(path, "text", missing), open(path, encoding="utf-8-sig") as file:
+        for line in file:
+            if re.search(r"\([\w-]+\)\s*$", line):
+                raise InputError(
+                    f"{path}: its lines end with an id in brackets; use the manifest, which separates training texts "
+                    "from held-out ones"
+                )
+            yield from line.splitlines()
 
 
 def _starts_as_a_manifest(path: str | os.PathLike) -> bool:

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from asr_with_nemo.base.machine import usable_cores
+from asr_with_nemo.base.threads import every
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.sweeps.results import Results, TrialRow, write_results
 from asr_with_nemo.sweeps.space import Sweep
@@ -155,43 +155,38 @@ def run_trials(
         InputError: the sweep can't continue.
     """
     current: list[int] = []
-    ended = threading.Event()
 
     def show_life() -> None:
-        while not ended.wait(BEAT):
-            with contextlib.suppress(*FAILURES):  # a network folder, or a server, that is unavailable for a moment
-                for number in current:
-                    store.beat(number)
-                store.requeue_abandoned()
+        with contextlib.suppress(*FAILURES):  # a network folder, or a server, that is unavailable for a moment
+            for number in current:
+                store.beat(number)
+            store.requeue_abandoned()
 
-    thread = threading.Thread(target=show_life, daemon=True)
-    thread.start()
     parent = multiprocessing.parent_process()
     progress = _Progress(store, count)
     try:
-        while parent is None or parent.is_alive():
-            trial = store.claim(count, seed)
-            if trial is None:
-                if store.is_over(count):
-                    return
-                time.sleep(BEAT / 3)
-                continue
-            current.append(trial.number)
-            try:
-                run_trial(store, objective, trial, progress.say, quiet)
-            except TakenOver:
-                progress.say(f"trial {trial.user_attrs['index']}: taken over by another worker")
-            finally:
-                current.remove(trial.number)
-                store.leave(trial.number)
-            progress.show()
+        with every(BEAT, show_life):
+            while parent is None or parent.is_alive():
+                trial = store.claim(count, seed)
+                if trial is None:
+                    if store.is_over(count):
+                        return
+                    time.sleep(BEAT / 3)
+                    continue
+                current.append(trial.number)
+                try:
+                    run_trial(store, objective, trial, progress.say, quiet)
+                except TakenOver:
+                    progress.say(f"trial {trial.user_attrs['index']}: taken over by another worker")
+                finally:
+                    current.remove(trial.number)
+                    store.leave(trial.number)
+                progress.show()
     except FAILURES as error:  # not the objective's: those have failed its trial
         why = f"{store.place}: can't be written ({reason(error)}); once it can, continue with --resume"
         raise InputError(why) from error
     finally:
         progress.close()
-        ended.set()
-        thread.join()
 
 
 class _Worker:

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader, DistributedSampler
 
+from asr_with_nemo.base.threads import every
 from asr_with_nemo.data.archives import sha256_of
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models import nemo_internals
@@ -85,19 +86,9 @@ def _ends_at_once() -> Iterator[None]:
 @contextmanager
 def _saying(line: str) -> Iterator[None]:
     """Say a line every minute until the block ends."""
-    done, began = threading.Event(), time.monotonic()
-
-    def repeat() -> None:
-        while not done.wait(_SAID_EVERY):
-            print(f"{line}, since {round(time.monotonic() - began)} s", flush=True)
-
-    thread = threading.Thread(target=repeat, daemon=True)
-    thread.start()
-    try:
+    began = time.monotonic()
+    with every(_SAID_EVERY, lambda: print(f"{line}, since {round(time.monotonic() - began)} s", flush=True)):
         yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def _name_of_loopback() -> str | None:
