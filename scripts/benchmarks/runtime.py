@@ -57,6 +57,7 @@ def main(
     from asr_with_nemo.deployment import export, runtime
     from asr_with_nemo.models.loading import load_model
     from asr_with_nemo.models.names import BUILT_IN, model_path
+    from asr_with_nemo.models.recognizer import describe
     from asr_with_nemo.recognition import decoding
     from asr_with_nemo.recognition.results import save_measurement
 
@@ -66,7 +67,7 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         onnx_file, equality, kind = model_path(model_name, suffix=".onnx"), "", ""
         if model_name not in BUILT_IN:
-            onnx_file, kind = Path(scratch) / "model.onnx", f", {type(model).__name__} by {decoder}"
+            onnx_file, kind = Path(scratch) / "model.onnx", f": {decoder.upper()} of {describe(model).writes}"
             equality = f" The export: {export.export(model, onnx_file, files, decoder=decoder)}."
             print(equality.strip(), flush=True)
         starts = compare_starts(

@@ -36,7 +36,7 @@ def paths(pieces_of_words: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     from omegaconf import OmegaConf
 
     folder, made = tmp_path_factory.mktemp("streaming"), {}
-    streaming = FAMILIES["rnnt and ctc of pieces"][2] | {"att_context_size": [[70, 6], [70, 1]]}
+    streaming = FAMILIES["rnnt and ctc of pieces"][2] | {"att_context_size": [[70, 6], [70, 1], [70, 0]]}
     for name, family in {"hybrid": "rnnt and ctc of pieces", "ctc": "ctc of pieces"}.items():
         config = config_of(family, pieces_of_words)
         config["encoder"] |= streaming | {"subsampling": "dw_striding", "subsampling_factor": 8, "n_layers": 2}
@@ -74,7 +74,7 @@ def listen(listener: CacheListener, sound: np.ndarray, size: int) -> list[Heard]
 
 @pytest.mark.parametrize(("name", "decoder"), [("hybrid", "rnnt"), ("hybrid", "ctc"), ("ctc", "ctc")])
 def test_a_stream_becomes_the_text_of_the_whole_recording(name: str, decoder: str, loaded: dict, sounds: list):
-    for look_ahead in (0.48, 0.08):
+    for look_ahead in (0.48, 0.08, 0.0):
         streaming = StreamingModel(loaded[name], look_ahead, decoder)
         assert streaming.chunk == pytest.approx(look_ahead + 0.08)
         recognise = decoding.recogniser(loaded[name], decoder=decoder)
@@ -92,6 +92,29 @@ def test_a_stream_becomes_the_text_of_the_whole_recording(name: str, decoder: st
                 # What is computed together has an effect on the last bit of a probability.
                 assert replace(one, confidence=0) == replace(other, confidence=0)
                 assert one.confidence == pytest.approx(other.confidence, abs=1e-3)
+
+
+@pytest.mark.parametrize("look_ahead", [0.48, 0.08, 0.0])
+def test_each_frame_of_a_stream_is_that_of_the_whole_recording(
+    look_ahead: float, loaded: dict, sounds: list, monkeypatch: pytest.MonkeyPatch
+):
+    model, frames = loaded["ctc"], []
+    streaming = StreamingModel(model, look_ahead)
+    step = streaming.step
+
+    def kept(*chunk: object) -> tuple:
+        frames.append((found := step(*chunk))[0])
+        return found
+
+    monkeypatch.setattr(streaming, "step", kept)
+    for sound in sounds:
+        frames.clear()
+        listen(CacheListener(streaming, pause=100), sound, 1600)
+        with decoding.inference(model):
+            whole, lengths, _ = model(
+                input_signal=torch.tensor(sound)[None], input_signal_length=torch.tensor([len(sound)])
+            )
+        np.testing.assert_allclose(np.concatenate(frames), whole[0, : int(lengths[0])].numpy(), atol=2e-5)
 
 
 def test_words_stay_and_are_there_soon(loaded: dict, sounds: list):
@@ -135,7 +158,7 @@ def test_what_cannot_stream_says_what_happens_instead(
     with pytest.raises(InputError, match="normalize: per_feature"):
         StreamingModel(load_model(recognizers["rnnt and ctc of pieces"]))
     model = load_model(paths["ctc"])
-    with pytest.raises(InputError, match=r"look-ahead 0\.3 s.*0\.48, 0\.08"):
+    with pytest.raises(InputError, match=r"look-ahead 0\.3 s.*0\.48, 0\.08, 0"):
         StreamingModel(model, 0.3)
     with pytest.raises(InputError, match=r"rnnt.*only ctc"):
         StreamingModel(model, decoder="rnnt")
@@ -176,6 +199,7 @@ def test_word_error_rates_at_two_latencies(paths: dict[str, Path], small_corpus:
     assert [row["look-ahead"] for row in json.loads((tmp_path / "live.json").read_text())["rows"]] == [
         "0.48 s",
         "0.08 s",
+        "0 s",
     ]
     wrong = run_script("tools/evaluate_live.py", "an4", "few.json", "--look-ahead", "1", cwd=tmp_path)
     assert wrong.returncode == 1 and "--look-ahead" in wrong.stderr

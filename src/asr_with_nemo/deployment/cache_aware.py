@@ -127,9 +127,11 @@ class StreamingModel:
             return self.model.preprocessor(input_signal=signal, length=torch.tensor([signal.shape[1]]))[0]
 
     def step(
-        self, chunk: "torch.Tensor", length: int, caches: "tuple[torch.Tensor, ...]", is_first: bool
+        self, chunk: "torch.Tensor", length: int, drop: int, caches: "tuple[torch.Tensor, ...]"
     ) -> "tuple[np.ndarray, tuple[torch.Tensor, ...]]":
         """Compute the outputs of a chunk of features, (1, D, T), of which the first `length` are valid.
+
+        The first `drop` frames that the encoder's start makes of it are dropped, since they were computed before.
 
         Returns:
             log-probabilities (T, V), or what the joint network takes, (T, H); and the new caches.
@@ -145,7 +147,7 @@ class StreamingModel:
                 cache_last_time=caches[1],
                 cache_last_channel_len=caches[2],
                 keep_all_outputs=True,
-                drop_extra_pre_encoded=0 if is_first else encoder.streaming_cfg.drop_extra_pre_encoded,
+                drop_extra_pre_encoded=drop,
             )
             encoded = encoded[:, :, : int(frames[0])]
             if self.decoder == "ctc":
@@ -274,14 +276,15 @@ class CacheListener:
         if frames is not None:
             self._buffer = frames if self._buffer is None else torch.cat([self._buffer, frames], 2)
         while (chunk := self._next_chunk(is_last)) is not None:
-            outputs, self._caches = self.streaming.step(*chunk, self._caches, self._is_first)
+            outputs, self._caches = self.streaming.step(*chunk, self._caches)
             self._is_first = False
             yield from self._hear(outputs)
 
-    def _next_chunk(self, is_last: bool) -> "tuple[torch.Tensor, int] | None":
+    def _next_chunk(self, is_last: bool) -> "tuple[torch.Tensor, int, int] | None":
         """Return the next chunk of features, with those before it that the encoder's start needs, if it is complete.
 
-        The last one may be shorter; it is padded to what makes a frame. The second value is its length without that.
+        The last one may be shorter; it is padded to what makes a frame. The second value is its length without that,
+        the third says how many frames of it the encoder's start has made before.
         """
         import torch
 
@@ -291,14 +294,16 @@ class CacheListener:
         fewest = _of(self.streaming.model.encoder.pre_encode.get_sampling_frames(), self._is_first)
         if there < (1 if is_last else needed):
             return None
-        before = _of(self._sizes.pre_encode_cache_size, self._is_first)
+        before, drop = _of(self._sizes.pre_encode_cache_size, self._is_first), self._sizes.drop_extra_pre_encoded
+        if self._kept < before:  # The stream has just begun: all of it. Zeros before it would change the frames.
+            before, drop = self._kept, self._outputs
+        elif self._is_first:
+            drop = 0
         used = self._kept + min(there, needed)
-        chunk = self._buffer[:, :, max(0, self._kept - before) : used]
-        if self._kept < before:
-            chunk = torch.nn.functional.pad(chunk, (before - self._kept, 0))
+        chunk = self._buffer[:, :, self._kept - before : used]
         keep = max(0, used - _of(self._sizes.pre_encode_cache_size, False))
         self._buffer, self._kept = self._buffer[:, :, keep:], used - keep
-        return torch.nn.functional.pad(chunk, (0, max(0, fewest - there))), chunk.shape[2]
+        return torch.nn.functional.pad(chunk, (0, max(0, fewest - there))), chunk.shape[2], drop
 
     def _hear(self, outputs: np.ndarray) -> Iterator[Heard]:
         """Decode the outputs of a chunk, (T, V) or (T, H)."""
