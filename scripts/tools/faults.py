@@ -291,7 +291,7 @@ def _hostile(cell: Cell) -> None:
         ended = _run(cell)
         if trap.exists() or not all(file.exists() for file in theirs):
             raise Fault(f"what the input {number} asked for was done")
-        if ended.status:  # a command that reads only the texts may go on
+        if ended.status or cell.stage.name not in _TEXTS_ONLY:
             _explained(ended, path.name, cell.stage.by_rows)
         _no_traceback(ended)
         for folder in ("in", "out"):  # what it made of a hostile input is no part of an undisturbed run's files
@@ -366,6 +366,8 @@ FAULTS: dict[str, Callable[[Cell], None]] = {
 """What is done to a stage, by its name in the table."""
 _MOUNTS = {"full disk", "read-only", "no /tmp"}
 _SERVERS = {"dead server", "slow server"}
+_TEXTS_ONLY = {"language model"}
+"""Stages that open no recording of a manifest, so that they may go on if those are hostile."""
 
 
 # --- The matrix -------------------------------------------------------------------------------------------------------

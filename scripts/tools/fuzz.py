@@ -4,6 +4,7 @@
 import contextlib
 import os
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -58,8 +59,10 @@ def main(
                 tried += 1
                 try:
                     test_fuzz.check(kind, edits, Path(scratch) / "case")
-                    if set(os.listdir()) - {"case"}:
-                        raise AssertionError(f"something was written: {os.listdir()}")
+                    if strays := set(os.listdir()) - {"case"}:
+                        for stray in strays:
+                            (shutil.rmtree if os.path.isdir(stray) else os.remove)(stray)
+                        raise AssertionError(f"something was written: {sorted(strays)}")
                 except Exception as error:  # whatever a reader raises that is no InputError
                     found += 1
                     findings.append(f"({kind!r}, {edits!r}),  # {type(error).__name__}: {str(error)[:200]}")
