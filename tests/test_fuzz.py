@@ -36,7 +36,8 @@ from asr_with_nemo.models import model_file
 TOKENS = [b"", b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"\xd8\x00", b"\n", b"\r", b"\t", b'"', b"{", b"[" * 600]
 TOKENS += [b"-1", b"9" * 5000, b"1e999", b"NaN", b"null", b"&a [*a]", b"%s%n", b"\\end\\", b"../../x"]
 TOKENS += [b"-->", b"<", b"99:99:99,999", b"<!DOCTYPE a [<!ENTITY b 'c'>]>", b"1e308"]
-TOKENS += [b"#EXTM3U\n|touch x", b"http://127.0.0.1:9/$(touch x)", b'"type": "command"', b"file:///etc/hostname"]
+_ADDRESS = b"http://127.0.0.1:9/$(touch x)"
+TOKENS += [b"#EXTM3U\n|touch x", _ADDRESS, b'"type": "command"', b"file:///etc/hostname"]
 TOKENS += [b"!!python/object/apply:os.system [id]", b"${oc.env:HOME}"]
 
 SERVICE = json.dumps(
@@ -545,6 +546,24 @@ FOUND: list[tuple[str, list[tuple[float, int, bytes]]]] = [
     ("Kaldi's segments", [(0.2, 3, b"NaN")]),
     ("parts", [(0.2, 0, b"[" * 600)]),
     ("M4A", [(0.8330535523608678, 40, b"\\end\\")]),
+    ("Kaldi's segments", [(0.20902866760847438, 13, b"1e308")]),
+    (
+        "channels",
+        [
+            (0.4992425894117788, 37, b"\r"),
+            (0.777453782318208, 35, b""),
+            (0.8296469562821148, 18, _ADDRESS),
+            (0.6062450134598395, 37, b"[" * 600),
+        ],
+    ),
+    (
+        "fairseq",
+        [
+            (0.6958670864506903, 40, _ADDRESS),
+            (0.9011379188733472, 7, b"\xa2:"),
+            (0.6985736893811069, 38, b"<!DOCTYPE a [<!ENTITY b 'c'>]>"),
+        ],
+    ),
 ]
 
 

@@ -14,7 +14,7 @@ from asr_with_nemo.own_data.store import clean_text
 PAUSE = 0.3  # seconds; where single words have times, a longer pause ends an utterance
 _LONGEST = 20.0  # seconds; a longer run of words is divided at its longest pause
 _TOUCH = 0.1  # seconds that two utterances may overlap
-_END_OF_TIME = 1e6  # seconds, 11 days: no recording is that long
+END_OF_TIME = 1e6  # seconds, 11 days: no recording is that long
 _MOST_BYTES = 64 << 20  # of a file with times; an hour of captions has about 0.1 MB
 _CLOCK = re.compile(r"\d\d:\d\d[.,:]\d\d[.,]\d|-->")
 _NOTES = re.compile("[♪♫♬🎵🎶]")
@@ -199,7 +199,7 @@ def checked(cues: Sequence[Cue]) -> Iterator[Cue]:
 
 
 def _problem(cue: Cue) -> tuple[str, str] | None:
-    if not (0 <= cue.start < _END_OF_TIME and math.isfinite(cue.end)):
+    if not (0 <= cue.start < END_OF_TIME and math.isfinite(cue.end)):
         return "bad times", f"from {cue.start:g} s to {cue.end:g} s"
     if cue.end <= cue.start:
         return "bad times", f"ends at {cue.end:g} s, and starts at {cue.start:g} s"

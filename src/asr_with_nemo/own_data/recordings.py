@@ -1,7 +1,6 @@
 """Conversion of recordings in any format into 16-bit mono WAVs of one sampling rate, with measurements, in parallel."""
 
 import hashlib
-import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from asr_with_nemo.base.processes import Workers
 from asr_with_nemo.data import audio
 from asr_with_nemo.data.sound import Sound, ends_too_early, mix_down, open_sound, speaking_channel, two_talkers
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.own_data.cues import END_OF_TIME
 from asr_with_nemo.own_data.text import REPAIRABLE, Rule, doubts, outside, repaired, respelled
 
 _FRAME = 0.02  # seconds
@@ -222,7 +222,7 @@ def _read(job: MeasureJob, longest: float) -> tuple[np.ndarray, Sound, bool]:
 
 def _part(job: MeasureJob, sound: Sound) -> tuple[int, int | None]:
     """Return the first sample of a job's part and their number; None if the recording doesn't state its length."""
-    if not math.isfinite(job.start + (job.seconds or 0.0)):
+    if not abs(job.start) + abs(job.seconds or 0.0) < END_OF_TIME:  # NaN, too
         raise Unusable("bad times", f"from {job.start:g} s, {job.seconds} s long")
     start, whole = round(job.start * sound.rate), sound.frames
     count = None if job.seconds is None else round(job.seconds * sound.rate)

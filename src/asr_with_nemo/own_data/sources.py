@@ -141,7 +141,7 @@ class Finder:
         """
         value = clean_text(value).strip().strip("\"'")
         if value.startswith("file://"):
-            value = unquote(urlparse(value).path)
+            value = _path_of_url(value)
         if not value:
             return Missing("no recording is named")
         local = _of_url(value)
@@ -223,8 +223,15 @@ def _of_url(value: str) -> str:
         ('a b.wav', '/a.wav', 'a/b.wav')
     """
     if "/data/local-files/" in value and "d=" in value:
-        return parse_qs(urlparse(value).query).get("d", [value])[0]
-    return unquote(urlparse(value).path) if re.match(r"\w+://", value) else value
+        return parse_qs(value.partition("?")[2].partition("#")[0]).get("d", [value])[0]
+    return _path_of_url(value) if re.match(r"\w+://", value) else value
+
+
+def _path_of_url(value: str) -> str:
+    try:
+        return unquote(urlparse(value).path)
+    except ValueError:  # brackets that hold no address
+        return value
 
 
 def split_of(name: str) -> str:
