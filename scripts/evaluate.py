@@ -94,7 +94,7 @@ def main(
 
         python scripts/evaluate.py model-int8.onnx data/an4/test_manifest.json
     """
-    from asr_with_nemo.base.files import check_output
+    from asr_with_nemo.base.files import check_no_input, check_output
     from asr_with_nemo.base.spool import mapped
     from asr_with_nemo.own_data.differences import spelling_notes
     from asr_with_nemo.recognition import attention, boosting, error_report, evaluation, side_by_side, wer
@@ -107,6 +107,8 @@ def main(
         check_output(output)
     if report:
         error_report.check_place(report)
+    for path in (one for one in (output, output and output.with_suffix(".tsv"), report) if one):
+        check_no_input(path, [manifest, model, *boost, *(str(one) for one in (arpa, compare, beside) if one)])
     if beside and not report:
         raise InputError("--beside is shown in the error browser; give --report FILE.html, or --compare OTHER.json")
     asked = _Asked(model, manifest, arpa, boosts, tune, (alpha, beta, width), batch_size, line_rate, decoder, told)

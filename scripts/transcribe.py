@@ -2,6 +2,7 @@
 """Transcribe recordings."""
 
 import contextlib
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -191,7 +192,8 @@ def main(
     with their length; quiet ones are raised; silence has no text. If a file can't be read, an error names it, the
     others are transcribed, and the exit status is 1.
     """
-    from asr_with_nemo.base.spool import Spool
+    from asr_with_nemo.base.files import check_no_input
+    from asr_with_nemo.base.spool import Spool, mapped
     from asr_with_nemo.data.object_storage import is_remote
     from asr_with_nemo.deployment import transcriber
     from asr_with_nemo.models.names import model_path
@@ -223,6 +225,9 @@ def main(
     boosts, told = boosting.read_boosts(boost), attention.parse_prompt(prompt)
     path = model_path(model, suffix=".onnx")
     recordings = find(inputs, log=partial(typer.echo, err=True))
+    if output:
+        paths = mapped(recordings, lambda one: getattr(one.sound, "path", one.sound))
+        check_no_input(output, itertools.chain(inputs, boost, [path], [arpa] if arpa else [], paths))
     if channels == Channels.split:
         if any(is_remote(getattr(one.sound, "path", one.sound)) for one in recordings):
             raise InputError("--channels split: is for files of this machine; copy those of the storage here first")

@@ -128,6 +128,27 @@ def test_two_at_once_take_turns(folder: Path, place: tuple[str, str]):
     assert not [path.name for path in folder.rglob("*lock*")]
 
 
+def test_what_is_read_is_never_written_over(folder: Path):
+    row = json.dumps({"audio_filepath": "in/a.wav", "duration": 1.0, "text": "yes"}) + "\n"
+    (folder / "rows.json").write_text(row)
+    (folder / "list.txt").write_text("in/a.wav\n")
+    for inputs, output in (
+        (["in/a.wav"], "in/a.wav"),
+        (["in"], "in/sub/../b.wav"),
+        (["rows.json"], "rows.json"),
+        (["list.txt"], "list.txt"),
+        (["list.txt"], "in/a.wav"),
+    ):
+        before = (folder / output).read_bytes()
+        done = transcribe(folder, *inputs, "--output", output)
+        assert done.returncode == 1 and f"{output}: is read by this command" in done.stderr
+        assert (folder / output).read_bytes() == before
+    for option in ("--output", "--report"):
+        done = run_script("evaluate.py", "an4", "rows.json", option, "rows.json", cwd=folder)
+        assert done.returncode == 1 and "rows.json" in done.stderr
+        assert (folder / "rows.json").read_text() == row
+
+
 def test_one_that_cant_be_read_is_named_and_the_others_are_done(folder: Path):
     (folder / "in" / "bad.wav").write_text("dear friend")
     done = transcribe(folder, "in", "--output", "out.jsonl")

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from asr_with_nemo.errors import InputError
@@ -170,6 +170,20 @@ def make_writable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
+
+
+def check_no_input(output: str | os.PathLike, inputs: Iterable[str | os.PathLike]) -> None:
+    """Check that a command doesn't write over a file that it reads.
+
+    Raises:
+        InputError: the output is one of the inputs.
+    """
+    name = os.path.basename(output)
+    if not os.path.exists(output):
+        return
+    for one in inputs:
+        if os.path.basename(one) == name and os.path.exists(one) and os.path.samefile(one, output):
+            raise InputError(f"{output}: is read by this command, which would write over it; name another file")
 
 
 def check_output(path: str | os.PathLike) -> None:
