@@ -295,9 +295,8 @@ def read_list(path: Path) -> object:
     found = recordings.split_channels(recordings.find([str(path)]))
     survey = recordings.Survey()
     for one in found:
-        survey.add(one.sound)
         with contextlib.suppress(InputError):  # of one recording: the others are read
-            audio.load_audio(one.sound)
+            audio.load_audio(survey.watched(one.sound))
     return list(survey.lines()), list(recordings.outputs(found, path.parent, ".txt"))
 
 

@@ -6,9 +6,9 @@ libsndfile reads its plain PCM variant; SoX reads the others.
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import soxr
 from tqdm import tqdm
 
 from asr_with_nemo.base.files import replacing
-from asr_with_nemo.data.sound import mix_down, open_sound, read_with_sox
+from asr_with_nemo.data.sound import Sound, mix_down, open_sound, read_with_sox
 from asr_with_nemo.data.sox import sox_is_here
 from asr_with_nemo.errors import InputError
 
@@ -201,13 +201,15 @@ def wav_samples(path: str | os.PathLike) -> int:
 class Clip:
     """A part of an audio file, `duration` seconds from second `offset` on; to the end, if the duration is None.
 
-    Of the channel with the number `channel`, from 0; of a mix of all channels, if that is None.
+    Of the channel with the number `channel`, from 0; of a mix of all channels, if that is None. Once `stream_audio` has
+    read it, `seen` is called with the open file, which then says what was found out on the way.
     """
 
     path: str
     offset: float = 0.0
     duration: float | None = None
     channel: int | None = None
+    seen: Callable[[Sound], object] | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         until = "" if self.duration is None else f"{self.offset + self.duration:g}"
@@ -288,10 +290,12 @@ def stream_audio(
         for mono in resampled(blocks, sound.rate, sample_rate):
             heard += len(mono)
             yield mono
-    if clip.duration is not None:
-        check_end(clip, clip.offset + heard / sample_rate)
-    if heard == 0:
-        raise InputError(f"{path}: has no audio (zero samples)")
+        if clip.duration is not None:
+            check_end(clip, clip.offset + heard / sample_rate)
+        if heard == 0:
+            raise InputError(f"{path}: has no audio (zero samples)")
+        if clip.seen is not None:
+            clip.seen(sound)
 
 
 def check_end(clip: Clip, seconds: float | None) -> None:
