@@ -455,7 +455,7 @@ def _what_is_missing(source: Source, reasons: list[str]) -> str:
         )
     if not sounds:
         return (
-            f"{source.path}: no recordings found ({' '.join(sorted(AUDIO)[:4])} ...), and no table, data set or Kaldi "
+            f"{source.path}: no recordings found (.wav .flac .mp3 .m4a ...), and no table, data set or Kaldi "
             f"folder; name a folder that has one of these{tables_there}"
         )
     if timed := aligned.without_recordings(source):

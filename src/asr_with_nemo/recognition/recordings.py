@@ -18,7 +18,7 @@ from asr_with_nemo.base.files import read_text
 from asr_with_nemo.base.spool import Numbers, Spool
 from asr_with_nemo.data import audio, object_storage
 from asr_with_nemo.data.manifest import each_line, shortened
-from asr_with_nemo.data.sound import SUFFIXES, Sound, open_sound, two_talkers
+from asr_with_nemo.data.sound import SUFFIXES, Sound, is_recording, open_sound, two_talkers
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.ngrams import is_language_model
 
@@ -106,7 +106,7 @@ def _in_folder(folder: Path) -> list[Recording]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(parent, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
+            if not name.startswith(".") and is_recording(path):
                 found.append(Recording(str(path), str(path), path.relative_to(folder).with_suffix("")))
     if not found:
         raise InputError(f"{folder}: has no recordings ({', '.join(sorted(SUFFIXES))})")
