@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from asr_with_nemo.data import audio, ffmpeg, sox
-from asr_with_nemo.data.sound import ends_too_early, mix_down, open_sound, two_talkers
+from asr_with_nemo.data.sound import ends_too_early, mix_down, open_sound, read_with_sox, two_talkers
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data.store import CorpusStore
 from asr_with_nemo.recognition.recordings import find
@@ -315,7 +315,7 @@ def test_a_playlist_runs_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
     Path(name).write_text(frame.format(line), encoding="utf-8")
     for path in (name, Path(name).absolute()):
-        for read in (audio.load_audio, audio.read_with_sox, audio.minutes_of):
+        for read in (audio.load_audio, read_with_sox, audio.minutes_of):
             with contextlib.suppress(InputError):
                 read(path)
     assert [path.name for path in tmp_path.iterdir()] == [name]
