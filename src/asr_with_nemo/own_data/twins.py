@@ -14,8 +14,8 @@ _SAME = 1.0  # seconds by which the lengths of a film and of its sound may diffe
 def twins_of(source: Source, path: str, stem: str) -> list[str]:
     """Return the files of a folder that hold a recording, the best first.
 
-    They have the same name but for the ending. A film may be in another folder than its sound, if one folder alone has
-    sound of this name, and it has the same length.
+    They have the same name and different endings; A.wav and a.wav are two recordings. A film may be in another folder
+    than its sound, if one folder alone has sound of this name, and it has the same length.
 
     Args:
         source: lists the files.
@@ -23,6 +23,7 @@ def twins_of(source: Source, path: str, stem: str) -> list[str]:
     """
     query = "SELECT path FROM files WHERE kind = 'audio' AND stem = ? ORDER BY path"
     found = [one for (one,) in source.store.select(query, (stem,))]
+    found = [one for one in found if one == path or not _differ_in_case(one, path)]
     if len(found) < 2:
         return [path]
     folders = {os.path.dirname(one) for one in found if not is_film(one)}
@@ -41,9 +42,11 @@ def is_better(path: str, other: str) -> bool:
     Example:
         >>> is_better("talk.m4a", "talk.avi"), is_better("talk.mp3", "talk.wav"), is_better("a/1.wav", "b/1.mp3")
         (True, False, False)
+        >>> is_better("A.wav", "a.wav")
+        False
     """
     if os.path.dirname(path) == os.path.dirname(other):
-        return _rank(path) < _rank(other)
+        return _rank(path) < _rank(other) and not _differ_in_case(path, other)
     return is_film(other) and not is_film(path)
 
 
@@ -60,12 +63,19 @@ def _rank(path: str) -> tuple[bool, int, str]:
     return is_film(path), _BEST_FIRST.index(suffix) if suffix in _BEST_FIRST else len(_BEST_FIRST), path
 
 
-def _are_alike(source: Source, path: str, other: str) -> bool:
+def _differ_in_case(path: str, other: str) -> bool:
+    return os.path.dirname(path) == os.path.dirname(other) and (
+        os.path.splitext(path)[1].lower() == os.path.splitext(other)[1].lower()
+    )
+
+
+def _are_alike(source: Source, film: str, best: str) -> bool:
+    """Return whether a film has the length of a recording of sound, or nothing that could be heard."""
     lengths = []
-    for one in (path, other):
+    for one in (film, best):
         try:
             with open_sound(source.root / one) as sound:
                 lengths.append(sound.seconds)
         except InputError:
-            return True  # nothing would be heard in it
+            return one == film
     return None in lengths or abs(lengths[0] - lengths[1]) <= _SAME
