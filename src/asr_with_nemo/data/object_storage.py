@@ -97,6 +97,11 @@ def download(url: str, path: Path) -> None:
         _client().download_file(bucket, key, str(partial))
 
 
+def bucket_of(url: str) -> str:
+    """Return the URL of an object's bucket."""
+    return SCHEME + _split(url)[0]
+
+
 def is_missing(error: InputError) -> bool:
     """Return whether an error of `download` says that there is no such object, rather than that it can't be had now."""
     return _code(error.__cause__) in ("404", "NoSuchKey")
