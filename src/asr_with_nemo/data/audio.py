@@ -373,8 +373,8 @@ def is_all_zero(path: str | os.PathLike, offset: float = 0.0, duration: float | 
             count = count if duration is None else min(count, round(duration * file.samplerate))
             if count <= 0:
                 return False
-            for place in np.linspace(0, max(0, count - _LOOK), 5).astype(int):
-                file.seek(start + int(place))
+            for part in range(5):
+                file.seek(start + max(0, count - _LOOK) * part // 4)
                 if file.read(min(_LOOK, count), dtype="float32").any():
                     return False
             file.seek(start)
