@@ -188,7 +188,8 @@ def test_the_sessions_of_chime_are_cut_out_of_each_persons_recording(is_fifth: b
             for n in range(5):
                 start, end = f"0:00:{2 * n:02}.10", f"0:00:{2 * n + 1:02}.90"
                 if is_fifth:
-                    start, end = ({"original": "0:00:00.00", person: time} for time in (start, end))
+                    # U02's clock differs, and U01's is missing: it isn't the speaker's.
+                    start, end = ({"original": time, "U02": "0:00:09.00"} for time in (start, end))
                 said = {"end_time": end, "start_time": start, "words": sentence(n + int(person[1:]))}
                 rows.append(said | {"speaker": person, "session_id": session, "ref": "U01"})
         rows += [rows[0] | {"speaker": "P99"}, rows[0] | {"speaker": "P98", "ref": None}]  # heard from afar; by nobody

@@ -143,10 +143,11 @@ def test_what_is_read_is_never_written_over(folder: Path):
         done = transcribe(folder, *inputs, "--output", output)
         assert done.returncode == 1 and f"{output}: is read by this command" in done.stderr
         assert (folder / output).read_bytes() == before
-    for option in ("--output", "--report"):
-        done = run_script("evaluate.py", "an4", "rows.json", option, "rows.json", cwd=folder)
-        assert done.returncode == 1 and "rows.json" in done.stderr
-        assert (folder / "rows.json").read_text() == row
+    (folder / "rows.html").write_text(row)
+    for option, name in (("--output", "rows.json"), ("--report", "rows.html")):
+        done = run_script("evaluate.py", "an4", name, option, name, cwd=folder)
+        assert done.returncode == 1 and f"{name}: is read by this command" in done.stderr
+        assert (folder / name).read_text() == row
 
 
 def test_one_that_cant_be_read_is_named_and_the_others_are_done(folder: Path):

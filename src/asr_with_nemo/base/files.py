@@ -178,11 +178,11 @@ def check_no_input(output: str | os.PathLike, inputs: Iterable[str | os.PathLike
     Raises:
         InputError: the output is one of the inputs.
     """
-    name = os.path.basename(output)
+    name = os.path.basename(output).casefold()
     if not os.path.exists(output):
         return
     for one in inputs:
-        if os.path.basename(one) == name and os.path.exists(one) and os.path.samefile(one, output):
+        if os.path.basename(one).casefold() == name and os.path.exists(one) and os.path.samefile(one, output):
             raise InputError(f"{output}: is read by this command, which would write over it; name another file")
 
 

@@ -130,14 +130,20 @@ def is_refused(error: InputError) -> bool:
 
 
 def is_readable(url: str) -> bool:
-    """Return whether an object is there and may be read now."""
-    from botocore.exceptions import ClientError
+    """Return whether an object is there and may be read now.
 
+    Raises:
+        InputError: the storage can't be asked now.
+    """
     bucket, key = _split(url)
-    with _explained(url), contextlib.suppress(ClientError):
-        _client().get_object(Bucket=bucket, Key=key)["Body"].close()
-        return True
-    return False
+    try:
+        with _explained(url):
+            _client().get_object(Bucket=bucket, Key=key)["Body"].close()
+    except InputError as error:
+        if is_refused(error) or is_missing(error):
+            return False
+        raise
+    return True
 
 
 def _code(error: BaseException | None) -> str | None:

@@ -577,7 +577,7 @@ def _spoken_levels(samples: np.ndarray, rate: int) -> np.ndarray:
     """Return the levels in dB of each channel in the frames of 20 ms in which one of them speaks, (n, channels)."""
     size = max(1, rate // 50)
     frames = samples[: len(samples) // size * size].reshape(-1, size, samples.shape[1])
-    powers = np.square(frames, dtype=np.float64).mean(axis=1)  # (T, channels)
+    powers = frames.var(axis=1, dtype=np.float64)  # (T, channels); a constant isn't sound
     if not len(powers):
         return powers
     loudest = powers.max(axis=1)

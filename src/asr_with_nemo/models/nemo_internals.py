@@ -81,14 +81,17 @@ def restoring(model_class: "type[ModelPT]", folder: Path | None = None) -> Itera
 def rows_read_quickly() -> Iterator[None]:
     """Let NeMo read manifests in less than half of the time, without asking the disk for each recording.
 
-    NeMo looks for a recording in the manifest's folder and then in the current one; here it is in the first, as
-    `data.manifest` has it. Rows of videos, of speakers' times and the like are left to NeMo.
+    NeMo looks for each recording in the manifest's folder and then in the current one; here all are in the first, as in
+    `data.manifest`, if that of the first row is. Rows of videos, of speakers' times and the like, and manifests at a
+    URL, are left to NeMo.
     """
     from nemo.collections.common.parts.preprocessing import manifest
 
     name = "__parse_item"
     nemos = getattr(manifest, name)
     empty = dict.fromkeys(nemos('{"audio_filepath": "/", "duration": 0}', ""))  # with the keys of a parsed row
+
+    near: dict[str, bool] = {}  # whether a manifest's recordings are in its folder
 
     def parse(line: str, path: str) -> dict[str, object]:
         row = json.loads(line)
@@ -97,6 +100,10 @@ def rows_read_quickly() -> Iterator[None]:
         if not plain or "://" in file or ("/" not in file and manifest.is_tarred_dataset(file, path)):
             return nemos(line, path)
         audio = file if os.path.isabs(file) else os.path.abspath(os.path.join(os.path.dirname(path), file))
+        if path not in near:
+            near[path] = "://" not in path and os.path.isfile(audio)
+        if audio != file and not near[path]:
+            return nemos(line, path)
         known = {key: value for key, value in row.items() if key in empty}
         return {**empty, **known, "audio_file": audio, "orig_sr": row.get("orig_sample_rate")}
 

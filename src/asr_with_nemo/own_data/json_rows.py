@@ -50,17 +50,22 @@ def flat(cells: Cells, depth: int = 5) -> Cells:
 def of_columns(cells: Cells) -> Iterator[Cells]:
     """Yield the rows of an object whose lists are columns, one of them of recordings; any other object as it is.
 
-    The lists are its own, or those of an object within it, as in the People's Speech.
+    The lists are its own, or those of an object within it, as in the People's Speech; one of them holds texts.
 
     Example:
         >>> list(of_columns({"id": 7, "data": {"name": ["a.flac", "b.flac"], "label": ["yes", "no"]}}))
         [{'id': 7, 'name': 'a.flac', 'label': 'yes'}, {'id': 7, 'name': 'b.flac', 'label': 'no'}]
+        >>> list(of_columns({"audio": "a.wav", "text": "yes", "noise": ["n1.wav", "n2.wav"], "kind": ["car", "wind"]}))
+        [{'audio': 'a.wav', 'text': 'yes', 'noise': ['n1.wav', 'n2.wav'], 'kind': ['car', 'wind']}]
     """
     for within in (cells, *(value for value in cells.values() if isinstance(value, dict))):
+        if any(map(_is_audio, within.values())):
+            continue  # a row, whose lists are something else
         columns = {key: value for key, value in within.items() if isinstance(value, list)}
         if len(columns) > 1 and len({len(value) for value in columns.values()}) == 1:
             rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-            if any(all(_is_audio(row[key]) for row in rows) for key in columns) and rows:
+            named = {key for key in columns if rows and all(_is_audio(row[key]) for row in rows)}
+            if named and any(all(isinstance(row[key], str) for row in rows) for key in columns.keys() - named):
                 others = {key: value for key, value in cells.items() if value is not within and key not in columns}
                 yield from (others | row for row in rows)
                 return

@@ -271,7 +271,8 @@ def _time_of(cells: Cells, key: str, name: str) -> float:
     written = cells[key]
     if isinstance(written, dict):
         device = Path(name).stem.partition("_")[2].partition(".")[0]
-        written = written.get(device) or written.get("original")
+        own = written.get("original") if device == cells["speaker"] else None  # of the speaker's own microphone
+        written = written.get(device) or own
     if not isinstance(written, str):
         raise ValueError(f"no {key}")
     return times.parse_time(written)
@@ -300,5 +301,5 @@ _KINDS = (
     _Kind(("PROMPTS", "prompts-original"), _read_voxforge, _is_voxforge),
     _Kind(("*.tsv",), _read_fairseq, lambda path: _letters_beside(path) is not None),
     _Kind(("*-ms98-a-trans.text",), _read_switchboard, lambda path: _SIDE.fullmatch(path.stem) is not None),
-    _Kind(("*.json",), _read_chime, _is_chime),
+    _Kind(("S[0-9][0-9].json",), _read_chime, _is_chime),
 )

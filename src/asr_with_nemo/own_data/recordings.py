@@ -260,7 +260,7 @@ def _speech_span(samples: np.ndarray, rate: int) -> tuple[float, float]:
     size = max(1, round(_FRAME * rate))
     if len(samples) < size:
         return 0.0, len(samples) / rate
-    powers = audio.frame_powers(samples - samples.mean(), size)
+    powers = audio.frame_powers(samples, size)
     loud = np.nonzero(powers > np.quantile(powers, 0.95) * 10 ** (-_BELOW_SPEECH / 10))[0]
     if not len(loud):
         return 0.0, len(samples) / rate

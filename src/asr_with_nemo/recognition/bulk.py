@@ -114,7 +114,9 @@ class Worker:
             InputError: a bucket isn't in order.
         """
         for bucket, url in {object_storage.bucket_of(url): url for url in refused}.items():
-            others = [self._read[bucket]] if bucket in self._read else self._others(bucket, refused)
+            if bucket in self._read and object_storage.is_readable(self._read[bucket]):
+                continue
+            others = self._others(bucket, refused)
             readable = next(filter(object_storage.is_readable, others), None)
             if readable:
                 self._read[bucket] = readable

@@ -327,7 +327,7 @@ def recognise_audible(
 
 
 def _is_audible(samples: np.ndarray) -> bool:
-    return bool(np.abs(samples).max(initial=0) >= audio.SILENCE)
+    return bool(len(samples) and np.ptp(samples) >= 2 * audio.SILENCE)  # whatever constant is added to all
 
 
 def raised(samples: np.ndarray, rate: int) -> np.ndarray:
