@@ -331,7 +331,7 @@ def main(
     - filename: transcripts or labels in the names of files or folders; needs --pattern
 
     - lists: CMU Sphinx (.fileids, .transcription), CMU Arctic (txt.done.data), VoxForge (PROMPTS), fairseq (train.tsv
-    with train.wrd or train.ltr)
+    with train.wrd or train.ltr), Switchboard (sw2001A-ms98-a-trans.text), CHiME-5 and 6 (S03.json)
 
     - librispeech, kaldi: the folders of LibriSpeech and LibriTTS, and Kaldi's data folders (wav.scp, text)
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -289,14 +288,14 @@ def _transcribe(each: Callable, place: "Terminal") -> int:
     from asr_with_nemo.base.spool import mapped
     from asr_with_nemo.recognition.recordings import Survey
 
-    failed, survey, sounds = 0, Survey(), mapped(place.pending, attrgetter("sound"))
+    failed, survey = 0, Survey()
+    sounds = mapped(place.pending, lambda one: survey.watched(one.sound))
     for recording, result in zip(place.pending, each(sounds), strict=True):
         if isinstance(result, InputError):
             typer.echo(f"error: {result}", err=True)
             failed += 1
         else:
             place.add(recording, result)
-            survey.add(recording.sound)
     for line in survey.lines():
         typer.echo(line, err=True)
     return failed

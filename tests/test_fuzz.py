@@ -160,6 +160,11 @@ SCP = b"a sox a.wav -t wav - remix 1 trim 0 0.02 |\nb a.wav\nc sph2pipe -f wav -
 SPHINX = b"<s> yes ++um++ </s> (a)\n<s> no(2) </s> (b)\n"
 FESTIVAL = b'( a "Yes, please." )\n( b "No." )\n'
 PROMPTS = b"mfc/a YES\nb NO\n"
+SWITCHBOARD = b"sw2001A-ms98-a-0001 0.0 0.01 [laughter-yes]\nsw2001A-ms98-a-0002 0.01 0.02 [silence] n[o]-\n"
+CHIME = b"""[{"end_time": "0:00:00.02", "start_time": "0:00:00.00", "words": "yes", "speaker": "P09",
+"session_id": "S03"}, {"end_time": {"P09": "0:00:00.02"}, "start_time": {"original": "0:00:00.01"}, "words": "no",
+"speaker": "P09", "session_id": "S03"}]"""
+COLUMNS = b'{"id": 7, "data": {"name": ["a.wav", "b.wav"], "label": ["yes", "no"], "duration_ms": [20, 20]}}\n'
 FAIRSEQ = b"/somewhere\na.wav\t400\na.wav\t400\n"
 LABEL_STUDIO = b"""[{"id": 1, "annotations": [{"completed_by": 1, "ground_truth": false, "was_cancelled": false,
 "result":
@@ -296,9 +301,8 @@ def read_list(path: Path) -> object:
     found = recordings.split_channels(recordings.find([str(path)]))
     survey = recordings.Survey()
     for one in found:
-        survey.add(one.sound)
         with contextlib.suppress(InputError):  # of one recording: the others are read
-            audio.load_audio(one.sound)
+            audio.load_audio(survey.watched(one.sound))
     return list(survey.lines()), list(recordings.outputs(found, path.parent, ".txt"))
 
 
@@ -307,6 +311,8 @@ def read_prompts(path: Path) -> object:
         path.with_suffix(".wrd").write_text("yes\nno\n")
     if path.suffix == ".transcription":
         path.with_suffix(".fileids").write_text("a\nb\n")
+    if path.stem in ("sw2001A-ms98-a-trans", "S03"):
+        (path.parent / ("S03_P09.wav" if path.stem == "S03" else "sw2001A.wav")).write_bytes(wav())
     return read_rows(path)
 
 
@@ -509,6 +515,9 @@ READERS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object], str]] = 
     "Festival": (lambda: FESTIVAL, read_prompts, "txt.done.data"),
     "prompts": (lambda: PROMPTS, read_prompts, "PROMPTS"),
     "fairseq": (lambda: FAIRSEQ, read_prompts, "train.tsv"),
+    "Switchboard": (lambda: SWITCHBOARD, read_prompts, "sw2001A-ms98-a-trans.text"),
+    "CHiME": (lambda: CHIME, read_prompts, "S03.json"),
+    "columns": (lambda: COLUMNS, read_rows, "t.jsonl"),
     "Label Studio": (lambda: LABEL_STUDIO, read_rows, "e.json"),
     "JSON-MIN": (lambda: JSON_MIN, read_rows, "e.json"),
     "nested JSON": (lambda: NESTED, read_rows, "e.json"),

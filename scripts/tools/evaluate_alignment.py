@@ -18,7 +18,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from asr_with_nemo.cli import run
+from asr_with_nemo.cli import changed, run
 
 RATE = 16_000
 OFF = 2.0
@@ -80,6 +80,7 @@ def main(
             (folder / "talk.wav").unlink()
     if output:
         command = f"python scripts/tools/evaluate_alignment.py --hours {hours:g} --memory-hours {memory_hours:g}"
+        command += changed(main, data_dir=data_dir, model=model, swapped=swapped, seed=seed)
         save_measurement(output, "Alignment of long recordings", about(model), lines, command)
         typer.echo(f"results: {output}")
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from asr_with_nemo.cli import run
+from asr_with_nemo.cli import changed, run
 
 RATE = 16_000
 CODECS = {"m4a": "aac", "webm": "libopus", "opus": "libopus", "mp3": "mp3"}
@@ -86,6 +86,7 @@ def main(
             "20 ms."
         )
         command = f"python scripts/tools/evaluate_joined.py --split {split} --orders {orders}"
+        command += changed(main, data_dir=data_dir, model=model)
         save_measurement(output, "Joined recordings, quiet ones, and other formats", about, lines, command)
         typer.echo(f"results: {output}")
 

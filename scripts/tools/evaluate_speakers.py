@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from run_study import stage
 
-from asr_with_nemo.cli import run
+from asr_with_nemo.cli import changed, run
 
 
 def main(
@@ -67,6 +67,7 @@ def main(
             "model that has heard other utterances of its speaker and by the one that hasn't."
         )
         command = f"python scripts/tools/evaluate_speakers.py --epochs {epochs} --held-out {held_out} --seeds {seeds}"
+        command += changed(main, data_dir=data_dir)
         save_measurement(output, "Speakers that the model has heard, and others", about, lines, command)
         typer.echo(f"results: {output}")
 

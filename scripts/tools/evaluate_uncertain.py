@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from run_study import measure, stage, train
 
-from asr_with_nemo.cli import run
+from asr_with_nemo.cli import changed, run
 from asr_with_nemo.errors import InputError
 
 STEPS, BATCH = 1_060, 8
@@ -76,6 +76,7 @@ def main(
             f"{seeds} trainings on AN4's test set. {verdict}"
         )
         command = f"python scripts/tools/evaluate_uncertain.py --share {share:g} --seeds {seeds}"
+        command += changed(main, data_dir=data_dir)
         figures = {"difference": difference, "ci95": [low, high]}
         save_measurement(output, "What a person should label next", about, lines, command, **figures)
         typer.echo(f"results: {output}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 
-from asr_with_nemo.cli import run
+from asr_with_nemo.cli import changed, run
 from asr_with_nemo.recognition.wer import align, rate_interval
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def main(
     if output:
         command = f"python scripts/tools/measure_boosting.py --dev-model {Path(dev_model).name}"
         command += f" --transducer {Path(transducer).name}" if transducer else ""
+        command += changed(main, data_dir=data_dir, model=model, count=count)
         save_measurement(output, "Word boosting", about(words, bool(transducer)), lines, command)
         typer.echo(f"results: {output}")
 

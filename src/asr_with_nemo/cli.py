@@ -1,7 +1,9 @@
 """Command-line options that scripts share, and `run`, which parses the command line and reports errors."""
 
 import contextlib
+import inspect
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -143,6 +145,24 @@ def run(
             raise
         print(f"error: {place_of(error, 'a file')}: can't be written ({reason_of(error)})", file=sys.stderr)
         sys.exit(1)
+
+
+def changed(main: Callable[..., None], **values: object) -> str:
+    """Return the options, each after a space, whose values aren't the defaults of a command's `main`.
+
+    For the command that is recorded with a result.
+
+    Example:
+        >>> def main(model: str = "an4", data_dir: str = "data/an4", seeds: int = 3): ...
+        >>> changed(main, model="a model.onnx", data_dir="data/an4", seeds=5)
+        " --model='a model.onnx' --seeds=5"
+    """
+    defaults = inspect.signature(main).parameters
+    return "".join(
+        f" --{name.replace('_', '-')}={shlex.quote(f'{value:g}' if isinstance(value, float) else str(value))}"
+        for name, value in values.items()
+        if value != defaults[name].default
+    )
 
 
 def _use_utf8() -> None:

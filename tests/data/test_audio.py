@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
 
-from asr_with_nemo.data import audio, synthetic
+from asr_with_nemo.data import audio, manifest, sizes, synthetic
+from asr_with_nemo.data.sound import read_with_sox
 from asr_with_nemo.errors import InputError
 
 
@@ -44,9 +46,23 @@ def test_the_header_is_read_with_its_types(sphere: Path):
 
 def test_soundfile_and_sox_agree(sphere: Path, tone: np.ndarray):
     assert audio.sox_is_here(), "the tests need SoX: apt install sox"
-    samples, rate = audio.read_with_sox(sphere)
+    samples, rate = read_with_sox(sphere)
     assert rate == 16_000
     np.testing.assert_array_equal(samples, tone)
+
+
+def test_a_sphere_file_is_the_same_by_any_name(sphere: Path, tmp_path: Path, tone: np.ndarray):
+    (tmp_path / "._a.raw").write_bytes(b"\0\5\x16\7" * 30)  # which Macs write beside a.raw
+    path = sphere.rename(tmp_path / "a.raw")
+    samples, rate = audio.read_sphere(path)
+    assert rate == 16_000 and np.array_equal(samples, tone)
+    assert sizes._rate_of(str(path)) == 16_000 and not audio.is_all_zero(path)
+    with pytest.raises(InputError, match=r"line 3: NIST .*which training doesn't read"):
+        manifest.header_of("line 3", str(path))
+    path.write_bytes(b"samples without a header" * 99)
+    for read in (sizes._rate_of, lambda name: manifest.header_of("line 3", name)):
+        with pytest.raises(InputError, match="without a header"):
+            read(str(path))
 
 
 def test_what_libsndfile_cannot_read_goes_to_sox(tmp_path: Path, tone: np.ndarray):
@@ -166,4 +182,13 @@ def test_digital_silence_is_told_from_quiet_sound(tmp_path: Path):
     assert found == {"zeros.wav", "zeros.flac"}
     assert audio.is_all_zero(tmp_path / "half.wav", 0.5, 2.0) and not audio.is_all_zero(tmp_path / "half.wav", 2.0, 2.0)
     (tmp_path / "text.wav").write_text("no sound")
+    with av.open(str(tmp_path / "zeros.m4a"), "w") as file:  # libsndfile doesn't read it
+        stream = file.add_stream("aac", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(zeros[None].astype(np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16_000
+        resampler = av.AudioResampler(stream.format, "mono", 16_000, frame_size=stream.frame_size)
+        for piece in (*resampler.resample(frame), *resampler.resample(None)):
+            file.mux(stream.encode(piece))
+        file.mux(stream.encode(None))
+    assert audio.is_all_zero(tmp_path / "zeros.m4a")
     assert not audio.is_all_zero(tmp_path / "text.wav") and not audio.is_all_zero(tmp_path / "nowhere.wav")

@@ -13,8 +13,10 @@ import pytest
 import soundfile
 
 from asr_with_nemo.data import audio, ffmpeg, sox
-from asr_with_nemo.data.sound import ends_too_early, mix_down, open_sound, two_talkers
+from asr_with_nemo.data.sound import ends_too_early, mix_down, open_sound, read_with_sox, two_talkers
 from asr_with_nemo.errors import InputError
+from asr_with_nemo.own_data.store import CorpusStore
+from asr_with_nemo.recognition.recordings import find
 
 RATE = 16_000
 
@@ -82,6 +84,14 @@ def test_a_part_of_a_long_recording_is_the_same_as_in_the_whole(tmp_path: Path, 
         ("sound.ac3", "ac3", 48_000, "ac3"),
         ("sound.tta", "tta", RATE, "tta"),
         ("memo.caf", "alac", RATE, "caf"),
+        ("call.3ga", "aac", 44_100, "3gp"),
+        ("film.m4v", "aac", 44_100, "mp4"),
+        ("page.weba", "libopus", 48_000, "webm"),
+        ("film.wmv", "wmav2", 44_100, "asf"),
+        ("film.ts", "mp2", 44_100, "mpegts"),
+        ("film.vob", "mp2", 48_000, "vob"),
+        ("old.rm", "real_144", 8_000, "rm"),
+        ("sound.wv", "wavpack", RATE, "wv"),
     ],
 )
 def test_what_cameras_and_old_players_write_is_read_without_sox(
@@ -91,6 +101,17 @@ def test_what_cameras_and_old_players_write_is_read_without_sox(
     assert len(audio.load_audio(path)) == pytest.approx(2 * RATE, abs=0.1 * RATE)
     with open_sound(path) as sound:
         assert sound.cut is None and sum(map(len, sound.blocks(1 << 18))) and sound.cut is False
+    assert [one.name for one in find([str(tmp_path)])] == [str(path)]
+
+
+def test_sources_of_programs_among_the_recordings_are_no_recordings(tmp_path: Path):
+    for name, source in (("server.ts", "export const rate: number = 16000;\n"), ("board.dts", "/dts-v1/;\n/ { };\n")):
+        (tmp_path / name).write_text(source)
+    soundfile.write(tmp_path / "a.wav", tone(1.0), RATE)
+    assert [Path(one.name).name for one in find([str(tmp_path)])] == ["a.wav"]
+    with CorpusStore(tmp_path / "corpus.sqlite") as store:
+        store.list_files(tmp_path, tmp_path / "out")
+        assert list(store.select("SELECT path FROM files WHERE kind = 'audio'")) == [("a.wav",)]
 
 
 CUT = [
@@ -294,7 +315,7 @@ def test_a_playlist_runs_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TRAP", str(tmp_path / "sprung"))
     Path(name).write_text(frame.format(line), encoding="utf-8")
     for path in (name, Path(name).absolute()):
-        for read in (audio.load_audio, audio.read_with_sox, audio.minutes_of):
+        for read in (audio.load_audio, read_with_sox, audio.minutes_of):
             with contextlib.suppress(InputError):
                 read(path)
     assert [path.name for path in tmp_path.iterdir()] == [name]

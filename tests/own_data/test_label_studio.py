@@ -61,6 +61,21 @@ def test_corrected_texts_are_read_with_whatever_address(tmp_path: Path, address:
     assert "read export.json (Label Studio; audio: audio, text: 'transcription')" in said(prepared)
 
 
+@pytest.mark.parametrize("name", ["export.jsonl", "export.json"])
+@pytest.mark.parametrize("is_min", [False, True])
+def test_an_export_may_have_a_task_a_line(tmp_path: Path, name: str, is_min: bool):
+    names = recordings(tmp_path / "mine")
+    tasks = [task(n, f"/data/upload/1/abcdef12-{one}", annotation([whole(sentence(n))])) for n, one in enumerate(names)]
+    if is_min:
+        facts = {"annotator": 1, "annotation_id": 2, "updated_at": "2026", "lead_time": 3.5}
+        tasks = [facts | one["data"] | {"id": n, "transcription": sentence(n)} for n, one in enumerate(tasks)]
+    (tmp_path / "mine" / name).write_text("\n".join(map(json.dumps, tasks)) + "\n")
+    for source in (tmp_path / "mine", tmp_path / "mine" / name):
+        prepared = prepare(source, tmp_path / "out")
+        assert (prepared.format, prepared.fates) == ("labelstudio", {"kept": 12})
+        assert texts(prepared) == {sentence(n) for n in range(12)}
+
+
 def test_an_upload_changes_spaces_and_the_recording_is_still_found(tmp_path: Path):
     for number in range(12):
         record(tmp_path / "mine" / f"my talk {number}.wav")

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from asr_with_nemo.data import audio, manifest
+from asr_with_nemo.data import audio, manifest, synthetic
 from asr_with_nemo.data.an4 import Corpus
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.wer import ScoredUtterance
@@ -176,6 +176,7 @@ def test_what_a_browser_can_not_play_gets_a_wav_of_16_khz(tmp_path: Path):
     samples = np.stack([tone(440, 2.0), tone(440, 2.0)], axis=1)
     soundfile.write(tmp_path / "stereo.au", samples, 44_100)
     soundfile.write(tmp_path / "narrow.wav", samples[:, 0], 8_000)
+    synthetic.write_sphere(tmp_path / "sphere.wav", (9_000 * samples[:, 0]).astype(np.int16), 16_000)
     for pictured in make_pictures(tmp_path.glob("*.*"), tmp_path / "kept", progress=False):
         info = soundfile.info(pictured.audio)
         assert (info.samplerate, info.channels, info.format) == (16_000, 1, "WAV")

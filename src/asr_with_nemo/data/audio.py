@@ -6,9 +6,9 @@ libsndfile reads its plain PCM variant; SoX reads the others.
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ import soxr
 from tqdm import tqdm
 
 from asr_with_nemo.base.files import replacing
-from asr_with_nemo.data.sound import mix_down, open_sound, read_with_sox
+from asr_with_nemo.data.sound import Sound, mix_down, open_sound
 from asr_with_nemo.data.sox import sox_is_here
 from asr_with_nemo.errors import InputError
 
@@ -32,7 +32,7 @@ _SPHERE_MAGIC = b"NIST_1A"
 _ROUNDING = 0.1
 PAST_END = 0.5
 """Seconds that a part of a recording may end after it: times are rounded, and headers not exact."""
-_LOOK = 256  # samples at each of the places that are looked at for silence
+_LOOK = 1 << 12  # samples of a block in which sound is looked for
 # Conversion mostly waits for the disk; more threads would only wait for the interpreter's lock.
 _THREADS = 2
 
@@ -107,11 +107,10 @@ def read_sphere(path: str | os.PathLike) -> tuple[np.ndarray, int]:
             `sample_count` or `sample_checksum`.
     """
     header = read_sphere_header(path)
-    try:
-        samples, rate = soundfile.read(path, dtype="int16")
-    except soundfile.LibsndfileError:
-        # Shorten-compressed and other variants that libsndfile can't read.
-        samples, rate = read_with_sox(path)
+    with open_sound(path) as sound:  # by libsndfile, or what is compressed by Shorten and the like, by SoX
+        blocks, rate = [np.zeros((0, sound.channels), np.float32), *sound.blocks(1 << 20)], sound.rate
+    samples = np.clip(np.rint(np.concatenate(blocks) * 32_768), -32_768, 32_767).astype(np.int16)
+    samples = samples[:, 0] if samples.shape[1] == 1 else samples
     expected = header.fields.get("sample_count")
     if expected is not None and expected != len(samples):
         raise InputError(f"{path}: has {len(samples):,} samples, its header says {expected:,}; get it again")
@@ -201,13 +200,15 @@ def wav_samples(path: str | os.PathLike) -> int:
 class Clip:
     """A part of an audio file, `duration` seconds from second `offset` on; to the end, if the duration is None.
 
-    Of the channel with the number `channel`, from 0; of a mix of all channels, if that is None.
+    Of the channel with the number `channel`, from 0; of a mix of all channels, if that is None. Once `stream_audio` has
+    read it, `seen` is called with the open file, which then says what was found out on the way.
     """
 
     path: str
     offset: float = 0.0
     duration: float | None = None
     channel: int | None = None
+    seen: Callable[[Sound], object] | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         until = "" if self.duration is None else f"{self.offset + self.duration:g}"
@@ -288,10 +289,12 @@ def stream_audio(
         for mono in resampled(blocks, sound.rate, sample_rate):
             heard += len(mono)
             yield mono
-    if clip.duration is not None:
-        check_end(clip, clip.offset + heard / sample_rate)
-    if heard == 0:
-        raise InputError(f"{path}: has no audio (zero samples)")
+        if clip.duration is not None:
+            check_end(clip, clip.offset + heard / sample_rate)
+        if heard == 0:
+            raise InputError(f"{path}: has no audio (zero samples)")
+        if clip.seen is not None:
+            clip.seen(sound)
 
 
 def check_end(clip: Clip, seconds: float | None) -> None:
@@ -359,25 +362,21 @@ def quietest_place(samples: np.ndarray, size: int, count: int) -> int:
 def is_all_zero(path: str | os.PathLike, offset: float = 0.0, duration: float | None = None) -> bool:
     """Return whether all samples of a part of a file are zero, which no microphone records.
 
-    A few places are looked at first, so that only a file that seems to be silent is read as a whole. False for a file
-    that libsndfile can't read.
+    It is read up to the first sample that isn't zero. False for a file that can't be read.
 
     Args:
         path: the file.
         offset, duration: the part, in seconds; to the end, if the duration is None.
     """
     try:
-        with soundfile.SoundFile(path) as file:
-            start = min(max(0, round(offset * file.samplerate)), file.frames)
-            count = file.frames - start
-            count = count if duration is None else min(count, round(duration * file.samplerate))
-            if count <= 0:
-                return False
-            for place in np.linspace(0, max(0, count - _LOOK), 5).astype(int):
-                file.seek(start + int(place))
-                if file.read(min(_LOOK, count), dtype="float32").any():
+        with open_sound(path) as sound:
+            start = max(0, round(offset * sound.rate))
+            count = None if duration is None else round(duration * sound.rate)
+            read = 0
+            for block in sound.blocks(_LOOK, start, count):
+                read += len(block)
+                if block.any():
                     return False
-            file.seek(start)
-            return not any(block.any() for block in file.blocks(blocksize=1 << 16, frames=count, dtype="float32"))
-    except (OSError, RuntimeError, ValueError):
+            return read > 0
+    except (InputError, OSError):
         return False

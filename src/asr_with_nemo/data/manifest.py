@@ -310,8 +310,8 @@ def header_of(where: str, path: str) -> tuple[float, int, int]:
         InputError: it isn't audio, or can't be read; `where` begins the message.
     """
     try:
-        info = soundfile.info(path)
-    except soundfile.LibsndfileError as error:
+        info = soundfile.info(path)  # by its path, as NeMo opens it
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: the suffix .raw, whatever the file is
         with open_sound(path, where) as sound:  # which says what it is if it can't be decoded either
             raise InputError(
                 f"{where}: {sound.coding}, which training doesn't read; make WAVs: "

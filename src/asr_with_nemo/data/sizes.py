@@ -12,12 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import soundfile
 from omegaconf import OmegaConf
 
 from asr_with_nemo.data import manifest
 from asr_with_nemo.data.archives import sha256_of
 from asr_with_nemo.data.shards import NOTES, Shards
+from asr_with_nemo.data.sound import open_sound
 from asr_with_nemo.data.training_data import parse_manifest
 from asr_with_nemo.errors import InputError
 
@@ -152,10 +152,8 @@ def _name_of(split: str) -> str:
 
 
 def _rate_of(path: str) -> int:
-    try:
-        return soundfile.info(path).samplerate
-    except soundfile.LibsndfileError as error:
-        raise InputError(f"{path}: a manifest names it, but it can't be read ({error.error_string})") from error
+    with open_sound(path, f"{path} (which a manifest names)") as sound:
+        return sound.rate
 
 
 def _highest(folder: Path, rate: int) -> int | None:

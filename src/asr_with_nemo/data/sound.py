@@ -23,14 +23,22 @@ from asr_with_nemo.errors import InputError
 RATES = range(1_000, 384_001)
 """Sample rates of recordings, in Hz."""
 _CHANNELS = 64
-SUFFIXES = frozenset(
+FILMS = frozenset(
     f".{suffix}"
     for suffix in (
-        "wav wave flac mp3 mp2 mpga ogg oga opus m4a m4b mp4 mov aac wma webm mkv mka amr 3gp 3g2 aif aiff aifc au snd "
-        "caf w64 rf64 voc gsm sph nist wv1 wv2 avi flv mpg mpeg mts m2ts ac3 eac3 tta ape"
+        "mp4 m4v mov qt f4v webm mkv wmv asf 3gp 3gpp 3g2 avi divx flv ogv mpg mpeg mpe vob ts mts m2t m2ts rm rmvb"
     ).split()
 )
-"""Endings of the recordings that are looked for in folders."""
+"""Endings of recordings that may have pictures."""
+SUFFIXES = FILMS | frozenset(
+    f".{suffix}"
+    for suffix in (
+        "wav wave bwf flac mp3 mp2 mpa mpga ogg oga ogx opus spx m4a m4b m4r f4a alac aac adts wma weba mka amr awb "
+        "3ga aif aiff aifc au snd caf w64 rf64 voc gsm sph nist wv1 wv2 ac3 eac3 ec3 dts tta ape wv ra"
+    ).split()
+)
+"""Endings of the recordings that are looked for in folders (`is_recording`)."""
+_OF_PROGRAMS = frozenset((".ts", ".dts"))  # endings of sources, too: of TypeScript, and of device trees
 _UNKNOWN = 1 << 50  # frames; a larger number in a header means that the length isn't known
 _HEAD = 4096  # bytes from which the kind of a file is told
 _OPEN_SIZES = (0x7FFF0000, 0xFFFF0000)  # of a WAV's data: from there on they mean "not known yet"
@@ -147,6 +155,19 @@ def after_tags(file: BinaryIO) -> bytes:
         file.seek(size + (10 if tag[1][0] & 0x10 else 0) - len(start) + tag.end(), io.SEEK_CUR)
         start = file.read(_HEAD)
     return start
+
+
+def is_recording(path: str | os.PathLike) -> bool:
+    """Return whether a file in a folder is taken for a recording: by its ending, and its start if that is unclear."""
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in _OF_PROGRAMS or not os.path.isfile(path):
+        return suffix in SUFFIXES
+    try:
+        with open(path, "rb") as file:
+            kind = kind_of(file.read(_HEAD))
+    except OSError:
+        return True  # who reads it says why it can't be read
+    return kind is not None and bool(kind.format)
 
 
 class Sound:

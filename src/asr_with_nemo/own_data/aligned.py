@@ -7,7 +7,7 @@ forms: `captions`, `annotations`, `segments`, and `beside` for text files.
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from asr_with_nemo.data.sound import open_sound
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import annotations, beside, captions, channels, segments, tables
+from asr_with_nemo.own_data import annotations, beside, captions, channels, segments, tables, twins
 from asr_with_nemo.own_data.cues import Cue, Reading, checked, entries, speaker_in
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import ALIGNED, AUDIO, name_key
@@ -47,7 +47,6 @@ _LANGUAGE = re.compile(
 _UNKNOWN = (".ass", ".ssa", ".sbv", ".ttml", ".dfxp", ".lrc", ".trs", ".cha", ".sub", ".smi", ".sami", ".rttm", ".exb")
 _DOCUMENTS = (".docx", ".doc", ".odt", ".rtf", ".pdf", ".pages")
 _SHORT = 30.0  # seconds; in a shorter recording, tiers are the alignment of the text beside it
-_BEST_FIRST = (".wav", ".flac", ".w64", ".aiff", ".aif", ".sph")  # of one recording in several formats
 
 
 # --- Detection --------------------------------------------------------------------------------------------------------
@@ -152,9 +151,15 @@ def _recordings_of(source: Source, path: Path) -> list[str]:
         found = [one for (one,) in source.store.select(query, (name, name))]
         folder = os.path.dirname(source.name_of(path))
         near = [one for one in found if os.path.dirname(one) == folder]
-        if near or len({os.path.dirname(one) for one in found}) == 1:
+        if near or _are_one_place(source, found):
             return near or found
     return []
+
+
+def _are_one_place(source: Source, found: Sequence[str]) -> bool:
+    """Return whether recordings are in one folder, but for films of a sound among them."""
+    bests = {twins.twins_of(source, one, name_key(Path(one).stem))[0] for one in found}
+    return len({os.path.dirname(one) for one in bests}) == 1
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
@@ -208,7 +213,10 @@ def read(source: Source) -> Iterator[Entry]:
                 yield from _of_list(session, source.root / path)
         for path, stem in source.store.select("SELECT path, stem FROM files WHERE kind = 'audio' ORDER BY path"):
             of_channels = channels.texts_of(source, path, stem) if source.split_channels else []
-            yield from _of_channels(session, path, of_channels) if of_channels else _of_recording(session, path, stem)
+            if not of_channels:
+                yield from _of_recording(session, path, stem)
+            elif _is_best(session, path, stem):
+                yield from _of_channels(session, path, of_channels)
         yield from _left_over(session)
     if source.tiers and not session.has_tiers:
         reason = session.no_tier or f"{source.path} has no TextGrid or .eaf beside a recording, so no tiers"
@@ -259,19 +267,10 @@ def _of_channels(session: _Session, path: str, texts: list[tuple[int, str]]) -> 
 
 
 def _is_best(session: _Session, path: str, stem: str) -> bool:
-    """Return whether a recording is the best of those that differ from it in the format alone, and say so."""
-
-    def rank(one: str) -> tuple[int, str]:
-        suffix = os.path.splitext(one)[1].lower()
-        return _BEST_FIRST.index(suffix) if suffix in _BEST_FIRST else len(_BEST_FIRST), one
-
-    query = "SELECT path FROM files WHERE kind = 'audio' AND stem = ?"
-    folder = os.path.dirname(path)
-    same = [one for (one,) in session.source.store.select(query, (stem,)) if os.path.dirname(one) == folder]
-    best = min(same, key=rank, default=path)
+    """Return whether a file is the best of those that hold its recording, and say so."""
+    best = twins.twins_of(session.source, path, stem)[0]
     if best != path:
-        better, suffix = os.path.splitext(best)[1], os.path.splitext(path)[1]
-        session.say(suffix, f"not read, since there is a {better} of the same name", path)
+        session.say(os.path.splitext(path)[1], twins.note(best, path), path)
     return best == path
 
 
@@ -306,7 +305,7 @@ def _of_recording(session: _Session, path: str, stem: str) -> Iterator[Entry]:
         others += [source.name_of(text)] if text else []
         if others:
             suffix = os.path.splitext(read_one)[1]
-            endings = ", ".join(_ending(other, stem) for other in others)
+            endings = ", ".join(_ending(other, stem, read_one) for other in others)
             advice = "; --language CODE chooses" if any(_language(name) for name in found[1:]) else ""
             session.say(suffix, f"beside it, not read: {endings}{advice}", read_one)
     elif text:
@@ -314,8 +313,10 @@ def _of_recording(session: _Session, path: str, stem: str) -> Iterator[Entry]:
         yield from beside.read_text(source, path, stem, text)
 
 
-def _ending(path: str, stem: str) -> str:
+def _ending(path: str, stem: str, beside: str) -> str:
     name = os.path.basename(path)
+    if os.path.dirname(path) != os.path.dirname(beside):
+        return path
     return name[len(stem) :] if name_key(name).startswith(stem) and len(name) > len(stem) else name
 
 
@@ -328,13 +329,15 @@ def _is_short(source: Source, path: str) -> bool:
 
 
 def _language(path: str) -> str:
-    code = _LANGUAGE.fullmatch(os.path.splitext(os.path.splitext(path)[0])[1])
-    return (code["code"] or "").lower() if code else ""
+    inner = os.path.splitext(os.path.splitext(path)[0])[1].lower()
+    code = _LANGUAGE.fullmatch(inner) if inner not in AUDIO else None
+    return code["code"] or "" if code else ""
 
 
 def _candidates(source: Source, path: str, stem: str) -> list[str]:
     """Return the files that have a recording's name and may hold its texts, the most reliable first."""
-    name = name_key(os.path.basename(path))
+    same = twins.twins_of(source, path, stem)
+    own, names = name_key(os.path.basename(path)), {stem, *(name_key(os.path.basename(one)) for one in same)}
     # "/" follows "." in Unicode: all names that begin with the stem and a point, by the index.
     query = (
         "SELECT path, stem FROM files WHERE kind = 'aligned' AND (stem = ? OR (stem > ? AND stem < ?)) "
@@ -346,18 +349,20 @@ def _candidates(source: Source, path: str, stem: str) -> list[str]:
         if suffix not in _READERS:
             continue
         is_caption = suffix in _CAPTIONS and _LANGUAGE.fullmatch(rest)
-        if of_file in (stem, name) or is_caption:
+        if of_file in names or is_caption:
             found.append(one)
-    folder = os.path.dirname(path)
-    near = [one for one in found if os.path.dirname(one) == folder]
+    folder, folders = os.path.dirname(path), {os.path.dirname(one) for one in same}
+    near = [one for one in found if os.path.dirname(one) in folders]
     if not near and found:
         elsewhere = source.store.select("SELECT path FROM files WHERE kind = 'audio' AND stem = ?", (stem,))
-        near = found if len({os.path.dirname(one) for (one,) in elsewhere}) == 1 else []
+        near = found if _are_one_place(source, [one for (one,) in elsewhere]) else []
 
     def rank(one: str) -> tuple:
         suffix, language = os.path.splitext(one)[1].lower(), _language(one)
         is_right = language == source.language if source.language and language else not language
-        return list(_READERS).index(suffix), not is_right, not one.lower().endswith(f"-orig{suffix}"), one
+        is_near = os.path.dirname(one) == folder, name_key(os.path.basename(one)).startswith(own)
+        order = list(_READERS).index(suffix), not is_right, not one.lower().endswith(f"-orig{suffix}")
+        return *order, *(not near for near in is_near), one
 
     return sorted(near, key=rank)
 

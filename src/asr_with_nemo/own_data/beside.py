@@ -10,10 +10,10 @@ from pathlib import Path
 
 from asr_with_nemo.data.sound import open_sound
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.own_data import captions, text_files, timed_lines
+from asr_with_nemo.own_data import captions, text_files, timed_lines, twins
 from asr_with_nemo.own_data.cues import Cue, checked, entries, speaker_in
 from asr_with_nemo.own_data.sources import Entry, Source
-from asr_with_nemo.own_data.store import NO_TRANSCRIPTS, clean_text, is_film, name_key
+from asr_with_nemo.own_data.store import NO_TRANSCRIPTS, clean_text, name_key
 
 # The end of the recordings' names if a speaker was recorded by several microphones, as in VCTK.
 _MICROPHONE = re.compile(r"[_.-](?:mic|ch|chan|channel)[_-]?\d+$")
@@ -28,8 +28,11 @@ def read(source: Source) -> Iterator[Entry]:
     database.execute("CREATE TEMP TABLE used (path TEXT PRIMARY KEY, folder TEXT) WITHOUT ROWID")
     for path, stem in source.store.select("SELECT path, stem FROM files WHERE kind = 'audio' ORDER BY path"):
         text = text_of(source, path, stem)
-        if text is None or (is_film(path) and _has_sound(source, stem, text)):
+        if text is None:
             continue  # a recording without a row
+        if better := _better(source, path, stem, text):
+            _say(source, twins.note(better, path), path)
+            continue
         place = source.name_of(text)
         database.execute("INSERT OR IGNORE INTO used VALUES (?, ?)", (place, os.path.dirname(place)))
         yield from read_text(source, path, stem, text)
@@ -44,10 +47,11 @@ def read(source: Source) -> Iterator[Entry]:
             yield Entry(path, name=path, problem="no audio", detail=f"no recording has the name of {path}")
 
 
-def _has_sound(source: Source, stem: str, text: Path) -> bool:
-    """Return whether a text file is that of a recording without pictures, of the same stem as a film."""
-    named = source.store.select("SELECT path FROM files WHERE kind = 'audio' AND stem = ?", (stem,))
-    return any(text_of(source, path, stem) == text for (path,) in named if not is_film(path))
+def _better(source: Source, path: str, stem: str, text: Path) -> str:
+    """Return a better file of a recording, which has the same text file; "" if there is none."""
+    named = source.store.select("SELECT path FROM files WHERE kind = 'audio' AND stem = ? AND path != ?", (stem, path))
+    others = (one for (one,) in named if twins.is_better(one, path) and text_of(source, one, stem) == text)
+    return min(others, default="")
 
 
 def there_are_texts(source: Source) -> bool:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import islice
@@ -26,6 +27,7 @@ from asr_with_nemo.own_data import (
     sheets,
     tables,
     text_files,
+    twins,
 )
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import AUDIO, NO_TRANSCRIPTS, clean_text, name_key
@@ -271,8 +273,11 @@ def _read_names(source: Source) -> Iterator[Entry]:
     if not {"label", "text"} & set(pattern.groupindex):
         raise InputError(_lacks_label(source.pattern))
     listed = _note_lists(source)
-    matched = 0
-    for (path,) in source.store.select("SELECT path FROM files WHERE kind = 'audio' ORDER BY path"):
+    matched, copies = 0, Counter()
+    for path, stem in source.store.select("SELECT path, stem FROM files WHERE kind = 'audio' ORDER BY path"):
+        if (best := twins.twins_of(source, path, stem)[0]) != path:
+            copies[twins.note(best, path)] += 1
+            continue
         fields = match_name(pattern, path)
         if fields is None:
             yield Entry(path, name=path, problem="no match", detail=f"doesn't match {source.pattern}")
@@ -284,6 +289,7 @@ def _read_names(source: Source) -> Iterator[Entry]:
             split = split or source.store.value("SELECT split FROM temp.listed WHERE path = ?", (path,)) or "train"
         entry = {"place": path, "name": path, "speaker": fields.get("speaker", "")}
         yield Entry(**entry, audio=str(source.root / path), text=label, split=split)
+    source.notes += [f"{count:,} recordings {note}" for note, count in copies.items()]
     if not matched:
         example = source.store.value("SELECT path FROM files WHERE kind = 'audio' ORDER BY path")
         there = f"a name: {example}" if example else "it has no recordings"
@@ -455,7 +461,7 @@ def _what_is_missing(source: Source, reasons: list[str]) -> str:
         )
     if not sounds:
         return (
-            f"{source.path}: no recordings found ({' '.join(sorted(AUDIO)[:4])} ...), and no table, data set or Kaldi "
+            f"{source.path}: no recordings found (.wav .flac .mp3 .m4a ...), and no table, data set or Kaldi "
             f"folder; name a folder that has one of these{tables_there}"
         )
     if timed := aligned.without_recordings(source):

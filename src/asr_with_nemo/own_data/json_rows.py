@@ -1,10 +1,12 @@
 """Rows of tables, and how they are read from JSON: objects one after the other, in a list, and within each other."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
+from asr_with_nemo.own_data.store import AUDIO
 from asr_with_nemo.own_data.text_files import Lines
 
 _CELL = 10_000_000  # characters; a longer object is damaged
@@ -43,6 +45,30 @@ def flat(cells: Cells, depth: int = 5) -> Cells:
         else:
             made[name] = value
     return made
+
+
+def of_columns(cells: Cells) -> Iterator[Cells]:
+    """Yield the rows of an object whose lists are columns, one of them of recordings; any other object as it is.
+
+    The lists are its own, or those of an object within it, as in the People's Speech.
+
+    Example:
+        >>> list(of_columns({"id": 7, "data": {"name": ["a.flac", "b.flac"], "label": ["yes", "no"]}}))
+        [{'id': 7, 'name': 'a.flac', 'label': 'yes'}, {'id': 7, 'name': 'b.flac', 'label': 'no'}]
+    """
+    for within in (cells, *(value for value in cells.values() if isinstance(value, dict))):
+        columns = {key: value for key, value in within.items() if isinstance(value, list)}
+        if len(columns) > 1 and len({len(value) for value in columns.values()}) == 1:
+            rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+            if any(all(_is_audio(row[key]) for row in rows) for key in columns) and rows:
+                others = {key: value for key, value in cells.items() if value is not within and key not in columns}
+                yield from (others | row for row in rows)
+                return
+    yield cells
+
+
+def _is_audio(value: object) -> bool:
+    return isinstance(value, str) and os.path.splitext(value)[1].lower() in AUDIO
 
 
 def is_list_of_rows(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Reader of what Label Studio exports: JSON, JSON-MIN, CSV and TSV, of whole recordings and of regions with times.
+"""Reader of what Label Studio exports: JSON (also a task a line), JSON-MIN, CSV and TSV, of recordings and regions.
 
 Its target storage, a folder with a file of JSON for each annotation, is read as one export.
 
@@ -21,7 +21,7 @@ from asr_with_nemo.own_data.cues import Cue, checked, entries, seconds_of
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
 from asr_with_nemo.own_data.store import clean_text
 
-_SUFFIXES = (".json", ".csv", ".tsv")
+_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv")
 _MIN = {"annotator", "annotation_id", "lead_time"}  # columns that JSON-MIN, CSV and TSV have
 _NOT_OUTPUT = {*_MIN, "id", "created_at", "updated_at", "agreement", "history"}
 _STORED = (".json", "")  # suffixes of the files of a target storage
@@ -212,13 +212,22 @@ def _rows(path: Path, source: Source) -> Iterator[tables.TableRow]:
     if path.is_dir() or _is_stored(path):
         return _stored_tasks(path)
     table = tables.Table(path, source.encoding or text_files.encoding_of(path))
-    if path.suffix.lower() == ".json":
-        first = next((line.lstrip() for line in text_files.Lines(path, table.encoding) if line.strip()), "")
-        return tables.read_json(table) if first.startswith("[") else iter(())
+    if path.suffix.lower() in (".json", ".jsonl"):
+        first = next((line.strip() for line in text_files.Lines(path, table.encoding) if line.strip()), "")
+        return tables.read_json(table) if first.startswith("[") or _is_line(first) else iter(())
     header = next(iter(text_files.Lines(path, table.encoding)), "")
     delimiter = source.delimiter or ("\t" if "\t" in header else ",")
     table.delimiter, table.columns = delimiter, [name.strip().strip('"') for name in header.split(delimiter)]
     return tables.read(table) if set(table.columns) >= _MIN else iter(())
+
+
+def _is_line(first: str) -> bool:
+    """Return whether a file's first line is a task, as in JSON lines."""
+    try:
+        cells = json.loads(first) if first.startswith("{") else None
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(cells, dict) and (_is_task(cells) or set(cells) >= _MIN)
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------

@@ -10,18 +10,16 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from asr_with_nemo.data.sound import SUFFIXES
+from asr_with_nemo.data.sound import FILMS, SUFFIXES, is_recording
 from asr_with_nemo.errors import InputError
 
 NAME = "corpus.sqlite"
 _VERSION = 4
 AUDIO = SUFFIXES
 """Suffixes of audio files."""
-_FILMS = frozenset((".mp4", ".mov", ".webm", ".mkv", ".avi", ".flv", ".mpg", ".mpeg", ".mts", ".m2ts", ".3gp", ".3g2"))
-"""Those that may have pictures: beside a file of sound of the same stem, they are the same once more."""
-_TEXTS = frozenset((".txt", ".lab", ".trn"))
 ALIGNED = frozenset((".srt", ".vtt", ".textgrid", ".eaf", ".stm", ".ctm", ".json", ".csv", ".tsv"))
 """Suffixes of files that may hold texts with times."""
+_KINDS = dict.fromkeys((".txt", ".lab", ".trn"), "text") | dict.fromkeys(ALIGNED, "aligned")
 NO_TRANSCRIPTS = {"readme", "license", "licence", "copying", "changelog", "index", "notes", "speakers", "chapters"}
 """Stems of text files that hold no transcripts."""
 _KEPT = f"""
@@ -145,7 +143,7 @@ class CorpusStore:
                             pending.append(Path(entry.path))
                             continue
                         stem, suffix = os.path.splitext(entry.name)
-                        kind = _kind_of(suffix.lower())
+                        kind = "audio" if is_recording(entry.path) else _KINDS.get(suffix.lower(), "")
                         if kind:
                             path = os.path.relpath(entry.path, root)
                             if not entry.is_file() and os.path.exists(entry.path):
@@ -171,15 +169,9 @@ class CorpusStore:
         self.db.executescript("CREATE INDEX files_by_name ON files (name); CREATE INDEX files_by_stem ON files (stem);")
 
 
-def _kind_of(suffix: str) -> str:
-    if suffix in AUDIO:
-        return "audio"
-    return "text" if suffix in _TEXTS else "aligned" if suffix in ALIGNED else ""
-
-
 def is_film(path: str) -> bool:
-    """Return whether a file may have pictures, by its suffix."""
-    return os.path.splitext(path)[1].lower() in _FILMS
+    """Return whether a file may have pictures: beside one of sound of the same stem, it is the same once more."""
+    return os.path.splitext(path)[1].lower() in FILMS
 
 
 def _is_unicode(text: str) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import channels, delimited, sheets, text_columns, time_columns, times
-from asr_with_nemo.own_data.json_rows import Cells, TableRow, flat, is_list_of_rows, json_row, read_objects
+from asr_with_nemo.own_data.json_rows import Cells, TableRow, flat, is_list_of_rows, json_row, of_columns, read_objects
 from asr_with_nemo.own_data.sources import split_of
 from asr_with_nemo.own_data.text_files import Lines, encoding_of, is_wide
 
@@ -452,7 +452,8 @@ def read(table: Table) -> Iterator[TableRow]:
         return _read_sheet(table)
     if table.delimiter:
         return _read_columns(table)
-    return (replace(row, cells=flat(cells)) for row in read_json(table) for cells in _parts(row.cells))
+    rows = ((row, whole) for row in read_json(table) for whole in of_columns(row.cells))
+    return (replace(row, cells=flat(cells)) for row, whole in rows for cells in _parts(whole))
 
 
 def _parts(cells: Cells) -> Iterator[Cells]:

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,9 +38,10 @@ class Terminal:
                 "each: --output-dir DIR"
             )
         self._begun = False
-        self._names: dict[Recording, str] = {}
+        self._names: dict[Recording, deque[str]] = {}  # of a recording that is listed twice, both
         if form.names:
-            self._names = dict(zip(recordings, form.names([one.name for one in recordings]), strict=True))
+            for one, name in zip(recordings, form.names([one.name for one in recordings]), strict=True):
+                self._names.setdefault(one, deque()).append(name)
 
     def add(self, recording: Recording, heard: Transcript) -> None:
         """Print a transcript."""
@@ -48,7 +50,8 @@ class Terminal:
         print(self._form.write(self._name(recording), heard, self._several), end="", flush=True)
 
     def _name(self, recording: Recording) -> str:
-        return self._names.get(recording) or self._form.name(recording.name)
+        names = self._names.get(recording)
+        return names.popleft() if names else self._form.name(recording.name)
 
     def finish(self) -> None:
         """Do nothing: all is printed."""

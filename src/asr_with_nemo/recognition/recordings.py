@@ -6,9 +6,10 @@ import json
 import os
 import statistics
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from asr_with_nemo.base.files import read_text
 from asr_with_nemo.base.spool import Numbers, Spool
 from asr_with_nemo.data import audio, object_storage
 from asr_with_nemo.data.manifest import each_line, shortened
-from asr_with_nemo.data.sound import SUFFIXES, open_sound, two_talkers
+from asr_with_nemo.data.sound import SUFFIXES, Sound, is_recording, open_sound, two_talkers
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.ngrams import is_language_model
 
@@ -105,7 +106,7 @@ def _in_folder(folder: Path) -> list[Recording]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             path = Path(parent, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
+            if not name.startswith(".") and is_recording(path):
                 found.append(Recording(str(path), str(path), path.relative_to(folder).with_suffix("")))
     if not found:
         raise InputError(f"{folder}: has no recordings ({', '.join(sorted(SUFFIXES))})")
@@ -188,7 +189,7 @@ def _row(line: bytes, where: str) -> dict:
     return row | {"duration": row.get("duration") or None}
 
 
-# --- Channels, and what else a header says ----------------------------------------------------------------------------
+# --- Channels, and what shows when a file is read ---------------------------------------------------------------------
 
 
 def split_channels(recordings: Iterable[Recording]) -> Iterator[Recording]:
@@ -201,7 +202,7 @@ def split_channels(recordings: Iterable[Recording]) -> Iterator[Recording]:
         whole = recording.sound if isinstance(recording.sound, audio.Clip) else audio.Clip(recording.sound)
         count = channels.get(whole.path)
         if count is None:
-            channels[whole.path] = count = _facts(whole.path)[0]
+            channels[whole.path] = count = _channels_of(whole.path)
         if count < 2:
             yield recording
             continue
@@ -211,50 +212,51 @@ def split_channels(recordings: Iterable[Recording]) -> Iterator[Recording]:
             yield Recording(f"{recording.name} channel {channel + 1}", clip, output)
 
 
-def _facts(path: str, to_the_end: bool = False) -> tuple[int, str]:
-    """Return the number of a file's channels, and what is wrong with its sound; (0, "") if it can't be read.
-
-    Of some formats, only the sound itself, read to the end, shows that something is missing.
-    """
+def _channels_of(path: str) -> int:
+    """Return the number of a file's channels; 0 if it can't be read."""
     try:
         with open_sound(path) as sound:
-            if to_the_end and sound.cut is None:
-                deque(sound.blocks(1 << 18), maxlen=0)
-            wrong = "is cut short or damaged" if sound.cut else ""
-            return sound.channels, "its header was never finished" if sound.unfinished else wrong
+            return sound.channels
     except InputError:
-        return 0, ""
+        return 0
 
 
 class Survey:
-    """Collects what a user should know of recordings that were read: mixed channels, and files that are cut short.
+    """Collects what a user should know of recordings while they are read: mixed channels, and files that are cut short.
 
     Example:
         >>> survey = Survey()
-        >>> survey.add("missing.wav")  # the reader has said so
+        >>> survey.watched("missing.wav").path  # who reads it says that it is missing
+        'missing.wav'
         >>> list(survey.lines())
         []
     """
 
     def __init__(self) -> None:
-        self._seen = Numbers()
+        self._noted = Numbers()
         self._mixed: list[str] = []
         self._talkers: list[str] = []
         self._wrong: dict[str, list[str]] = {}
 
-    def add(self, sound: str | audio.Clip) -> None:
-        """Look at a recording's header, and at the sound of one that may be cut short or has two channels."""
-        path, channel = (sound.path, sound.channel) if isinstance(sound, audio.Clip) else (sound, None)
-        if path in self._seen:
-            return
-        self._seen[path] = 1
-        channels, wrong = _facts(path, to_the_end=True)
-        if wrong:
-            self._wrong.setdefault(wrong, []).append(path)
-        if channels > 1 and channel is None:
-            self._mixed.append(path)
-            if channels == 2 and _has_two_talkers(path):
-                self._talkers.append(path)
+    def watched(self, sound: str | audio.Clip) -> audio.Clip:
+        """Return a recording of which is noted what shows when it is read."""
+        clip = sound if isinstance(sound, audio.Clip) else audio.Clip(sound)
+        return replace(clip, seen=partial(self._note, clip))
+
+    def _note(self, clip: audio.Clip, sound: Sound) -> None:
+        wrong = "its header was never finished" if sound.unfinished else "is cut short or damaged" if sound.cut else ""
+        if wrong and self._is_first(wrong, clip.path):
+            self._wrong.setdefault(wrong, []).append(clip.path)
+        if sound.channels > 1 and clip.channel is None and self._is_first("mixed", clip.path):
+            self._mixed.append(clip.path)
+            if sound.channels == 2 and _has_two_talkers(clip.path):
+                self._talkers.append(clip.path)
+
+    def _is_first(self, what: str, path: str) -> bool:
+        key = json.dumps([what, path])
+        is_first = key not in self._noted
+        self._noted[key] = 1
+        return is_first
 
     def lines(self) -> Iterator[str]:
         """Yield a warning for each kind of thing that was found, with a count and the first file."""

@@ -19,7 +19,6 @@ import librosa
 import matplotlib
 import numpy as np
 import scipy.sparse
-import soundfile
 from isal import isal_zlib
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
@@ -27,12 +26,13 @@ from tqdm import tqdm
 from asr_with_nemo.base.files import make_writable, replacing
 from asr_with_nemo.base.machine import usable_cores
 from asr_with_nemo.data import audio
+from asr_with_nemo.data.sound import open_sound
 from asr_with_nemo.errors import InputError
 
 MEDIA = "pictures"
 """Name of the folder for pictures, in the manifest's folder."""
-_PLAYABLE = {".wav", ".flac", ".mp3", ".ogg"}
-"""Suffixes of formats that every browser plays."""
+_PLAYABLE = {".wav": "WAV", ".flac": "FLAC", ".mp3": "MP3", ".ogg": "OGG"}
+"""Suffixes of formats that every browser plays, and what such a file's coding begins with."""
 
 
 @dataclass(frozen=True)
@@ -307,11 +307,10 @@ def playable_file(path: Path, folder: Path, name: str | None = None) -> Path:
     Raises:
         InputError: the recording can't be read, or the WAV can't be written.
     """
-    try:
-        if path.suffix.lower() in _PLAYABLE and soundfile.info(path).samplerate == audio.SAMPLE_RATE:
-            return path
-    except soundfile.LibsndfileError:
-        pass  # `load_audio` reads it another way, or raises an error with the cause
+    if form := _PLAYABLE.get(path.suffix.lower()):
+        with open_sound(path) as sound:  # a .wav of a classic corpus may be SPHERE
+            if sound.coding.startswith(form) and sound.rate == audio.SAMPLE_RATE:
+                return path
     wav = _writable(folder) / f"{name or _kept_name(path)}.wav"
     if not wav.is_file():
         samples = audio.load_audio(path)
