@@ -135,9 +135,11 @@ def _is_unsure(table: tables.Table, largest: tables.Table) -> bool:
 
 
 def _is_of_one(source: Source, path: Path) -> bool:
-    """Return whether a file has the name of a recording, up to a dot: a.f0.csv beside a.wav."""
-    names = (name_key(path.stem), name_key(path.name).partition(".")[0])
-    return bool(source.store.value("SELECT 1 FROM files WHERE kind = 'audio' AND stem IN (?, ?)", names))
+    """Return whether a file has the name of a recording, up to a dot: a.f0.csv beside A.wav."""
+    name = name_key(path.name)
+    stems = [name[: dot.start()] for dot in re.finditer(r"\.", name)]
+    query = f"SELECT 1 FROM files WHERE kind = 'audio' AND stem IN ({', '.join('?' * len(stems))})"
+    return bool(source.store.value(query, stems))
 
 
 def _not_read(source: Source, found: Sequence[tables.Table], reasons: Sequence[str]) -> list[str]:
@@ -171,10 +173,10 @@ def _tables_of(source: Source, suffixes: Set[str]) -> Iterator[list[Path]]:
         # Next to transcripts.txt there may be other lists, of segments for example.
         found = [path for path in found if "trans" in path.stem.lower()] or found
         parts = {path: split for path in found if (split := _part_of(path, folder))}
-        parts = {path: split for path, split in parts.items() if "all" not in re.split("[^a-z]", path.stem)}
+        parts = {path: split for path, split in parts.items() if "all" not in re.split("[^a-z]", path.stem.lower())}
         if "train" in parts.values() and len(set(parts.values())) > 1:
             found = list(parts)
-        yield [path for path in found if path.stem == "validated"] or found
+        yield [path for path in found if path.stem.lower() == "validated"] or found
     # Further down, the tables that are called the same: M-AILABS has a metadata.csv for each book.
     query = "SELECT path, name FROM files WHERE kind = 'aligned' ORDER BY path"
     named = [(path, name) for path, name in source.store.select(query) if os.path.splitext(name)[1] in suffixes]
@@ -396,8 +398,7 @@ def detect(source: Source) -> str:
     finder = Finder(source)
     found, reasons = _usable_tables(source, finder, [_TABLES])
     # A table of all recordings is a person's; captions of some of them may be a program's.
-    own = tuple(f"{stem}." for (stem,) in source.store.select("SELECT stem FROM files WHERE kind = 'audio'"))
-    of_all = any(not table.path.name.startswith(own) for table in found)
+    of_all = any(not _is_of_one(source, table.path) for table in found)
     if (is_table and (found or not aligned.fits(source))) or (of_all and not source.tiers):
         return "csv"
     if source.tiers or (source.split_channels and channels.there_are_texts(source)) or aligned.fits(source):
