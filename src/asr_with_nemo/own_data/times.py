@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 # In English, then in other languages.
 _START = (
-    "onset start begin tmin xmin from offset starts begins beginning beginn anfang von début debut "
+    "onset start begin tmin xmin from offset starts begins beginning in beginn anfang von début debut "
     "inicio início comienzo inizio начало 开始 开始时间 開始 開始時間 시작"
 ).split()
 _END = (
-    "end stop tmax xmax to until ends finish stops ending ende bis fin fim fine конец окончание 结束 结束时间 結束 "
+    "end stop tmax xmax to until ends finish stops ending out ende bis fin fim fine конец окончание 结束 结束时间 結束 "
     "終了 終了時間 끝 종료"
 ).split()
 _LENGTH = "duration length dur dauer länge durée duree duración duracion duração durata длительность 时长 時長".split()
@@ -30,15 +30,16 @@ _UNITS = {
 UNITS = {0.001: "ms", 1e-6: "µs", 60.0: "minutes"}
 """Seconds per unit → the name of the unit, but for seconds."""
 _COLUMN = re.compile(
-    rf"(?:time_|timestamp_|t_|segment_|utterance_)?(?P<word>{'|'.join((*_START, *_END, *_LENGTH, 'seconds'))})"
-    r"(?:_time|_timestamp|_at)?"
+    r"(?:time_|timestamp_|timecode_|t_|tc_|segment_|utterance_|cue_|mark_)?"
+    rf"(?P<word>{'|'.join((*_START, *_END, *_LENGTH, 'seconds'))})"
+    r"(?:_time|_timestamp|_timecode|_tc|_at|_point)?"
     rf"(?:_(?P<unit>{'|'.join(filter(None, _UNITS))}))?"
 )
 _CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,3}):(\d{1,2}(?:[.,]\d+)?)")
 _FRAMES = re.compile(r"(?<![\d:.,])\d{1,2}:[0-5]\d:[0-5]\d[:;]\d\d(?![\d:.,])")
 _NUMBER = re.compile(r"([-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:e[-+]?\d+)?)\s*(s|sec|ms|msec)?", re.IGNORECASE)
 _SUSPECT = re.compile(
-    rf"(^|_)(times?|timestamps?|timecodes?|tc|{'|'.join({*_START, *_END, *_LENGTH} - {'length'})})(_|$)"
+    rf"(^|_)(times?|timestamps?|timecodes?|tc|{'|'.join({*_START, *_END, *_LENGTH} - {'length', 'in', 'out'})})(_|$)"
 )
 
 
