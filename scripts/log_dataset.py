@@ -29,8 +29,11 @@ def main(
     artifacts: Annotated[
         bool,
         typer.Option(
-            help="Also log the corpus as artifacts, recordings and the manifests made of them. All rows are then in "
-            "memory, and each recording is read once, for its digest."
+            help="Also log the corpus as artifacts, recordings and the manifests made of them, by digests of the "
+            "recordings: a training's run then names its data, and W&B keeps a new version only of what has changed. "
+            "All rows are in memory, and each recording is read once: 1,000 of 5 seconds take 0.3 s of CPU time, and "
+            "10,000 hours as long as the disk needs for 1.2 TB. A later run reads only those whose size or time of "
+            "change is another. --no-artifacts logs the table alone."
         ),
     ] = True,
 ) -> None:
@@ -70,7 +73,7 @@ def main(
             run.config.update({"corpus": corpus, "manifests": [path.name for path in manifests]})
             run.log({"dataset": explore.wandb_table(table)})
             if artifacts:
-                log_corpus(run, manifests)
+                log_corpus(run, manifests, progress=True)
             place = os.path.relpath(Path(run.dir).parent) if run.offline else run.url
     except OSError as error:  # for example a full disk
         raise InputError(

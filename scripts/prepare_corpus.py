@@ -290,7 +290,8 @@ def main(
         str | None,
         _option(
             "Convert and measure the recordings on a Ray cluster (pip install -e '.[ray]'): local, auto or HOST:PORT, "
-            "as of transcribe.py. All its machines see SOURCE and DIR at the same paths.",
+            "as of transcribe.py. All its machines see SOURCE and DIR at the same paths; both are folders: copy "
+            "what is in an object storage first.",
             _Panel.recordings,
             metavar="ADDRESS",
         ),
@@ -414,6 +415,7 @@ def main(
         channels=channels.value,
         audio_root=audio_root,
     )
+    preparation.check_places(source, out, audio_root)
     aligner = _aligner(align, language, align_reach, align_drop) if align else None
     if ray:
         from asr_with_nemo.places import ray_cluster

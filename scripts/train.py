@@ -34,7 +34,8 @@ def main(
     checkpoint are kept, and logged as versions of a W&B artifact. model.train_ds.shar_path=DIR (or s3://BUCKET/DIR)
     trains from the shards that scripts/make_shards.py writes, in batches of model.train_ds.batch_duration seconds
     (README: how the largest is found) and epochs of model.train_ds.epoch_hours. The same command again resumes a killed
-    training; exp_manager.resume_from_checkpoint starts from a checkpoint of another one. The last line is
+    training; exp_manager.resume_from_checkpoint starts from a checkpoint of another one. Started by torchrun or Slurm's
+    srun, the processes share the work, on several machines too (README: More GPUs, more machines). The last line is
     `model: PATH`. Before a long training, --overfit-batch finds in a minute what is broken.
 
     Examples:
@@ -51,6 +52,8 @@ def main(
 
         python scripts/train.py --config-name small_corpus data_dir=data/mine model.train_ds.batch_duration=360
         model.train_ds.shar_path=data/mine/shards/train
+
+        torchrun --nnodes=2 --nproc-per-node=4 --rdzv-backend=c10d --rdzv-endpoint=HOST:29500 scripts/train.py
 
         python scripts/train.py --config-path NEMO/examples/asr/conf/quartznet --config-name quartznet_15x5
         model.train_ds.manifest_filepath=data/an4/train_manifest.json

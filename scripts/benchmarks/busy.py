@@ -107,7 +107,8 @@ def write(output: Path, config: str, steps: int, rounds: int, ways: dict[str, di
         }
         for name, way in ways.items()
     ]
-    command = f"python scripts/benchmarks/busy.py --config {config} --rounds {rounds} --steps {steps} --output {output}"
+    command = f"python scripts/benchmarks/busy.py --config {config} --rounds {rounds} --steps {steps}"
+    command += f" --output results/{output.name}"
     save_measurement(output, "Training beside a busy process", about, rows, command, ways=ways)
 
 

@@ -85,7 +85,7 @@ def main(
             f"{len(files)} recordings, transcribed by the model an4 on {cores} cores: in one process, and by a server "
             f"with {cores} clients; alone, and beside a process that keeps one core busy; median of {rounds} rounds."
         )
-        again = f"python scripts/benchmarks/busy_runtime.py --rounds {rounds} --output {output}"
+        again = f"python scripts/benchmarks/busy_runtime.py --rounds {rounds} --output results/{output.name}"
         save_measurement(output, "Recognition beside a busy process", about, rows, again)
         typer.echo(f"results: {output}")
 

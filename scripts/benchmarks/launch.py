@@ -180,8 +180,11 @@ def main(
             "don't fill the last step of both, NeMo's sampler repeats some. The seconds are those of a busy machine "
             "whose cores all processes share; they say nothing about speed."
         )
-        given = [f"--epochs {epochs} --fraction {fraction} --seeds {seeds}", *(f"--launcher {way}" for way in launcher)]
-        command = f"python scripts/benchmarks/launch.py {' '.join([*given, *overrides])} --output {output}"
+        given = [
+            f"--epochs {epochs} --fraction {fraction:g} --seeds {seeds}",
+            *(f"--launcher {way}" for way in launcher),
+        ]
+        command = f"python scripts/benchmarks/launch.py {' '.join([*given, *overrides])} --output results/{output.name}"
         save_measurement(output, "One process and two", about, rows, command)
 
 

@@ -236,7 +236,9 @@ def main(
         )
         run_again = f"python scripts/benchmarks/ray_bulk.py --files {files}{' --kills-only' if kills_only else ''}"
         title = f"Bulk work on Ray, {files:,} files" if kills_only else "Bulk work on Ray"
-        save_measurement(output, title, about, rows, f"{run_again} --output {output}", hours=round(hours, 3))
+        save_measurement(
+            output, title, about, rows, f"{run_again} --output results/{output.name}", hours=round(hours, 3)
+        )
         typer.echo(f"results: {output}")
 
 

@@ -127,6 +127,18 @@ def test_a_quiet_recording_is_heard_as_a_loud_one(recognizer: runtime.Recognizer
     assert sum((wer.count_errors(loud.text, soft.text) for loud, soft in pairs), wer.Counts()).rate < 0.1
 
 
+@pytest.mark.parametrize("gain", [1.0, 0.01])
+@pytest.mark.parametrize("offset", [0.05, 0.4])
+def test_a_constant_in_the_samples_changes_nothing(
+    recognizer: runtime.Recognizer, files: list[str], offset: float, gain: float
+):
+    sounds = [audio.load_audio(file) * np.float32(gain) for file in files]
+    sounds.append(np.concatenate(sounds))  # cut at pauses
+    plain, shifted = recognizer.transcribe(sounds), recognizer.transcribe([one + np.float32(offset) for one in sounds])
+    pairs = zip(plain, shifted, strict=True)
+    assert sum((wer.count_errors(one.text, other.text) for one, other in pairs), wer.Counts()).rate < 0.05
+
+
 def test_silence_has_no_text_alone_or_in_a_batch(recognizer: runtime.Recognizer, files: list[str]):
     hush = [np.zeros(RATE, np.float32), np.random.default_rng(0).normal(0, 5e-5, 3 * RATE).astype(np.float32)]
     assert [recognizer.recognise([one])[0].text for one in hush] == ["", ""]

@@ -1,7 +1,9 @@
 """Each private name of another library still exists, and has the effect that the package relies on."""
 
+import json
 import random
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
@@ -12,6 +14,7 @@ from nemo.collections.asr.models import EncDecCTCModel
 from nemo.collections.asr.parts.preprocessing.perturb import AudioAugmentor, GainPerturbation, WhiteNoisePerturbation
 from nemo.collections.asr.parts.preprocessing.segment import AudioSegment
 from nemo.collections.asr.parts.submodules.spectr_augment import SpecCutout
+from nemo.collections.common.parts.preprocessing import manifest
 from torch import nn
 
 from asr_with_nemo.models import nemo_internals
@@ -130,3 +133,34 @@ def test_a_loop_adds_up_its_rows():
 
     found = nemo_internals.scan(step, [torch.zeros(2)], torch.arange(6.0).view(3, 2))
     assert found.tolist() == [[0, 0], [0, 2], [4, 8]]
+
+
+ROWS = [
+    {"audio_filepath": "wav/a.wav", "duration": 1, "text": "yes"},
+    {"audio_filepath": "a.wav", "duration": 1.5, "text": "", "offset": 0.5, "speaker": "ann", "lang": "en", "score": 1},
+    {"audio_filepath": "/other/b.wav", "duration": 1, "text": "yes", "orig_sample_rate": 8000, "orig_sr": 1},
+    {"audio_filepath": "wav/../a.wav", "duration": 1, "normalized_text": "yes"},
+    {"audio_filename": "wav/a.wav", "duration": 1, "text": "yes", "token_labels": [1, 2]},
+    {"audio_filepath": "wav/a.wav", "duration": 1, "text": "yes", "rttm_filepath": "wav/a.wav", "task": "asr"},
+    {"audio_filepath": ["wav/a.wav", "a.wav"], "duration": 1, "text": "yes"},
+    {"audio_filepath": "s3://bucket/a.wav", "duration": 1, "text": "yes"},
+    {"audio_filepath": "a.wav", "video_filepath": "a.wav", "duration": 1, "text": "yes", "video_file": "b"},
+    {"audio_filepath": "wav/./a.wav", "duration": 1, "text": "yes", "audio_file": "b", "context": "c", "answer": "d"},
+]
+
+
+@pytest.mark.parametrize("name", ["train_manifest.json", "tarred_audio_manifest.json"])
+def test_rows_are_read_quickly_as_nemo_reads_them(tmp_path: Path, name: str):
+    for file in ("wav/a.wav", "a.wav"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    path = tmp_path / name
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in ROWS))
+    nemos = list(manifest.item_iter(str(path)))
+    with nemo_internals.rows_read_quickly():
+        quick = list(manifest.item_iter(str(path)))
+        path.write_text('{"audio_filepath": "a.wav", "text": "no duration"}\n')
+        with pytest.raises(ValueError, match="duration"):
+            list(manifest.item_iter(str(path)))
+    assert quick == nemos
+    assert vars(manifest)["__parse_item"].__module__ == manifest.__name__  # it is NeMo's again

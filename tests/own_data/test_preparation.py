@@ -40,6 +40,7 @@ from tests.own_data.corpora import (
     utterances,
     with_table,
 )
+from tests.recognition.in_process import error_of
 
 ENOUGH = 120  # recordings, so that outliers and rare characters are reported
 
@@ -496,6 +497,20 @@ def test_unusable_places_are_refused(tmp_path: Path, small_corpus):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=f"{tmp_path / 'empty'}: no recordings"):
         prepare(tmp_path / "empty", tmp_path / "out")
+
+
+def test_an_object_storage_is_refused_with_how_to_copy_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    sync = "aws s3 sync s3://BUCKET/FOLDER recordings"
+    for more in ([], ["--ray", "10.0.0.1:6379"], ["--align", "none"]):  # before a cluster or a model is waited for
+        said = error_of("prepare_corpus.py", "s3://speech/calls", "--out", "out", *more)
+        assert "s3://speech/calls: is a URL" in said and sync in " ".join(said.split())
+    said = error_of("prepare_corpus.py", "mine", "--out", "s3://speech/corpus")
+    assert "s3://speech/corpus: is a URL, and the corpus is written into a folder" in " ".join(said.split())
+    said = error_of("prepare_corpus.py", "mine", "--out", "out", "--audio-root", "s3://speech/calls")
+    assert "s3://speech/calls: is a URL" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize(

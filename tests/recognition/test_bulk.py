@@ -385,3 +385,30 @@ def test_one_object_that_may_not_be_read_costs_no_other(bucket: str, tmp_path: P
     for other in (worker, bulk.Worker(load, shards)):
         with pytest.raises(InputError, match="credentials"):
             other.lines(alone)
+
+
+def test_an_object_that_may_not_be_read_costs_no_other_even_if_it_is_the_first(bucket: str, tmp_path: Path):
+    refuse("calls/00.wav")
+    found, shards = find([f"{bucket}/calls"])[:3], Shards(tmp_path / "out", {})
+    bulk.transcribe(found, shards, bulk.local_engine(1), load, 1, print, progress=False)
+    errors = {row["file"]: row.get("error") for row in rows_of(tmp_path / "out")}
+    assert len(errors) == 3 and "may also be missing" in errors.pop(f"{bucket}/calls/00.wav")
+    assert not any(errors.values())
+
+
+def test_a_worker_alone_with_a_refused_object_asks_for_others_first(bucket: str, tmp_path: Path):
+    refuse("calls/00.wav", "calls/sub/*")
+    found, shards = find([f"{bucket}/calls"]), Shards(tmp_path / "out", {})
+    refused, *_ = [shards.read_list(path) for path in shards.write_lists(found, [0, 1], 1)]
+    assert "403" in json.loads(bulk.Worker(load, shards).lines(refused)[0])["error"]
+    for _ in range(2):  # then each recording gets a process of its own
+        shards.died(refused[0]["id"])
+    assert "403" in json.loads(bulk.Worker(load, shards).lines(refused)[0])["error"]
+    shards.finish()
+    (refused,) = [shards.read_list(path) for path in shards.write_lists(found, [0], 1)]  # there are no others
+    assert "403" in json.loads(bulk.Worker(load, shards).lines(refused)[0])["error"]
+    shards.finish()
+    inside = [place for place, one in enumerate(found) if "/sub/" in one.name]
+    refused, *_ = [shards.read_list(path) for path in shards.write_lists(found, inside, 1)]
+    with pytest.raises(InputError, match=r"credentials.*None of 10 other recording.*goes on"):
+        bulk.Worker(load, shards).lines(refused)

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from tqdm import tqdm
 
 from asr_with_nemo.data import audio, manifest, synthetic
 from asr_with_nemo.data.an4 import Corpus
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.wer import ScoredUtterance
-from asr_with_nemo.tracking import explore
+from asr_with_nemo.tracking import corpus_artifacts, explore
 from asr_with_nemo.tracking import pictures as tracking_pictures
 from asr_with_nemo.tracking.corpus_artifacts import manifests_artifact, recordings_artifact
 from asr_with_nemo.tracking.kept_runs import read_records
@@ -368,6 +369,23 @@ def test_recordings_of_one_name_in_two_folders_stay_apart(tmp_path: Path):
     assert sorted(entry.ref for entry in entries.values()) == [wav.as_uri() for wav in wavs]
     assert len({entry.digest for entry in entries.values()}) == 2
     assert "all.json" in manifests_artifact([path]).manifest.entries
+
+
+def test_digests_of_many_recordings_show_their_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    rows = []
+    for number in range(5):
+        audio.write_wav(tmp_path / f"{number}.wav", (tone(300) * 9000).astype(np.int16))
+        rows.append({"audio_filepath": str(tmp_path / f"{number}.wav"), "duration": 1.0, "text": "a"})
+    path = tmp_path / "all.json"
+    manifest.write_manifest(path, rows)
+    at_once = {"delay": 0, "mininterval": 0}
+    monkeypatch.setattr(corpus_artifacts, "tqdm", lambda **options: tqdm(**(options | at_once)))
+    recordings_artifact([path], progress=True)
+    assert "digests: 100%" in (said := capsys.readouterr().err) and "5/5" in said
+    recordings_artifact([path])
+    assert "digests" not in capsys.readouterr().err
 
 
 # --- Bad input --------------------------------------------------------------------------------------------------------

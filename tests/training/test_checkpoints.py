@@ -2,7 +2,11 @@
 
 import io
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -15,8 +19,40 @@ from omegaconf import OmegaConf
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.names import SUMMARY
 from asr_with_nemo.training.callbacks import ReplacedCheckpoints
-from asr_with_nemo.training.checkpoints import latest_checkpoint, read_state, starting_point, writing
-from tests.conftest import run_script
+from asr_with_nemo.training.checkpoints import epoch_after, latest_checkpoint, read_state, starting_point, writing
+from tests.conftest import ROOT, first_rows, run_script
+
+
+def heard(folder: Path, data: Path, kill: str = "") -> subprocess.CompletedProcess[str]:
+    """Train for two epochs, or until a kill (heard.py)."""
+    overrides = [f"data_dir={data}", "exp_manager.exp_dir=runs", "trainer.max_epochs=2", "model.train_ds.batch_size=4"]
+    overrides += ["trainer.accelerator=cpu", "exp_manager.checkpoint_callback_params.monitor=val_loss"]
+    command = [sys.executable, str(ROOT / "tests/training/heard.py"), "heard", *overrides]
+    own = {"WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "HEARD_KILL": kill}
+    folder.mkdir(exist_ok=True)
+    return subprocess.run(command, cwd=folder, env=os.environ | own, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_a_kill_while_a_checkpoint_is_written_costs_that_epoch_alone(small_corpus, tmp_path: Path):
+    data = first_rows(small_corpus, tmp_path, train=12, dev=4)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert heard(whole, data).returncode == 0
+    for name in ("best", "last"):
+        done = heard(killed, data, f"0:2:{name}")
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        (half,) = killed.rglob(f".{name}*.partial")
+        with pytest.raises(InputError, match="partial"):
+            read_state(half)
+        last = half.with_name("last.ckpt")
+        assert latest_checkpoint(half.parent) == last and epoch_after(read_state(last)) == 1
+    done = heard(killed, data)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from the end of epoch 1" in done.stdout and "warning" not in done.stdout
+    notes = [(folder / "heard/epoch2-rank0.json").read_text() for folder in (whole, killed)]
+    assert notes[0] == notes[1]  # the utterances, the weights, the WER
+    assert not list(killed.rglob("*.partial"))
+    assert len(list(half.parent.glob("*.ckpt"))) == 2
 
 
 class Trap:

@@ -25,7 +25,8 @@ from asr_with_nemo.training import processes as shared_work
 from asr_with_nemo.training.callbacks import CrowdedCores
 from asr_with_nemo.training.launch import Environment, Launch
 from asr_with_nemo.training.processes import Joining, SharedWork, Shares, share_dev_set
-from tests.conftest import ROOT, first_rows, free_port, put
+from tests.conftest import ROOT, first_rows, free_port, put, run_script
+from tests.wandb_server import WandbServer
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
@@ -295,6 +296,23 @@ def check_goes_on(data: Path, folder: Path, whole: Path, finished: int) -> None:
     assert notes(folder, 3)[0]["weights"] == notes(whole, 3)[0]["weights"]
 
 
+def check_arrives_once(folder: Path) -> None:
+    """The one run that the processes kept is taken by W&B's server, whole and without repetition."""
+    assert len(list(folder.rglob("wandb/offline-run-*"))) == 1
+    with WandbServer() as server:
+        done = run_script("sync.py", cwd=folder, **server.environment(folder))
+        assert done.stdout == "sent: 1\nsent before: 0\n", done.stderr
+        (run,) = server.runs.values()
+        assert (run.state, run.exit_code, run.resent) == ("finished", 0, 0)
+        for name in ("val_wer", "val_loss", "train_loss_epoch", "utterances_per_second"):
+            assert [row["epoch"] for row in run.history if name in row] == [0, 1, 2], name
+        (model,) = (folder / "runs").rglob("*.nemo")
+        logged = Counter(one.collection for one in run.logged)
+        assert logged.pop(f"run-{run.id}-predictions")
+        assert logged == {model.parent.name: 3, model.stem: 1}  # a checkpoint an epoch, and the model
+        assert {one.state for one in run.logged} == {"COMMITTED"}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_processes_of_torchrun_share_the_work_and_one_that_is_killed_loses_nothing(
@@ -306,7 +324,7 @@ def test_processes_of_torchrun_share_the_work_and_one_that_is_killed_loses_nothi
     assert said.count("epoch 3/3") == 1
     for epoch in (1, 2, 3):
         check_shared(folder, epoch)
-    assert len(list(folder.rglob("wandb/offline-run-*"))) == 1
+    check_arrives_once(folder)
     assert len(list((folder / "runs").rglob("*.nemo"))) == 1
     (summary,) = folder.rglob("training.json")
     assert json.loads(summary.read_text())["processes"] == 2

@@ -327,7 +327,7 @@ def resampled(blocks: Iterable[np.ndarray], rate: int, sample_rate: int = SAMPLE
 
 
 def frame_powers(samples: np.ndarray, size: int, hop: int | None = None) -> np.ndarray:
-    """Return the power (mean square) of each frame of mono samples.
+    """Return the power (mean square) of each frame of mono samples, without its mean: a constant isn't sound.
 
     Args:
         samples: mono float samples in [-1, 1], (t,).
@@ -338,13 +338,14 @@ def frame_powers(samples: np.ndarray, size: int, hop: int | None = None) -> np.n
         float64, (T,), for the T = 1 + (t - size) // hop complete frames. In dB of full scale: 10 * log10(power).
 
     Example:
-        >>> frame_powers(np.array([0.0, 0.0, 0.5, -0.5, 1.0]), 2)
-        array([0.  , 0.25])
+        >>> frame_powers(np.array([0.0, 0.0, 0.5, -0.5, 0.75, 0.25]), 2)
+        array([0.    , 0.25  , 0.0625])
     """
     if len(samples) < size:
         return np.zeros(0)
     frames = np.lib.stride_tricks.sliding_window_view(samples, size)[:: hop or size]  # (T, size)
-    return np.square(frames, dtype=np.float64).mean(axis=1)
+    constant = np.square(frames.mean(axis=1, dtype=np.float64))
+    return np.maximum(np.square(frames, dtype=np.float64).mean(axis=1) - constant, 0.0)
 
 
 def quietest_place(samples: np.ndarray, size: int, count: int) -> int:

@@ -47,13 +47,21 @@ def each_utterance(path: str | os.PathLike, check_audio: bool = True) -> Iterato
         InputError: as `read_manifest`, when the line is reached.
     """
     path = Path(path)
-    folder = path.parent.absolute()
+    folder = str(path.parent.absolute())
     for number, line in each_line(path):
         utterance = parse_line(path, number, line.data)
-        audio = folder / utterance["audio_filepath"]  # an absolute path stays as it is
+        audio = _joined(folder, utterance["audio_filepath"])
         if check_audio and not os.path.isfile(audio):
-            raise InputError(f"{path}, line {number}: the audio file {shortened(audio)} is missing{_same_name(audio)}")
-        yield utterance | {"audio_filepath": str(audio)}
+            said = f"{path}, line {number}: the audio file {shortened(audio)} is missing"
+            raise InputError(f"{said}{_same_name(Path(audio))}")
+        utterance["audio_filepath"] = audio
+        yield utterance
+
+
+def _joined(folder: str, name: str) -> str:
+    """Return `str(Path(folder) / name)`, in a fifth of the time for an ordinary name."""
+    path = os.path.join(folder, name)  # an absolute path stays as it is
+    return str(Path(path)) if "/." in path or "//" in path or path.endswith("/") else path
 
 
 def _same_name(path: Path) -> str:

@@ -41,6 +41,20 @@ def check_place(place: str | os.PathLike) -> None:
         raise InputError(f"{place}: is a URL of {scheme[1]}; {what}; copy what is elsewhere to one of them")
 
 
+def check_local(place: str | os.PathLike, why: str) -> None:
+    """Make sure that a place isn't a URL, which would be made a folder.
+
+    Args:
+        place: also a `Path`, in which s3://BUCKET has become s3:/BUCKET.
+        why: ends the message: why it has to be on this machine, and what to do.
+
+    Raises:
+        InputError: it is one.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(place)):
+        raise InputError(f"{re.sub(':/+', '://', str(place), count=1)}: is a URL, and {why}")
+
+
 def files_in(folder: str) -> dict[str, int]:
     """Return the names and sizes in bytes of the objects whose keys begin with a folder's, without subfolders.
 
@@ -95,6 +109,11 @@ def download(url: str, path: Path) -> None:
     bucket, key = _split(url)
     with _explained(url), replacing(path) as partial:
         _client().download_file(bucket, key, str(partial))
+
+
+def bucket_of(url: str) -> str:
+    """Return the URL of an object's bucket."""
+    return SCHEME + _split(url)[0]
 
 
 def is_missing(error: InputError) -> bool:

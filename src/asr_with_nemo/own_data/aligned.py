@@ -159,6 +159,9 @@ def _recordings_of(source: Source, path: Path) -> list[str]:
 
 def _are_one_place(source: Source, found: Sequence[str]) -> bool:
     """Return whether recordings are in one folder, but for films of a sound among them."""
+    folders = {os.path.dirname(one) for one in found}
+    if len(folders) != 2:
+        return len(folders) == 1
     bests = {twins.twins_of(source, one, name_key(Path(one).stem))[0] for one in found}
     return len({os.path.dirname(one) for one in bests}) == 1
 
@@ -328,7 +331,7 @@ def _is_short(source: Source, path: str) -> bool:
 
 def _language(path: str) -> str:
     inner = os.path.splitext(os.path.splitext(path)[0])[1].lower()
-    code = _LANGUAGE.fullmatch(inner) if inner not in AUDIO else None
+    code = _LANGUAGE.fullmatch(inner) if inner not in AUDIO or inner in (".rm", ".ts") else None
     return code["code"] or "" if code else ""
 
 

@@ -56,9 +56,8 @@ def read(source: Source) -> Iterator[Entry]:
 
 def _better(source: Source, path: str, stem: str, text: Path) -> str:
     """Return a better file of a recording, which has the same text file; "" if there is none."""
-    named = source.store.select("SELECT path FROM files WHERE kind = 'audio' AND stem = ? AND path != ?", (stem, path))
-    others = (one for (one,) in named if twins.is_better(one, path) and text_of(source, one, stem) == text)
-    return min(others, default="")
+    others = (one for one in twins.twins_of(source, path, stem) if twins.is_better(one, path))
+    return next((one for one in others if text_of(source, one, stem) == text), "")
 
 
 def there_are_texts(source: Source) -> bool:

@@ -314,7 +314,7 @@ def _read_names(source: Source) -> Iterator[Entry]:
     listed = _note_lists(source)
     matched, copies = 0, Counter()
     for path, stem in source.store.select("SELECT path, stem FROM files WHERE kind = 'audio' ORDER BY path"):
-        if (best := twins.twins_of(source, path, stem)[0]) != path:
+        if (best := twins.twins_of(source, path, stem, across=False)[0]) != path:
             copies[twins.note(best, path)] += 1
             continue
         fields = match_name(pattern, path)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from asr_with_nemo.base.files import alone_in, reason_of, write_if_changed
 from asr_with_nemo.base.machine import usable_cores
 from asr_with_nemo.data import audio, manifest
+from asr_with_nemo.data.object_storage import check_local
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import formats, quality, splits
 from asr_with_nemo.own_data.prepared import WAVS, Prepared, Settings
@@ -75,12 +76,11 @@ def prepare(
     Raises:
         InputError: the source can't be read as a corpus, `out` can't be used, or one of the splits would be empty.
     """
-    source, out = Path(source), Path(os.path.abspath(out))
+    source, out = Path(source), Path(out)
     if settings.format not in ("auto", *formats.FORMATS):
         raise InputError(f"format {settings.format!r}: expected auto, {', '.join(formats.FORMATS)}")
-    _check_places(source, out)
-    if settings.audio_root and not settings.audio_root.is_dir():
-        raise InputError(f"--audio-root {settings.audio_root}: no such folder; name the one that holds the recordings")
+    check_places(source, out, settings.audio_root)
+    out = Path(os.path.abspath(out))
     is_new = not out.exists()
     prepared = Prepared(out)
     try:
@@ -101,7 +101,30 @@ def prepare(
     return prepared
 
 
-def _check_places(source: Path, out: Path) -> None:
+_COPIED = (
+    "recordings, texts and tables are searched in a folder of this machine (with --ray, of all machines); copy them to "
+    "one first, for example by `aws s3 sync s3://BUCKET/FOLDER recordings`, and name that folder"
+)
+
+
+def check_places(source: Path, out: Path, audio_root: Path | None = None) -> None:
+    """Make sure that a corpus can be read from a source and written to a folder.
+
+    Args:
+        source, out: as of `prepare`.
+        audio_root: the folder of the recordings that a table names.
+
+    Raises:
+        InputError: it can't.
+    """
+    check_local(source, _COPIED)
+    check_local(
+        out,
+        "the corpus is written into a folder of this machine; name one, and copy it then: "
+        "aws s3 sync DIR s3://BUCKET/FOLDER",
+    )
+    if audio_root:
+        check_local(audio_root, _COPIED)
     if not source.exists():
         raise InputError(f"{source}: no such folder or file; name a folder of recordings, a table or a data set")
     if not (source.is_file() or source.is_dir()):
@@ -109,6 +132,8 @@ def _check_places(source: Path, out: Path) -> None:
     root, place = source.resolve(), out.resolve()
     if place == root or (root.is_dir() and place.is_relative_to(root)):
         raise InputError(f"--out {out}: lies in the source, which stays unchanged; name a folder outside it")
+    if audio_root and not audio_root.is_dir():
+        raise InputError(f"--audio-root {audio_root}: no such folder; name the one that holds the recordings")
     if root.is_relative_to(place / WAVS):
         raise InputError(f"{source}: lies in {out / WAVS}, which is overwritten; name another --out")
     if out.exists() and not out.is_dir():

@@ -28,6 +28,7 @@ from asr_with_nemo.base.processes import Workers
 from asr_with_nemo.data import audio, manifest
 from asr_with_nemo.data.archives import sha256_of
 from asr_with_nemo.data.digests import file_digests, new_md5
+from asr_with_nemo.data.object_storage import check_local
 from asr_with_nemo.data.shards import (
     FORMAT,
     NOTES,
@@ -106,11 +107,11 @@ def make(
     Raises:
         InputError: the manifest or a recording can't be used, or the folder can't be written.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(out)):  # as a path, s3://BUCKET is s3:/BUCKET
-        raise InputError(
-            f"{out}: is a URL, and shards are written into a folder of this machine; name one, and copy it then: "
-            "aws s3 sync DIR s3://BUCKET/FOLDER"
-        )
+    check_local(
+        out,
+        "shards are written into a folder of this machine; name one, and copy it then: "
+        "aws s3 sync DIR s3://BUCKET/FOLDER",
+    )
     path, out = Path(path), Path(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; name a folder")

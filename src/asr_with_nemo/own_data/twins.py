@@ -8,32 +8,42 @@ from asr_with_nemo.own_data.sources import Source
 from asr_with_nemo.own_data.store import is_film
 
 _BEST_FIRST = (".wav", ".flac", ".w64", ".aiff", ".aif", ".sph")
-_SAME = 1.0  # seconds by which the lengths of a film and of its sound may differ
+_SAME, _LONG = 0.2, 20.0
+"""Seconds by which the lengths of a film and of its sound in another folder may differ, and that they have at least."""
 
 
-def twins_of(source: Source, path: str, stem: str) -> list[str]:
-    """Return the files of a folder that hold a recording, the best first.
+def twins_of(source: Source, path: str, stem: str, across: bool = True) -> list[str]:
+    """Return the files that hold a recording, the best first.
 
-    They have the same name and different endings; A.wav and a.wav are two recordings. A film may be in another folder
-    than its sound, if one folder alone has sound of this name, and it has the same length.
+    They are in one folder, and have the same name and different endings; A.wav and a.wav are two recordings. A film may
+    also be in another folder than its sound: if no third folder has a recording of this name, and if both are long and
+    of the same length.
 
     Args:
         source: lists the files.
         path, stem: of the recording, as in the store's table `files`.
+        across: whether another folder counts.
     """
-    query = "SELECT path FROM files WHERE kind = 'audio' AND stem = ? ORDER BY path"
-    found = [one for (one,) in source.store.select(query, (stem,))]
-    found = [one for one in found if one == path or not _differ_in_case(one, path)]
-    if len(found) < 2:
-        return [path]
-    folders = {os.path.dirname(one) for one in found if not is_film(one)}
-    if len(folders) == 1:
-        best = min((one for one in found if not is_film(one)), key=_rank)
-        of_sound = [one for one in found if os.path.dirname(one) in folders or _are_alike(source, one, best)]
-        if path in of_sound:
-            return sorted(of_sound, key=_rank)
     folder = os.path.dirname(path)
-    return sorted((one for one in found if os.path.dirname(one) == folder), key=_rank) or [path]
+    query = "SELECT path FROM files WHERE kind = 'audio' AND stem = ?"
+    start = f"{folder}/" if folder else ""
+    of_folder = source.store.select(
+        f"{query} AND path >= ? AND path < ?", (stem, start, f"{folder}0" if folder else "\U0010ffff")
+    )
+    near = [one for (one,) in of_folder if os.path.dirname(one) == folder]
+    near = [one for one in near if one == path or not _differ_in_case(one, path)]
+    best = min(near, key=_rank, default=path)
+    if across:
+        few = [one for (one,) in source.store.select(f"{query} ORDER BY path LIMIT 9", (stem,))]
+        far = [one for one in few if os.path.dirname(one) != folder]
+        one_other = len(few) < 9 and len({os.path.dirname(one) for one in far}) == 1
+        if (
+            one_other
+            and is_film(best) != is_film(other := min(far, key=_rank))
+            and _have_one_length(source, best, other)
+        ):
+            near += far
+    return sorted(near, key=_rank) or [path]
 
 
 def is_better(path: str, other: str) -> bool:
@@ -53,9 +63,8 @@ def is_better(path: str, other: str) -> bool:
 def note(better: str, path: str) -> str:
     """Return the note that a file isn't read because of a better one."""
     near = os.path.dirname(better) == os.path.dirname(path)
-    return f"not read, since there is a {os.path.splitext(better)[1]} of the same name" + (
-        "" if near else f" in {os.path.dirname(better) or 'the folder above'}"
-    )
+    said = f"not read, since there is a {os.path.splitext(better)[1]} of the same name"
+    return said if near else f"{said} and length in another folder"
 
 
 def _rank(path: str) -> tuple[bool, int, str]:
@@ -69,13 +78,13 @@ def _differ_in_case(path: str, other: str) -> bool:
     )
 
 
-def _are_alike(source: Source, film: str, best: str) -> bool:
-    """Return whether a film has the length of a recording of sound, or nothing that could be heard."""
+def _have_one_length(source: Source, path: str, other: str) -> bool:
+    """Return whether two files are long, and of the same length."""
     lengths = []
-    for one in (film, best):
+    for one in (path, other):
         try:
             with open_sound(source.root / one) as sound:
-                lengths.append(sound.seconds)
+                lengths.append(sound.seconds or 0.0)
         except InputError:
-            return one == film
-    return None in lengths or abs(lengths[0] - lengths[1]) <= _SAME
+            return False
+    return min(lengths) >= _LONG and abs(lengths[0] - lengths[1]) <= _SAME

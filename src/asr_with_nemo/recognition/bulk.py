@@ -8,7 +8,7 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -28,6 +28,8 @@ from asr_with_nemo.recognition.transcripts import Sound, Transcript
 
 _ISOLATED, _GIVEN_UP = 2, 6
 """Deaths of a worker over a group, after which its recordings run one by one in a process each, or all ends."""
+_SAMPLED, _TRIED = 100, 10
+"""Recordings of the lists among which others of a bucket are looked for, and those of them that are tried."""
 _OF_THE_MACHINE = ("allocate memory", "bad_alloc", "out of memory", "CUDA", "cuDNN", "CUBLAS")
 """Signs of an error of PyTorch or ONNX Runtime that isn't the recording's fault."""
 
@@ -45,12 +47,13 @@ class Worker:
 
     Args:
         load: loads the model, when there is something to do.
-        shards: where deaths are noted; None where the process is a worker's own.
+        shards: where deaths are noted, and the lists are.
+        is_child: whether the process is a worker's own, which notes its death.
     """
 
-    def __init__(self, load: Load, shards: Shards | None):
-        self._load, self._shards, self._each = load, shards, None
-        self._read = ""  # the URL of the recording that was copied from an object storage last
+    def __init__(self, load: Load, shards: Shards, is_child: bool = False):
+        self._load, self._shards, self._is_child, self._each = load, shards, is_child, None
+        self._read: dict[str, str] = {}  # by bucket, the URL of the recording that was copied from it last
 
     def lines(self, rows: Sequence[Mapping[str, str]]) -> list[str]:
         """Transcribe the rows of a list, and return a line of JSON for each.
@@ -58,7 +61,7 @@ class Worker:
         Raises:
             InputError: the model can't be loaded, or a worker has died again and again.
         """
-        if self._shards is None:
+        if self._is_child:
             return self._transcribe(rows)
         key = rows[0][ID]
         deaths = self._shards.died(key)
@@ -87,9 +90,9 @@ class Worker:
                         found[place] = error
                     else:  # it may be there later, and so the shard isn't written
                         raise
-            self._read = next(reversed(urls.values()), self._read)
+            self._read |= {object_storage.bucket_of(url): url for url in urls.values()}
             if refused:
-                self._check_access(next(iter(refused.values())))
+                self._check_access({described[place][1][0]: error for place, error in refused.items()})
                 found |= refused
             heard = self._heard([sound for _, sound in sounds])
             found |= {place: one for (place, _), one in zip(sounds, heard, strict=True)}
@@ -98,14 +101,36 @@ class Worker:
             for place, (row, (name, _)) in enumerate(zip(rows, described, strict=True))
         ]
 
-    def _check_access(self, refused: InputError) -> None:
+    def _check_access(self, refused: Mapping[str, InputError]) -> None:
         """Make sure that the storage refuses some objects only: credentials that have ended are no recording's fault.
 
+        A bucket is in order if it gives another recording: the one that was read last, or one of the lists'. Where
+        there is no other one, it is if the folder's names can be listed.
+
+        Args:
+            refused: errors by their objects' URLs.
+
         Raises:
-            InputError: it refuses what this worker has read before, too, or has given it nothing yet.
+            InputError: a bucket isn't in order.
         """
-        if not self._read or not object_storage.is_readable(self._read):
-            raise refused
+        for bucket, url in {object_storage.bucket_of(url): url for url in refused}.items():
+            others = [self._read[bucket]] if bucket in self._read else self._others(bucket, refused)
+            readable = next(filter(object_storage.is_readable, others), None)
+            if readable:
+                self._read[bucket] = readable
+            elif others:
+                raise InputError(
+                    f"{refused[url]}. None of {len(others)} other recording(s) of its bucket that were tried can be "
+                    "read now; what is written stays, and the same command goes on"
+                ) from refused[url]
+            else:
+                next(object_storage.files_below(url.rpartition("/")[0]), None)
+
+    def _others(self, bucket: str, known: Container[str]) -> list[str]:
+        """Return the URLs of a few recordings of a bucket that the lists name, without known ones."""
+        named = (json.loads(row["recording"])[1][0] for row in self._shards.some_rows(_SAMPLED))
+        urls = [url for url in dict.fromkeys(named) if url.startswith(f"{bucket}/") and url not in known]
+        return urls[:: max(1, len(urls) // _TRIED)][:_TRIED]
 
     def _heard(self, sounds: list[Sound]) -> list[Transcript | Exception]:
         """Transcribe, and where that fails as a whole, recording by recording."""
@@ -139,7 +164,7 @@ class Worker:
 
     def _loaded_pool(self) -> Workers:
         """Return a child process that has loaded the model."""
-        pool = _pool(1, self._load, None)
+        pool = _pool(1, self._load, self._shards, are_children=True)
         try:
             pool.submit(_work, []).result()
         except BaseException as error:
@@ -199,18 +224,18 @@ def _line(key: str, name: str, heard: Transcript | Exception, urls: Mapping[str,
 _worker: Worker | None = None  # of a child process
 
 
-def _begin(load: Load, shards: Shards | None) -> None:
+def _begin(*given: object) -> None:
     global _worker
-    _worker = Worker(load, shards)
+    _worker = Worker(*given)
 
 
 def _work(rows: Sequence[Mapping[str, str]]) -> list[str]:
     return _worker.lines(rows)
 
 
-def _pool(workers: int, load: Load, shards: Shards | None) -> Workers:
-    threads = {"OMP_NUM_THREADS": "1"} if workers > 1 or shards is None else {}
-    return Workers(workers, _begin, (load, shards), threads or None)
+def _pool(workers: int, load: Load, shards: Shards, are_children: bool = False) -> Workers:
+    threads = {"OMP_NUM_THREADS": "1"} if workers > 1 or are_children else {}
+    return Workers(workers, _begin, (load, shards, are_children), threads or None)
 
 
 def run_locally(shards: Shards, lists: Sequence[str], load: Load, workers: int) -> None:

@@ -267,6 +267,15 @@ class Shards:
         with self._explained():
             return [json.loads(line) for line in self._read(path).splitlines()]
 
+    def some_rows(self, count: int) -> list[dict[str, str]]:
+        """Return about so many rows, from all over the lists."""
+        with self._explained():
+            names = sorted(self._names(self.lists))
+        names = names[:: max(1, len(names) // count)]
+        each = -(-count // max(1, len(names)))
+        found = (self.read_list(f"{self.lists}/{name}") for name in names)
+        return [row for rows in found for row in rows[:: max(1, len(rows) // each)][:each]]
+
     def name_of(self, number: int) -> str:
         """Return the name of a shard of this run."""
         return f"{self.run}-{number:06d}"

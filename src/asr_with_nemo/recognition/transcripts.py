@@ -25,6 +25,7 @@ Sound = str | os.PathLike | audio.Clip | np.ndarray
 _MOST_HEADERS = 2_000
 # dB of full scale that a twentieth of the 20 ms exceed: below _QUIET, a recording is raised to _LEVEL, AN4's median.
 _QUIET, _LEVEL = -35.0, -25.0
+_OFFSET = 0.02  # of full scale; AN4's recordings have means of up to 0.011
 # How much is read ahead, so that pieces of similar length share a batch: seconds or batches, whichever comes first.
 # The first window has few batches, so that all cores soon have work; each later one has four times as many.
 WINDOW_SECONDS, _FIRST_BATCHES, _MOST_BATCHES = 300.0, 4, 64
@@ -330,10 +331,16 @@ def _is_audible(samples: np.ndarray) -> bool:
 
 
 def raised(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Return the samples of a quiet recording, (t,), raised to an ordinary level; those of others unchanged."""
+    """Return the samples of a quiet recording, (t,), raised to an ordinary level; those of others unchanged.
+
+    A constant that is added to all samples, as cheap sound cards do, is taken out.
+    """
     powers = audio.frame_powers(samples, rate // 50)
     level = 10 * math.log10(np.percentile(powers, 95) + 1e-12) if len(powers) else 0.0
-    return samples * np.float32(10 ** ((_LEVEL - level) / 20)) if level < _QUIET else samples
+    mean, quiet = samples.mean() if len(samples) else 0.0, level < _QUIET
+    if quiet or abs(mean) > _OFFSET:
+        samples = samples - np.float32(mean)
+    return samples * np.float32(10 ** ((_LEVEL - level) / 20)) if quiet else samples
 
 
 def transcribe_each(

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.data.digests import file_digests
 from asr_with_nemo.data.object_storage import is_remote
@@ -23,7 +25,9 @@ class Stopped(Exception):
     """An artifact was not made because it is no longer needed."""
 
 
-def recordings_artifact(manifests: Sequence[str | os.PathLike], data: TrainingData | None = None) -> "wandb.Artifact":
+def recordings_artifact(
+    manifests: Sequence[str | os.PathLike], data: TrainingData | None = None, progress: bool = False
+) -> "wandb.Artifact":
     """Make an artifact of the raw recordings of some manifests; for AN4 the SPHERE files, with the transcripts.
 
     The manifests in the same folder count too, as in `manifests_artifact`. The files are not uploaded: W&B stores their
@@ -32,6 +36,7 @@ def recordings_artifact(manifests: Sequence[str | os.PathLike], data: TrainingDa
     Args:
         manifests: the paths.
         data: the manifests that have been parsed already.
+        progress: show a progress bar.
 
     Raises:
         InputError: a manifest can't be used, or a recording is missing.
@@ -42,13 +47,14 @@ def recordings_artifact(manifests: Sequence[str | os.PathLike], data: TrainingDa
         sphere = recording.with_suffix(".sph")
         raw.append(sphere if sphere.is_file() else recording)
     artifact = _artifact(folder, "recordings", "what was recorded, before any processing", len(raw))
-    return _refer(artifact, [*raw, *sorted(folder.glob("etc/*.transcription"))], folder)
+    return _refer(artifact, [*raw, *sorted(folder.glob("etc/*.transcription"))], folder, progress=progress)
 
 
 def manifests_artifact(
     manifests: Sequence[str | os.PathLike],
     data: TrainingData | None = None,
     is_stopped: Callable[[], bool] = lambda: False,
+    progress: bool = False,
 ) -> "wandb.Artifact":
     """Make an artifact of manifests and of the notes on their origin, with references to their sound files.
 
@@ -60,6 +66,7 @@ def manifests_artifact(
         manifests: the paths.
         data: the manifests that have been parsed already.
         is_stopped: called for each recording; True ends the work.
+        progress: show a progress bar.
 
     Raises:
         InputError: a manifest can't be used, or a recording is missing.
@@ -73,7 +80,7 @@ def manifests_artifact(
     for path in [*manifests, folder / manifest.CORPUS_NOTES]:
         if path.is_file():
             artifact.add_file(str(path), name=_name(path, folder))
-    return _refer(artifact, recordings, folder, is_stopped)
+    return _refer(artifact, recordings, folder, is_stopped, progress)
 
 
 def shards_artifact(
@@ -103,15 +110,18 @@ def shards_artifact(
     return artifact
 
 
-def log_corpus(run: "wandb.Run", manifests: Sequence[str | os.PathLike]) -> "wandb.Artifact":
+def log_corpus(run: "wandb.Run", manifests: Sequence[str | os.PathLike], progress: bool = False) -> "wandb.Artifact":
     """Log a corpus as two artifacts, the manifests made of the recordings, and return the second.
+
+    Each recording is read once, for its digest, by which W&B tells whether the corpus has changed; later calls read
+    those whose size or time of change is another (`data.digests`).
 
     Raises:
         InputError: a manifest can't be used, or a recording is missing.
     """
     data = TrainingData()
-    log_input(run, recordings_artifact(manifests, data))
-    made = manifests_artifact(manifests, data)
+    log_input(run, recordings_artifact(manifests, data, progress))
+    made = manifests_artifact(manifests, data, progress=progress)
     run.log_artifact(made)
     return made
 
@@ -151,10 +161,16 @@ def _artifact(folder: Path, kind: str, description: str, recordings: int) -> "wa
 
 
 def _refer(
-    artifact: "wandb.Artifact", files: Iterable[Path], folder: Path, is_stopped: Callable[[], bool] = lambda: False
+    artifact: "wandb.Artifact",
+    files: Sequence[Path],
+    folder: Path,
+    is_stopped: Callable[[], bool] = lambda: False,
+    progress: bool = False,
 ) -> "wandb.Artifact":
-    with contextlib.closing(file_digests(files, folder)) as digests:
+    bar = tqdm(total=len(files), desc="digests", unit="file", delay=1, leave=False, disable=not progress)
+    with bar, contextlib.closing(file_digests(files, folder)) as digests:
         for file, size, md5 in digests:
+            bar.update()
             if is_stopped():
                 raise Stopped
             add_reference(artifact, _name(file, folder), file.as_uri(), size, md5)

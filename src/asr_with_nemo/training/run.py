@@ -32,6 +32,7 @@ from asr_with_nemo.models.loading import able_to_decode
 from asr_with_nemo.models.model_config import class_of
 from asr_with_nemo.models.model_file import check_nemo
 from asr_with_nemo.models.names import SUMMARY
+from asr_with_nemo.models.nemo_internals import rows_read_quickly
 from asr_with_nemo.models.recognizer import durations
 from asr_with_nemo.tracking.session import configure_wandb, describe_mode, project_name
 from asr_with_nemo.tracking.wandb_internals import drop_deprecated_settings
@@ -331,7 +332,8 @@ def build_model(config: DictConfig, trainer: pl.Trainer | None = None):
         if ctc is not None and not ctc.get("decoding"):
             ctc.decoding = {"strategy": "greedy_batch"}  # NeMo's default, whose class a checkpoint would have to name
     try:
-        model = able_to_decode(getattr(models, class_of(section))(cfg=section, trainer=trainer))
+        with rows_read_quickly():
+            model = able_to_decode(getattr(models, class_of(section))(cfg=section, trainer=trainer))
     except Exception as error:  # NeMo, Hydra and torch raise errors of any type for an invalid setting
         cause = error.__cause__ or error
         if isinstance(cause, MissingMandatoryValue):
