@@ -467,6 +467,7 @@ def _batches(file: Path) -> Iterator[tuple]:
         with pa.OSFile(str(file)) as stream, _reader(stream) as reader:
             count = getattr(reader, "num_record_batches", None)  # of a file, whose batches are read by number
             for batch in reader if count is None else map(reader.get_batch, range(count)):
+                batch.validate(full=True)  # one that is damaged could end this process
                 yield from ((batch.slice(start, 64), features(reader.schema)) for start in range(0, batch.num_rows, 64))
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{file}: can't be read as a data set ({error})") from error
