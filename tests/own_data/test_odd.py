@@ -388,6 +388,13 @@ def test_in_and_out_are_start_and_end(tmp_path: Path, names: tuple[str, str]):
     assert times_of(one) == (1.5, 1.5)
 
 
+def test_an_in_without_an_out_is_no_start(tmp_path: Path):
+    record(tmp_path / "a.wav", 9.0)
+    with_table(tmp_path, [("file", "time_in", "text"), ("a.wav", "09:05:00", sentence(1))])
+    [one], _ = read(tmp_path)
+    assert times_of(one) == (0, None)
+
+
 def said_by_google(words: bool) -> dict:
     result = {"alternatives": [{"transcript": "one two", "confidence": 0.9}], "resultEndTime": "2.5s"}
     if words:

@@ -46,7 +46,8 @@ _SUSPECT = re.compile(
 def time_roles(plain_names: Sequence[str]) -> dict[str, tuple[int, float]]:
     """Return role → (place of its column, seconds per unit), for the roles "start", "end" and "seconds".
 
-    A column `offset` is a start, as in NeMo's manifests, but the end where there is a column `onset`.
+    A column `offset` is a start, as in NeMo's manifests, but the end where there is a column `onset`. `in` and `out` are
+    start and end if there are both.
 
     Args:
         plain_names: the columns' names as `tables.plain` gives them, in order.
@@ -59,9 +60,10 @@ def time_roles(plain_names: Sequence[str]) -> dict[str, tuple[int, float]]:
     """
     found: dict[str, list[tuple[int, int, float]]] = {"start": [], "end": [], "seconds": []}
     has_onset = any(name.startswith("onset") for name in plain_names)
-    for place, name in enumerate(plain_names):
-        match = _COLUMN.fullmatch(name)
-        if not match:
+    matches = [_COLUMN.fullmatch(name) for name in plain_names]
+    has_both = {"in", "out"} <= {match["word"] for match in matches if match}
+    for place, match in enumerate(matches):
+        if not match or (match["word"] in ("in", "out") and not has_both):
             continue
         word, scale = match["word"], _UNITS[match["unit"] or ""]
         if word == "offset" and has_onset:
