@@ -46,8 +46,8 @@ _SUSPECT = re.compile(
 def time_roles(plain_names: Sequence[str]) -> dict[str, tuple[int, float]]:
     """Return role → (place of its column, seconds per unit), for the roles "start", "end" and "seconds".
 
-    A column `offset` is a start, as in NeMo's manifests, but the end where there is a column `onset`. `in` and `out` are
-    start and end if there are both.
+    A column `offset` is a start, as in NeMo's manifests, but the end where there is a column `onset`. `in` and `out`
+    are start and end if there are both.
 
     Args:
         plain_names: the columns' names as `tables.plain` gives them, in order.
