@@ -23,7 +23,7 @@ from asr_with_nemo.data import sizes
 from asr_with_nemo.data.archives import sha256_of
 from asr_with_nemo.data.manifest import read_manifest
 from asr_with_nemo.errors import InputError
-from asr_with_nemo.models.names import SUMMARY
+from asr_with_nemo.models.names import SUMMARY, model_path
 
 SCRIPTS = Path(__file__).resolve().parent
 FINE_TUNING_EPOCHS, FEWEST_EPOCHS = 10, 5
@@ -83,6 +83,10 @@ def main(
         raise InputError("--vocabulary is for fine-tuning; give --base MODEL, too")
     train, dev = (data / f"{split}_manifest.json" for split in ("train", "dev"))
     known = sizes.sizes(data)  # the manifests are there and can be used
+    if base and not (model := model_path(base)).exists():  # before long work
+        raise InputError(
+            f"--base {model}: no such file; name a model as scripts/finetune.py takes it: an4, a .nemo ..."
+        )
     if epochs is None:
         epochs = FINE_TUNING_EPOCHS if base else max(FEWEST_EPOCHS, round(int(known["epochs"]) / 4))
     rows = read_manifest(train)

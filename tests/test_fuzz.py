@@ -206,7 +206,7 @@ def data_set(kind: str) -> bytes:
     if kind == "parquet":
         pq.write_table(table, file)
     else:
-        with pa.ipc.new_stream(file, table.schema) as stream:
+        with (pa.ipc.new_file if kind == "arrow file" else pa.ipc.new_stream)(file, table.schema) as stream:
             stream.write_table(table)
     return file.getvalue()
 
@@ -214,7 +214,6 @@ def data_set(kind: str) -> bytes:
 def read_data_set(path: Path) -> object:
     folder = path.parent / "data"
     folder.mkdir()
-    (folder / "dataset_info.json").write_text("{}", encoding="utf-8")
     path.rename(folder / path.name)
     return read_entries(folder)
 
@@ -533,6 +532,7 @@ READERS: dict[str, tuple[Callable[[], bytes], Callable[[Path], object], str]] = 
     "nemo": (nemo, model_file.read_alphabet, "a.nemo"),
     "Parquet": (lambda: data_set("parquet"), read_data_set, "train.parquet"),
     "Arrow": (lambda: data_set("arrow"), read_data_set, "data-00000-of-00001.arrow"),
+    "Arrow's file format": (lambda: data_set("arrow file"), read_data_set, "data.arrow"),
     "M4A": (lambda: encoded("ipod", "aac", 16_000), audio.load_audio, "a.m4a"),
     "AAC": (lambda: encoded("adts", "aac", 16_000), audio.load_audio, "a.aac"),
     "WebM": (lambda: encoded("webm", "libopus", 48_000), audio.load_audio, "a.webm"),

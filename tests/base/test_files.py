@@ -99,3 +99,12 @@ def test_a_results_file_is_tried_before_the_work_begins(tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"run\.json"):
         check_output(tmp_path / "file" / "run.json")
+
+
+@pytest.mark.parametrize("keep_suffix", [True, False])
+def test_a_name_as_long_as_file_systems_allow_is_written(tmp_path: Path, keep_suffix: bool):
+    path = tmp_path / f"{'é' * 125}.json"
+    with replacing(path, shared=True, keep_suffix=keep_suffix) as partial:
+        assert partial.suffix == (".json" if keep_suffix else ".partial")
+        partial.write_text("whole")
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [(path.name, "whole")]

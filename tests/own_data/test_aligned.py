@@ -562,6 +562,23 @@ def test_a_programs_captions_of_one_recording_dont_replace_the_table_of_all(tmp_
     assert (prepared.format, prepared.rows) == ("csv", PARTS)
 
 
+@pytest.mark.parametrize("name", ["Some_talk", "Some talk [dQw4].v1", "Über cafe\u0301"])
+def test_a_programs_description_beside_each_recording_does_not_replace_their_captions(name: str, tmp_path: Path):
+    mine = tmp_path / "mine"
+    formats_there = [
+        {"format_id": "251", "url": "https://host/a.webm"},
+        {"format_id": "18", "url": "https://host/b.mp4"},
+    ]
+    for number in range(2):
+        stem = f"{name}{number}"
+        talk(mine, f"{stem}.wav")
+        (mine / f"{stem}.en.vtt").write_text(vtt(), encoding="utf-8")
+        about = {"id": "dQw4", "title": "Some talk", "formats": formats_there, "description": "A talk about things."}
+        (mine / f"{stem}.info.json").write_text(json.dumps(about | {"categories": ["Music"]}), encoding="utf-8")
+    prepared = prepare(mine, tmp_path / "out", split="utterance")
+    assert (prepared.format, prepared.rows) == ("aligned", 2 * PARTS)
+
+
 def test_digits_in_a_transcript_are_no_label(tmp_path: Path):
     mine = tmp_path / "mine"
     for number in range(PARTS):

@@ -6,12 +6,24 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import commands, formats, tables, times
-from tests.own_data.corpora import everything, fates, good_rows, prepare, record, samples, sentence, with_table
+from tests.own_data.corpora import (
+    everything,
+    fates,
+    good_rows,
+    prepare,
+    read,
+    record,
+    samples,
+    sentence,
+    with_table,
+)
+from tests.own_data.corpora import times as times_of
 
 
 def texts(prepared) -> list[str]:
@@ -312,3 +324,147 @@ def test_times_that_are_no_numbers_cost_one_row_of_kaldis(tmp_path: Path):
     rows = "".join(f"{name} {name} {time}\n" for name, time in zip(names, times, strict=True)) + "long long 0 1\n"
     (mine / "segments").write_text(rows)
     assert prepare(mine, tmp_path / "out", split="utterance").fates == {"kept": 9, "left out": 4}
+
+
+def test_a_name_as_long_as_file_systems_allow_is_one_like_others(tmp_path: Path):
+    names = ["a", "x" * 251, "é" * 125]
+    for name in names:
+        record(tmp_path / f"{name}.wav")
+        (tmp_path / f"{name}.txt").write_text(f"the text of {name[0]}")
+    found, _ = read(tmp_path)
+    assert sorted(one.text for one in found) == ["the text of a", "the text of x", "the text of é"]
+    with_table(tmp_path, [("file", "text"), ("x" * 251, "one"), ("y" * 400, "two"), ("é" * 125 + ".wav", "three")])
+    found, _ = read(tmp_path)
+    assert [(one.text, one.problem) for one in found] == [("one", ""), ("two", "no audio"), ("three", "")]
+
+
+def test_starts_without_ends_last_until_the_next_one(tmp_path: Path):
+    for name in ("a", "b"):
+        record(tmp_path / f"{name}.wav", 9.0)
+    rows = [("a.wav", "0.5", "one"), ("b.wav", "0", "two"), ("a.wav", "6", "three"), ("a.wav", "2.5", "four")]
+    with_table(tmp_path, [("file", "start", "text"), *rows])
+    found, said = read(tmp_path)
+    parts = {one.text: times_of(one) for one in found}
+    assert parts == {"one": (0.5, 2.0), "two": (0, None), "three": (6, None), "four": (2.5, 3.5)}
+    assert "each row is read to the next start" in said
+
+
+def test_a_row_that_lacks_its_end_is_doubtful(tmp_path: Path):
+    record(tmp_path / "a.wav", 9.0)
+    rows = [("a.wav", "0.5", "2", "one"), ("a.wav", "3", "", "two"), ("a.wav", "6", "8", "three")]
+    with_table(tmp_path, [("file", "start", "end", "text"), *rows])
+    found, _ = read(tmp_path)
+    assert [[kind for kind, _ in one.doubts] for one in found] == [[], ["no end"], []]
+
+
+@pytest.mark.parametrize("shift", [0, 400])
+def test_whispers_tables_are_in_milliseconds_even_of_a_long_recording(tmp_path: Path, shift: int):
+    record(tmp_path / "a.wav", 600.0, 8_000)
+    lines = [f"{shift + start}\t{shift + start + 2500}\t{sentence(start)}" for start in (0, 3000)]
+    (tmp_path / "a.tsv").write_text("\n".join(["start\tend\ttext", *lines[:1]]))
+    [one], said = read(tmp_path)
+    assert times_of(one) == (shift / 1000, 2.5) and "milliseconds" in said
+    (tmp_path / "a.tsv").write_text("start\tend\ttext\n0\t4\tfour seconds\n100\t130\tthirty quick seconds\n")
+    found, _ = read(tmp_path)
+    assert [times_of(one) for one in found] == [(0, 4), (100, 30)]
+
+
+@pytest.mark.parametrize("suffix", [".srt", ".txt"])
+def test_captions_with_the_timecode_of_a_film_begin_with_the_recording(tmp_path: Path, suffix: str):
+    record(tmp_path / "a.wav", 9.0)
+    cues = "1\n01:00:00,500 --> 01:00:02,000\none\n\n2\n01:00:03,000 --> 01:00:08,000\ntwo\n"
+    (tmp_path / f"a{suffix}").write_text(cues)
+    found, said = read(tmp_path)
+    assert [times_of(one) for one in found] == [(0.5, 1.5), (3, 5)] and "1:00:00" in said
+
+
+@pytest.mark.parametrize(
+    "names", [("Timestamp In", "Timestamp Out"), ("In", "Out"), ("TC IN", "TC OUT"), ("in_point", "out_point")]
+)
+def test_in_and_out_are_start_and_end(tmp_path: Path, names: tuple[str, str]):
+    record(tmp_path / "a.wav", 9.0)
+    with_table(tmp_path, [("File", *names, "Text"), ("a.wav", "00:00:01.5", "00:00:03", sentence(1))])
+    [one], _ = read(tmp_path)
+    assert times_of(one) == (1.5, 1.5)
+
+
+def test_an_in_without_an_out_is_no_start(tmp_path: Path):
+    record(tmp_path / "a.wav", 9.0)
+    with_table(tmp_path, [("file", "time_in", "text"), ("a.wav", "09:05:00", sentence(1))])
+    [one], _ = read(tmp_path)
+    assert times_of(one) == (0, None)
+
+
+def said_by_google(words: bool) -> dict:
+    result = {"alternatives": [{"transcript": "one two", "confidence": 0.9}], "resultEndTime": "2.5s"}
+    if words:
+        result["alternatives"][0]["words"] = [
+            {"startTime": "0s", "endTime": "1.2s", "word": "one"},
+            {"startTime": "1.2s", "endTime": "2.500s", "word": "two"},
+        ]
+    return {"results": [result], "totalBilledTime": "15s"}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        said_by_google(words=False),
+        {"name": "12", "done": True, "response": {"@type": "type.host/x", **said_by_google(words=True)}},
+        {"id": "x", "audio_duration": 9.0, "sentences": [{"text": "one two", "start": 0, "end": 2500, "words": []}]},
+        {"id": "x", "audio_duration": 9.0, "paragraphs": [{"text": "one two", "start": 0, "end": 2500, "words": []}]},
+    ],
+)
+def test_further_forms_of_services_are_read(tmp_path: Path, document: dict):
+    record(tmp_path / "a.wav", 9.0)
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    [one], _ = read(tmp_path)
+    assert (one.text, times_of(one)) == ("one two", (0, 2.5))
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_folder_with_a_file_of_arrow_is_a_data_set(tmp_path: Path, is_file: bool):
+    record(tmp_path / "sounds" / "a.wav")
+    wav = (tmp_path / "sounds" / "a.wav").read_bytes()
+    table = pa.table({"audio": [{"bytes": wav, "path": "a.wav"}], "text": ["one two"]})
+    (tmp_path / "mine").mkdir()
+    kind = pa.ipc.new_file if is_file else pa.ipc.new_stream
+    with kind(str(tmp_path / "mine" / "data.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    for place in (tmp_path / "mine", tmp_path / "mine" / "data.arrow"):
+        [one], _ = read(place)
+        assert (one.text, one.audio) == ("one two", wav)
+
+
+@pytest.mark.parametrize(
+    ("there", "reason"),
+    [
+        ({"data/train/txt/train.yaml": "- {duration: 1.0, offset: 0.0, wav: a.wav}\n"}, "--recipe must_c"),
+        ({"en/de/train/segments.lst": "a 0.0 1.0\n", "en/de/train/segments.en": "one\n"}, "Europarl-ST"),
+    ],
+)
+def test_corpora_of_translations_are_named(tmp_path: Path, there: dict[str, str], reason: str):
+    record(tmp_path / "audio" / "a.wav")
+    for name, content in there.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=reason):
+        read(tmp_path)
+
+
+def test_an_empty_set_is_explained_with_what_was_noted(tmp_path: Path):
+    mine = tmp_path / "mine"
+    record(mine / "a.wav", 2.0)
+    rows = [("a.wav", f"2024-01-01T10:00:0{number}", sentence(number)) for number in range(8)]
+    with_table(mine, [("file", "start", "text"), *rows])
+    with pytest.raises(InputError) as refused:
+        prepare(mine, tmp_path / "out")
+    said = str(refused.value)
+    assert "8 usable rows are 1 recording(s)" in said and "not understood: column 'start'" in said
+
+
+def test_speakers_that_are_left_out_of_the_manifests_are_said(tmp_path: Path):
+    mine = tmp_path / "mine"
+    with_table(mine, [("path", "text", "speaker"), *good_rows(mine, 12, speakers=2)])
+    prepared = prepare(mine, tmp_path / "out", split="utterance")
+    assert not any("speaker" in row for row in everything(prepared))
+    assert any(note.startswith("no speakers in the manifests, since 2 are in more") for note in prepared.notes)

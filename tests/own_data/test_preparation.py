@@ -112,13 +112,15 @@ def test_each_kind_of_problem_is_found_and_doubtful_rows_are_kept(troubled: Path
     prepared = prepare(troubled, tmp_path / "out")
     rows = fates(prepared)
     assert set(quality.KINDS) - {kind_of(name) for name in named(rows)} == {
-        "past the end",  # tests/own_data/test_odd.py has these four
+        "past the end",  # tests/own_data/test_odd.py has these five
+        "no end",
         "too loud",
         "two talkers",
         "unfinished",
         # Texts with times: tests/own_data/test_aligned.py
         *("bad times", "no speech", "unreadable text", "overlap", "several speakers", "unsorted", "sung"),
         *("not found", "mismatch"),  # of an alignment: tests/recognition/test_alignment.py
+        *("clock times", "address"),  # tests/own_data/test_text.py
         # Problems of other layouts and tables; and copies in two splits, which have their own test.
         *("no words", "not text"),  # of workbooks: tests/own_data/test_sheets.py
         "not annotated",  # tests/own_data/test_label_studio.py

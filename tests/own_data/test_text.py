@@ -7,7 +7,7 @@ import pytest
 from asr_with_nemo.data import an4, manifest
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.models.vocabulary import read_alphabet
-from asr_with_nemo.own_data.text import Rule, doubts, outside, repaired, respelled
+from asr_with_nemo.own_data.text import Rule, doubts, outside, repaired, respelled, without_tags
 
 
 @pytest.mark.parametrize(
@@ -121,3 +121,38 @@ def test_an_alphabet_is_letters_or_a_file_of_them(tmp_path: Path, small_corpus: 
 def test_an_invalid_alphabet_is_refused(given: str, pattern: str):
     with pytest.raises(InputError, match=pattern):
         read_alphabet(given)
+
+
+@pytest.mark.parametrize(
+    ("written", "normalised"),
+    [
+        ("WELL <COMMA> I SEE <PERIOD> DO YOU <QUESTIONMARK> YES <EXCLAMATIONPOINT>", "well i see do you yes"),
+        ("<SIL>", ""),
+        ("<MUSIC>", ""),
+        ("one <unk>(2) two <noise/> <|en|>", "one two"),
+        ("a < b and c > d", "a b and c d"),
+    ],
+)
+def test_words_in_angle_brackets_are_not_spoken(written: str, normalised: str):
+    assert Rule().normalise(without_tags(written)) == normalised
+
+
+def test_punctuation_in_angle_brackets_is_punctuation():
+    rule = Rule(case="keep", punctuation="keep")
+    assert rule.normalise(without_tags("WELL <COMMA> I SEE <QUESTIONMARK>")) == "WELL, I SEE?"
+    assert doubts("WELL <COMMA> I SEE <QUESTIONMARK>") == {}
+
+
+@pytest.mark.parametrize(
+    ("written", "kinds"),
+    [
+        ("Speaker 0 00:00:01 hello", {"clock times"}),
+        ("0:01 one 0:04 two 0:09 three", {"clock times"}),
+        ("from 10:30 to 11:45", set()),
+        ("find it at https://otter.ai", {"address"}),
+        ("write to us at example.com.", {"address"}),
+        ("Mr. Lee came in. He left.", set()),
+    ],
+)
+def test_times_and_addresses_among_the_words_are_doubtful(written: str, kinds: set[str]):
+    assert set(doubts(written)) == kinds

@@ -50,6 +50,10 @@ def test_starts_and_ends(content):
         ("Speaker 1  0:00\none two\n\nSpeaker 2  0:05\nthree", ("Speaker 1", "Speaker 2")),
         ("Ann (00:00): one two\nBob (00:05): three", ("Ann", "Bob")),
         ("00:00.000 --> 00:05.000 one two\n00:05.000 --> 00:13.400 three", ("", "")),
+        ("Speaker 0    00:00:00    one two\n\nSpeaker 1    00:00:05    three", ("Speaker 0", "Speaker 1")),
+        ("Ann\t0:00\tone two\nBob\t0:05\tthree", ("Ann", "Bob")),
+        ("Speaker 0 00:00:00 one two\nSpeaker 1 00:00:05 three", ("Speaker 0", "Speaker 1")),
+        ("01:00:00 one two\n01:00:05 three", ("", "")),
         ("A day out\n\nAnn Lee [0:00] one two\nBob [0:05] three", ("Ann Lee", "Bob")),
     ],
 )
@@ -68,6 +72,8 @@ def test_starts_alone(content, people):
         "12:30 we left\n12:45 we came back",
         "3:16 For God so loved\n3:17 For God sent",
         "0:05 a day\n20:15 the news",
+        "10:00:00 good morning\n10:00:05 and hello",
+        "We left at 0:03 in the morning\nWe came at 0:05 in the evening",
         "The train leaves at 0:03\nThe bus leaves at 0:05",
         "1.5 - 2.5 percent rise expected",
         "0.5 , 2.5, 3.0 were the values",
@@ -77,6 +83,24 @@ def test_starts_alone(content, people):
 )
 def test_numbers_that_are_no_times(content):
     assert found(content) is None
+
+
+@pytest.mark.parametrize("form", ["0:0{} {}: {}", "[00:00:0{}] **{}:** {}"])
+def test_names_behind_the_times_are_speakers(form):
+    said = [(0, "Ann", "one two"), (3, "Bob", "three"), (5, "Ann", "four"), (7, "Bob", "five")]
+    ends = [3, 5, 7, 13.4]
+    expected = [(start, end, text, name) for (start, name, text), end in zip(said, ends, strict=True)]
+    assert found("\n".join(form.format(*one) for one in said)) == expected
+
+
+@pytest.mark.parametrize(
+    "footer", ["Transcribed by https://otter.ai", "Transcript by Rev.com", "Subtitles by the Amara.org community"]
+)
+def test_the_line_of_a_service_is_no_word(tmp_path, footer):
+    [entry], said = of_text(tmp_path, f"one two\nthree\n\n{footer}\n")
+    assert entry.text == "one two three" and footer in said
+    found, _ = of_text(tmp_path, f"Ann Lee  0:00\none two\n\nBob  0:05\nthree\n\n{footer}\n")
+    assert [one.text for one in found] == ["one two", "three"]
 
 
 def test_one_time_out_of_order_is_still_a_time(tmp_path):

@@ -80,3 +80,11 @@ def test_a_recording_that_is_listed_twice_has_two_names_in_a_ctm(
     written = capsys.readouterr().out if where == "terminal" else out.read_text()
     names = [line.split()[0] for line in written.splitlines()]
     assert names == [str(tmp_path / "a.wav"), "b", f"{tmp_path / 'a.wav'}_2"]
+
+
+def test_the_output_of_a_long_name_has_its_start_and_a_digest(tmp_path: Path):
+    several = [recordings.Recording(name, name, Path(name)) for name in ("a", "é" * 125 + "a", "é" * 125 + "b")]
+    paths = list(recordings.outputs(several, tmp_path, ".textgrid"))
+    for path in paths:
+        path.write_text("")
+    assert paths[0].name == "a.textgrid" and paths[1].name.startswith("é" * 100) and len(set(paths)) == 3

@@ -45,6 +45,8 @@ def test_three_short_trainings_make_a_curve_and_are_not_done_twice(small_corpus:
         (["data", "--parts", "0.5,2"], "between 0 and 1"),
         (["data", "--parts", "0.01,1"], "are too few for --parts"),
         (["data", "--vocabulary", "new"], "--base MODEL"),
+        (["data/train_manifest.json"], "a file; name the folder that scripts/prepare_corpus.py wrote"),
+        (["data", "--base", "runs/nowhere.nemo"], "nowhere.nemo: no such file"),
     ],
 )
 def test_what_is_refused(

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import filecmp
 import gzip
+import hashlib
 import io
 import os
 import platform
@@ -16,6 +17,7 @@ from asr_with_nemo.errors import InputError
 
 LOCK = ".lock"
 """The file in a folder by which one process at a time works in it."""
+_LONGEST_NAME = 150  # bytes; to a longer one, of 255 that most systems allow, hardly anything can be added
 _SLACK = 64 * 1024**2
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -128,7 +130,10 @@ def replacing(
     """
     path = Path(path)
     own = f".{platform.node()}.{os.getpid()}" if shared else ""  # containers may have equal numbers
-    partial = path.with_name(f".partial{own}-{path.name}" if keep_suffix else f".{path.name}{own}.partial")
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16] + path.suffix
+    partial = path.with_name(f".partial{own}-{name}" if keep_suffix else f".{name}{own}.partial")
     _remove(partial)
     try:
         yield partial

@@ -61,6 +61,8 @@ def sizes(folder: str | os.PathLike) -> dict[str, object]:
         InputError: the folder has no train or dev manifest, or one of them can't be used.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise InputError(f"{folder}: a file; name the folder that scripts/prepare_corpus.py wrote")
     stamps = tuple(_stamp(folder / name) for name in (*map(_name_of, _SPLITS), _SHARDS))
     return dict(_sizes(folder.absolute(), stamps))
 

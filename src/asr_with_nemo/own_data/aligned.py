@@ -46,6 +46,7 @@ _LANGUAGE = re.compile(
 )
 _UNKNOWN = (".ass", ".ssa", ".sbv", ".ttml", ".dfxp", ".lrc", ".trs", ".cha", ".sub", ".smi", ".sami", ".rttm", ".exb")
 _DOCUMENTS = (".docx", ".doc", ".odt", ".rtf", ".pdf", ".pages")
+_SLOWEST = 0.3  # letters in a unit of time: speech has some 10 in a second, and 0.01 in a millisecond
 _SHORT = 30.0  # seconds; in a shorter recording, tiers are the alignment of the text beside it
 
 
@@ -324,11 +325,8 @@ def _ending(path: str, stem: str, beside: str) -> str:
 
 
 def _is_short(source: Source, path: str) -> bool:
-    try:
-        with open_sound(source.root / path) as sound:
-            return sound.seconds is not None and sound.seconds <= _SHORT
-    except InputError:
-        return False
+    seconds = _seconds_of(str(source.root / path))
+    return seconds is not None and seconds <= _SHORT
 
 
 def _language(path: str) -> str:
@@ -422,8 +420,10 @@ def _of_file(session: _Session, audio: str, path: Path) -> Iterator[Entry]:
         return
     session.has_tiers |= reading.has_tiers
     cues = reading.cues
-    if reading.is_unitless:
-        cues = _in_seconds(session, cues, base, name, suffix)
+    if reading.is_unitless or suffix.lower() in _CAPTIONS:
+        cues, note = (_in_seconds if reading.is_unitless else captions.from_zero)(cues, _seconds_of(base.audio))
+        if note:
+            session.say(suffix, note, name)
     for note in reading.notes if reading.has_tiers else ["read", *reading.notes]:
         session.say(suffix, note, name)
     if not cues:
@@ -432,17 +432,29 @@ def _of_file(session: _Session, audio: str, path: Path) -> Iterator[Entry]:
         yield replace(entry, speaker=_of_recording_alone(session, entry.speaker, audio, name, suffix))
 
 
-def _in_seconds(session: _Session, cues: list[Cue], base: Entry, name: str, suffix: str) -> list[Cue]:
-    """Return cues in seconds: whole numbers beyond the end of the recording are ms, as in Whisper's tables."""
+def _seconds_of(audio: str) -> float | None:
+    """Return the seconds of a recording; None if it doesn't state them, or can't be read."""
     try:
-        with open_sound(base.audio) as sound:
-            whole = sound.seconds
+        with open_sound(audio) as sound:
+            return sound.seconds
     except InputError:
-        return cues
-    if whole is None or max((cue.end for cue in cues if not cue.problem), default=0.0) <= whole + 1:
-        return cues
-    session.say(suffix, "times beyond the end of the recording: read as milliseconds", name)
-    return [replace(cue, start=cue.start / 1000, end=cue.end / 1000) for cue in cues]
+        return None
+
+
+def _in_seconds(cues: list[Cue], whole: float | None) -> tuple[list[Cue], str]:
+    """Return cues of whole numbers in seconds, and a note, if they are milliseconds, as in Whisper's tables.
+
+    They are, if as seconds they lie beyond the end of the recording, or nobody would speak as slowly.
+    """
+    timed = [cue for cue in cues if not cue.problem]
+    letters = sum(map(str.isalnum, "".join(cue.text for cue in timed)))
+    if whole is not None and max((cue.end for cue in timed), default=0.0) > whole + 1:
+        why = "times beyond the end of the recording"
+    elif letters < _SLOWEST * sum(max(0.0, cue.end - cue.start) for cue in timed):
+        why = "whole numbers, as seconds too many for their texts"
+    else:
+        return cues, ""
+    return [replace(cue, start=cue.start / 1000, end=cue.end / 1000) for cue in cues], f"{why}: read as milliseconds"
 
 
 def _of_recording_alone(session: _Session, speaker: str, audio: str, name: str, suffix: str) -> str:

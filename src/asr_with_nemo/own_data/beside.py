@@ -18,6 +18,13 @@ from asr_with_nemo.own_data.store import NO_TRANSCRIPTS, clean_text, name_key
 # The end of the recordings' names if a speaker was recorded by several microphones, as in VCTK.
 _MICROPHONE = re.compile(r"[_.-](?:mic|ch|chan|channel)[_-]?\d+$")
 
+# The last line of a text that a service wrote: Transcribed by https://otter.ai
+_FOOTER = re.compile(
+    r"(?:this\s)?(?:transcri(?:bed|ption|pts?)|captions?|captioned|subtitles?|subtitled)\b.{0,60}?\b(?:by|with|from|using|on|at)\s+"
+    r"(?:.{0,40}\s)?(?:https?://|www\.|[\w-]+\.[a-z]{2,4}\b)\S*(?:\s\S+){0,2}",
+    re.IGNORECASE,
+)
+
 _LABELS = (" labels", "_labels", "-labels", " label track", " label", ".labels")
 """Behind the recordings' names, where Audacity's labels are exported: a Labels.txt."""
 
@@ -75,7 +82,7 @@ def text_of(source: Source, path: str, stem: str) -> Path | None:
     whole = source.root / path
     for suffix in (".normalized.txt", ".txt", ".lab", ".trn", ".TXT"):  # the first as in LibriTTS
         for beside in (whole.with_suffix(suffix), whole.with_name(whole.name + suffix)):
-            if beside.is_file():
+            if os.path.isfile(beside):  # no error, where such a name is too long for a file
                 return beside
     query = "SELECT path FROM files WHERE kind = 'text' AND stem = ? LIMIT 2"
     for name in dict.fromkeys((stem, _MICROPHONE.sub("", stem), *(f"{stem}{ending}" for ending in _LABELS))):
@@ -91,6 +98,9 @@ def read_text(source: Source, path: str, stem: str, text: Path) -> Iterator[Entr
     lines = text_files.Lines(text, source.encoding or text_files.encoding_of(text))
     # Below a label, Audacity writes its frequencies in a line that begins with a backslash.
     rows = [(lines.number, row) for line in lines if (row := line.strip()) and not row.startswith("\\\t")]
+    if len(rows) > 1 and _FOOTER.fullmatch(rows[-1][1]):
+        _say(source, f"not read, since no one says it: the last line, {rows[-1][1]!r}", place)
+        rows.pop()
     words = " ".join(" ".join(_spoken([row for _, row in rows])).split())
     # As in VCTK, p225/p225_001.wav.
     folder = os.path.basename(os.path.dirname(path))
@@ -105,7 +115,14 @@ def read_text(source: Source, path: str, stem: str, text: Path) -> Iterator[Entr
             yield replace(entry, text="", problem="unreadable text", detail=str(error).removeprefix(f"{text}: "))
             return
         _say(source, "captions in a text file: read with their times", place)
-        cues = _of_recording_alone(entry, reading.cues)
+        try:
+            with open_sound(entry.audio) as sound:
+                cues, note = captions.from_zero(reading.cues, sound.seconds)
+        except InputError:  # which is reported when the recording is read
+            cues, note = reading.cues, ""
+        if note:
+            _say(source, note, place)
+        cues = _of_recording_alone(entry, cues)
         yield from entries(checked(cues), replace(entry, text=""), lambda cue: f"{place}, {cue.place}")
     else:
         yield from _with_times(source, entry, rows)

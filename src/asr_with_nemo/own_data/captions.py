@@ -7,13 +7,13 @@ with it, and each word once.
 import html
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import times
-from asr_with_nemo.own_data.cues import Cue, Reading, lines_of
+from asr_with_nemo.own_data.cues import Cue, Reading, hours_before, lines_of
 
 _TIME = r"(?:(\d{1,4}):)?([0-5]?\d):([0-5]?\d)(?:[.,](\d{1,6}))?"
 _TIMING = re.compile(rf"\s*{_TIME}\s*-{{1,3}}>\s*{_TIME}(?:\s.*)?")
@@ -90,6 +90,16 @@ def are_in(rows: Iterable[str]) -> bool:
     """Return whether lines are captions: some have the times of SubRip or WebVTT, and none a text behind them."""
     timed = [row for row in rows if "-->" in row and _TIMING.fullmatch(row)]
     return bool(timed) and all(map(_TIMING_ALONE.fullmatch, timed))
+
+
+def from_zero(cues: list[Cue], whole: float | None) -> tuple[list[Cue], str]:
+    """Return captions from the start of their recording, and a note, if they begin at a whole hour of timecode."""
+    timed = [cue for cue in cues if not cue.problem]
+    before = hours_before(min(cue.start for cue in timed), max(cue.end for cue in timed), whole) if timed else 0.0
+    if not before:
+        return cues, ""
+    note = f"all times begin at {before / 3600:g}:00:00, which is taken for the start of the recording"
+    return [one if one.problem else replace(one, start=one.start - before, end=one.end - before) for one in cues], note
 
 
 def _blocks(path: Path, encoding: str) -> list[_Block]:

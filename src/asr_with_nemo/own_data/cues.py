@@ -127,6 +127,25 @@ def speaker_in(recording: str, speaker: str) -> str:
     return f"{Path(recording).stem} {speaker}" if speaker and _NUMBERED.fullmatch(speaker) else speaker
 
 
+def hours_before(earliest: float, latest: float, whole: float | None) -> float:
+    """Return the seconds of whole hours that times begin with, if they fit into the recording only without them.
+
+    Timecode of films often begins at one hour.
+
+    Args:
+        earliest, latest: times in seconds.
+        whole: seconds of the recording; None if they are unknown.
+
+    Example:
+        >>> hours_before(3601.5, 3720.0, 125.0), hours_before(3601.5, 3720.0, 4000.0), hours_before(1.5, 3720.0, 125.0)
+        (3600.0, 0.0, 0.0)
+    """
+    if whole is None or latest <= whole + 1 or not math.isfinite(latest):
+        return 0.0
+    before = earliest // 3600 * 3600
+    return before if before > 0 and latest - before <= whole + 1 else 0.0
+
+
 # --- Words ------------------------------------------------------------------------------------------------------------
 
 

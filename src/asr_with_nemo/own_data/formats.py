@@ -27,6 +27,7 @@ from asr_with_nemo.own_data import (
     sheets,
     tables,
     text_files,
+    time_columns,
     twins,
 )
 from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split_of
@@ -50,7 +51,8 @@ def _read_table(source: Source) -> Iterator[Entry]:
         elif number == _SHOWN:
             source.notes.append(f"read {len(found) - number:,} more tables")
         split = _part_of(table.path, source.root) if len(found) > 1 else ""
-        yield from (_of_row(row, table, finder, split) for row in tables.read(table))
+        starts = _Starts(table, source) if time_columns.lacks_ends(table) else None
+        yield from (_of_row(row, table, finder, split, starts) for row in tables.read(table))
 
 
 _TABLES = tables.SUFFIXES - tables.LISTS
@@ -135,9 +137,11 @@ def _is_unsure(table: tables.Table, largest: tables.Table) -> bool:
 
 
 def _is_of_one(source: Source, path: Path) -> bool:
-    """Return whether a file has the name of a recording, up to a dot: a.f0.csv beside a.wav."""
-    names = (name_key(path.stem), name_key(path.name).partition(".")[0])
-    return bool(source.store.value("SELECT 1 FROM files WHERE kind = 'audio' AND stem IN (?, ?)", names))
+    """Return whether a file has the name of a recording, up to a dot: a.f0.csv beside A.wav."""
+    name = name_key(path.name)
+    stems = [name[: dot.start()] for dot in re.finditer(r"\.", name)]
+    query = f"SELECT 1 FROM files WHERE kind = 'audio' AND stem IN ({', '.join('?' * len(stems))})"
+    return bool(source.store.value(query, stems))
 
 
 def _not_read(source: Source, found: Sequence[tables.Table], reasons: Sequence[str]) -> list[str]:
@@ -171,10 +175,10 @@ def _tables_of(source: Source, suffixes: Set[str]) -> Iterator[list[Path]]:
         # Next to transcripts.txt there may be other lists, of segments for example.
         found = [path for path in found if "trans" in path.stem.lower()] or found
         parts = {path: split for path in found if (split := _part_of(path, folder))}
-        parts = {path: split for path, split in parts.items() if "all" not in re.split("[^a-z]", path.stem)}
+        parts = {path: split for path, split in parts.items() if "all" not in re.split("[^a-z]", path.stem.lower())}
         if "train" in parts.values() and len(set(parts.values())) > 1:
             found = list(parts)
-        yield [path for path in found if path.stem == "validated"] or found
+        yield [path for path in found if path.stem.lower() == "validated"] or found
     # Further down, the tables that are called the same: M-AILABS has a metadata.csv for each book.
     query = "SELECT path, name FROM files WHERE kind = 'aligned' ORDER BY path"
     named = [(path, name) for path, name in source.store.select(query) if os.path.splitext(name)[1] in suffixes]
@@ -187,11 +191,42 @@ def _part_of(table: Path, folder: Path) -> str:
     return split_of(table.stem) or split_of(inner)
 
 
-def _of_row(row: tables.TableRow, table: tables.Table, finder: Finder, split: str) -> Entry:
+class _Starts:
+    """The starts of a table without ends, each row of which lasts until the next one of its recording and channel."""
+
+    def __init__(self, table: tables.Table, source: Source):
+        self._table, self._store = table, source.store
+        database = source.store.db
+        database.execute("DROP TABLE IF EXISTS temp.starts")
+        database.execute("CREATE TEMP TABLE starts (audio TEXT, channel TEXT, start REAL)")
+        read = (self._place_of(_roles_of(row, table)) for row in tables.read(table) if row.doubt != "broken")
+        database.executemany("INSERT INTO temp.starts VALUES (?, ?, ?)", filter(None, read))
+        database.execute("CREATE INDEX temp.starts_by_audio ON starts (audio, channel, start)")
+
+    def _place_of(self, roles: Mapping[str, str]) -> tuple[str, str, float] | None:
+        try:
+            return roles.get("audio", ""), roles.get("channel", ""), self._table.part_of(roles)[0]
+        except ValueError:
+            return None
+
+    def until_next(self, roles: Mapping[str, str]) -> float | None:
+        """Return the seconds from a row's start to the next one; None for the last row of a recording."""
+        if (place := self._place_of(roles)) is None:
+            return None
+        query = "SELECT min(start) FROM temp.starts WHERE audio = ? AND channel = ? AND start > ?"
+        following = self._store.value(query, place)
+        return None if following is None else round(following - place[2], 6)
+
+
+def _roles_of(row: tables.TableRow, table: tables.Table) -> dict[str, str]:
+    return {role: tables.as_text(row.cells.get(column)) for role, column in table.roles.items()}
+
+
+def _of_row(row: tables.TableRow, table: tables.Table, finder: Finder, split: str, starts: _Starts | None) -> Entry:
     place = f"{finder.source.name_of(table.path)}, line {row.line}"
     if row.doubt == "broken":
         return Entry(place, problem="broken row", detail=row.detail)
-    roles = {role: tables.as_text(row.cells.get(column)) for role, column in table.roles.items()}
+    roles = _roles_of(row, table)
     text = clean_text(roles.get("text", ""))
     speaker = clean_text(roles.get("speaker", ""))
     speaker = "" if speaker.casefold() in _NO_SPEAKER else speaker
@@ -213,6 +248,10 @@ def _of_row(row: tables.TableRow, table: tables.Table, finder: Finder, split: st
         return Entry(
             **named, name=clean_text(roles["audio"]), problem="broken row", detail=f"{error}, in a time's column"
         )
+    if length is None and starts:
+        length = starts.until_next(roles)
+    elif length is None and start:
+        named["doubts"] = (*named.get("doubts", ()), ("no end", f"from {start:g} s"))
     channel = channels.number_of(roles.get("channel", ""), table.first_channel)
     name = finder.source.name_of(path)
     return Entry(**named, audio=str(path), name=name, start=start, seconds=length, channel=channel)
@@ -396,8 +435,7 @@ def detect(source: Source) -> str:
     finder = Finder(source)
     found, reasons = _usable_tables(source, finder, [_TABLES])
     # A table of all recordings is a person's; captions of some of them may be a program's.
-    own = tuple(f"{stem}." for (stem,) in source.store.select("SELECT stem FROM files WHERE kind = 'audio'"))
-    of_all = any(not table.path.name.startswith(own) for table in found)
+    of_all = any(not _is_of_one(source, table.path) for table in found)
     if (is_table and (found or not aligned.fits(source))) or (of_all and not source.tiers):
         return "csv"
     if source.tiers or (source.split_channels and channels.there_are_texts(source)) or aligned.fits(source):
@@ -410,7 +448,7 @@ def detect(source: Source) -> str:
         return "aligned"
     if beside.there_are_texts(source):
         return "txt"
-    if has("*.parquet", "*/*.parquet", "*/*/*.parquet"):
+    if layouts.there_are_data_sets(path):
         return "hf"
     found, more = _usable_tables(source, finder, [tables.LISTS])
     if found:
@@ -468,7 +506,8 @@ def _what_is_missing(source: Source, reasons: list[str]) -> str:
         tables_there = f"\n  {', '.join(timed)}: no recording has this name{tables_there}"
     if of_channels := channels.there_are_texts(source):
         tables_there = f"\n  {', '.join(of_channels)}: the texts of a channel each? --channels split{tables_there}"
-    for line in filter(None, (*aligned.not_read(source.path), aligned.why_not(source))):
+    known = (*layouts.not_read(source.path), *aligned.not_read(source.path), aligned.why_not(source))
+    for line in filter(None, known):
         tables_there += f"\n  {line}"
     for sheet in sorted(path for depth in ("*", "*/*") for path in source.path.glob(depth) if _is_other_sheet(path))[
         :3

@@ -29,7 +29,8 @@ from asr_with_nemo.own_data.sources import Entry, Finder, Missing, Source, split
 from asr_with_nemo.own_data.store import clean_text
 
 if TYPE_CHECKING:
-    from pyarrow import RecordBatch
+    from pyarrow import NativeFile, RecordBatch
+    from pyarrow.ipc import RecordBatchFileReader, RecordBatchStreamReader
 
 # --- LibriSpeech ------------------------------------------------------------------------------------------------------
 
@@ -321,6 +322,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
         raise InputError(f"{path}: can't be read as a Lhotse manifest ({error})") from error
 
 
+_ARROW_FILE = b"ARROW1"  # how Arrow's file format begins
 _OF_A_SHELL = ("broadcast_news",)
 """Recipes of Lhotse 1.33 that put names of files into a command line."""
 
@@ -349,6 +351,24 @@ def _run_recipe(source: Source) -> Path:
         ) from error
     source.notes.append(f"read by Lhotse's recipe {source.recipe}")
     return folder
+
+
+def not_read(folder: Path) -> Iterator[str]:
+    """Yield what a folder of translated speech is, whose layout isn't read here, and what to do."""
+    shallow = ("", "*/", "*/*/", "*/*/*/")
+    for depth in shallow:
+        if path := next(folder.glob(f"{depth}txt/*.yaml"), None):
+            yield (
+                f"{path.relative_to(folder)}: MuST-C's times, beside texts a line each, which Lhotse reads: --recipe "
+                "must_c, or write a table of file, start, duration, text"
+            )
+            return
+        if path := next(folder.glob(f"{depth}segments.lst"), None):
+            yield (
+                f"{path.relative_to(folder)}: Europarl-ST's times, beside texts a line each (segments.en), not read; "
+                "join them to a table of file, start, end, text"
+            )
+            return
 
 
 # --- Hugging Face -----------------------------------------------------------------------------------------------------
@@ -407,9 +427,21 @@ def _parts(path: Path) -> list[tuple[str, list[Path], dict]]:
     if parts:
         return parts
     by_name: dict[str, list[Path]] = {}
-    for file in sorted(folder.rglob("*.parquet")):
+    for file in sorted(folder.rglob("*.parquet")) or _arrow_files(folder):
         by_name.setdefault(re.sub(r"[-_]\d+[-_]of[-_]\d+.*", "", file.stem), []).append(file)
     return [(name, files, {}) for name, files in by_name.items()]
+
+
+def there_are_data_sets(folder: Path) -> bool:
+    """Return whether a folder has files of Parquet or Arrow."""
+    parquet = (folder.glob(f"{depth}*.parquet") for depth in ("", "*/", "*/*/"))
+    return any(next(found, None) for found in parquet) or bool(_arrow_files(folder))
+
+
+def _arrow_files(folder: Path) -> list[Path]:
+    """Return a folder's files of Arrow, but for the data sets library's lists of chosen rows."""
+    found = (path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}*.arrow"))
+    return sorted(path for path in found if not path.name.startswith(("cache-", "indices")))
 
 
 def _batches(file: Path) -> Iterator[tuple]:
@@ -432,11 +464,22 @@ def _batches(file: Path) -> Iterator[tuple]:
             yield from ((batch, noted) for batch in batches)
             return
         # Not memory-mapped: mapped pages count as used memory, which would grow with the data set.
-        with pa.OSFile(str(file)) as stream, pa.ipc.open_stream(stream) as reader:
-            for batch in reader:
+        with pa.OSFile(str(file)) as stream, _reader(stream) as reader:
+            count = getattr(reader, "num_record_batches", None)  # of a file, whose batches are read by number
+            for batch in reader if count is None else map(reader.get_batch, range(count)):
+                batch.validate(full=True)  # one that is damaged could end this process
                 yield from ((batch.slice(start, 64), features(reader.schema)) for start in range(0, batch.num_rows, 64))
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{file}: can't be read as a data set ({error})") from error
+
+
+def _reader(stream: "NativeFile") -> "RecordBatchStreamReader | RecordBatchFileReader":
+    """Open Arrow's stream, as the data sets library saves it, or its file format, as Arrow's and pandas' Feather do."""
+    import pyarrow as pa
+
+    is_file = stream.read(len(_ARROW_FILE)) == _ARROW_FILE
+    stream.seek(0)
+    return pa.ipc.open_file(stream) if is_file else pa.ipc.open_stream(stream)
 
 
 def _table(source: Source, file: Path, columns: list[str], features: dict) -> tables.Table:

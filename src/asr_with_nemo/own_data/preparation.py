@@ -33,6 +33,7 @@ from asr_with_nemo.own_data.sources import Entry, Source
 from asr_with_nemo.own_data.store import NAME, CorpusStore
 
 _MADE_BY = "scripts/prepare_corpus.py"
+_NOTES = 12  # with an error
 _CHUNK = 32  # recordings per batch of a worker
 
 
@@ -193,26 +194,33 @@ def _prepare(
         advice = "expected recordings with transcripts; see --help"
         if settings.format != "auto":
             advice = f"expected the layout of --format {prepared.format}; without --format, it is detected"
-        raise InputError(f"{path}: no rows found (read as {prepared.format}); {advice}")
+        raise InputError(_with_notes(f"{path}: no rows found (read as {prepared.format}); {advice}", prepared))
     quality.find_in_corpus(store)
     quality.find_unnamed(store, only_beside=path.is_file())
     quality.decide(store, settings.drop)
     prepared.rows = store.value("SELECT count(*) FROM rows WHERE number > 0")
     if not store.value("SELECT count(*) FROM rows WHERE fate = 'kept'"):
-        raise InputError(f"{path}: none of its {prepared.rows} rows can be used; fix these first:\n{_reasons(store)}")
+        reason = f"{path}: none of its {prepared.rows} rows can be used; fix these first:\n{_reasons(store)}"
+        raise InputError(_with_notes(reason, prepared))
     before = earlier.get("split_by", "") if same else ""
     try:
         prepared.split_by = splits.assign(store, settings.split, settings.shares, prepared.notes, before)
     except InputError as error:
-        raise InputError(f"{path}: {error}\n{_reasons(store)}".strip()) from error
+        raise InputError(_with_notes(f"{path}: {error}\n{_reasons(store)}".strip(), prepared)) from error
 
     prepared.notes += _said_of_channels(store, source.split_channels)
-    _write_manifests(store, prepared)
+    prepared.notes += _write_manifests(store, prepared)
     _count(store, prepared)
     write_rows(store, prepared.rows_file)
     write_page(store, prepared, settings.rule)
     _remove_unused(store, out)
     _write_note(store, prepared, settings)
+
+
+def _with_notes(error: str, prepared: Prepared) -> str:
+    """Return the text of an error with what was noted while the source was read, which may be the cause."""
+    more = [f"... and {len(prepared.notes) - _NOTES:,} more notes"] if prepared.notes[_NOTES:] else []
+    return "\n".join([error, *(f"  {note}" for note in [*prepared.notes[:_NOTES], *more])])
 
 
 def _said_of_channels(store: CorpusStore, split: bool) -> Iterator[str]:
@@ -382,13 +390,18 @@ def _keep(store: CorpusStore, outcome: Outcome, one: _Waiting, split_channels: b
 # --- Output -----------------------------------------------------------------------------------------------------------
 
 
-def _write_manifests(store: CorpusStore, prepared: Prepared) -> None:
-    """Write the four manifests, with speakers if no two splits share one: train.py refuses shared speakers."""
+def _write_manifests(store: CorpusStore, prepared: Prepared) -> list[str]:
+    """Write the four manifests, with speakers if no two splits share one: train.py refuses shared speakers.
+
+    Returns:
+        a note, if they are written without the speakers that are known.
+    """
     shared = (
-        "SELECT count(*) FROM (SELECT speaker FROM rows WHERE fate = 'kept' AND speaker <> '' "
+        "SELECT count(*), min(speaker) FROM (SELECT speaker FROM rows WHERE fate = 'kept' AND speaker <> '' "
         "GROUP BY speaker HAVING count(DISTINCT split) > 1)"
     )
-    named = not store.value(shared)
+    count, first = store.db.execute(shared).fetchone()
+    named = not count
     folder = prepared.folder
     query = (
         "SELECT wav, rows.seconds, text, speaker FROM rows JOIN recordings ON recordings.id = recording "
@@ -401,6 +414,12 @@ def _write_manifests(store: CorpusStore, prepared: Prepared) -> None:
             for wav, seconds, text, speaker in store.select(query.format(parts))
         )
         manifest.write_manifest(prepared.manifest(name), utterances)
+    if named:
+        return []
+    return [
+        f"no speakers in the manifests, since {count:,} are in more than one set ({first}), and training refuses that; "
+        "--split speaker keeps each in one set"
+    ]
 
 
 def _count(store: CorpusStore, prepared: Prepared) -> None:

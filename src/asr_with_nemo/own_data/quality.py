@@ -88,6 +88,9 @@ KINDS = {
         "each channel holds another person, and they were mixed",
         "--channels split takes the one that speaks; give each its own transcript",
     ),
+    "no end": Kind(
+        "it has a start and no end, so all that follows in the recording was taken", "write its end, or its duration"
+    ),
     "overlap": Kind("another text is spoken at the same time", "correct the times, or drop both"),
     "several speakers": Kind("several people speak in it", "divide it where they change"),
     "unsorted": Kind("it starts before the text above it", "check its times", drop=False),
@@ -114,6 +117,11 @@ KINDS = {
     "annotation": Kind("a remark in brackets, which isn't spoken", "remove it from the transcript", fix="removed"),
     "mixed scripts": Kind("a word mixes letters of two scripts", "write it in one", fix="corrected"),
     "symbol": Kind("a symbol that is spoken as a word", "write the word"),
+    "clock times": Kind(
+        "clock times among the words, which nobody says",
+        "take them out, or write each line as START END TEXT, in seconds",
+    ),
+    "address": Kind("a web address, whose words aren't known", "write it as it is said, or remove it"),
     "digits": Kind("digits, while other transcripts spell numbers out", "--digits spell --language CODE"),
     "rare letter": Kind(
         f"a character in fewer than {_RARE} transcripts can't be learned", "replace it, or drop the row"

@@ -18,7 +18,7 @@ from asr_with_nemo.data import audio
 from asr_with_nemo.data.sound import Sound, ends_too_early, mix_down, open_sound, speaking_channel, two_talkers
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data.cues import END_OF_TIME
-from asr_with_nemo.own_data.text import REPAIRABLE, Rule, doubts, outside, repaired, respelled
+from asr_with_nemo.own_data.text import REPAIRABLE, Rule, doubts, outside, repaired, respelled, without_tags
 
 _FRAME = 0.02  # seconds
 _BELOW_SPEECH = 35  # dB; a frame that far below the loud ones is a pause
@@ -295,9 +295,8 @@ def work(jobs: list[MeasureJob], form: Form) -> list[Outcome]:
 def _transcript(written: str, form: Form) -> tuple[str, dict[str, tuple[str, str]]]:
     """Return a transcript normalised by the form's rule, and its problems."""
     found = doubts(written)
-    if form.fix:
-        written = repaired(written)
-    text = form.rule.normalise(written)
+    written = without_tags(written)
+    text = form.rule.normalise(repaired(written) if form.fix else written)
     done = {kind: (detail, "fixed" if form.fix and kind in REPAIRABLE else "") for kind, detail in found.items()}
     if form.alphabet is not None and (strange := outside(text, form.alphabet)):
         text = respelled(text, form.alphabet) if form.fix else text

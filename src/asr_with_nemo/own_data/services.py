@@ -97,12 +97,14 @@ def _deepgram(document: dict) -> tuple[str, Items]:
 
 
 def _google(document: dict) -> tuple[str, Items]:
-    results = [_camel(one) for one in document["results"]]
+    results = [_camel(one) for one in document.get("response", document)["results"]]  # of a long operation, too
     best = [(one["alternatives"][0], one.get("channelTag")) for one in results if one.get("alternatives")]
     runs = [([_camel(word) for word in one["words"]], channel) for one, channel in best if one.get("words")]
     sizes = [len(words) for words, _ in runs]
     if len(runs) > 1 and sizes[-1] >= sum(sizes[:-1]) and "speakerTag" in runs[-1][0][0]:
         runs = runs[-1:]  # with speakers, the last result repeats all words
+    if not runs:
+        return "segment", _google_results(results)
     is_split = len({channel for _, channel in runs}) > 1
     return "word", [
         _item(
@@ -114,6 +116,20 @@ def _google(document: dict) -> tuple[str, Items]:
         for words, channel in runs
         for one in words
     ]
+
+
+def _google_results(results: list[dict]) -> Items:
+    """Return results without times of words, each from the end of the one before it in its channel."""
+    made, ends = [], {}
+    is_split = len({one.get("channelTag") for one in results}) > 1
+    for one in results:
+        tag, end = one.get("channelTag"), _google_time(one.get("resultEndTime") or one["resultEndOffset"])
+        best = (one.get("alternatives") or [{}])[0].get("transcript", "")
+        if best:
+            side = channels.number_of(str(tag), 1) if is_split else None
+            made.append(_item(ends.get(tag, "0s"), end, best, None, side))
+        ends[tag] = end
+    return made
 
 
 def _camel(fields: dict) -> dict:
@@ -178,10 +194,11 @@ def _azure(document: dict) -> tuple[str, Items]:
 def _assembly(document: dict) -> tuple[str, Items]:
     if not {"audio_duration", "audio_url", "acoustic_model"} & set(document):
         raise KeyError("audio_duration")
-    items = document.get("utterances") or document["words"]
+    said = document.get("utterances") or document.get("sentences") or document.get("paragraphs")
+    items = said or document["words"]
     if not all(isinstance(one["start"], int) for one in items):
         raise ValueError("not milliseconds")
-    kind = "segment" if document.get("utterances") else "word"
+    kind = "segment" if said else "word"
     is_split = len({one.get("channel") for one in items}) > 1
     return kind, [
         _item(

@@ -184,12 +184,9 @@ class Finder:
         for folder, suffix in places:
             for parent in dict.fromkeys((base, self.source.root, self.source.audio_root or base)):
                 path = parent / folder / f"{value}{suffix}"
-                try:
-                    if path.is_file() and path.suffix.lower() not in (".txt", ".csv", ".tsv"):
-                        self._last = (folder, suffix)
-                        return path
-                except (OSError, ValueError):  # the name is too long for a file
-                    return None
+                if os.path.isfile(path) and path.suffix.lower() not in (".txt", ".csv", ".tsv"):
+                    self._last = (folder, suffix)
+                    return path
         return None
 
     def _search(self, value: str, base: Path) -> Path | Missing:

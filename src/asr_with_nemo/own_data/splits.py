@@ -64,15 +64,24 @@ def assign(store: CorpusStore, how: str, shares: Mapping[str, float], notes: lis
     _part_copies(store)
     for split in SPLIT_NAMES:
         if not _size(store, f"split = '{split}'"):
-            raise InputError(
-                f"the {split} set would be empty: {_size(store, '1')} usable rows, split by {chosen}; three sets "
-                "need at least three rows, and with --split speaker as many speakers"
-            )
+            raise InputError(f"the {split} set would be empty: {_why_empty(store, unit, chosen)}")
     return chosen
 
 
 def _size(store: CorpusStore, condition: str) -> int:
     return store.value(f"SELECT count(*) FROM rows WHERE fate = 'kept' AND ({condition})")
+
+
+def _why_empty(store: CorpusStore, unit: str, chosen: str) -> str:
+    """Return why one of the sets is empty, and what to do."""
+    rows = _size(store, "1")
+    units = store.value(f"SELECT count(DISTINCT {unit}) FROM rows WHERE fate = 'kept'")
+    if unit.startswith("'recording"):
+        what = f"{rows} usable rows are {units} recording(s) that differ; rows of the same sound stay in one set"
+        again = " Do the rows have times that aren't read, or name the same file?" if units < rows else ""
+        return f"{what}, and three sets need three, so add recordings.{again}"
+    advice = "add some, or use --split utterance" if chosen == "speaker" else "add some, or use another --split"
+    return f"{rows} usable rows of {units} speaker(s); a speaker stays in one set, and three sets need three: {advice}"
 
 
 def _choose(store: CorpusStore, how: str, notes: list[str], before: str) -> str:

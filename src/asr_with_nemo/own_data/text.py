@@ -26,6 +26,13 @@ _DOTTED = {"tr", "az"}  # the capital of ı is I, and that of i is İ
 _SPOKEN_SYMBOLS = "%&@+=#§°€$£¥₽₹½¼¾²³"
 _SYMBOL = re.compile(f"[{re.escape(_SPOKEN_SYMBOLS)}]")
 _ANNOTATION = re.compile(r"\[[^\]]*\]|<[^>]*>|\([^)]*\)|\{[^}]*\}|\*[^*\s][^*]*\*")
+# A word in angle brackets isn't spoken: <noise>, <|en|>, TED-LIUM's <unk>(2). GigaSpeech writes punctuation so.
+_TAG = re.compile(r"</?\|?[\w:.-]+\|?/?>(?:\(\d+\))?")
+_MARK = re.compile(r"\s*<(comma|period|questionmark|exclamationpoint)>", re.IGNORECASE)
+_MARKS = {"comma": ",", "period": ".", "questionmark": "?", "exclamationpoint": "!"}
+_CLOCK = re.compile(r"(?<![\d:])\d{1,3}:[0-5]\d(:[0-5]\d)?(?:[.,]\d{1,3})?(?![\d:])")
+_MANY = 3  # clock times without hours, which may be said
+_ADDRESS = re.compile(r"\b(?:https?://|www\.)\S+|\b[\w-]+\.(?:com|org|net|edu|gov|info|io|ai)\b", re.IGNORECASE)
 _WORD = re.compile(rf"(?:{_ANNOTATION.pattern}|\S)+")
 # The first byte of a UTF-8 character, decoded as Windows-1252, is one of these.
 _GARBLED = re.compile("[ÂÃÄÅÆÇÎÏÐÑÒÓÔÕÖ×ØÙàáâãäåæçèé][\u0080-\u00bfŒœŠšŸŽžƒˆ˜–—‘’‚“”„†‡•…‰‹›€™]")
@@ -185,7 +192,8 @@ def doubts(text: str) -> dict[str, str]:
     """Return the likely mistakes in a transcript as written: kind → the part affected.
 
     The kinds: "mojibake", UTF-8 decoded with another encoding; "annotation", a remark in brackets, which isn't spoken;
-    "mixed scripts", a word with lookalike letters of two scripts; "symbol", a symbol that is spoken as a word.
+    "mixed scripts", a word with lookalike letters of two scripts; "symbol", a symbol that is spoken as a word; "clock
+    times", those of its lines, which nobody says; "address", one of a web page.
 
     Example:
         >>> doubts("[noise] 100% cafÃ©")
@@ -195,6 +203,7 @@ def doubts(text: str) -> dict[str, str]:
     if _GARBLED.search(text) and (repaired := _ungarbled(text)) != text:
         found["mojibake"] = repaired
         text = repaired
+    text = _MARK.sub("", text)
     if annotations := _ANNOTATION.findall(text):
         found["annotation"] = " ".join(annotations)
     if (
@@ -205,7 +214,25 @@ def doubts(text: str) -> dict[str, str]:
         found["mixed scripts"] = " ".join(mixed)
     if symbols := _SYMBOL.findall(_ANNOTATION.sub(" ", text)):
         found["symbol"] = " ".join(dict.fromkeys(symbols))
+    clocks = list(_CLOCK.finditer(text)) if ":" in text else []
+    if len(clocks) >= _MANY or any(clock[1] for clock in clocks):
+        found["clock times"] = " ".join(clock[0] for clock in clocks[:_MANY])
+    if "." in text and (addresses := _ADDRESS.findall(text)):
+        found["address"] = " ".join(dict.fromkeys(addresses))
     return found
+
+
+def without_tags(text: str) -> str:
+    """Return a transcript without words in angle brackets; those of GigaSpeech's punctuation become punctuation.
+
+    Example:
+        >>> without_tags("WELL <COMMA> I <unk>(2) SEE <PERIOD>")
+        'WELL, I SEE.'
+    """
+    if "<" not in text:
+        return text
+    text = _MARK.sub(lambda mark: _MARKS[mark[1].lower()], text)
+    return " ".join(_TAG.sub(" ", text).split())
 
 
 def repaired(text: str) -> str:

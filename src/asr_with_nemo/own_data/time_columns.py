@@ -28,6 +28,11 @@ def check(table: "Table", texts: Texts) -> None:
     _find_samples(table, texts)
 
 
+def lacks_ends(table: "Table") -> bool:
+    """Return whether a table has a column of starts, and none of ends or lengths."""
+    return "start" in table.roles and not {"end", "seconds"} & set(table.roles)
+
+
 def _is_time(written: str) -> bool:
     try:
         times.parse_time(written)
@@ -54,10 +59,10 @@ def notes(table: "Table", texts: Texts) -> Iterator[str]:
     name = table.path.name
     for column in table.unread:
         yield f"not understood: column {column!r} of {name}, a time?"
-    if "start" in table.roles and not {"end", "seconds"} & set(table.roles):
+    if lacks_ends(table):
         yield (
-            f"{name} has starts ({table.roles['start']!r}) and no column of ends: each row is read to the end of its "
-            "recording; name the column end, or duration"
+            f"{name} has starts ({table.roles['start']!r}) and no column of ends: each row is read to the next start "
+            "in its recording, the last one to its end; if there is such a column, name it end, or duration"
         )
     free = [column for column in table.columns if column not in (*table.roles.values(), *table.unread)]
     audio = table.roles.get("audio", "")

@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
-from asr_with_nemo.own_data import times
-from asr_with_nemo.own_data.cues import Cue
+from asr_with_nemo.own_data import captions, times
+from asr_with_nemo.own_data.cues import Cue, hours_before
 
 Rows = Sequence[tuple[int, str]]
 """The lines of a file that aren't empty, with their numbers."""
@@ -28,8 +28,15 @@ _TIME = r"\d{1,3}:[0-5]\d(?::[0-5]\d)?(?:[.,]\d{1,3})?"
 _RANGE = rf"(?P<start>{_TIME})(?:\s*(?:-{{1,2}}>|[-–—]|to)\s*(?P<end>{_TIME}))?"
 _CLOCK_FIRST = re.compile(rf"[\[(]?\s*{_RANGE}\s*[\])]?(?:\s*[:;,|–-]\s+|\s+|$)(?P<text>.*)")
 _NAME = r"(?P<speaker>[^\W\d_][^:\d\[\]()]{0,30}?(?: \d{1,2})?):?\s*"
-_NAME_FIRST = (re.compile(rf"{_NAME}[\[(]{_RANGE}[\])]:?(?P<text>\s.*)?"), re.compile(rf"{_NAME}\s{_RANGE}"))
+_APART = r"(?:(?<=\t)|(?<=\s\s)|(?<=:\s)|(?<=\d\s))"  # between a name and a time with the text behind it, as Rev AI's
+_NAME_FIRST = (
+    re.compile(rf"{_NAME}[\[(]{_RANGE}[\])]:?(?P<text>\s.*)?"),
+    re.compile(rf"{_NAME}\s{_RANGE}"),
+    re.compile(rf"{_NAME}{_APART}{_RANGE}:?\s+(?P<text>\S.*)"),
+)
+_BOLD = re.compile(r"\*\*([^*]{1,40}?):?\*\*:?\s*")  # a name in Markdown
 _CLOCKS = 0.2  # share of the lines with a clock time, from which they are the times of the lines
+_TIMECODE = 3600.0  # seconds at which the timecode of a film begins
 _UNSORTED = 0.25  # share of the clock times that may come before the one above them, if nearly all lines have one
 _PAST = 1.0  # seconds that a time may lie behind the end of the recording
 
@@ -62,9 +69,18 @@ def cues_of(rows: Rows, form: Callable[[], Form]) -> tuple[list[Cue], str] | Non
     if turns and (len(found) < _MOST * len(rows) or turns > _UNSORTED * len(found)):
         return None
     whole = form().seconds
-    if whole is not None and max(starts) > whole + _PAST:  # times of day, verses, amounts
+    before = hours_before(min(starts), max(starts), whole)
+    before = before if before == _TIMECODE else 0.0  # other hours may be the time of day
+    if whole is not None and max(starts) - before > whole + _PAST:  # times of day, verses, amounts
         return None
-    return _of_clocks(clocks, whole)
+    cues, note = _of_clocks(clocks, whole and whole + before)
+    if before:
+        cues = [
+            cue if cue.problem else replace(cue, start=cue.start - before, end=round(cue.end - before, 6))
+            for cue in cues
+        ]
+        note += f"; they begin at {before / 3600:g}:00:00, which is taken for the start of the recording"
+    return _with_names(cues), note
 
 
 # --- Labels -----------------------------------------------------------------------------------------------------------
@@ -152,6 +168,16 @@ def _clock(row: str) -> dict[str, str] | None:
         return None
     parts = {name: (value or "").strip() for name, value in found.groupdict().items()}
     return {"line": row, "speaker": "", "text": ""} | parts
+
+
+def _with_names(cues: list[Cue]) -> list[Cue]:
+    """Return cues without the names before what is said, `Ann: hello`, if nearly all begin so and none has another."""
+    written = [_BOLD.sub(r"\1: ", cue.text, count=1) if cue.text.startswith("**") else cue.text for cue in cues]
+    said = [text for text, cue in zip(written, cues, strict=True) if text and not cue.problem]
+    if any(cue.speaker for cue in cues) or not captions.are_names(said):
+        return cues
+    named = (captions.without_name(text) for text in written)
+    return [replace(cue, speaker=name, text=text) for cue, (name, text) in zip(cues, named, strict=True)]
 
 
 def _end_sentences(clocks: Sequence[tuple[int, str, dict | None]]) -> bool:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 # In English, then in other languages.
 _START = (
-    "onset start begin tmin xmin from offset starts begins beginning beginn anfang von début debut "
+    "onset start begin tmin xmin from offset starts begins beginning in beginn anfang von début debut "
     "inicio início comienzo inizio начало 开始 开始时间 開始 開始時間 시작"
 ).split()
 _END = (
-    "end stop tmax xmax to until ends finish stops ending ende bis fin fim fine конец окончание 结束 结束时间 結束 "
+    "end stop tmax xmax to until ends finish stops ending out ende bis fin fim fine конец окончание 结束 结束时间 結束 "
     "終了 終了時間 끝 종료"
 ).split()
 _LENGTH = "duration length dur dauer länge durée duree duración duracion duração durata длительность 时长 時長".split()
@@ -30,22 +30,24 @@ _UNITS = {
 UNITS = {0.001: "ms", 1e-6: "µs", 60.0: "minutes"}
 """Seconds per unit → the name of the unit, but for seconds."""
 _COLUMN = re.compile(
-    rf"(?:time_|timestamp_|t_|segment_|utterance_)?(?P<word>{'|'.join((*_START, *_END, *_LENGTH, 'seconds'))})"
-    r"(?:_time|_timestamp|_at)?"
+    r"(?:time_|timestamp_|timecode_|t_|tc_|segment_|utterance_|cue_|mark_)?"
+    rf"(?P<word>{'|'.join((*_START, *_END, *_LENGTH, 'seconds'))})"
+    r"(?:_time|_timestamp|_timecode|_tc|_at|_point)?"
     rf"(?:_(?P<unit>{'|'.join(filter(None, _UNITS))}))?"
 )
 _CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,3}):(\d{1,2}(?:[.,]\d+)?)")
 _FRAMES = re.compile(r"(?<![\d:.,])\d{1,2}:[0-5]\d:[0-5]\d[:;]\d\d(?![\d:.,])")
 _NUMBER = re.compile(r"([-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:e[-+]?\d+)?)\s*(s|sec|ms|msec)?", re.IGNORECASE)
 _SUSPECT = re.compile(
-    rf"(^|_)(times?|timestamps?|timecodes?|tc|{'|'.join({*_START, *_END, *_LENGTH} - {'length'})})(_|$)"
+    rf"(^|_)(times?|timestamps?|timecodes?|tc|{'|'.join({*_START, *_END, *_LENGTH} - {'length', 'in', 'out'})})(_|$)"
 )
 
 
 def time_roles(plain_names: Sequence[str]) -> dict[str, tuple[int, float]]:
     """Return role → (place of its column, seconds per unit), for the roles "start", "end" and "seconds".
 
-    A column `offset` is a start, as in NeMo's manifests, but the end where there is a column `onset`.
+    A column `offset` is a start, as in NeMo's manifests, but the end where there is a column `onset`. `in` and `out`
+    are start and end if there are both.
 
     Args:
         plain_names: the columns' names as `tables.plain` gives them, in order.
@@ -58,9 +60,10 @@ def time_roles(plain_names: Sequence[str]) -> dict[str, tuple[int, float]]:
     """
     found: dict[str, list[tuple[int, int, float]]] = {"start": [], "end": [], "seconds": []}
     has_onset = any(name.startswith("onset") for name in plain_names)
-    for place, name in enumerate(plain_names):
-        match = _COLUMN.fullmatch(name)
-        if not match:
+    matches = [_COLUMN.fullmatch(name) for name in plain_names]
+    has_both = {"in", "out"} <= {match["word"] for match in matches if match}
+    for place, match in enumerate(matches):
+        if not match or (match["word"] in ("in", "out") and not has_both):
             continue
         word, scale = match["word"], _UNITS[match["unit"] or ""]
         if word == "offset" and has_onset:

@@ -23,6 +23,7 @@ from asr_with_nemo.errors import InputError
 from asr_with_nemo.recognition.ngrams import is_language_model
 
 _BYTES_A_SECOND = 32_000  # of a 16-bit WAV; compressed files are longer
+_LONGEST_NAME = 255  # bytes, on most systems
 _LISTENED = 300.0  # seconds in which two talkers are looked for
 _TABLES = (".csv", ".tsv", ".psv", ".xlsx", ".xls", ".ods")
 LISTS, MANIFESTS = (".txt", ".lst", ".list"), (".json", ".jsonl")
@@ -295,7 +296,7 @@ def outputs(recordings: Sequence[Recording], folder: Path, suffix: str) -> Itera
     taken: dict[Path, str] = {}
     for recording in recordings:
         kind = Path(clip_of(recording)[0]).suffix if named[recording.output] > 1 else ""
-        path = folder / recording.output.with_name(recording.output.name + kind + suffix)
+        path = folder / recording.output.with_name(_short(recording.output.name, kind + suffix))
         if path in taken:
             same = taken[path] == recording.name
             raise InputError(
@@ -306,6 +307,15 @@ def outputs(recordings: Sequence[Recording], folder: Path, suffix: str) -> Itera
             )
         taken[path] = recording.name
         yield path
+
+
+def _short(name: str, suffix: str) -> str:
+    """Return a file's name with a suffix; of one that is too long for a file, the start and a digest."""
+    written = os.fsencode(name)
+    if len(written) + len(os.fsencode(suffix)) <= _LONGEST_NAME:
+        return name + suffix
+    start = written[: _LONGEST_NAME - 40].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(written).hexdigest()[:16]}{suffix}"
 
 
 # --- Recordings of bulk work ------------------------------------------------------------------------------------------
