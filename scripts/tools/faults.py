@@ -3,6 +3,7 @@
 
 import fnmatch
 import hashlib
+import json
 import os
 import re
 import shlex
@@ -21,7 +22,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 from fault_stages import STAGES, Stage
-from hostile_inputs import HOSTILE, VICTIM
+from hostile_inputs import HOSTILE, PLAYLIST, USABLE, VICTIM
 from rich.console import Console
 from rich.table import Table
 
@@ -291,8 +292,10 @@ def _hostile(cell: Cell) -> None:
         ended = _run(cell)
         if trap.exists() or not all(file.exists() for file in theirs):
             raise Fault(f"what the input {number} asked for was done")
-        if ended.status or cell.stage.name not in _TEXTS_ONLY:
-            _explained(ended, path.name, cell.stage.by_rows)
+        if ended.status or not (cell.stage.name in _TEXTS_ONLY or write in USABLE):
+            # A manifest is right in itself; what it names is not.
+            named = next((name for name in (PLAYLIST, trap.name) if name in ended.text), path.name)
+            _explained(ended, named, cell.stage.by_rows)
         _no_traceback(ended)
         for folder in ("in", "out"):  # what it made of a hostile input is no part of an undisturbed run's files
             shutil.rmtree(cell.folder / folder)
@@ -366,6 +369,7 @@ FAULTS: dict[str, Callable[[Cell], None]] = {
 """What is done to a stage, by its name in the table."""
 _MOUNTS = {"full disk", "read-only", "no /tmp"}
 _SERVERS = {"dead server", "slow server"}
+_MARKS = {"ok": "OK", "": "–"}
 _TEXTS_ONLY = {"language model"}
 """Stages that open no recording of a manifest, so that they may go on if those are hostile."""
 
@@ -488,6 +492,7 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="Only the stages that take a second or two.")] = False,
     keep: Annotated[Path | None, typer.Option(help="Work in this folder, and keep the cells with a fault.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the table to this file too: results/faults.json.")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Keep the cells of --output that aren't tried now.")] = False,
 ) -> None:
     """Run every stage under every fault, each in a folder of its own, and print what held.
 
@@ -501,8 +506,12 @@ def main(
 
         python scripts/tools/faults.py --output results/faults.json
 
+        python scripts/tools/faults.py --stage evaluate --fault hostile --output results/faults.json --update
+
         python scripts/tools/faults.py --quick --stage corpus --fault SIG --keep build/faults
     """
+    if update and not (output and output.is_file()):
+        raise InputError("--update keeps what --output has; name a results file that is there")
     # The background of a shell ignores Ctrl-C, and what is started there would, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     stages = [one for one in STAGES if (one.quick or not quick) and _asked(one.name, stage)]
@@ -510,19 +519,24 @@ def main(
     started = time.perf_counter()
     with _workplace(keep) as folder:
         cells = try_all(stages, faults, folder, lambda line: print(line, flush=True))
-    marks = {"ok": "OK", "": "–"}
+    minutes = (time.perf_counter() - started) / 60
+    if update:
+        earlier, more = _earlier(output)
+        cells, minutes = earlier | cells, minutes + more
+    names = [one.name for one in STAGES if any(one.name == stage for stage, _ in cells)]
     rows = [
-        {"fault": name} | {one.name: marks.get(cells[one.name, name], "FAULT") for one in stages} for name in faults
+        {"fault": name} | {one: _MARKS.get(cells.get((one, name), ""), "FAULT") for one in names}
+        for name in FAULTS
+        if any(name == fault for _, fault in cells)
     ]
     table = Table(title="Stages under faults")
-    for column in ("", *(one.name for one in stages)):
+    for column in ("", *names):
         table.add_column(column)
     for row in rows:
         table.add_row(*row.values())
     Console(width=max(100, Console().width)).print(table)
     wrong = {key: problem for key, problem in cells.items() if problem not in ("ok", "")}
     tried = sum(problem != "" for problem in cells.values())
-    minutes = (time.perf_counter() - started) / 60
     said = f"{tried} cells in {minutes:.1f} minutes, {tried - len(wrong)} OK, faults: {len(wrong)}"
     print(said)
     if output:
@@ -530,6 +544,7 @@ def main(
             f" --{name} {shlex.quote(word)}"
             for name, words in (("stage", stage), ("fault", fault))
             for word in words or ()
+            if not update
         ]
         save_measurement(
             output,
@@ -545,6 +560,22 @@ def main(
         )
     if wrong:
         raise InputError("; ".join(f"{one}, {name}: {problem}" for (one, name), problem in wrong.items()))
+
+
+def _earlier(output: Path) -> tuple[dict[tuple[str, str], str], float]:
+    """Return the cells of a results file, as `try_all` does, and their minutes."""
+    try:
+        found = json.loads(output.read_text(encoding="utf-8"))
+        results = {mark: result for result, mark in _MARKS.items()}
+        cells = {
+            (stage, row["fault"]): results.get(mark) if mark in results else found["faults"][f"{stage}, {row['fault']}"]
+            for row in found["rows"]
+            for stage, mark in row.items()
+            if stage != "fault"
+        }
+        return cells, found["minutes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{output}: isn't a results file of this command; leave out --update") from error
 
 
 def _asked(name: str, words: Sequence[str] | None) -> bool:

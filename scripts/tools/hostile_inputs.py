@@ -19,6 +19,7 @@ import soundfile
 
 Writer = Callable[[Path, Path], None]
 VICTIM = "victim"
+PLAYLIST = "x.m3u"
 
 
 class _Trap:
@@ -241,8 +242,10 @@ HOSTILE: dict[str, tuple[Writer, ...]] = {
         lambda path, trap: path.write_bytes(b"\\data\\\n" + bytes(10**6)) and None,
     ),
     "recording": (_playlist, _slow_recording),
-    "manifest": (_manifest_of("touch @ |"), _manifest_of("|touch @"), _manifest_of("x.m3u")),
-    "table": (_table_of("touch @ |", "../../../../etc/hostname"), _table_of("x.m3u", "|touch @")),
+    "manifest": (_manifest_of("touch @ |"), _manifest_of("|touch @"), _manifest_of(PLAYLIST)),
+    "table": (_table_of("touch @ |", "../../../../etc/hostname"), _table_of(PLAYLIST, "|touch @")),
     "shards": (_shard(lambda row, about, command: row["recording"].update(_command(command))), _shard(_filtered)),
 }
 """Writers of hostile inputs, by the kind of the input."""
+USABLE = {_removing_checkpoint}
+"""Those whose input may be used, without what it asks for."""
