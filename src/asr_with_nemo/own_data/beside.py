@@ -13,7 +13,7 @@ from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import captions, text_files, timed_lines, twins
 from asr_with_nemo.own_data.cues import Cue, checked, entries, speaker_in
 from asr_with_nemo.own_data.sources import Entry, Source
-from asr_with_nemo.own_data.store import NO_TRANSCRIPTS, clean_text, name_key
+from asr_with_nemo.own_data.store import NO_TRANSCRIPTS, clean_text, is_film, name_key
 
 # The end of the recordings' names if a speaker was recorded by several microphones, as in VCTK.
 _MICROPHONE = re.compile(r"[_.-](?:mic|ch|chan|channel)[_-]?\d+$")
@@ -56,7 +56,12 @@ def read(source: Source) -> Iterator[Entry]:
 
 def _better(source: Source, path: str, stem: str, text: Path) -> str:
     """Return a better file of a recording, which has the same text file; "" if there is none."""
-    others = (one for one in twins.twins_of(source, path, stem) if twins.is_better(one, path))
+    if is_film(path):
+        query = "SELECT path FROM files WHERE kind = 'audio' AND stem = ? AND path != ? ORDER BY path"
+        named = [one for (one,) in source.store.select(query, (stem, path))]
+    else:
+        named = twins.twins_of(source, path, stem, across=False)
+    others = (one for one in named if twins.is_better(one, path))
     return next((one for one in others if text_of(source, one, stem) == text), "")
 
 
