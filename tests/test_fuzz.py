@@ -556,6 +556,7 @@ FOUND: list[tuple[str, list[tuple[float, int, bytes]]]] = [
     ("parts", [(0.2, 0, b"[" * 600)]),
     ("M4A", [(0.8330535523608678, 40, b"\\end\\")]),
     ("Kaldi's segments", [(0.20902866760847438, 13, b"1e308")]),
+    ("label map", [(0.0, 0, b"[" * 100_000)]),
     (
         "channels",
         [

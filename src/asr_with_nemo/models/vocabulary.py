@@ -53,7 +53,7 @@ def read_alphabet(given: str) -> list[str]:
 def _read_json(path: Path) -> list[str]:
     try:
         letters = json.loads(read_text(path, "an alphabet", "no such file"))
-    except ValueError:  # several objects, a line each
+    except (ValueError, RecursionError):  # several objects, a line each
         return letters_of([path])
     if isinstance(letters, list) and all(isinstance(letter, str) and len(letter) == 1 for letter in letters):
         return letters

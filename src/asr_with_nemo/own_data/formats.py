@@ -532,7 +532,7 @@ def read_labels(path: str | os.PathLike) -> dict[str, str]:
     content = read_text(path, "a label map", "no such file; expected JSON, label → transcript")
     try:
         labels = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); expected an object, label → transcript") from error
     if not isinstance(labels, dict) or not labels or any(not isinstance(text, str) for text in labels.values()):
         raise InputError(f'{path}: expected a JSON object, label → transcript: {{"0": "zero"}}')

@@ -419,7 +419,7 @@ def _parts(path: Path) -> list[tuple[str, list[Path], dict]]:
             state = json.loads(info.with_name("state.json").read_text(encoding="utf-8"))
             files = [info.parent / Path(one["filename"]).name for one in state["_data_files"]]
             features = json.loads(info.read_text(encoding="utf-8")).get("features") or {}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 f"{info.parent}: can't be read as a data set saved with save_to_disk ({error!r})"
             ) from error

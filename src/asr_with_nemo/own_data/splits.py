@@ -223,7 +223,7 @@ def _lines(path: Path) -> Iterator[dict]:
         for line in file:
             try:
                 utterance = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue  # edited by hand; the manifest is written again
             if isinstance(utterance, dict):
                 yield utterance
