@@ -568,7 +568,7 @@ def _earlier(output: Path) -> tuple[dict[tuple[str, str], str], float]:
         found = json.loads(output.read_text(encoding="utf-8"))
         results = {mark: result for result, mark in _MARKS.items()}
         cells = {
-            (stage, row["fault"]): results.get(mark) if mark in results else found["faults"][f"{stage}, {row['fault']}"]
+            (stage, row["fault"]): results[mark] if mark in results else found["faults"][f"{stage}, {row['fault']}"]
             for row in found["rows"]
             for stage, mark in row.items()
             if stage != "fault"

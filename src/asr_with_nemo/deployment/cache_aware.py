@@ -294,14 +294,13 @@ class CacheListener:
         fewest = _of(self.streaming.model.encoder.pre_encode.get_sampling_frames(), self._is_first)
         if there < (1 if is_last else needed):
             return None
-        before, drop = _of(self._sizes.pre_encode_cache_size, self._is_first), self._sizes.drop_extra_pre_encoded
-        if self._kept < before:  # The stream has just begun: all of it. Zeros before it would change the frames.
+        most = _of(self._sizes.pre_encode_cache_size, False)
+        before, drop = most, self._sizes.drop_extra_pre_encoded
+        if self._kept < most:  # The stream has just begun: all of it. Zeros before it would change the frames.
             before, drop = self._kept, self._outputs
-        elif self._is_first:
-            drop = 0
         used = self._kept + min(there, needed)
         chunk = self._buffer[:, :, self._kept - before : used]
-        keep = max(0, used - _of(self._sizes.pre_encode_cache_size, False))
+        keep = max(0, used - most)
         self._buffer, self._kept = self._buffer[:, :, keep:], used - keep
         return torch.nn.functional.pad(chunk, (0, max(0, fewest - there))), chunk.shape[2], drop
 

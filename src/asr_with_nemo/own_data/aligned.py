@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
-from asr_with_nemo.data.sound import open_sound
 from asr_with_nemo.errors import InputError
 from asr_with_nemo.own_data import annotations, beside, captions, channels, segments, tables, twins
 from asr_with_nemo.own_data.cues import Cue, Reading, checked, entries, speaker_in
@@ -219,7 +218,7 @@ def read(source: Source) -> Iterator[Entry]:
             of_channels = channels.texts_of(source, path, stem) if source.split_channels else []
             if not of_channels:
                 yield from _of_recording(session, path, stem)
-            elif _is_best(session, path, stem):
+            elif _is_best(session, path, twins.twins_of(source, path, stem)):
                 yield from _of_channels(session, path, of_channels)
         yield from _left_over(session)
     if source.tiers and not session.has_tiers:
@@ -242,7 +241,8 @@ def _of_one_file(session: _Session) -> Iterator[Entry]:
         yield from _of_list(session, path)
         return
     found = _recordings_of(source, path)
-    audio = next((one for one in found if _is_best(session, one, name_key(Path(one).stem))), "")
+    with_twins = ((one, twins.twins_of(source, one, name_key(Path(one).stem))) for one in found)
+    audio = next((one for one, same in with_twins if _is_best(session, one, same)), "")
     if not audio and path.suffix.lower() == ".eaf":
         audio = _media(session, path)
     if not audio:
@@ -270,9 +270,9 @@ def _of_channels(session: _Session, path: str, texts: list[tuple[int, str]]) -> 
         yield from (replace(row, channel=channel, speaker=row.speaker or speaker) for row in rows)
 
 
-def _is_best(session: _Session, path: str, stem: str) -> bool:
-    """Return whether a file is the best of those that hold its recording, and say so."""
-    best = twins.twins_of(session.source, path, stem)[0]
+def _is_best(session: _Session, path: str, same: Sequence[str]) -> bool:
+    """Return whether a file is the best of those that hold its recording (`twins_of`), and say so."""
+    best = same[0]
     if best != path:
         session.say(os.path.splitext(path)[1], twins.note(best, path), path)
     return best == path
@@ -283,9 +283,10 @@ def _of_recording(session: _Session, path: str, stem: str) -> Iterator[Entry]:
     source = session.source
     if _is_done(source, path):
         return
-    found = _candidates(source, path, stem)
+    same = twins.twins_of(source, path, stem)
+    found = _candidates(source, path, stem, same)
     text = beside.text_of(source, path, stem)
-    if not (found or text) or not _is_best(session, path, stem):
+    if not (found or text) or not _is_best(session, path, same):
         return
     if found and text and found[0].lower().endswith(".textgrid") and not source.tiers and _is_short(source, path):
         found, text = [], text
@@ -325,7 +326,7 @@ def _ending(path: str, stem: str, beside: str) -> str:
 
 
 def _is_short(source: Source, path: str) -> bool:
-    seconds = _seconds_of(str(source.root / path))
+    seconds = twins.seconds_of_sound(source.root / path)
     return seconds is not None and seconds <= _SHORT
 
 
@@ -335,9 +336,8 @@ def _language(path: str) -> str:
     return code["code"] or "" if code else ""
 
 
-def _candidates(source: Source, path: str, stem: str) -> list[str]:
-    """Return the files that have a recording's name and may hold its texts, the most reliable first."""
-    same = twins.twins_of(source, path, stem)
+def _candidates(source: Source, path: str, stem: str, same: Sequence[str]) -> list[str]:
+    """Return the files that have a recording's name, or a twin's, and may hold its texts, the most reliable first."""
     own, names = name_key(os.path.basename(path)), {stem, *(name_key(os.path.basename(one)) for one in same)}
     # "/" follows "." in Unicode: all names that begin with the stem and a point, by the index.
     query = (
@@ -421,7 +421,9 @@ def _of_file(session: _Session, audio: str, path: Path) -> Iterator[Entry]:
     session.has_tiers |= reading.has_tiers
     cues = reading.cues
     if reading.is_unitless or suffix.lower() in _CAPTIONS:
-        cues, note = (_in_seconds if reading.is_unitless else captions.from_zero)(cues, _seconds_of(base.audio))
+        cues, note = (_in_seconds if reading.is_unitless else captions.from_zero)(
+            cues, twins.seconds_of_sound(base.audio)
+        )
         if note:
             session.say(suffix, note, name)
     for note in reading.notes if reading.has_tiers else ["read", *reading.notes]:
@@ -430,15 +432,6 @@ def _of_file(session: _Session, audio: str, path: Path) -> Iterator[Entry]:
         session.say(suffix, "holds no texts", name)
     for entry in entries(checked(cues), base, lambda cue: f"{name}, {cue.place}"):
         yield replace(entry, speaker=_of_recording_alone(session, entry.speaker, audio, name, suffix))
-
-
-def _seconds_of(audio: str) -> float | None:
-    """Return the seconds of a recording; None if it doesn't state them, or can't be read."""
-    try:
-        with open_sound(audio) as sound:
-            return sound.seconds
-    except InputError:
-        return None
 
 
 def _in_seconds(cues: list[Cue], whole: float | None) -> tuple[list[Cue], str]:

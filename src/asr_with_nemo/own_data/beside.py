@@ -120,11 +120,7 @@ def read_text(source: Source, path: str, stem: str, text: Path) -> Iterator[Entr
             yield replace(entry, text="", problem="unreadable text", detail=str(error).removeprefix(f"{text}: "))
             return
         _say(source, "captions in a text file: read with their times", place)
-        try:
-            with open_sound(entry.audio) as sound:
-                cues, note = captions.from_zero(reading.cues, sound.seconds)
-        except InputError:  # which is reported when the recording is read
-            cues, note = reading.cues, ""
+        cues, note = captions.from_zero(reading.cues, twins.seconds_of_sound(entry.audio))
         if note:
             _say(source, note, place)
         cues = _of_recording_alone(entry, cues)

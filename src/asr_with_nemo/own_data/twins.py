@@ -12,6 +12,15 @@ _SAME, _LONG = 0.2, 20.0
 """Seconds by which the lengths of a film and of its sound in another folder may differ, and that they have at least."""
 
 
+def seconds_of_sound(audio: str | os.PathLike) -> float | None:
+    """Return the seconds of a recording; None if it doesn't state them, or can't be read."""
+    try:
+        with open_sound(audio) as sound:
+            return sound.seconds
+    except InputError:
+        return None
+
+
 def twins_of(source: Source, path: str, stem: str, across: bool = True) -> list[str]:
     """Return the files that hold a recording, the best first.
 
@@ -80,11 +89,5 @@ def _differ_in_case(path: str, other: str) -> bool:
 
 def _have_one_length(source: Source, path: str, other: str) -> bool:
     """Return whether two files are long, and of the same length."""
-    lengths = []
-    for one in (path, other):
-        try:
-            with open_sound(source.root / one) as sound:
-                lengths.append(sound.seconds or 0.0)
-        except InputError:
-            return False
+    lengths = [seconds_of_sound(source.root / one) or 0.0 for one in (path, other)]
     return min(lengths) >= _LONG and abs(lengths[0] - lengths[1]) <= _SAME
